@@ -1,0 +1,56 @@
+# Every target makes .venv itself when it is missing. `make help` lists them.
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format types check tensorboard bench golden rerun clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(READY)  ## Make .venv with the exact tested versions
+
+demo: $(READY)  ## Train a U-Net on the embedded phantom chest films: about two minutes on two cores
+	$(BIN)/python train.py model=unet loss=dice model.base=32
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## Mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)  ## Check types
+	$(BIN)/mypy
+
+check: lint types test  ## All that CI runs
+
+tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
+	$(BIN)/tensorboard --logdir outputs
+
+bench: $(READY)  ## Measure our epoch against bare loops
+	$(BIN)/python benchmarks/epoch.py
+
+golden: $(READY)  ## Write the golden loss trace anew, after a change that is meant to change numbers
+	$(BIN)/python tests/golden/regenerate.py
+
+rerun: $(READY)  ## Repeat a saved card in a new folder: make rerun RUN=outputs/run/<stamp>
+	@test -f "$(RUN)/.hydra/config.yaml" || { echo "RUN=$(RUN): no .hydra/config.yaml there. Say make rerun RUN=outputs/<name>/<stamp>"; exit 2; }
+	$(BIN)/python train.py -cp $(abspath $(RUN))/.hydra -cn config \
+	  run_dir=$(RUN)-rerun hydra.run.dir=$(RUN)-rerun hydra.output_subdir=null \
+	  hydra/hydra_logging=disabled hydra/job_logging=disabled
+
+clean:  ## Remove .venv and caches; outputs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

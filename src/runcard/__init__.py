@@ -1,0 +1,3 @@
+"""Runcard: a config-driven experiment framework for medical images."""
+
+__version__ = "0.1.0"

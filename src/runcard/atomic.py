@@ -1,0 +1,58 @@
+"""Files that are whole or absent: written under a temporary name, flushed to the disk, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from runcard.errors import UserError
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; what was written there becomes path when the block ends well.
+
+    The temporary name is fixed, so a file that a killed process left behind is overwritten, not collected. A full
+    disk is a UserError, and whatever stood at path before still does.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # the suffix stays: image writers go by it
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"{path}: cannot be written, the disk is full. Free some space and give the same command again: "
+                "the run goes on from its last checkpoint."
+            ) from None
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes text to path, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes content to path as indented JSON, atomically. NaN is written as null: JSON has no NaN."""
+    write_text(path, json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and content != content else content

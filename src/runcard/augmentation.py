@@ -1,0 +1,31 @@
+"""Random changes of a training image and its mask, by the transforms that the card names (albumentations 2.0.8)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer release at import
+
+import albumentations
+
+
+class Pipeline:
+    """Applies named transforms in order, one draw for image and mask alike.
+
+    Called with an image (H, W, C) uint8, its mask (H, W) uint8 or None, and a seed: the same seed gives the same draw
+    in any process. Masks are resampled by nearest neighbour, so they keep their class indices.
+    """
+
+    def __init__(self, transforms: Mapping[str, albumentations.BasicTransform]) -> None:
+        self.compose = albumentations.Compose(list(transforms.values()))
+
+    def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns the changed image and mask."""
+        self.compose.set_random_seed(seed)
+        if mask is None:
+            return self.compose(image=image)["image"], None
+        changed = self.compose(image=image, mask=mask)
+        return changed["image"], changed["mask"]

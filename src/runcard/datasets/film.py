@@ -1,0 +1,158 @@
+"""What the phantoms share: seeded streams, drawing in unit coordinates, and the making of a film from densities.
+
+A length of 1 is the film's side, (0, 0) its top left corner, (1, 1) its bottom right: the same anatomy can be drawn at
+any size. A layer is a float32 array (size, size): how much of something lies in each pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+
+Layer = NDArray[np.float32]
+Points = NDArray[np.float64]  # (N, 2) or lines of these (…, N, 2), x to the right and y down
+
+GLYPHS: dict[str, list[list[tuple[float, float]]]] = {  # strokes in a box of height 1
+    "R": [[(0, 1), (0, 0), (0.45, 0), (0.62, 0.13), (0.62, 0.37), (0.45, 0.5), (0, 0.5)], [(0.3, 0.5), (0.65, 1)]],
+    "L": [[(0, 0), (0, 1), (0.6, 1)]],
+}
+SUBPIXEL_BITS = 8
+BRIGHTEST_TISSUE = 240  # of 255: only a printed marker is brighter
+
+
+class Stream(IntEnum):
+    """What a random stream is for. Each has its own, so that one knob does not reshuffle the rest of the image."""
+
+    ANATOMY = 0
+    FINDING = 1
+    EXPOSURE = 2
+    NOISE = 3
+    MARKER = 4
+    LABEL = 5
+    LABEL_NOISE = 6
+    SOURCE = 7
+    RETAKE = 8
+
+
+def stream(seed: int, index: int, purpose: Stream) -> np.random.Generator:
+    """Returns the generator of one purpose in one image; it knows nothing of the other images."""
+    return np.random.default_rng(np.random.SeedSequence((seed, index, int(purpose))))
+
+
+def between(low: float, high: float, share: float) -> float:
+    """Returns the value that lies share (0 to 1) of the way from low to high."""
+    return low + (high - low) * share
+
+
+@lru_cache
+def _spline(num_points: int, closed: bool) -> NDArray[np.float64]:
+    """Returns (M, num_points): samples of the cubic spline through any such points, as weights of these points."""
+    knots = np.arange(num_points + closed)
+    unit = np.eye(num_points)[knots % num_points]
+    spline = CubicSpline(knots, unit, bc_type="periodic" if closed else "natural")
+    weights: NDArray[np.float64] = spline(np.linspace(0, knots[-1], 8 * int(knots[-1]) + 1))
+    return weights
+
+
+def smooth(points: Points, closed: bool = False) -> Points:
+    """Returns a smooth curve (…, M, 2) through the points (…, N, 2)."""
+    return _spline(points.shape[-2], closed) @ points
+
+
+def ribbon(line: Points, width: float | NDArray[np.float64]) -> Points:
+    """Returns the polygon (…, 2 M, 2) of a line (…, M, 2) with this width, one number or one for each point."""
+    along = np.gradient(line, axis=-2)
+    normal = np.stack([-along[..., 1], along[..., 0]], axis=-1) / np.linalg.norm(along, axis=-1, keepdims=True)
+    half = normal * np.reshape(width, (-1, 1)) / 2
+    return np.concatenate([line + half, (line - half)[..., ::-1, :]], axis=-2)
+
+
+def blob(rng: np.random.Generator, center: Points, radii: Points, ragged: float) -> Points:
+    """Returns a closed outline around center whose radii vary by ± ragged (a fraction of them)."""
+    angle = np.linspace(0, 2 * np.pi, 9)[:-1]
+    radius = 1 + ragged * rng.uniform(-1, 1, 8)
+    return smooth(center + radii * np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None], closed=True)
+
+
+def pose(center: Points, degrees: float, scale: float) -> Points:
+    """Returns (2, 3): the map of a body's own coordinates onto the film, its origin falling on center."""
+    radians = np.deg2rad(degrees)
+    turn = scale * np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
+    return np.concatenate([turn, center[:, None]], axis=1)
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Draws a body's polygons on a film of size_px, through its pose (2, 3)."""
+
+    size_px: int
+    pose: Points
+
+    def fill(self, *polygons: Points, soft: float = 0.0) -> Layer:
+        """Returns a layer, 1 inside any polygon and 0 outside, blurred by soft (a length on the film)."""
+        fine = 2 * self.size_px  # cv2 widens each polygon by half a pixel: so draw smaller ones
+        drawn = np.zeros((fine, fine), np.uint8)
+        for polygon in polygons:
+            pixels = (polygon @ self.pose[:, :2].T + self.pose[:, 2]) * fine - 0.5
+            cv2.fillPoly(drawn, [subpixels(pixels)], 255, cv2.LINE_AA, shift=SUBPIXEL_BITS)
+        layer = cv2.resize(drawn, (self.size_px, self.size_px), interpolation=cv2.INTER_AREA)
+        return blur(np.float32(1 / 255) * layer, soft)
+
+
+def subpixels(pixels: Points) -> NDArray[np.int32]:
+    """Returns the points in the fixed-point numbers that cv2 draws with."""
+    fixed: NDArray[np.int32] = np.round(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
+    return fixed
+
+
+def blur(layer: Layer, length: float) -> Layer:
+    """Returns the layer under a Gaussian whose sigma is a length on the film."""
+    sigma = length * len(layer)
+    return np.asarray(cv2.GaussianBlur(layer, (0, 0), sigma), np.float32) if sigma > 0.2 else layer
+
+
+def clouds(rng: np.random.Generator, size_px: int, cells: int) -> Layer:
+    """Returns smooth standard normal noise of cells x cells knots: the same clouds at every size."""
+    knots = rng.standard_normal((cells, cells)).astype(np.float32)
+    return np.asarray(cv2.resize(knots, (size_px, size_px), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def collimation(rng: np.random.Generator, size_px: int) -> Layer:
+    """Returns 1 where the beam fell: a rectangle, a little turned, its edges mostly outside the film."""
+    edges = np.where(rng.random(4) < 0.3, rng.uniform(0.0, 0.07, 4), -0.2)  # left, top, right, bottom
+    edges[3] += 0.08 * (edges[3] > 0) * rng.random()
+    left, top, right, bottom = edges - 0.5
+    corners = np.array([(left, top), (-right, top), (-right, -bottom), (left, -bottom)])
+    return Canvas(size_px, pose(np.array([0.5, 0.5]), rng.normal(0, 1.2), 1.0)).fill(corners, soft=0.003)
+
+
+def develop(
+    density: Layer, exposure: np.random.Generator, noise: np.random.Generator, grain: float
+) -> NDArray[np.uint8]:
+    """Returns the film (uint8): exposure, a slope across it, collimation, lens blur and noise of sd grain (0 to 1)."""
+    size_px = len(density)
+    film = 1 - np.exp(-exposure.uniform(0.95, 1.7) * np.maximum(density, 0))
+    film = film ** exposure.uniform(0.85, 1.25)
+    ramp = np.linspace(-1, 1, size_px, dtype=np.float32)
+    across, down = exposure.uniform(-0.1, 0.1, 2).astype(np.float32)
+    film = film * (1 + across * ramp[None, :] + down * ramp[:, None]) + exposure.uniform(0.0, 0.08)
+    film = blur(film.astype(np.float32) * collimation(exposure, size_px), exposure.uniform(0.001, 0.004))
+    film += grain * noise.standard_normal(film.shape, dtype=np.float32)
+    return np.clip(255 * film, 0, BRIGHTEST_TISSUE).astype(np.uint8)
+
+
+def print_marker(film: NDArray[np.uint8], rng: np.random.Generator, height: float) -> None:
+    """Prints an R in white near the upper left corner of the film, or an L near the upper right one."""
+    letter = "RL"[rng.integers(2)]
+    size_px = len(film)
+    x, y = rng.uniform(0.04, 0.1, 2)
+    left = x if letter == "R" else 1 - x - 0.65 * height
+    corner: Points = np.array([left, y])
+    strokes = [subpixels((np.array(stroke) * height + corner) * size_px) for stroke in GLYPHS[letter]]
+    cv2.polylines(film, strokes, False, 255, max(1, round(height * size_px / 6)), cv2.LINE_AA, shift=SUBPIXEL_BITS)

@@ -1,0 +1,67 @@
+"""Segmentation data on disk: a folder Image/ and a folder Mask/ whose files share their stems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from runcard.errors import UserError
+from runcard.images import list_images, read_image, read_mask
+
+
+class ImageMaskFolder:
+    """Pairs <root>/<folder>/Image/x.* with <root>/<folder>/Mask/x.*, by file stem, in natural order.
+
+    Item i is (image, mask, id): image H×W or H×W×3 uint8, mask H×W uint8 class indices, id the stem. All unpaired
+    files are reported together; a pair that differs in size, or a mask that is no mask, when it is read.
+    """
+
+    given_split = None
+
+    def __init__(self, root: str, folder: str | None, classes: Sequence[str]) -> None:
+        base = Path(root).expanduser() / (folder or "")
+        images, masks = (_by_stem(base / kind) for kind in ("Image", "Mask"))
+        unpaired = [f"{images[s]}: no mask with this stem in {base / 'Mask'}." for s in images if s not in masks]
+        unpaired += [f"{masks[s]}: no image with this stem in {base / 'Image'}." for s in masks if s not in images]
+        if unpaired:
+            raise UserError("\n".join(unpaired))
+        self.classes = list(classes)
+        self.ids = list(images)
+        self.files = [(images[stem], masks[stem]) for stem in images]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:
+        image_path, mask_path = self.files[i]
+        image = read_image(image_path)
+        mask = read_mask(mask_path, len(self.classes))
+        if image.shape[:2] != mask.shape:
+            sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
+            raise UserError(f"{mask_path}: image and mask must be of one size, got {sizes} pixels (width×height).")
+        return image, mask, self.ids[i]
+
+
+class LungCT(ImageMaskFolder):
+    """The 109 CT slices of two patients that ship with the package (lung_ct/NOTICE.md); the patient is in the id."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__(str(files("runcard.datasets") / "lung_ct"), None, classes)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder. dataset.root (with dataset.folder) must hold the folders Image/ and Mask/."
+        )
+    paths = list_images(folder)
+    if not paths:
+        raise UserError(f"{folder}: no images in this folder (.png, .jpg, .bmp or .tif).")
+    twice = [stem for stem, count in Counter(p.stem for p in paths).items() if count > 1]
+    if twice:
+        raise UserError(f"{folder}: several files share a stem, so pairs are ambiguous: {', '.join(twice)}.")
+    return {p.stem: p for p in paths}

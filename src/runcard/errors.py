@@ -1,0 +1,53 @@
+"""What a person did wrong, in words that say how to mend it, and the checks that find it.
+
+A leaf (dataset, model, loss, metric) raises ValueError with its own argument's name first, "base must be an
+integer >= 1, got 'abc'"; run.py adds the config group in front, "model.base must be ...", and raises UserError.
+train.py prints a UserError without a traceback and exits with 2. Every other exception is our own bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake of the person at the keyboard: the key or file, the rule, the value found and the fix."""
+
+
+def nearest(value: object, allowed: Iterable[object]) -> str:
+    """Returns " Did you mean 'x'?" for the closest allowed word, or an empty string where none is close."""
+    close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def check_integer(name: str, value: object, minimum: int) -> int:
+    """Returns value, or raises ValueError where it is not an integer >= minimum. True and 1.0 are not integers."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    return value
+
+
+def check_number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
+    """Returns value as a float, or raises ValueError where it is not a finite number in [minimum, maximum]."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not minimum <= value <= maximum:  # type: ignore[operator]
+        rule = f"in [{minimum:g}, {maximum:g}]" if math.isfinite(maximum) else f">= {minimum:g}"
+        raise ValueError(f"{name} must be a number {rule}, got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Returns value, or raises ValueError where it is not true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Returns value, or raises ValueError, with the nearest choice, where it is not one of the allowed words."""
+    choices = list(allowed)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{nearest(value, choices)}")
+    return str(value)

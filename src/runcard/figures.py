@@ -1,0 +1,150 @@
+"""Pictures from arrays: pure drawing, no model and no files.
+
+In every overlay green is agreement, red is false positive and blue is missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+GREEN, RED, BLUE = np.array([[60, 200, 90], [230, 60, 50], [70, 120, 255]], np.float32)
+CONTOUR = (255, 210, 0)
+OVERLAY_OPACITY = 0.45
+TILE_PX = 128  # of a preview
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with its truth and what the model says of it."""
+
+    title: str
+    image: np.ndarray  # (H, W, C) uint8
+    target: np.ndarray  # () class or (H, W) class map
+    probs: np.ndarray  # (K,) or (K, H, W)
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """Returns (H, W, 3) for an image with one or three channels."""
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
+
+
+def agreement(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Returns the image (H, W, C) uint8 with truth and prediction, class maps, laid over it in the three colours."""
+    shown = to_rgb(image).astype(np.float32)
+    correct = (truth == prediction) & (truth > 0)
+    for where, colour in (
+        (correct, GREEN),
+        ((prediction > 0) & ~correct, RED),
+        ((truth > 0) & (prediction == 0), BLUE),
+    ):
+        shown[where] = (1 - OVERLAY_OPACITY) * shown[where] + OVERLAY_OPACITY * colour
+    return shown.round().astype(np.uint8)
+
+
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns the image (H, W, C) uint8 as RGB with the contours of every class of mask."""
+    shown = np.ascontiguousarray(to_rgb(image))
+    for value in range(1, int(mask.max()) + 1):
+        contours, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(shown, contours, -1, CONTOUR, 1)
+    return shown
+
+
+def batch_figure(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draws a batch (N, C, H, W) float32 as the model sees it, with mask contours or class names."""
+    low, high = images.min(), images.max()
+    pixels = ((images - low) / max(high - low, 1e-6) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    figure, axes = _grid(len(images))
+    for ax, image, target in zip(axes, pixels, targets, strict=False):
+        if target.ndim:
+            ax.imshow(outlined(image, target))
+        else:
+            ax.imshow(to_rgb(image))
+            ax.set_title(classes[int(target)], fontsize=9)
+    figure.suptitle(f"first training batch, values {low:.2f} to {high:.2f}", fontsize=10)
+    return figure
+
+
+def mask_figure(examples: Sequence[Example]) -> Figure:
+    """Draws a row per example: the image, the truth, and the prediction laid over the truth."""
+    figure = Figure(figsize=(7.2, 2.55 * len(examples) + 0.2))
+    figure.set_layout_engine("constrained", rect=(0, 0.03, 1, 0.97))  # room for the key below
+    for axes, example in zip(figure.subplots(len(examples), 3, squeeze=False), examples, strict=True):
+        prediction = example.probs.argmax(axis=0)
+        tiles = [example.image, outlined(example.image, example.target)]
+        tiles.append(agreement(example.image, example.target, prediction))
+        for ax, tile in zip(axes, tiles, strict=True):
+            ax.imshow(to_rgb(tile))
+            ax.set_axis_off()
+        axes[0].set_title(example.title, fontsize=9, loc="left")
+    names = ("agreement", "false positive", "missed")
+    for i, (name, colour) in enumerate(zip(names, (GREEN, RED, BLUE), strict=True)):
+        figure.text(0.67 + (0, 0.11, 0.23)[i], 0.008, f"■ {name}", color=colour / 255, fontsize=8)
+    return figure
+
+
+def class_figure(examples: Sequence[Example], classes: Sequence[str]) -> Figure:
+    """Draws each example under its true class, the predicted one and its probability; a wrong one in red."""
+    figure, axes = _grid(len(examples))
+    for ax, example in zip(axes, examples, strict=False):
+        predicted, true = int(example.probs.argmax()), int(example.target)
+        ax.imshow(to_rgb(example.image))
+        ax.set_title(
+            f"{example.title}\n{classes[true]} → {classes[predicted]} {example.probs[predicted]:.2f}",
+            fontsize=8,
+            color="black" if predicted == true else RED / 255,
+        )
+    return figure
+
+
+def curves_figure(rows: Sequence[dict[str, Any]], monitor: str) -> Figure:
+    """Draws the losses and every metric over the epochs, training and validation on the same axes."""
+    names = ["loss"] + [k.removeprefix("val/") for k in rows[0] if k.startswith("val/") and k != "val/loss"]
+    num_columns = min(4, len(names))
+    figure = Figure(figsize=(3.2 * num_columns, 2.4 * math.ceil(len(names) / num_columns)), layout="constrained")
+    axes = np.ravel(figure.subplots(math.ceil(len(names) / num_columns), num_columns, squeeze=False))
+    epochs = [row["epoch"] for row in rows]
+    for ax, name in zip(axes, names, strict=False):
+        if name == "loss":
+            ax.plot(epochs, [r["train/loss"] for r in rows], color="tab:gray", lw=1, label="train (running)")
+        ax.plot(epochs, [r[f"train_eval/{name}"] for r in rows], color="tab:blue", label="train")
+        ax.plot(epochs, [r[f"val/{name}"] for r in rows], color="tab:orange", label="validation")
+        ax.set_title(f"{name}{' (best epoch)' if f'val/{name}' == monitor else ''}", fontsize=9)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    figure.supxlabel("epoch", fontsize=9)
+    return figure
+
+
+def preview(example: Example) -> np.ndarray:
+    """Returns one strip (H, W, 3) uint8 of image, truth and prediction, each at most TILE_PX wide."""
+    tiles = [to_rgb(example.image)]
+    if example.target.ndim:
+        prediction = example.probs.argmax(axis=0)
+        tiles += [outlined(example.image, example.target), agreement(example.image, example.target, prediction)]
+    if max(example.image.shape) > TILE_PX:
+        scale = TILE_PX / max(example.image.shape)
+        tiles = [cv2.resize(t, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for t in tiles]
+    return np.concatenate(tiles, axis=1)
+
+
+def _grid(num_images: int) -> tuple[Figure, list[Axes]]:
+    num_columns = min(4, num_images)
+    num_rows = math.ceil(num_images / num_columns)
+    figure = Figure(figsize=(2.4 * num_columns, 2.6 * num_rows + 0.3), layout="constrained")
+    axes = list(np.ravel(figure.subplots(num_rows, num_columns, squeeze=False)))
+    for ax in axes:
+        ax.set_axis_off()
+    return figure, axes

@@ -1,0 +1,97 @@
+"""What Runcard adds to Hydra: names of sweep folders, failures in words, and the table after a sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import sys
+import traceback
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from runcard.errors import UserError
+
+MAX_FOLDER_NAME = 120  # characters; a longer name ends in a hash
+EXIT_USER_ERROR = 2
+
+
+class JobReporter(Callback):
+    """Shows each failure when it happens; after a sweep, one table of all jobs and, if any failed, exit code 1 or 2."""
+
+    def __init__(self) -> None:
+        OmegaConf.register_new_resolver("runcard.folder", folder_name, replace=True)
+        self.jobs: list[tuple[str, Path, float | str, float]] = []
+        self.exit_code = 0
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Starts the clock; in a sweep, says which job this is."""
+        self.started = perf_counter()
+        if config.hydra.mode == RunMode.MULTIRUN:
+            print(f"\n#{config.hydra.job.num} {' '.join(config.hydra.overrides.task)}", flush=True)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Shows a failure at once, and leaves no empty folder behind. A sweep goes on with its other jobs."""
+        folder = Path(config.hydra.runtime.output_dir)
+        failure = job_return._return_value if job_return.status == JobStatus.FAILED else None
+        if failure is not None:
+            show(failure)
+            remove_if_empty(folder)
+            self.exit_code = max(self.exit_code, EXIT_USER_ERROR if isinstance(failure, UserError) else 1)
+        if config.hydra.mode != RunMode.MULTIRUN:
+            if failure is not None:
+                raise SystemExit(self.exit_code)
+            return
+        outcome = str(failure).partition("\n")[0] if failure is not None else job_return.return_value
+        self.jobs.append((" ".join(config.hydra.overrides.task), folder, outcome, perf_counter() - self.started))
+        if failure is not None:  # NaN: a sweeper that optimises hears that this point has no value, and goes on
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
+        """Prints the table of the sweep; a sweep of no jobs is an error, not a success."""
+        from rich.console import Console
+
+        from runcard.progress import duration, table
+
+        if not self.jobs:
+            show(UserError("the sweep has no jobs: a glob or choice on the command line matches nothing."))
+            raise SystemExit(EXIT_USER_ERROR)
+        rows = [
+            [f"{outcome:.4f}" if isinstance(outcome, float) else f"failed: {outcome}", duration(seconds), str(folder)]
+            for _, folder, outcome, seconds in self.jobs
+        ]
+        Console(soft_wrap=True, highlight=False).print(table("", ["best value", "took", "run folder"], rows))
+        if self.exit_code:
+            raise SystemExit(self.exit_code)
+
+
+def folder_name(overrides: str) -> str:
+    """Returns a sweep's sub-folder: the job's overrides without slashes, cut with a hash where it is long."""
+    name = re.sub(r"[^\w.,=+-]+", "_", overrides).strip("_") or "defaults"
+    if len(name) <= MAX_FOLDER_NAME:
+        return name
+    return f"{name[: MAX_FOLDER_NAME - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def show(failure: BaseException) -> None:
+    """Prints a person's mistake as it is, and our own bug with its traceback, to stderr."""
+    sys.stdout.flush()
+    if isinstance(failure, UserError):
+        print(failure, file=sys.stderr, flush=True)
+    else:
+        traceback.print_exception(failure)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Removes folder, and the one above it, where nothing is in them."""
+    for path in (folder, folder.parent):
+        try:
+            path.rmdir()
+        except OSError:
+            return

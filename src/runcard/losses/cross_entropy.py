@@ -1,0 +1,51 @@
+"""Cross-entropy over K logits, for labels and for masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from runcard.errors import check_number
+
+
+class CrossEntropy(nn.Module):
+    """Logits (N, K, ...) and targets (N, ...) int64 class indices -> scalar, the mean over pixels and images.
+
+        loss = sum( w[t] * -log softmax(z)[t] ) / sum( w[t] ),  in float32
+
+    weights: one number >= 0 per class, in index order, or None for ones. The mean is divided by the weights present,
+    as torch.nn.functional.cross_entropy does, and is NaN, as there, where a whole batch weighs nothing. An empty mask
+    is an ordinary target of class 0.
+
+    It equals torch's, written without NLLLoss, which CUDA refuses on masks in deterministic mode. Raises ValueError
+    where the number of logits is one or is not the number of weights.
+    """
+
+    logits_for_two_classes = 2
+    max_classes: int | None = None
+    weights: Tensor | None
+
+    def __init__(self, weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if weights is not None and not isinstance(weights, Sequence):
+            raise ValueError(f"weights must be a list of numbers, one per class, or null, got {weights!r}")
+        values = None if weights is None else torch.tensor([check_number("weights", w, 0) for w in weights])
+        self.register_buffer("weights", values, persistent=False)  # the card holds them, a checkpoint need not
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits (N, K, ...), targets (N, ...) int64 -> scalar."""
+        num_classes = logits.shape[1]
+        if num_classes < 2:
+            raise ValueError("logits must have a channel per class for cross-entropy, got 1 channel")
+        if self.weights is not None and len(self.weights) != num_classes:
+            raise ValueError(f"weights must have one number per class, {num_classes}, got {len(self.weights)}")
+        # A comparison rather than a gather: its backward is a product, not a scatter. Same memory as the softmax's.
+        classes = torch.arange(num_classes, device=logits.device).view(-1, *[1] * (targets.dim() - 1))
+        is_target = targets.unsqueeze(1) == classes  # (N, K, ...)
+        losses = -(logits.float().log_softmax(dim=1) * is_target).sum(dim=1)  # (N, ...)
+        if self.weights is None:
+            return losses.mean()
+        weights = self.weights[targets]
+        return (weights * losses).sum() / weights.sum()

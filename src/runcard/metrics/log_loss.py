@@ -1,0 +1,39 @@
+"""Log loss of probabilities: one of the scales that runs with different losses share. Serves labels and masks
+alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+SMALLEST_PROBABILITY = 1e-7  # as Keras clips; a pixel that is certain and wrong costs 16.1, not infinity
+
+
+class LogLoss(Metric):
+    """Per image: the mean over pixels of -log p[target], (N,) float32; for two classes the binary cross-entropy.
+
+    update takes probabilities (N, K, ...) and targets (N, ...) int64. Probabilities are clamped at 1e-7 from below,
+    so the value is finite. An empty mask is an ordinary target of class 0.
+    """
+
+    is_differentiable = True
+    higher_is_better = False
+    full_state_update = False
+    # A MetricCollection shares one state between metrics whose states have equal names and, after the first batch,
+    # equal values. The name is this metric's own, so that no coincidence of numbers can join it to another.
+    log_losses: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("log_losses", default=[], dist_reduce_fx="cat")
+
+    def update(self, probs: Tensor, targets: Tensor) -> None:
+        """Probabilities (N, K, ...), targets (N, ...) int64."""
+        of_target = probs.gather(1, targets.unsqueeze(1)).flatten(1)  # (N, pixels)
+        self.log_losses.append(-torch.log(of_target.clamp_min(SMALLEST_PROBABILITY)).mean(dim=1))
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,)."""
+        return dim_zero_cat(self.log_losses)

@@ -1,0 +1,140 @@
+"""Scores of predicted masks: Dice (Dice 1945), Jaccard's IoU, sensitivity, specificity, precision, pixel accuracy.
+
+Every metric here receives probabilities (N, K, H, W) with K >= 2 and targets (N, H, W) int64, never logits:
+torchmetrics applies a sigmoid only when a value lies outside [0, 1], which is silently wrong for small logits. The
+predicted class is the most probable one. A metric that computes a vector (N,) is per image, and its mean is the value
+reported; a scalar is a value of the whole data set. (Of a single image torchmetrics makes a scalar too, of (1,).)
+
+Per image each ratio is taken for every foreground class 1 .. K-1, and then the mean over these. 0/0 is 1: nothing was
+there to be found, and nothing was wrongly found. So an empty mask predicted empty has Dice 1, and with one side alone
+empty Dice is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassStatScores
+from torchmetrics.utilities import dim_zero_cat
+
+from runcard.errors import check_integer
+
+
+class _Counts(MulticlassStatScores):
+    """Counts tp, fp, tn, fn of each image and class. A MetricCollection shares this one state among all its heirs."""
+
+    higher_is_better = True
+
+    def __init__(self, num_classes: int) -> None:
+        check_integer("num_classes", num_classes, 2)
+        super().__init__(num_classes, average=None, multidim_average="samplewise")
+
+    def counts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """True positives, false positives, true negatives, false negatives, each (N, K) int64."""
+        tp, fp, tn, fn, _ = super().compute().unbind(dim=-1)
+        return tp, fp, tn, fn
+
+
+def ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """numerator / denominator in float32, where 0/0 is 1."""
+    nothing = denominator == 0
+    return (numerator + nothing).float() / (denominator + nothing)
+
+
+def foreground(scores: Tensor) -> Tensor:
+    """The mean over the classes 1 .. K-1 of scores (..., K)."""
+    return scores[..., 1:].mean(dim=-1)
+
+
+class Dice(_Counts):
+    """Per image: 2 tp / (2 tp + fp + fn), foreground mean. Both sides empty 1, one side empty 0."""
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), in [0, 1]."""
+        tp, fp, _, fn = self.counts()
+        return foreground(ratio(2 * tp, 2 * tp + fp + fn))
+
+
+class PooledDice(_Counts):
+    """One value: Dice of the counts summed over all images, foreground mean. Large masks count more than in Dice."""
+
+    def compute(self) -> Tensor:
+        """A scalar in [0, 1]; 1 where neither side has any foreground."""
+        tp, fp, _, fn = (count.sum(dim=0) for count in self.counts())
+        return foreground(ratio(2 * tp, 2 * tp + fp + fn))
+
+
+class IoU(_Counts):
+    """Per image: tp / (tp + fp + fn), foreground mean. Both sides empty 1, one side empty 0."""
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), in [0, 1]."""
+        tp, fp, _, fn = self.counts()
+        return foreground(ratio(tp, tp + fp + fn))
+
+
+class Sensitivity(_Counts):
+    """Per image: tp / (tp + fn), also called recall, foreground mean. An empty mask gives 1: nothing was missed."""
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), in [0, 1]."""
+        tp, _, _, fn = self.counts()
+        return foreground(ratio(tp, tp + fn))
+
+
+class Specificity(_Counts):
+    """Per image: tn / (tn + fp), foreground mean. A mask that fills the image gives 1: no room for a false find."""
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), in [0, 1]."""
+        _, fp, tn, _ = self.counts()
+        return foreground(ratio(tn, tn + fp))
+
+
+class Precision(_Counts):
+    """Per image: tp / (tp + fp), foreground mean. An empty prediction gives 1: nothing was wrongly found."""
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), in [0, 1]."""
+        tp, fp, _, _ = self.counts()
+        return foreground(ratio(tp, tp + fp))
+
+
+class PixelAccuracy(_Counts):
+    """Per image: the fraction of pixels with the right class, background included. High for any small mask."""
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), in [0, 1]."""
+        tp, _, _, fn = self.counts()
+        return ratio(tp.sum(dim=-1), (tp + fn).sum(dim=-1))
+
+
+class SoftDiceLoss(Metric):
+    """Per image: 1 - 2 sum(p t) / (sum(p) + sum(t)) of the probabilities, unsmoothed, foreground mean.
+
+    With LogLoss the scale in which runs with different losses are compared. An empty mask gives 1, and 0 where every
+    probability is exactly 0 too.
+    """
+
+    is_differentiable = True
+    higher_is_better = False
+    full_state_update = False
+    soft_dice_losses: list[Tensor]  # a name of its own, see runcard.metrics.log_loss
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("soft_dice_losses", default=[], dist_reduce_fx="cat")
+
+    def update(self, probs: Tensor, targets: Tensor) -> None:
+        """Probabilities (N, K, H, W), targets (N, H, W) int64."""
+        probs = probs.flatten(2)  # (N, K, pixels)
+        classes = torch.arange(probs.shape[1], device=probs.device).view(-1, 1)
+        truth = targets.flatten(1).unsqueeze(1) == classes
+        overlap = (probs * truth).sum(dim=2)
+        total = probs.sum(dim=2) + truth.sum(dim=2)
+        self.soft_dice_losses.append(1 - foreground(ratio(2 * overlap, total)))
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), in [0, 1]."""
+        return dim_zero_cat(self.soft_dice_losses)

@@ -1,0 +1,104 @@
+"""What a finished training leaves: values per image for the last and the best weights, pictures, and a short table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.text import Text
+
+from runcard.atomic import replacing
+from runcard.checkpoint import Checkpoint, State, load_weights
+from runcard.engine import Evaluation, evaluate
+from runcard.figures import curves_figure
+from runcard.gallery import Gallery
+from runcard.parts import Data, Parts
+from runcard.progress import duration, table
+from runcard.record import Record
+from runcard.tracking import Tracker
+
+
+def write_results(
+    parts: Parts, state: State, tracker: Tracker, gallery: Gallery, checkpoint: Checkpoint, record: Record
+) -> dict[str, Any]:
+    """Writes per_image.csv, previews/, figures/ and the PR curve; returns the facts that run.json ends with.
+
+    The model holds the last weights when this begins and the best ones when it ends.
+    """
+    folder, rows = record.folder, tracker.rows
+    last = _evaluate(parts)
+    save_figure(gallery.predictions(last["val"]), folder / "figures" / "predictions.png")
+    save_figure(curves_figure(rows, parts.monitor.name), folder / "figures" / "curves.png")
+    is_positive, scores = gallery.write_previews(folder, parts.data.positive)
+    if parts.data.positive is not None:
+        tracker.pr_curve(f"val/{parts.data.classes[parts.data.positive]}", is_positive, scores, state.epoch)
+    load_weights(checkpoint.best, parts.model)
+    best = _evaluate(parts)
+    record.write_per_image(
+        [
+            {"split": split, "checkpoint": name, **row}
+            for name, evaluations in (("last", last), ("best", best))
+            for split, evaluation in evaluations.items()
+            for row in _per_image(evaluation, parts.data)
+        ]
+    )
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "epochs": state.epoch,
+        "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds)},
+        "last": {"epoch": state.epoch, "values": _values(last)},
+        "best": {
+            "epoch": state.best_epoch,
+            "monitor": parts.monitor.name,
+            "value": state.best,
+            "values": _values(best),
+        },
+    }
+
+
+def summary(results: dict[str, Any], folder: Path) -> Group:
+    """Returns what a person sees at the end: the values of the last and the best epoch, and where to look next."""
+    last, best = results["last"], results["best"]
+    columns = ["", f"last (epoch {last['epoch']})", f"best {best['monitor']} (epoch {best['epoch']})"]
+    cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
+    return Group(
+        Text(),
+        table("", columns, cells),
+        Text(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training"),
+        Text(f"run folder   {folder}"),
+        Text("look at it   tensorboard --logdir outputs"),
+    )
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes figure as PNG, atomically."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _evaluate(parts: Parts) -> dict[str, Evaluation]:
+    """Returns the evaluation of validation, and of the test split where there is one."""
+    loaders = {"val": parts.loaders.val} | ({"test": parts.loaders.test} if parts.loaders.test else {})
+    return {
+        split: evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
+        for split, loader in loaders.items()
+    }
+
+
+def _values(evaluations: dict[str, Evaluation]) -> dict[str, float]:
+    return {f"{split}/{name}": value for split, e in evaluations.items() for name, value in e.values.items()}
+
+
+def _per_image(evaluation: Evaluation, data: Data) -> list[dict[str, Any]]:
+    """Returns a row per image: id, group, per-image values; with classes, the target and all probabilities too."""
+    rows = []
+    for row, i in enumerate(evaluation.indices):
+        values: dict[str, Any] = {"id": data.samples.ids[i], "group": data.groups[i]}
+        values |= {name: of_images[row].item() for name, of_images in evaluation.per_image.items()}
+        if evaluation.probs is not None:
+            values["target"] = data.classes[int(data.samples.targets[i])]
+            values |= {f"prob_{name}": p for name, p in zip(data.classes, evaluation.probs[row].tolist(), strict=True)}
+        rows.append(values)
+    return rows

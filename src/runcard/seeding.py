@@ -1,0 +1,49 @@
+"""Every random number comes from here.
+
+A stream is named, not passed around: derive(seed, "augmentation", epoch, sample) is the same number in any process,
+in any order and after any interruption, so nothing about a run depends on the number of loader workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *stream: str | int) -> int:
+    """Returns a 63-bit seed for the named stream: a hash, so that neighbouring names give unrelated numbers."""
+    name = "/".join(map(str, (seed, *stream)))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of Python, NumPy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def seed_epoch(seed: int, epoch: int, rank: int = 0) -> None:
+    """Seeds the global generators for one epoch of training: dropout draws from them, and nothing else does.
+
+    Because each epoch starts anew, a run resumed at an epoch's boundary needs no stored generator state.
+    """
+    seed_everything(derive(seed, "dropout", epoch, rank))
+
+
+@contextmanager
+def forked(seed: int, *stream: str | int) -> Iterator[None]:
+    """Inside the block the global CPU generators run on the named stream; afterwards they are as before."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        seed_everything(derive(seed, *stream))
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,120 @@
+"""Which images train, validate and test: the one place where they are parted.
+
+The split has its own seed: it does not move with the run's seed, so arms of a comparison see the same images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import (
+    GroupKFold,
+    GroupShuffleSplit,
+    KFold,
+    ShuffleSplit,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+    StratifiedShuffleSplit,
+)
+
+from runcard.errors import UserError, check_choice, check_integer, check_number
+
+Split = dict[str, list[int]]  # "train", "val", "test" -> indices into the dataset, in ascending order
+
+
+def make_split(
+    ids: Sequence[str],
+    labels: Sequence[int] | None,
+    given: Sequence[str] | None,
+    kind: str,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    group_regex: str | None,
+    fold: int,
+) -> tuple[Split, list[str]]:
+    """Returns the split and each image's group (its patient, or its own id without a group_regex).
+
+    labels are the classes to stratify by, or None for masks. kind "given" takes the data's own folders, "holdout"
+    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of 1 / val_fraction.
+    No group is ever on two sides; with groups, the fractions are of groups.
+    """
+    check_choice("split.kind", kind, ("given", "holdout", "kfold"))
+    check_number("split.val_fraction", val_fraction, 0.0, 1.0)
+    check_number("split.test_fraction", test_fraction, 0.0, 1.0)
+    check_integer("split.seed", seed, 0)
+    check_integer("split.fold", fold, 0)
+    groups = [_group(name, group_regex) for name in ids]
+    if kind == "given":
+        if given is None:
+            raise ValueError("split.kind=given needs train and validation folders in the data. Try split.kind=holdout")
+        split = {part: [i for i, g in enumerate(given) if g == part] for part in ("train", "val", "test")}
+        if not split["val"]:
+            raise ValueError("split.kind=given found no validation folder in the data. Try split.kind=holdout")
+    else:
+        indices = np.arange(len(ids))
+        test = _draw(indices, test_fraction, 0, False, seed + 1, labels, groups) if test_fraction else indices[:0]
+        rest = np.setdiff1d(indices, test)
+        val = _draw(rest, val_fraction / (1 - test_fraction), fold, kind == "kfold", seed, labels, groups)
+        split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
+    _check_groups(split, groups)
+    return split, groups
+
+
+def _draw(
+    indices: np.ndarray,
+    fraction: float,
+    fold: int,
+    kfold: bool,
+    seed: int,
+    labels: Sequence[int] | None,
+    groups: Sequence[str],
+) -> np.ndarray:
+    """Returns those of indices that are held out: a random fraction, or one of the 1 / fraction folds."""
+    held_groups = np.asarray(groups)[indices]
+    grouped = len(set(held_groups)) < len(indices)
+    strata = np.asarray(labels)[indices] if labels is not None else np.zeros(len(indices), int)
+    if not 0 < fraction < 1:
+        raise ValueError(f"split.val_fraction and split.test_fraction must leave images on every side, got {fraction}")
+    num_folds = max(2, round(1 / fraction))
+    if kfold and fold >= num_folds:
+        raise ValueError(f"split.fold must be below {num_folds} (1 / val_fraction folds), got {fold}")
+    options: dict[str, Any] = {"random_state": seed}
+    if kfold or (grouped and labels is not None):  # scikit-learn has no stratified grouped holdout: its first fold
+        kinds = {(0, 0): KFold, (0, 1): StratifiedKFold, (1, 0): GroupKFold, (1, 1): StratifiedGroupKFold}
+        splitter = kinds[grouped, labels is not None](num_folds, shuffle=True, **options)
+        which = fold
+    else:
+        kind = GroupShuffleSplit if grouped else ShuffleSplit if labels is None else StratifiedShuffleSplit
+        splitter, which = kind(1, test_size=fraction, **options), 0
+    try:
+        sides = list(splitter.split(indices, strata, held_groups if grouped else None))
+    except ValueError as error:
+        raise ValueError(f"split: {len(indices)} images cannot be parted so: {error}") from None
+    return np.sort(indices[sides[which][1]])
+
+
+def _group(name: str, group_regex: str | None) -> str:
+    if group_regex is None:
+        return name
+    try:
+        match = re.search(group_regex, name)
+    except re.error as error:
+        raise ValueError(f"split.group_regex is not a regular expression: {error}") from None
+    if match is None:
+        raise ValueError(f"split.group_regex {group_regex!r} does not match the image '{name}'")
+    return match.group(1) if match.groups() else match.group()
+
+
+def _check_groups(split: Split, groups: Sequence[str]) -> None:
+    sides: dict[str, str] = {}
+    for part, members in split.items():
+        for i in members:
+            if sides.setdefault(groups[i], part) != part:
+                raise UserError(
+                    f"dataset.split: group '{groups[i]}' is in both {sides[groups[i]]} and {part}: validation would "
+                    "see images of a patient it was trained on. Try dataset.split.kind=holdout."
+                )

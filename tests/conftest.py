@@ -1,0 +1,58 @@
+"""Fixtures: cards run in this process, and the real command as a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+torch.set_num_threads(1)  # tiny models: two threads cost more than they give, and tests run beside each other
+# A card that trains in about a second: what tests of the machinery run.
+TINY = (
+    "dataset.num_images=20",
+    "dataset.image_size_px=32",
+    "model.base=4",
+    "train.epochs=2",
+    "train.batch_size=4",
+    "train.accelerator=cpu",
+    "train.precision=32",
+)
+
+
+def card(*overrides: str) -> DictConfig:
+    """Returns the composed config."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+@pytest.fixture
+def run_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Returns a function that runs a card in tmp_path/<name>, and returns that folder."""
+    from runcard.run import run
+
+    monkeypatch.chdir(tmp_path)
+
+    def run_it(name: str, *overrides: str) -> Path:
+        run(card(*overrides), tmp_path / name, list(overrides), choices={})
+        return tmp_path / name
+
+    return run_it
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Returns a function that runs `python train.py …` in tmp_path, and returns the finished process."""
+
+    def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train.py"), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    return run_it

@@ -1,0 +1,190 @@
+"""Losses: tables worked out by hand, references, empty masks, and what each one refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runcard.losses.bce import BCE
+from runcard.losses.cross_entropy import CrossEntropy
+from runcard.losses.dice import SoftDice
+from runcard.losses.weighted_sum import WeightedSum
+
+SURE = 200.0  # a logit whose sigmoid is 1 in float32, and 0 with a minus
+
+
+def binary(*images: list[float]) -> Tensor:
+    """Probabilities, one list per image -> logits (N, 1, 1, W)."""
+    return torch.tensor(images, dtype=torch.float64).logit().clamp(-SURE, SURE).float()[:, None, None, :]
+
+
+def masks(*images: list[int]) -> Tensor:
+    return torch.tensor(images)[:, None, :]
+
+
+@pytest.mark.parametrize(
+    ("probs", "target", "expected"),
+    [
+        ([0.5, 0.5], [0, 1], math.log(2)),
+        ([0.9, 0.2], [1, 0], -(math.log(0.9) + math.log(0.8)) / 2),
+        ([1.0, 0.0], [1, 0], 0.0),
+        ([0.1, 0.1], [0, 0], -math.log(0.9)),  # an empty mask
+    ],
+)
+def test_bce_by_hand(probs: list[float], target: list[int], expected: float) -> None:
+    assert BCE()(binary(probs), masks(target)).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("probs", "target", "smooth", "expected"),
+    [
+        ([1.0, 1.0, 0.0, 0.0], [1, 1, 0, 0], 0.0, 0.0),  # perfect
+        ([1.0, 1.0, 0.0, 0.0], [0, 0, 1, 1], 0.0, 1.0),  # disjoint
+        ([1.0, 1.0, 0.0, 0.0], [1, 0, 0, 0], 0.0, 1 - 2 / 3),
+        ([1.0, 1.0, 0.0, 0.0], [1, 0, 0, 0], 1.0, 1 - 3 / 4),
+        ([0.5, 0.5, 0.5, 0.5], [1, 1, 0, 0], 0.0, 1 - 2 / 4),
+        ([0.5, 0.5, 0.5, 0.5], [1, 1, 0, 0], 1.0, 1 - 3 / 5),
+        ([0.0, 0.0, 0.0, 0.0], [0, 0, 0, 0], 0.0, 0.0),  # both empty
+        ([0.0, 0.0, 0.0, 0.0], [0, 0, 0, 0], 1.0, 0.0),
+        ([0.5, 0.5, 0.0, 0.0], [0, 0, 0, 0], 0.0, 1.0),  # empty mask, something predicted
+        ([0.5, 0.5, 0.0, 0.0], [0, 0, 0, 0], 1.0, 1 - 1 / 2),
+        ([0.0, 0.0, 0.0, 0.0], [1, 1, 1, 0], 0.0, 1.0),  # nothing predicted
+        ([0.0, 0.0, 0.0, 0.0], [1, 1, 1, 0], 1.0, 1 - 1 / 4),
+    ],
+)
+def test_dice_by_hand(probs: list[float], target: list[int], smooth: float, expected: float) -> None:
+    assert SoftDice(smooth=smooth)(binary(probs), masks(target)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_dice_pooling_by_hand() -> None:
+    logits = binary([1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0])
+    targets = masks([1, 1, 1, 0], [1, 0, 0, 0])
+    assert SoftDice(pooling="image", smooth=0)(logits, targets).item() == pytest.approx((0 + 1) / 2)
+    assert SoftDice(pooling="batch", smooth=0)(logits, targets).item() == pytest.approx(1 - 2 * 3 / (4 + 4))
+
+
+def test_dice_of_three_classes_is_the_mean_over_the_foreground() -> None:
+    predicted, targets = torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[0, 1, 2, 2]]])
+    logits = SURE * F.one_hot(predicted, 3).movedim(-1, 1).float()
+    # class 1: 2*1/(2+1), class 2: 2*1/(1+2); background, which would be 1, does not count
+    assert SoftDice(smooth=0)(logits, targets).item() == pytest.approx(1 - 2 / 3)
+
+
+@pytest.mark.parametrize("pooling", ["image", "batch"])
+def test_dice_is_the_same_from_one_logit_and_from_two(pooling: str) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 1, 5, 4), torch.randint(0, 2, (3, 5, 4))
+    two = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    assert torch.allclose(SoftDice(pooling)(logits, targets), SoftDice(pooling)(two, targets))
+
+
+def test_dice_sums_in_float32_whatever_the_logits_are() -> None:
+    logits, targets = torch.zeros(1, 1, 512, 512, dtype=torch.float16), torch.ones(1, 512, 512, dtype=torch.int64)
+    loss = SoftDice(smooth=0)(logits, targets)  # 262,144 is past float16's 65,504
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(1 - 2 / 3)
+
+
+@pytest.mark.parametrize("smooth", [0.0, 1e-6, 1.0])
+@pytest.mark.parametrize("logit", [-SURE, 0.0, SURE])
+def test_dice_of_an_empty_mask_is_finite_and_so_is_its_gradient(smooth: float, logit: float) -> None:
+    logits = torch.full((2, 1, 4, 4), logit, requires_grad=True)
+    loss = SoftDice(smooth=smooth)(logits, torch.zeros(2, 4, 4, dtype=torch.int64))
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+@pytest.mark.parametrize("size", [(), (6, 5)])
+def test_cross_entropy_is_torchs(weights: list[float] | None, size: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(4, 3, *size, requires_grad=True), torch.randint(0, 3, (4, *size))
+    ours = CrossEntropy(weights)(logits, targets)
+    theirs = F.cross_entropy(logits, targets, None if weights is None else torch.tensor(weights))
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    (one,), (other,) = torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits)
+    assert torch.allclose(one, other, atol=1e-7)
+
+
+def test_cross_entropy_by_hand() -> None:
+    logits = torch.tensor([[0.2, 0.8], [0.6, 0.4]]).log()
+    targets = torch.tensor([1, 1])
+    assert CrossEntropy()(logits, targets).item() == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
+    mixed = torch.tensor([1, 0])
+    expected = -(3 * math.log(0.8) + 1 * math.log(0.6)) / (3 + 1)
+    assert CrossEntropy([1, 3])(logits, mixed).item() == pytest.approx(expected)
+
+
+def test_binary_cross_entropy_and_cross_entropy_agree() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 1, 5, 4), torch.randint(0, 2, (3, 5, 4))
+    two = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    assert torch.allclose(BCE()(logits, targets), CrossEntropy()(two, targets))
+
+
+def test_weighted_sum_is_the_sum() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(3, 1, 5, 4), torch.randint(0, 2, (3, 5, 4))
+    both = WeightedSum({"bce": BCE(), "dice": SoftDice()}, {"dice": 0.25, "bce": 2.0})
+    expected = 2 * BCE()(logits, targets) + 0.25 * SoftDice()(logits, targets)
+    assert torch.allclose(both(logits, targets), expected)
+
+
+def test_each_loss_says_how_many_logits_it_wants() -> None:
+    both = WeightedSum({"bce": BCE(), "dice": SoftDice()}, {"bce": 1.0, "dice": 1.0})
+    entropy = WeightedSum({"ce": CrossEntropy()}, {"ce": 1.0})
+    losses: list[BCE | SoftDice | CrossEntropy | WeightedSum] = [BCE(), SoftDice(), CrossEntropy(), both, entropy]
+    assert [loss.logits_for_two_classes for loss in losses] == [1, 1, 2, 1, 2]
+    assert [loss.max_classes for loss in losses] == [2, None, None, 2, None]
+
+
+@pytest.mark.parametrize(
+    ("loss", "channels"),
+    [(BCE(), 1), (SoftDice(), 1), (SoftDice(), 3), (CrossEntropy(), 3), (CrossEntropy([1, 2, 3]), 3)],
+)
+def test_every_logit_gets_a_gradient(loss: nn.Module, channels: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, channels, 4, 4, requires_grad=True)
+    targets = torch.randint(0, max(channels, 2), (2, 4, 4))
+    value = loss(logits, targets)
+    assert value.shape == ()
+    value.backward()
+    assert logits.grad is not None
+    assert (logits.grad != 0).all()
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^pooling must be one of image, batch, got 'imgae'. Did you mean 'image'"):
+        SoftDice(pooling="imgae")
+    with pytest.raises(ValueError, match=r"^smooth must be a number >= 0, got -1"):
+        SoftDice(smooth=-1)
+    with pytest.raises(ValueError, match=r"^weights must be a number >= 0, got 'a'"):
+        CrossEntropy(["a"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"^weights must be a list"):
+        CrossEntropy(2.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^weights must name the losses"):
+        WeightedSum({"bce": BCE()}, {"dice": 1.0})
+    with pytest.raises(ValueError, match=r"^weights\.bce must be a number >= 0, got -1"):
+        WeightedSum({"bce": BCE()}, {"bce": -1})
+    with pytest.raises(ValueError, match=r"^weights must have one above 0"):
+        WeightedSum({"bce": BCE()}, {"bce": 0})
+    with pytest.raises(ValueError, match=r"^losses must want the same number of logits"):
+        WeightedSum({"bce": BCE(), "ce": CrossEntropy()}, {"bce": 1.0, "ce": 1.0})
+
+
+def test_wrong_shapes_are_named() -> None:
+    targets = torch.zeros(2, 4, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"^logits must have one channel for binary cross-entropy, got 3"):
+        BCE()(torch.zeros(2, 3, 4, 4), targets)
+    with pytest.raises(ValueError, match=r"^logits must have a channel per class"):
+        CrossEntropy()(torch.zeros(2, 1, 4, 4), targets)
+    with pytest.raises(ValueError, match=r"^weights must have one number per class, 3, got 2"):
+        CrossEntropy([1, 2])(torch.zeros(2, 3, 4, 4), targets)
+    with pytest.raises(ValueError, match=r"^targets must have the logits' size \[4, 1\], got \[4, 4\]"):
+        SoftDice()(torch.zeros(2, 1, 4, 1), targets)

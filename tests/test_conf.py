@@ -1,0 +1,124 @@
+"""Every YAML composes and instantiates, and every option of every YAML changes what is built."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, card
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+CONF = ROOT / "conf"
+GROUPS = {"dataset": 5, "model": 2, "loss": 4, "augmentation": 3, "optimizer": 3, "scheduler": 4, "scale": 2}
+CHOICES = [(group, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
+DERIVED = ("derived.in_channels=1", "derived.out_channels=1", "derived.num_classes=2", "derived.positive=0")
+DERIVED += ("derived.image_size_px=32", "derived.steps=30", "dataset.image_size_px=32")
+# Another value for every key, by its last names; a new key needs a line here, and has to show an effect.
+OTHER: dict[str, Any] = {
+    "in_channels": 3, "out_channels": 2, "image_size_px": 64, "size_px": 40,
+    "base": 5, "depth": 2, "dropout": 0.9, "dropout_at": ["concat"],
+    "upsample": "transpose2", "init": "default", "head": [32], "pooling": "batch", "smooth": 100.0,
+    "weights": [1.0, 3.0],
+    "weights.bce": 3.0, "weights.dice": 3.0, "lr": 0.5, "betas": [0.5, 0.6], "eps": 0.1, "weight_decay": 0.7,
+    "momentum": 0.3, "T_max": 5, "eta_min": 1e-4, "factor": 0.5, "max_lr": 0.7, "total_steps": 40, "pct_start": 0.6,
+    "anneal_strategy": "linear", "div_factor": 5.0, "final_div_factor": 50.0, "base_momentum": 0.2,
+    "max_momentum": 0.99, "mode": "max", "patience": 1, "threshold": 0.9, "min_lr": 5e-4, "rotate": [30, 40],
+    "translate_percent.x": [0.3, 0.4], "translate_percent.y": [0.3, 0.4], "scale": [0.3, 0.4], "border_mode": 0,
+    "p": 0.01, "brightness_limit": [0.5, 0.6], "contrast_limit": [0.5, 0.6], "sigma_limit": [4.0, 5.0],
+    "std_range": [0.4, 0.5], "num_images": 21, "difficulty": 0.9, "imbalance": 0.1, "label_noise": 0.9,
+    "near_duplicates": 0.9, "shortcut": True, "seed": 3, "classes": ["a", "b"], "root": "elsewhere", "folder": "deeper",
+}  # fmt: skip
+SCHEDULES = {"every", "monitor"}  # read by the engine: tests/test_engine.py
+PREPARED = {"positive", "normalization", "channels", "image_size_px", "split"}  # read by parts.py: tests/test_parts.py
+
+
+def test_no_choice_has_been_lost():
+    assert {group: sum(g == group for g, _ in CHOICES) for group in GROUPS} == GROUPS
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_composes(group, choice):
+    config = card(f"{group}={choice}")
+    assert OmegaConf.to_yaml(config)
+    text = (CONF / group / f"{choice}.yaml").read_text()
+    assert text.startswith("#"), "a choice says what it is"
+    assert len(text.splitlines()) <= 25
+
+
+def leaves(node: DictConfig, prefix: str = "") -> list[str]:
+    """Returns the dotted keys of all leaves, but for Hydra's own."""
+    keys = []
+    for key in map(str, node):
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            keys += leaves(child, f"{prefix}{key}.")
+        elif not key.startswith("_"):
+            keys.append(prefix + key)
+    return keys
+
+
+def built(group: str, config: DictConfig) -> Any:
+    """Returns something picklable that shows all there is to see of what the group's node builds."""
+    torch.manual_seed(0)
+    if group == "model":
+        model = instantiate(config.model)
+        return repr(model), [(name, value.numpy()) for name, value in model.state_dict().items()]
+    if group == "loss":
+        logits = torch.randn(2, config.derived.out_channels, 8, 8, generator=torch.Generator().manual_seed(1))
+        return instantiate(config.loss)(logits, (logits[:, 0] > 0.3).long()).item()
+    if group == "optimizer":
+        return sorted(instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))]).defaults.items())
+    if group == "scheduler":
+        optimizer = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        rule = instantiate(config.scheduler.rule)(optimizer)
+        trace = []
+        for step in range(30):
+            trace.append([(g["lr"], g["betas"]) for g in optimizer.param_groups])
+            optimizer.step()
+            rule.step(*([max(0.95, 1 - 0.01 * step)] if config.scheduler.monitor else []))
+        return trace
+    if group == "augmentation":
+        augment = instantiate(config.augmentation, _convert_="all")
+        image = np.random.default_rng(0).integers(0, 255, (32, 32, 1), np.uint8)
+        return [augment(image, image[..., 0] // 128, seed) for seed in range(20)]
+    node = {k: v for k, v in config.dataset.items() if k not in PREPARED}
+    source = instantiate(node)
+    return source.classes, [source[i] for i in range(min(len(source), 25))]
+
+
+def digest(thing: Any) -> str:
+    return hashlib.sha256(pickle.dumps(thing)).hexdigest()
+
+
+BUILDABLE = [c for c in CHOICES if c[0] != "scale" and c[1] not in ("lungs", "class_folders")]  # those two need files
+
+
+@pytest.mark.parametrize(("group", "choice"), BUILDABLE)
+def test_every_option_changes_what_is_built(group, choice):
+    logits = 2 if choice == "cross_entropy" else 1
+    base = [f"{group}={choice}", *DERIVED, f"derived.out_channels={logits}"]
+    base += ["dataset.num_images=20"] if choice.startswith("phantom") else []
+    base += ["optimizer.nesterov=false", "optimizer.momentum=0.9"] if choice == "sgd" else []
+    base += ["model.dropout=0.5"] if choice == "unet" else []
+    config = card(*base)
+    before = digest(built(group, config))
+    assert digest(built(group, config)) == before, "not determined by the config"
+    skipped = SCHEDULES if group == "scheduler" else {key for key in config.dataset if key in PREPARED}
+    for key in leaves(config[group]):
+        if group in ("scheduler", "dataset") and key.partition(".")[0] in skipped:
+            continue
+        value = OmegaConf.select(config[group], key)
+        other = (
+            not value
+            if isinstance(value, bool)
+            else OTHER.get(".".join(key.split(".")[-2:]), OTHER.get(key.split(".")[-1]))
+        )
+        assert other is not None, f"{group}.{key}: name another value in OTHER"
+        changed = config.copy()
+        OmegaConf.update(changed, f"{group}.{key}", other)
+        assert digest(built(group, changed)) != before, f"{group}.{key}={other} changes nothing"

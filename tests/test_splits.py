@@ -1,0 +1,78 @@
+"""Splits: fixed by their own seed, stratified, and no patient on two sides."""
+
+from __future__ import annotations
+
+import pytest
+
+from runcard.errors import UserError
+from runcard.splits import make_split
+
+HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None, "fold": 0}
+IDS = [f"p{i // 4}_{i % 4}" for i in range(100)]  # 25 patients of 4 images
+
+
+def split_of(labels=None, given=None, ids=IDS, **changes):
+    split, _ = make_split(ids, labels, given, **{**HOLDOUT, **changes})
+    return split
+
+
+def test_sides_are_disjoint_and_complete():
+    split = split_of(test_fraction=0.1)
+    assert sorted(split["train"] + split["val"] + split["test"]) == list(range(100))
+    assert [len(split[part]) for part in ("train", "val", "test")] == [70, 20, 10]
+
+
+def test_lab_size():
+    ids = [f"Im{i}" for i in range(234)]
+    assert [len(split_of(ids=ids)[part]) for part in ("train", "val")] == [187, 47]
+
+
+def test_seed_decides():
+    assert split_of() == split_of()
+    assert split_of(seed=1)["val"] != split_of()["val"]
+
+
+def test_classes_are_stratified():
+    labels = [int(i < 20) for i in range(100)]
+    assert sum(labels[i] for i in split_of(labels)["val"]) == 4
+
+
+@pytest.mark.parametrize("labels", [None, [i // 4 % 2 for i in range(100)]])
+@pytest.mark.parametrize("kind", ["holdout", "kfold"])
+def test_no_patient_is_on_two_sides(kind, labels):
+    split, groups = make_split(IDS, labels, None, **{**HOLDOUT, "kind": kind, "group_regex": r"^(p\d+)_"})
+    assert not {groups[i] for i in split["train"]} & {groups[i] for i in split["val"]}
+    assert 15 <= len(split["val"]) <= 25
+
+
+def test_folds_tile_the_data():
+    folds = [split_of(kind="kfold", fold=fold)["val"] for fold in range(5)]
+    assert sorted(i for fold in folds for i in fold) == list(range(100))
+
+
+def test_given_folders():
+    given = ["train"] * 80 + ["val"] * 20
+    assert split_of(given=given, kind="given")["val"] == list(range(80, 100))
+
+
+def test_given_folders_that_share_a_patient_are_refused():
+    with pytest.raises(UserError, match="'p0' is in both train and val"):
+        split_of(given=["train", "val"] * 50, kind="given", group_regex=r"^(p\d+)_")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "random"}, "split.kind must be one of"),
+        ({"kind": "given"}, "split.kind=given needs"),
+        ({"val_fraction": 1.5}, "split.val_fraction must be a number in"),
+        ({"val_fraction": 0.0}, "must leave images on every side"),
+        ({"val_fraction": 0.6, "test_fraction": 0.5}, "must leave images on every side"),
+        ({"group_regex": "("}, "split.group_regex is not a regular expression"),
+        ({"group_regex": "^x"}, "does not match the image 'p0_0'"),
+        ({"kind": "kfold", "fold": 5}, "split.fold must be below 5"),
+    ],
+)
+def test_mistakes_name_the_key(changes, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        split_of(**changes)

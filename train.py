@@ -1,0 +1,49 @@
+"""Runs one card, or with -m a sweep of them: python train.py model=unet loss=dice model.base=32."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
+os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    """Runs the composed card in the folder that Hydra chose."""
+    from runcard.run import run  # torch takes seconds: only a card that composes waits for it
+
+    job = HydraConfig.get()
+    choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}
+    return run(cfg, _relative(job.runtime.output_dir), list(job.overrides.task), choices)
+
+
+def _relative(folder: str) -> Path:
+    path = Path(folder)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        from runcard.explain import explain
+
+        print(explain(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command with the same run_dir goes on from the last epoch.", file=sys.stderr)
+        sys.exit(130)
