@@ -12,6 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from runcard.errors import UserError
+
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
 os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
 
@@ -43,6 +45,9 @@ if __name__ == "__main__":
         from runcard.explain import explain
 
         print(explain(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
+        sys.exit(2)
+    except UserError as error:
+        print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command with the same run_dir goes on from the last epoch.", file=sys.stderr)

@@ -57,7 +57,7 @@ class JobReporter(Callback):
         """Prints the table of the sweep; a sweep of no jobs is an error, not a success."""
         from rich.console import Console
 
-        from runcard.progress import duration, table
+        from runcard.progress import duration, print_table
 
         if not self.jobs:
             show(UserError("the sweep has no jobs: a glob or choice on the command line matches nothing."))
@@ -66,7 +66,7 @@ class JobReporter(Callback):
             [f"{outcome:.4f}" if isinstance(outcome, float) else f"failed: {outcome}", duration(seconds), str(folder)]
             for _, folder, outcome, seconds in self.jobs
         ]
-        Console(soft_wrap=True, highlight=False).print(table("", ["best value", "took", "run folder"], rows))
+        print_table(Console(highlight=False), ["best value", "took", "run folder"], rows)
         if self.exit_code:
             raise SystemExit(self.exit_code)
 

@@ -77,6 +77,11 @@ class Parts:
     card: str  # the config as composed, YAML, from which it can be run again
     total_matters: bool  # whether the scheduler depends on the total number of steps
 
+    @property
+    def num_parameters(self) -> int:
+        """Returns the number of parameters, frozen ones too."""
+        return sum(p.numel() for p in self.model.parameters())
+
 
 def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     """Returns the parts of a card; choices names the file chosen per config group, for messages.

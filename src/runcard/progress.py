@@ -16,6 +16,8 @@ from rich.table import Table
 
 from runcard.settings import TrainSettings
 
+WIDTH = 1000  # columns of a table at the most: more than any has
+
 
 class Progress:
     """Shows how a training goes. monitor is the value shown of every epoch."""
@@ -82,11 +84,11 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    """Returns a plain table whose cells are never cut: folders and numbers are there to be copied."""
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def print_table(console: Console, columns: list[str], rows: list[list[str]]) -> None:
+    """Prints a plain table, as wide as it needs to be: folders and numbers are there to be copied."""
+    shown = Table(box=None, pad_edge=False)
     for column in columns:
-        shown.add_column(column, overflow="fold")
+        shown.add_column(column, no_wrap=True)
     for row in rows:
         shown.add_row(*row)
-    return shown
+    Console(file=console.file, width=WIDTH, highlight=False).print(shown)

@@ -65,8 +65,9 @@ class Record:
         else:
             others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
             fault = f"is not empty and not a run folder: it has {', '.join(others[:5])}" if others else ""
+        record = cls(folder, content, lock)
         if fault:
-            lock.release()
+            record.release()
             if not overwrite:
                 raise UserError(
                     f"{folder}: {fault}.\n"
@@ -74,7 +75,7 @@ class Record:
                 )
             folder.rename(_free_name(folder))
             return cls.open(folder, config, data, overwrite=False)
-        return cls(folder, content, lock)
+        return record
 
     def start(self, card: str, overrides: Sequence[str], session: Mapping[str, Any], **facts: Any) -> None:
         """Writes .hydra/ and run.json with status running; session is what may differ when the run is resumed."""
@@ -91,8 +92,9 @@ class Record:
         self.content |= facts
         write_json(self.folder / "run.json", self.content)
 
-    def finish(self, status: str, error: str | None = None, **facts: Any) -> None:
+    def finish(self, session_seconds: float, status: str, error: str | None = None, **facts: Any) -> None:
         """Writes how this session ended: completed, failed or interrupted."""
+        self.content["sessions"][-1] |= {"end": _now(), "seconds": session_seconds}
         self.update(status=status, error=error, end=_now(), **facts)
 
     def release(self) -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.console import Group
-from rich.text import Text
+from rich.console import Console
 
 from runcard.atomic import replacing
 from runcard.checkpoint import Checkpoint, State, load_weights
 from runcard.engine import Evaluation, evaluate
+from runcard.errors import UserError
 from runcard.figures import curves_figure
 from runcard.gallery import Gallery
 from runcard.parts import Data, Parts
-from runcard.progress import duration, table
+from runcard.progress import duration, print_table
 from runcard.record import Record
 from runcard.tracking import Tracker
 
@@ -27,10 +27,12 @@ def write_results(
 
     The model holds the last weights when this begins and the best ones when it ends.
     """
-    folder, rows = record.folder, tracker.rows
+    folder, rows, name = record.folder, tracker.rows, parts.monitor.name
+    if state.best is None:
+        raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
     last = _evaluate(parts)
     save_figure(gallery.predictions(last["val"]), folder / "figures" / "predictions.png")
-    save_figure(curves_figure(rows, parts.monitor.name), folder / "figures" / "curves.png")
+    save_figure(curves_figure(rows, name), folder / "figures" / "curves.png")
     is_positive, scores = gallery.write_previews(folder, parts.data.positive)
     if parts.data.positive is not None:
         tracker.pr_curve(f"val/{parts.data.classes[parts.data.positive]}", is_positive, scores, state.epoch)
@@ -38,8 +40,8 @@ def write_results(
     best = _evaluate(parts)
     record.write_per_image(
         [
-            {"split": split, "checkpoint": name, **row}
-            for name, evaluations in (("last", last), ("best", best))
+            {"split": split, "checkpoint": weights, **row}
+            for weights, evaluations in (("last", last), ("best", best))
             for split, evaluation in evaluations.items()
             for row in _per_image(evaluation, parts.data)
         ]
@@ -51,25 +53,23 @@ def write_results(
         "last": {"epoch": state.epoch, "values": _values(last)},
         "best": {
             "epoch": state.best_epoch,
-            "monitor": parts.monitor.name,
+            "monitor": name,
             "value": state.best,
             "values": _values(best),
         },
     }
 
 
-def summary(results: dict[str, Any], folder: Path) -> Group:
-    """Returns what a person sees at the end: the values of the last and the best epoch, and where to look next."""
+def print_summary(console: Console, results: dict[str, Any], folder: Path) -> None:
+    """Prints what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
     columns = ["", f"last (epoch {last['epoch']})", f"best {best['monitor']} (epoch {best['epoch']})"]
     cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
-    return Group(
-        Text(),
-        table("", columns, cells),
-        Text(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training"),
-        Text(f"run folder   {folder}"),
-        Text("look at it   tensorboard --logdir outputs"),
-    )
+    console.print()
+    print_table(console, columns, cells)
+    console.print(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training")
+    console.print(f"run folder   {folder}")
+    console.print("look at it   tensorboard --logdir outputs")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

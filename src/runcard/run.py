@@ -18,7 +18,7 @@ from runcard.gallery import Gallery
 from runcard.parts import Parts, compose
 from runcard.progress import Progress
 from runcard.record import UNHASHED, Record, code_hash, config_hash, data_fingerprint, extend, flatten
-from runcard.results import save_figure, summary, write_results
+from runcard.results import print_summary, save_figure, write_results
 from runcard.tracking import Tracker
 
 
@@ -28,7 +28,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     A folder that holds the same card goes on where it stopped; a completed one gives its recorded value. overrides
     are recorded beside the card; choices names the file chosen per config group, for messages.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
     parts = compose(cfg, choices)
     samples, split = parts.data.samples, parts.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
@@ -38,7 +38,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             return _recorded(record, console)
         if parts.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
             extend(Path(parts.train.extend), folder, parts.config, fingerprint, parts.total_matters)
-        num_parameters = sum(p.numel() for p in parts.model.parameters())
+        _announce(parts, record, choices, console)
         record.start(
             parts.card,
             overrides,
@@ -47,19 +47,25 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             config=parts.config,
             config_hash=config_hash(parts.config),
             data=fingerprint,
-            num_parameters=num_parameters,
+            num_parameters=parts.num_parameters,
             parent=parts.train.extend,
         )
         record.write_split(split, samples.ids, parts.data.groups)
-        counts = ", ".join(f"{len(members)} {part}" for part, members in split.items() if members)
-        console.print(f"[bold]{folder}[/bold]")
-        console.print(
-            f"{choices.get('dataset')}: {counts} · {choices.get('model')}: {num_parameters:,} parameters · "
-            f"loss {choices.get('loss')} · {parts.fabric.device} {parts.precision}"
-        )
         return _train(parts, record, console)
     finally:
         record.release()
+
+
+def _announce(parts: Parts, record: Record, choices: dict[str, str], console: Console) -> None:
+    """Prints what is about to be trained, and where."""
+    counts = ", ".join(f"{len(members)} {part}" for part, members in parts.data.split.items() if members)
+    dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
+    console.print(record.folder, style="bold")
+    console.print(f"{dataset}: {counts} · {model}: {parts.num_parameters:,} parameters · {loss} · ", end="")
+    console.print(f"{parts.fabric.device} {parts.precision}")
+    before = record.content["sessions"][-1]["precision"] if record.content else parts.precision
+    if before != parts.precision:
+        console.print(f"warning: this run began in {before} and goes on in {parts.precision}.", style="yellow")
 
 
 def _train(parts: Parts, record: Record, console: Console) -> float:
@@ -97,7 +103,7 @@ def _train(parts: Parts, record: Record, console: Console) -> float:
         progress.close()
         results = write_results(parts, state, tracker, gallery, checkpoint, record)
         ending = {"status": "completed", **results}
-        console.print(summary(results, folder))
+        print_summary(console, results, folder)
         return float(results["best"]["value"])
     except Exception as error:
         ending = {"status": "failed", "error": str(error)}
@@ -105,7 +111,7 @@ def _train(parts: Parts, record: Record, console: Console) -> float:
     finally:
         with suppress(UserError):  # a full disk: the first error is the one to hear of
             tracker.close(ending["status"])
-            record.finish(seconds_of_session=perf_counter() - started, **ending)
+            record.finish(perf_counter() - started, **ending)
 
 
 def _recorded(record: Record, console: Console) -> float:

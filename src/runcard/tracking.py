@@ -35,10 +35,14 @@ class Tracker:
     def __init__(self, folder: Path, resumed_epoch: int, progress: Progress, gallery: Gallery) -> None:
         self.path = folder / "metrics.csv"
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= resumed_epoch]
+        resumed_from_another = self.rows and not list(folder.glob("events.out.tfevents.*"))  # train.extend
         self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else None)
         self.writer.add_custom_scalars(LOSS_CHART)
         self.progress = progress
         self.gallery = gallery
+        if resumed_from_another:
+            for row in self.rows:
+                self._scalars(row)
 
     def start(self, card: str, values: Mapping[str, Any]) -> None:
         """Shows the card as text and opens the run in the HPARAMS tab, with every value of its config."""
@@ -62,11 +66,6 @@ class Tracker:
             self.figure(tag, figure, row["epoch"])
         self.writer.flush()
         self.progress.epoch(row, is_best)
-
-    def replay(self) -> None:
-        """Shows the rows that another run left (train.extend) in this run's TensorBoard too."""
-        for row in self.rows:
-            self._scalars(row)
 
     def figure(self, tag: str, figure: Figure, epoch: int) -> None:
         """Shows a figure in TensorBoard's IMAGES tab, and closes it."""

@@ -88,7 +88,7 @@ def fracture(
     """Returns the layers of the gap and of the extra bone. The gap's area is drawn alike for both classes."""
     lines, growth = (atypical_lines if label == AFF else normal_lines)(half_width, rng)
     length = sum(np.linalg.norm(np.diff(line, axis=0), axis=1).sum() for line in lines)
-    width = np.clip(rng.uniform(0.0025, 0.0045) / length, 0.007, 0.018)
+    width = np.clip(rng.uniform(0.004, 0.0065) / length, 0.01, 0.024)
     gap = canvas.fill(*[ribbon(line + site, width) for line in lines], soft=0.002)
     return gap, canvas.fill(growth + site, soft=0.006)
 
@@ -184,6 +184,6 @@ class PhantomBone:
 
         gap, growth = fracture(canvas, label, site, half_width, stream(self.seed, source, Stream.FINDING))
         density += between(0.5, 0.3, self.difficulty) * growth * (1 - 0.7 * bone)
-        density -= between(0.8, 0.5, self.difficulty) * gap * np.maximum(bone, growth) * density
+        density -= between(0.95, 0.65, self.difficulty) * gap * np.maximum(bone, growth) * density
         exposure = stream(self.seed, source, Stream.EXPOSURE)
         return develop(density, exposure, noise, grain=between(0.005, 0.05, self.difficulty))

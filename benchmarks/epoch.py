@@ -1,0 +1,143 @@
+"""Measures one epoch of ours, with everything on, against bare hand-written loops over the same images.
+
+    make bench
+
+The bare loop trains on the same batches and evaluates the same images (validation and as many training images) for the
+same loss and a hard Dice: the same arithmetic, without metrics, record, checkpoint, pictures or TensorBoard. Rounds are
+interleaved, so that all loops see the same machine; the ratio of medians is what counts, not the seconds.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from hydra import compose as compose_config
+from hydra import initialize_config_dir
+from rich.console import Console
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from runcard.checkpoint import Checkpoint, State
+from runcard.data import Batch
+from runcard.engine import fit
+from runcard.gallery import Gallery
+from runcard.parts import Parts, compose
+from runcard.progress import Progress, print_table
+from runcard.record import hardware
+from runcard.tracking import Tracker
+
+CONF = Path(__file__).parents[1] / "conf"
+CARD = ["dataset.image_size_px=128", "model.base=16", "loss=dice", "train.batch_size=8"]
+ROUNDS = 5
+EPOCHS_OF_A_RUN = 150  # the lab's: how often pictures are drawn follows from it
+
+
+def main() -> None:
+    """Prints the table of benchmarks/README.md; arguments are further overrides of the card."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        ours, bare, plain = (
+            compose(compose_config("config", [*CARD, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more]), {})
+            for more in ([], [], ["train.precision=32"])
+        )
+    plain.model.to(memory_format=torch.contiguous_format)
+    with tempfile.TemporaryDirectory() as folder:
+        rounds = {
+            "Runcard, everything on": our_epochs(ours, Path(folder)),
+            "bare loop, same precision and memory format": bare_epoch(bare, torch.channels_last),
+            "bare loop, float32, contiguous": bare_epoch(plain, torch.contiguous_format),
+        }
+        for epoch in rounds.values():
+            epoch()  # the first is a warm-up
+        seconds: dict[str, list[float]] = {name: [] for name in rounds}
+        for _ in range(ROUNDS):
+            for name, epoch in rounds.items():
+                started = perf_counter()
+                epoch()
+                seconds[name].append(perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ours_seconds = medians["Runcard, everything on"]
+    images = len(ours.loaders.train_sampler)
+    rows = [
+        [
+            name,
+            f"{m:.2f}",
+            f"{min(seconds[name]):.2f} to {max(seconds[name]):.2f}",
+            f"{images / m:.1f}",
+            f"{ours_seconds / m:.3f}",
+        ]
+        for name, m in medians.items()
+    ]
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{hardware()} torch {torch.__version__} {ours.precision}")
+    console.print(
+        f"{images} training and twice {len(ours.data.split['val'])} evaluated images an epoch, {ROUNDS} rounds"
+    )
+    print_table(console, ["epoch of", "seconds", "range", "training images/s", "ours / this"], rows)
+
+
+def our_epochs(parts: Parts, folder: Path) -> Callable[[], None]:
+    """Returns a function that trains one more epoch as train.py does: metrics, record, checkpoint, pictures."""
+    checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
+    progress = Progress(Console(file=io.StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
+    tracker = Tracker(folder, 0, progress, Gallery(parts))
+    state = State()
+
+    def epoch() -> None:
+        one_more = replace(parts.train, epochs=state.epoch + 1)
+        fit(
+            parts.fabric, parts.network, parts.loss, parts.optimizer, parts.schedule, parts.loaders, parts.metrics,
+            parts.monitor, one_more, parts.seed, state, checkpoint, tracker,
+        )  # fmt: skip
+
+    return epoch
+
+
+def bare_epoch(parts: Parts, memory_format: torch.memory_format) -> Callable[[], None]:
+    """Returns the loop that a good notebook has, on the same loaders."""
+    model, loss, optimizer = parts.model, parts.loss, parts.optimizer
+    device = parts.fabric.device
+    mixed = parts.precision != "32-true"
+
+    def forward(batch: Batch) -> tuple[Tensor, Tensor]:
+        images = batch.images.to(device, memory_format=memory_format)
+        with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+            return model(images).float(), batch.targets.to(device)
+
+    def evaluate(loader: DataLoader[Batch]) -> tuple[float, float]:
+        model.eval()
+        losses, dices = [], []
+        with torch.inference_mode():
+            for batch in loader:
+                logits, targets = forward(batch)
+                losses.append(loss(logits, targets) * len(targets))
+                predicted = logits[:, 0] > 0
+                overlap = (predicted & (targets == 1)).sum((1, 2))
+                dices.append(2 * overlap / (predicted.sum((1, 2)) + targets.sum((1, 2))))
+        return torch.stack(losses).sum().item(), torch.cat(dices).mean().item()
+
+    def epoch() -> None:
+        model.train()
+        for batch in parts.loaders.train:
+            logits, targets = forward(batch)
+            value = loss(logits, targets)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+            value.item()
+        evaluate(parts.loaders.train_eval)
+        evaluate(parts.loaders.val)
+
+    return epoch
+
+
+if __name__ == "__main__":
+    main()
