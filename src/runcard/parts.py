@@ -25,6 +25,7 @@ from torchmetrics import MetricCollection
 from runcard.data import Loaders, Samples, make_loaders, normalizer, prepare
 from runcard.engine import Loss, Monitor, Schedule, predict
 from runcard.errors import UserError, check_choice, check_flag, check_integer, nearest
+from runcard.record import flatten
 from runcard.seeding import forked
 from runcard.settings import TrainSettings
 from runcard.splits import Split, make_split
@@ -90,14 +91,16 @@ def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     """
     try:
         return _compose(cfg, choices)
-    except OmegaConfBaseException as error:  # a missing mandatory key, an interpolation that leads nowhere
-        key = getattr(error, "full_key", None) or "the card"
-        raise UserError(f"{key}: {str(error).splitlines()[0]}. Set it on the command line: {key}=…") from None
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, say
+        raise UserError(f"{getattr(error, 'full_key', None) or 'the card'}: {str(error).splitlines()[0]}") from None
 
 
 def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     card = OmegaConf.to_yaml(cfg)
     _check_keys("", cfg, TOP_LEVEL)
+    missing = [key for key, value in flatten(_plain(cfg, resolve=False)).items() if value == "???"]
+    for key in (key for key in missing if not key.startswith("derived.")):
+        raise UserError(f"{key}: this key has no default and must be given: {key}=…")
     _check_keys("train.", cfg.train, [field.name for field in fields(TrainSettings)])
     train = _checked("train.", lambda: TrainSettings(**cfg.train))
     seed = _checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
@@ -214,7 +217,7 @@ def _check_output(
     model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
     if logits.ndim != len(expected):
         has = "masks" if data.samples.has_masks else "one class per image"
-        gives = "one label per image" if logits.ndim == 2 else f"an output of shape {tuple(logits.shape)}"
+        gives = "one label per image" if logits.ndim == 2 else "a map of labels"
         fitting = "model=unet or dataset=class_folders" if data.samples.has_masks else "model=vgg16 or dataset=lungs"
         raise UserError(f"{model} gives {gives}; {dataset} has {has}. Try {fitting}.")
     raise UserError(
@@ -258,5 +261,5 @@ def _checked(prefix: str, check: Callable[[], T]) -> T:
         raise UserError(f"{prefix}{error}") from None
 
 
-def _plain(node: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
+def _plain(node: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=resolve)  # type: ignore[return-value]
