@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runcard.errors import UserError
@@ -25,7 +25,8 @@ def main(cfg: DictConfig) -> float:
 
     job = HydraConfig.get()
     choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}
-    return run(cfg, _relative(job.runtime.output_dir), list(job.overrides.task), choices)
+    overrides: Any = OmegaConf.to_container(job.overrides.task, resolve=False)
+    return run(cfg, _relative(job.runtime.output_dir), overrides, choices)
 
 
 def _relative(folder: str) -> Path:
@@ -50,5 +51,4 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command with the same run_dir goes on from the last epoch.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(130)  # what to do next was said where it is known, in run.py

@@ -105,6 +105,13 @@ def _train(parts: Parts, record: Record, console: Console) -> float:
         ending = {"status": "completed", **results}
         print_summary(console, results, folder)
         return float(results["best"]["value"])
+    except KeyboardInterrupt:
+        progress.close()
+        console.print(
+            f"\ninterrupted after epoch {state.epoch}. The same command goes on from there; a single run with "
+            f"run_dir={folder} added."
+        )
+        raise
     except Exception as error:
         ending = {"status": "failed", "error": str(error)}
         raise
