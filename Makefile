@@ -22,7 +22,7 @@ demo: $(READY)  ## Train a U-Net on the embedded phantom chest films: about two 
 	$(BIN)/python train.py model=unet loss=dice model.base=32
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)  ## Check style
 	$(BIN)/ruff check .

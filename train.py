@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runcard.errors import UserError
+from runcard.launch import relative, remove_if_empty
 
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
 os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
@@ -21,17 +22,17 @@ os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     """Runs the composed card in the folder that Hydra chose."""
-    from runcard.run import run  # torch takes seconds: only a card that composes waits for it
-
     job = HydraConfig.get()
+    folder = relative(job.runtime.output_dir)
     choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}
     overrides: Any = OmegaConf.to_container(job.overrides.task, resolve=False)
-    return run(cfg, _relative(job.runtime.output_dir), overrides, choices)
+    try:
+        from runcard.run import run  # torch takes seconds: only a card that composes waits for it
 
-
-def _relative(folder: str) -> Path:
-    path = Path(folder)
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        return run(cfg, folder, overrides, choices)
+    except KeyboardInterrupt:
+        remove_if_empty(folder)
+        raise
 
 
 def _interrupt(*_: Any) -> None:
@@ -42,9 +43,11 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         from runcard.explain import explain
 
+        if isinstance(error, ValueError) and not str(error).startswith("Config group override"):
+            raise  # not Hydra's: a bug of ours
         print(explain(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
         sys.exit(2)
     except UserError as error:

@@ -29,10 +29,10 @@ from torch.utils.data import DataLoader
 from runcard.checkpoint import Checkpoint, State
 from runcard.data import Batch
 from runcard.engine import fit
+from runcard.facts import hardware
 from runcard.gallery import Gallery
 from runcard.parts import Parts, compose
 from runcard.progress import Progress, print_table
-from runcard.record import hardware
 from runcard.tracking import Tracker
 
 CONF = Path(__file__).parents[1] / "conf"

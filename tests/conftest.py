@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)  # tiny models: two threads cost more than they give, and tests run beside each other
 # A card that trains in about a second: what tests of the machinery run.
 TINY = (
@@ -53,6 +55,13 @@ def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "train.py"), *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     return run_it

@@ -50,6 +50,18 @@ def test_composes(group, choice):
     assert len(text.splitlines()) <= 25
 
 
+def test_every_experiment_composes_and_carries_its_command():
+    experiments = sorted((ROOT / "experiments").rglob("*.yaml"))
+    assert len(experiments) >= 4
+    for path in experiments:
+        name = path.relative_to(ROOT / "experiments").with_suffix("")
+        assert f"experiment={name}" in path.read_text()
+        for scale in ("full", "quick"):
+            config = card(f"experiment={name}", f"scale={scale}", *DERIVED)
+            assert instantiate(config.model) is not None
+        assert config.train.epochs == 2, "scale=quick has the last word"
+
+
 def leaves(node: DictConfig, prefix: str = "") -> list[str]:
     """Returns the dotted keys of all leaves, but for Hydra's own."""
     keys = []

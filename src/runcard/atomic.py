@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise UserError(
                 f"{path}: cannot be written, the disk is full. Free some space and give the same command again: "
                 "the run goes on from its last checkpoint."
@@ -46,13 +47,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes content to path as indented JSON, atomically. NaN is written as null: JSON has no NaN."""
-    write_text(path, json.dumps(_without_nan(content), indent=1, ensure_ascii=False) + "\n")
+    """Writes content to path as indented JSON, atomically. NaN and infinity, which JSON lacks, become null."""
+    write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
 
 
-def _without_nan(content: Any) -> Any:
+def _finite(content: Any) -> Any:
     if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, list):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and content != content else content
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -20,10 +20,18 @@ class Pipeline:
     """
 
     def __init__(self, transforms: Mapping[str, albumentations.BasicTransform]) -> None:
+        for name, transform in transforms.items():
+            if not isinstance(transform, albumentations.BasicTransform):
+                raise ValueError(
+                    f"transforms.{name} must be an albumentations transform, got {transform!r}. "
+                    f"~augmentation.transforms.{name} leaves it out"
+                )
         self.compose = albumentations.Compose(list(transforms.values()))
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the changed image and mask."""
+        if not self.compose.transforms:
+            return image, mask
         self.compose.set_random_seed(seed)
         if mask is None:
             return self.compose(image=image)["image"], None

@@ -6,7 +6,9 @@ in its header. Neither needs code to run when it is opened.
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -52,7 +54,13 @@ class Checkpoint:
         """Restores last.ckpt and returns its State; a fresh State where there is none."""
         if not self.last.exists():
             return State()
-        content = torch.load(self.last, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(self.last, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{self.last}: damaged, so the run cannot go on from it ({str(error).splitlines()[0][:80]}).\n"
+                "overwrite=true moves the run aside and starts anew."
+            ) from None
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
@@ -67,14 +75,16 @@ class Checkpoint:
             "scheduler": self.scheduler.state_dict(),
         }
         refuse_code(content, "checkpoint")
+        buffer = io.BytesIO()  # not to the file at once: torch hides that the disk is full in a RuntimeError
+        torch.save(content, buffer)
         with replacing(self.last) as temporary:
-            torch.save(content, temporary)
+            temporary.write_bytes(buffer.getbuffer())
 
     def save_best(self) -> None:
         """Writes best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         with replacing(self.best) as temporary:
-            save_file(weights, temporary, metadata={"config": json.dumps(self.config)})
+            temporary.write_bytes(to_bytes(weights, metadata={"config": json.dumps(self.config)}))
 
 
 def refuse_code(content: Any, name: str) -> None:
@@ -99,6 +109,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors of a best.safetensors and the resolved config in its header."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["config"])  # noqa: SIM118
+            metadata = file.metadata() or {}
+            if "config" not in metadata:
+                raise UserError(f"{path}: no config in its header, so it is not a run's best.safetensors.")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118
     except (SafetensorError, FileNotFoundError) as error:
         raise UserError(f"{path}: weights cannot be read: {error}") from None

@@ -40,6 +40,7 @@ class Source(Protocol):
     files: list[tuple[Path, ...]]
     classes: list[str]
     given_split: list[str] | None
+    faults: Sequence[str]  # of the folder as a whole: told together with those of its files
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int, /) -> tuple[np.ndarray, np.ndarray | int, str]: ...
@@ -97,7 +98,7 @@ def prepare(source: Source, image_size_px: int, channels: int) -> Samples:
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
         loaded = list(pool.map(load, range(len(source))))
-    faults = [str(item) for item in loaded if isinstance(item, UserError)]
+    faults = [*source.faults, *(str(item) for item in loaded if isinstance(item, UserError))]
     if faults:
         more = [f"… and {len(faults) - MAX_FAULTS_SHOWN} more."] if len(faults) > MAX_FAULTS_SHOWN else []
         raise UserError("\n".join(faults[:MAX_FAULTS_SHOWN] + more))

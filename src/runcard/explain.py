@@ -19,11 +19,18 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from runcard.errors import nearest
 
 
-def explain(error: HydraException | OmegaConfBaseException, conf: Path, arguments: Sequence[str]) -> str:
+def explain(error: HydraException | OmegaConfBaseException | ValueError, conf: Path, arguments: Sequence[str]) -> str:
     """Returns one to four lines for an error of composing the config in conf from the command line's arguments."""
     message = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)'", message)):
         return _no_such_choice(conf, *found[1].rpartition("/")[::2])
+    if isinstance(error, ValueError):
+        null = [a for a in arguments if a.partition("=")[2] == "null"]
+        return f"{', '.join(null)}: a group needs one of its choices. Some have none: scheduler=none."
+    if message.startswith("Ambiguous value") and (found := re.search(r"'(.+?)'", message)):
+        return f"{found[1]}: several values are a sweep, which needs -m in front; a list is written key=[a,b]."
+    if message.startswith("Could not append") and (found := re.search(r"'(.+?)'", message)):
+        return f"+{found[1]}: this key is there already. Leave out the +: {found[1]}=…"
     if isinstance(error, ConfigCompositionException) and (found := re.search(r"'([^']+)'", message)):
         return _no_such_key(conf, found[1], arguments)
     if isinstance(error, MissingMandatoryValue) and (found := re.search(r"[\w.]+$", message.splitlines()[0])):

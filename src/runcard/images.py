@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,7 @@ def _open(path: Path) -> Image.Image:
     """Returns the decoded picture; a missing, empty, truncated or undecodable file is a UserError."""
     try:
         image = Image.open(path)
+        deep = re.search(r";16[BLN]", str(image.tile))  # Pillow reads 16-bit RGB as 8-bit, without a word
         image.load()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
@@ -57,6 +59,7 @@ def _open(path: Path) -> Image.Image:
         raise UserError(f"{path}: {what}. Replace or remove it.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read, damaged or truncated ({error}). Replace or remove it.") from None
-    if image.mode not in EIGHT_BIT_MODES:
-        raise UserError(f"{path}: pixel mode {image.mode} is not 8 bits per channel. Convert it to 8-bit first.")
+    if deep or image.mode not in EIGHT_BIT_MODES:
+        mode = f"{image.mode} of 16 bits" if deep else image.mode
+        raise UserError(f"{path}: pixel mode {mode} is not 8 bits per channel. Convert it to 8-bit first.")
     return image

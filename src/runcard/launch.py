@@ -38,7 +38,7 @@ class JobReporter(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Shows a failure at once, and leaves no empty folder behind. A sweep goes on with its other jobs."""
-        folder = Path(config.hydra.runtime.output_dir)
+        folder = relative(config.hydra.runtime.output_dir)
         failure = job_return._return_value if job_return.status == JobStatus.FAILED else None
         if failure is not None:
             show(failure)
@@ -53,13 +53,16 @@ class JobReporter(Callback):
         if failure is not None:  # NaN: a sweeper that optimises hears that this point has no value, and goes on
             job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Prints the table of the sweep; a sweep of no jobs is an error, not a success."""
         from rich.console import Console
 
         from runcard.progress import duration, print_table
 
         if not self.jobs:
+            sweep = Path(config.hydra.sweep.dir)
+            (sweep / "multirun.yaml").unlink(missing_ok=True)
+            remove_if_empty(sweep)
             show(UserError("the sweep has no jobs: a glob or choice on the command line matches nothing."))
             raise SystemExit(EXIT_USER_ERROR)
         rows = [
@@ -72,9 +75,10 @@ class JobReporter(Callback):
 
 
 def folder_name(overrides: str) -> str:
-    """Returns a sweep's sub-folder: the job's overrides without slashes, cut with a hash where it is long."""
-    name = re.sub(r"[^\w.,=+-]+", "_", overrides).strip("_") or "defaults"
-    if len(name) <= MAX_FOLDER_NAME:
+    """Returns a sweep's sub-folder: the job's overrides, . for /; a hash stands for what else is replaced or cut."""
+    plain = overrides.replace("/", ".")
+    name = re.sub(r"[^\w.,=+-]+", "_", plain) or "defaults"
+    if len(name) <= MAX_FOLDER_NAME and name in (plain, "defaults"):
         return name
     return f"{name[: MAX_FOLDER_NAME - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
@@ -86,6 +90,12 @@ def show(failure: BaseException) -> None:
         print(failure, file=sys.stderr, flush=True)
     else:
         traceback.print_exception(failure)
+
+
+def relative(folder: str) -> Path:
+    """Returns folder as a path from here, where it lies below."""
+    path = Path(folder)
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def remove_if_empty(folder: Path) -> None:

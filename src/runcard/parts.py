@@ -5,16 +5,15 @@ Everything that can be wrong with a card or its data is found here, before a run
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,15 +21,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from runcard.build import build, build_with, checked
 from runcard.data import Loaders, Samples, make_loaders, normalizer, prepare
 from runcard.engine import Loss, Monitor, Schedule, predict
 from runcard.errors import UserError, check_choice, check_flag, check_integer, nearest
-from runcard.record import flatten
+from runcard.facts import flatten
 from runcard.seeding import forked
 from runcard.settings import TrainSettings
 from runcard.splits import Split, make_split
 
-T = TypeVar("T")
 OF_EVERY_DATASET = (
     "image_size_px",
     "channels",
@@ -42,6 +41,7 @@ TOP_LEVEL = (
     *("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric"),
     *("seed", "name", "run_dir", "overwrite", "train", "derived"),
 )
+SPLIT_KEYS = ("kind", "val_fraction", "test_fraction", "seed", "group_regex", "fold")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -102,26 +102,33 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     for key in (key for key in missing if not key.startswith("derived.")):
         raise UserError(f"{key}: this key has no default and must be given: {key}=…")
     _check_keys("train.", cfg.train, [field.name for field in fields(TrainSettings)])
-    train = _checked("train.", lambda: TrainSettings(**cfg.train))
-    seed = _checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
-    overwrite = _checked("", lambda: check_flag("overwrite", cfg.overwrite))
+    _check_keys("dataset.split.", cfg.dataset.split, SPLIT_KEYS)
+    _check_keys("scheduler.", cfg.scheduler, ("every", "monitor", "rule"))
+    _check_keys("metric.", cfg.metric, ("monitor", "mode", "scores"))
+    for key in cfg.derived:
+        if not OmegaConf.is_missing(cfg.derived, key):
+            raise UserError(f"derived.{key}: filled in from dataset and loss; nobody types it.")
+    train = checked("train.", lambda: TrainSettings(**cfg.train))
+    seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
+    overwrite = checked("", lambda: check_flag("overwrite", cfg.overwrite))
     fabric, precision = _fabric(train)
-    loss = _build("loss", cfg.loss).to(fabric.device)
-    augment = _build("augmentation", cfg.augmentation)
+    loss = build("loss", cfg.loss).to(fabric.device)
+    augment = build("augmentation", cfg.augmentation)
     data = _data(cfg.dataset)
-    normalization = _checked("dataset.", lambda: normalizer(cfg.dataset.normalization, cfg.dataset.channels))
+    normalization = checked("dataset.", lambda: normalizer(cfg.dataset.normalization, cfg.dataset.channels))
     pin_memory = fabric.device.type == "cuda"
     loaders = make_loaders(data.samples, data.split, normalization, augment, train, seed, pin_memory)
     _derive(cfg, data, loss, len(loaders.train), choices)
 
     with forked(seed, "weights"):
-        model = _build("model", cfg.model)
+        model = build("model", cfg.model)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
-    _check_output(fabric, network, loaders, data, cfg.derived.out_channels, choices)
-    optimizer = _build("optimizer", cfg.optimizer)(model.parameters())
-    schedule = Schedule(_build("scheduler", cfg.scheduler.rule)(optimizer), cfg.scheduler.every, cfg.scheduler.monitor)
-    metrics = MetricCollection({name: _build("metric", score) for name, score in cfg.metric.scores.items()})
+    _check_output(fabric, network, loss, loaders, data, cfg.derived.out_channels, choices)
+    optimizer = build_with("optimizer", cfg.optimizer, model.parameters())
+    rule = build_with("scheduler", cfg.scheduler.rule, optimizer)
+    schedule = Schedule(rule, cfg.scheduler.every, cfg.scheduler.monitor)
+    metrics = MetricCollection({name: build("metric", score) for name, score in cfg.metric.scores.items()})
     monitor = Monitor(cfg.metric.monitor, cfg.metric.mode)
     _check_monitors(schedule, monitor, list(cfg.metric.scores))
     return Parts(
@@ -176,14 +183,15 @@ def _has_bf16(train: TrainSettings) -> bool:
 
 def _data(dataset: DictConfig) -> Data:
     """Returns the data set that the card names: decoded, resized and split."""
+    checked("dataset.", lambda: check_integer("image_size_px", dataset.image_size_px, minimum=1))
     own = {key: value for key, value in _plain(dataset).items() if key not in OF_EVERY_DATASET}
-    source = _build("dataset", own)
-    samples = _checked("dataset.", lambda: prepare(source, dataset.image_size_px, dataset.channels))
+    source = build("dataset", own)
+    samples = checked("dataset.", lambda: prepare(source, dataset.image_size_px, dataset.channels))
     labels = None if samples.has_masks else samples.targets.tolist()
-    split, groups = _checked("dataset.", lambda: make_split(samples.ids, labels, source.given_split, **dataset.split))
+    split, groups = checked("dataset.", lambda: make_split(samples.ids, labels, source.given_split, **dataset.split))
     classes, name = list(source.classes), dataset.positive
     if name is not None:
-        _checked("dataset.", lambda: check_choice("positive", name, classes))
+        checked("dataset.", lambda: check_choice("positive", name, classes))
     return Data(samples, split, groups, classes, None if name is None else classes.index(name))
 
 
@@ -207,14 +215,26 @@ def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: 
 
 
 def _check_output(
-    fabric: Fabric, network: nn.Module, loaders: Loaders, data: Data, out_channels: int, choices: dict[str, str]
+    fabric: Fabric,
+    network: nn.Module,
+    loss: Loss,
+    loaders: Loaders,
+    data: Data,
+    out_channels: int,
+    choices: dict[str, str],
 ) -> None:
-    """Runs one batch and compares the output's real shape with what dataset and loss need."""
-    _, logits, targets = next(iter(predict(fabric, network, loaders.val)))
+    """Runs one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
+    model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
+    try:
+        _, logits, targets = next(iter(predict(fabric, network, loaders.val)))
+    except RuntimeError as error:  # a convolution's own words for a wrong number of channels or a wrong size
+        shape = (*data.samples.images.shape[-1:], *data.samples.images.shape[1:3])
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from None
     expected = (len(targets), out_channels, *targets.shape[1:])
     if tuple(logits.shape) == expected:
+        checked("loss.", lambda: loss(logits, targets))
         return
-    model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
     if logits.ndim != len(expected):
         has = "masks" if data.samples.has_masks else "one class per image"
         gives = "one label per image" if logits.ndim == 2 else "a map of labels"
@@ -229,36 +249,17 @@ def _check_output(
 
 def _check_monitors(schedule: Schedule, monitor: Monitor, metrics: Sequence[str]) -> None:
     """Checks that what the scheduler and the best epoch go by are columns of metrics.csv."""
-    _checked("metric.", lambda: check_choice("mode", monitor.mode, ("max", "min")))
-    _checked("scheduler.", lambda: check_choice("every", schedule.every, ("step", "epoch")))
+    checked("metric.", lambda: check_choice("mode", monitor.mode, ("max", "min")))
+    checked("scheduler.", lambda: check_choice("every", schedule.every, ("step", "epoch")))
     columns = ["train/loss", *(f"{part}/{name}" for part in ("val", "train_eval") for name in ("loss", *metrics))]
     for group, name in (("metric.", monitor.name), ("scheduler.", schedule.monitor or "val/loss")):
-        _checked(group, lambda name=name: check_choice("monitor", name, columns))  # type: ignore[misc]
-
-
-def _build(group: str, node: DictConfig | dict[str, Any]) -> Any:
-    """Instantiates what a config node names; a ValueError of its constructor becomes a UserError with dotted key."""
-    try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        while isinstance(cause, InstantiationException):
-            cause = cause.__cause__
-        if isinstance(cause, UserError):
-            raise cause from None
-        if isinstance(cause, ValueError):
-            raise UserError(f"{group}.{cause}") from None
-        if isinstance(cause, TypeError) and "argument" in str(cause):  # unknown or missing in a library's signature
-            raise UserError(f"{group}: {cause}. See conf/{group}/.") from None
-        raise
-
-
-def _checked(prefix: str, check: Callable[[], T]) -> T:
-    """Returns check(); its ValueError, which names a key, becomes a UserError with the key's full dotted name."""
-    try:
-        return check()
-    except ValueError as error:
-        raise UserError(f"{prefix}{error}") from None
+        checked(group, lambda name=name: check_choice("monitor", name, columns))  # type: ignore[misc]
+    rule, watches = type(schedule.rule).__name__, "metrics" in inspect.signature(schedule.rule.step).parameters
+    if watches != (schedule.monitor is not None):
+        must = "name a value of metrics.csv, such as val/loss" if watches else "be null"
+        raise UserError(f"scheduler.monitor must {must}, with {rule}, got {schedule.monitor}.")
+    if watches and schedule.every == "step":
+        raise UserError(f"scheduler.every must be epoch with {rule}: {schedule.monitor} appears once an epoch.")
 
 
 def _plain(node: DictConfig, resolve: bool = True) -> dict[str, Any]:

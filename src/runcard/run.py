@@ -14,10 +14,11 @@ from rich.console import Console
 from runcard.checkpoint import Checkpoint
 from runcard.engine import fit
 from runcard.errors import UserError
+from runcard.facts import UNHASHED, code_hash, config_hash, data_fingerprint, flatten
 from runcard.gallery import Gallery
 from runcard.parts import Parts, compose
 from runcard.progress import Progress
-from runcard.record import UNHASHED, Record, code_hash, config_hash, data_fingerprint, extend, flatten
+from runcard.record import Record, check_parent, copy_training
 from runcard.results import print_summary, save_figure, write_results
 from runcard.tracking import Tracker
 
@@ -36,8 +37,10 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     try:
         if record.content.get("status") == "completed":
             return _recorded(record, console)
+        parent = None
         if parts.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
-            extend(Path(parts.train.extend), folder, parts.config, fingerprint, parts.total_matters)
+            parent = Path(parts.train.extend)
+            check_parent(parent, parts.config, fingerprint, parts.total_matters)
         _announce(parts, record, choices, console)
         record.start(
             parts.card,
@@ -50,6 +53,8 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             num_parameters=parts.num_parameters,
             parent=parts.train.extend,
         )
+        if parent:
+            copy_training(parent, folder)
         record.write_split(split, samples.ids, parts.data.groups)
         return _train(parts, record, console)
     finally:

@@ -36,6 +36,8 @@ class TrainSettings:
                 check_integer(key, getattr(self, key), minimum=1)
         if self.clip_grad_norm is not None and check_number("clip_grad_norm", self.clip_grad_norm, 0.0) == 0:
             raise ValueError("clip_grad_norm must be above 0, or null for no clipping, got 0")
+        if self.extend is not None and not isinstance(self.extend, str):
+            raise ValueError(f"extend must be a run folder, or null, got {self.extend!r}")
         check_choice("precision", str(self.precision), ("auto", "32", "bf16"))
         check_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
         check_flag("deterministic", self.deterministic)

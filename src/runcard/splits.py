@@ -100,6 +100,8 @@ def _draw(
 def _group(name: str, group_regex: str | None) -> str:
     if group_regex is None:
         return name
+    if not isinstance(group_regex, str):
+        raise ValueError(f"split.group_regex must be a regular expression, or null, got {group_regex!r}")
     try:
         match = re.search(group_regex, name)
     except re.error as error:

@@ -36,7 +36,7 @@ class Tracker:
         self.path = folder / "metrics.csv"
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= resumed_epoch]
         resumed_from_another = self.rows and not list(folder.glob("events.out.tfevents.*"))  # train.extend
-        self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else None)
+        self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else 0)
         self.writer.add_custom_scalars(LOSS_CHART)
         self.progress = progress
         self.gallery = gallery

@@ -30,10 +30,11 @@ class ClassFolders:
             raise UserError(f"{base}: has {', '.join(p.name for p in parts.values())} but no train folder.")
         self.classes = list(classes) if classes else [p.name for p in _folders(parts.get("train", base))]
         self.ids, self.files, self.targets = [], [], []
+        self.faults: list[str] = []  # of the folders; those of a file are told when it is read
         given = []
         for part, top in parts.items() or [("", base)]:
             for index, name in enumerate(self.classes):
-                for path in _class_images(top, name):
+                for path in _class_images(top, name, self.faults):
                     self.ids.append(path.relative_to(base).as_posix())
                     self.files.append((path,))
                     self.targets.append(index)
@@ -51,14 +52,16 @@ def _folders(base: Path) -> list[Path]:
     return natsorted((p for p in base.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
 
 
-def _class_images(top: Path, name: str) -> list[Path]:
+def _class_images(top: Path, name: str, faults: list[str]) -> list[Path]:
+    """Returns the images of one class; what is wrong with its folder is added to faults."""
     if not (top / name).is_dir():
         found = [p.name for p in _folders(top)]
-        raise UserError(
+        faults.append(
             f"{top}: no class folder '{name}', found {', '.join(found) or 'no folders'}. "
             f"Set dataset.classes to the folders' names.{nearest(name, found)}"
         )
+        return []
     paths = list_images(top / name)
     if not paths:
-        raise UserError(f"{top / name}: no images in this folder (.png, .jpg, .bmp or .tif).")
+        faults.append(f"{top / name}: no images in this folder (.png, .jpg, .bmp or .tif).")
     return paths

@@ -16,22 +16,23 @@ from runcard.images import list_images, read_image, read_mask
 class ImageMaskFolder:
     """Pairs <root>/<folder>/Image/x.* with <root>/<folder>/Mask/x.*, by file stem, in natural order.
 
-    Item i is (image, mask, id): image H×W or H×W×3 uint8, mask H×W uint8 class indices, id the stem. All unpaired
-    files are reported together; a pair that differs in size, or a mask that is no mask, when it is read.
+    Item i is (image, mask, id): image H×W or H×W×3 uint8, mask H×W uint8 class indices, id the stem. A pair that
+    differs in size, or a mask that is no mask, is told when it is read; faults holds what is wrong with the folders.
     """
 
     given_split = None
 
     def __init__(self, root: str, folder: str | None, classes: Sequence[str]) -> None:
         base = Path(root).expanduser() / (folder or "")
-        images, masks = (_by_stem(base / kind) for kind in ("Image", "Mask"))
-        unpaired = [f"{images[s]}: no mask with this stem in {base / 'Mask'}." for s in images if s not in masks]
-        unpaired += [f"{masks[s]}: no image with this stem in {base / 'Image'}." for s in masks if s not in images]
-        if unpaired:
-            raise UserError("\n".join(unpaired))
+        self.faults: list[str] = []
+        images, masks = (_by_stem(base / kind, self.faults) for kind in ("Image", "Mask"))
+        if images and masks:
+            for have, lack, kind in ((images, masks, "Mask"), (masks, images, "Image")):
+                where = f"no {kind.lower()} with this stem in {base / kind}"
+                self.faults += [f"{have[stem]}: {where}." for stem in have if stem not in lack]
         self.classes = list(classes)
-        self.ids = list(images)
-        self.files = [(images[stem], masks[stem]) for stem in images]
+        self.ids = [stem for stem in images if stem in masks]
+        self.files = [(images[stem], masks[stem]) for stem in self.ids]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,15 +54,15 @@ class LungCT(ImageMaskFolder):
         super().__init__(str(files("runcard.datasets") / "lung_ct"), None, classes)
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path, faults: list[str]) -> dict[str, Path]:
+    """Returns the images of folder by stem; what is wrong with the folder is added to faults."""
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: no such folder. dataset.root (with dataset.folder) must hold the folders Image/ and Mask/."
-        )
+        faults.append(f"{folder}: no such folder. dataset.root (with dataset.folder) must hold Image/ and Mask/.")
+        return {}
     paths = list_images(folder)
     if not paths:
-        raise UserError(f"{folder}: no images in this folder (.png, .jpg, .bmp or .tif).")
+        faults.append(f"{folder}: no images in this folder (.png, .jpg, .bmp or .tif).")
     twice = [stem for stem, count in Counter(p.stem for p in paths).items() if count > 1]
     if twice:
-        raise UserError(f"{folder}: several files share a stem, so pairs are ambiguous: {', '.join(twice)}.")
+        faults.append(f"{folder}: several files share a stem, so pairs are ambiguous: {', '.join(twice)}.")
     return {p.stem: p for p in paths}

@@ -186,6 +186,7 @@ class PhantomChest:
         self.classes = ["background", "lung"]
         self.files: list[tuple[Path, ...]] = [()] * num_images  # nothing lies on disk
         self.given_split: list[str] | None = None
+        self.faults: list[str] = []
 
     def __len__(self) -> int:
         return len(self.ids)

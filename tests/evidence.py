@@ -1,0 +1,48 @@
+"""What the numbers of a run folder are: everything that must be equal bit for bit, with tensors as hashes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runcard.checkpoint import read_weights
+
+TIMES = ("seconds", "images_per_second")
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """Returns the rows of metrics.csv without its times, per_image.csv, the best weights and the last checkpoint."""
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_csv(folder / "metrics.csv")]
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return {
+        "metrics.csv": rows,
+        "per_image.csv": read_csv(folder / "per_image.csv"),
+        "best.safetensors": _hashed(read_weights(folder / "checkpoints" / "best.safetensors")[0]),
+        "last.ckpt": _hashed(last),
+    }
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Returns the rows as text, so that the last bit of a number counts."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def run_json(folder: Path) -> dict[str, Any]:
+    """Returns run.json."""
+    return json.loads((folder / "run.json").read_text())
+
+
+def _hashed(content: Any) -> Any:
+    if isinstance(content, torch.Tensor):
+        value = hashlib.sha256(content.contiguous().numpy().tobytes()).hexdigest()[:16]
+        return f"{content.dtype} {tuple(content.shape)} {value}"
+    if isinstance(content, Mapping):
+        return {key: _hashed(value) for key, value in content.items()}
+    return [_hashed(value) for value in content] if isinstance(content, (list, tuple)) else content

@@ -1,0 +1,333 @@
+"""From files to batches: decoding, and loaders that give the same batches everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import card
+from hydra.utils import instantiate
+from PIL import Image
+
+import runcard.data
+from runcard.augmentation import Pipeline
+from runcard.data import Loaders, Samples, make_loaders, normalizer, prepare
+from runcard.datasets.image_mask import ImageMaskFolder
+from runcard.datasets.phantom_bone import PhantomBone
+from runcard.datasets.phantom_chest import PhantomChest
+from runcard.errors import UserError
+from runcard.seeding import derive
+from runcard.settings import TrainSettings
+
+CHESTS = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
+SPLIT = {"train": [2, 3, 5, 6, 7, 8, 9, 11, 12, 13], "val": [0, 1, 4, 10, 14, 19], "test": [15, 16, 17, 18]}
+SETTINGS = TrainSettings(**card("train.batch_size=4").train)
+
+
+def augmentation(choice: str) -> Pipeline:
+    return instantiate(card(f"augmentation={choice}").augmentation, _convert_="all")
+
+
+def loaders_of(
+    samples: Samples = CHESTS, augment: str = "lab", normalization: str = "unit", seed: int = 0, **settings: object
+) -> Loaders:
+    scale = normalizer(normalization, samples.images.shape[-1])
+    return make_loaders(samples, SPLIT, scale, augmentation(augment), replace(SETTINGS, **settings), seed, False)
+
+
+def epochs(loaders: Loaders, num_epochs: int) -> list[tuple[torch.Tensor, ...]]:
+    """Returns (images, targets, indices) of each training epoch, in the order of the loader."""
+    seen = []
+    for epoch in range(1, num_epochs + 1):
+        loaders.train_sampler.set_epoch(epoch)
+        seen.append(tuple(torch.cat(parts) for parts in zip(*loaders.train, strict=True)))
+    return seen
+
+
+def plain(samples: Samples, indices: list[int]) -> torch.Tensor:
+    """Returns the images of these indices, normalised by hand as unit says."""
+    return torch.from_numpy(samples.images[indices]).permute(0, 3, 1, 2).float() / 255
+
+
+# prepare
+
+
+class Pictures:
+    """A dataset of arrays, without files."""
+
+    given_split = None
+    faults = ()
+    classes = ("a", "b")
+
+    def __init__(self, *items: tuple[np.ndarray, np.ndarray | int]) -> None:
+        self.items = items
+        self.ids = [str(i) for i in range(len(items))]
+        self.files: list[tuple[Path, ...]] = [() for _ in items]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | int, str]:
+        return *self.items[i], self.ids[i]
+
+
+GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+COLOUR = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+
+
+def test_images_shrink_by_the_mean_of_their_blocks():
+    samples = prepare(Pictures((GREY, 0)), image_size_px=4, channels=1)
+    assert samples.images.shape == (1, 4, 4, 1)
+    assert samples.images.dtype == np.uint8
+    blocks = GREY.reshape(4, 2, 4, 2).mean(axis=(1, 3))
+    assert np.abs(samples.images[0, ..., 0] - blocks).max() <= 0.5
+
+
+def test_images_grow_linearly_and_lose_their_proportions():
+    samples = prepare(Pictures((GREY[:, :4], 1)), image_size_px=16, channels=1)
+    assert samples.images.shape == (1, 16, 16, 1)
+    assert len(np.unique(samples.images)) > len(np.unique(GREY[:, :4])), "values in between"
+
+
+@pytest.mark.parametrize("size_px", [4, 5, 8, 13])
+def test_masks_keep_their_values_at_any_size(size_px):
+    mask = np.repeat(np.array([0, 2, 1, 2], np.uint8), 2)[None].repeat(8, axis=0)
+    samples = prepare(Pictures((GREY, mask)), image_size_px=size_px, channels=1)
+    assert samples.has_masks
+    assert samples.targets.shape == (1, size_px, size_px)
+    assert samples.targets.dtype == np.uint8
+    assert set(np.unique(samples.targets)) == {0, 1, 2}
+    if size_px == 4:
+        assert samples.targets[0, 0].tolist() == [0, 2, 1, 2]
+
+
+def test_grey_becomes_rgb_by_repetition_and_rgb_grey_by_luminance():
+    to_rgb = prepare(Pictures((GREY, 0), (COLOUR, 1)), image_size_px=8, channels=3).images
+    assert np.array_equal(to_rgb[0], np.repeat(GREY[..., None], 3, axis=-1))
+    assert np.array_equal(to_rgb[1], COLOUR)
+    to_grey = prepare(Pictures((GREY, 0), (COLOUR, 1)), image_size_px=8, channels=1)
+    assert np.array_equal(to_grey.images[0, ..., 0], GREY)
+    assert np.abs(to_grey.images[1, ..., 0] - COLOUR @ [0.299, 0.587, 0.114]).max() <= 1
+    assert to_grey.targets.tolist() == [0, 1]
+    assert not to_grey.has_masks
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "black", "white"),
+    [
+        ("unit", 1, [0], [1]),
+        ("unit", 3, [0, 0, 0], [1, 1, 1]),
+        ("symmetric", 1, [-1], [1]),
+        (
+            "imagenet",
+            3,
+            [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225],
+            [0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225],
+        ),
+    ],
+)
+def test_normalizations(name, channels, black, white):
+    scale, shift = normalizer(name, channels)
+    ends = np.broadcast_to(np.array([0, 255], np.float32), (channels, 1, 2)) * scale + shift
+    assert ends.dtype == np.float32
+    np.testing.assert_allclose(ends[:, 0, 0], black, atol=1e-6)
+    np.testing.assert_allclose(ends[:, 0, 1], white, atol=1e-6)
+
+
+def test_imagenet_normalization_is_refused_on_one_channel():
+    with pytest.raises(ValueError, match=r"normalization=imagenet is for 3 channels. Set dataset.channels=3"):
+        normalizer("imagenet", 1)
+    with pytest.raises(ValueError, match=r"normalization must be one of .*Did you mean 'imagenet'"):
+        normalizer("imagnet", 3)
+
+
+@pytest.mark.parametrize("kind", ["Image", "Mask"])
+def test_one_byte_of_one_file_changes_its_digest_alone(kind, tmp_path):
+    for folder, value in (("Image", 7), ("Mask", 1)):
+        (tmp_path / folder).mkdir()
+        for stem in "abc":
+            Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / folder / f"{stem}.png")
+
+    def read() -> Samples:
+        return prepare(ImageMaskFolder(str(tmp_path), None, ["background", "lung"]), 4, 1)
+
+    before, again = read(), read()
+    assert before.digests == again.digests
+    with (tmp_path / kind / "b.png").open("ab") as file:
+        file.write(b"\0")  # after the end of the picture: the pixels stay
+    after = read()
+    assert np.array_equal(before.images, after.images)
+    assert [a == b for a, b in zip(before.digests, after.digests, strict=True)] == [True, False, True]
+
+
+def test_without_files_the_pixels_are_digested():
+    digests = prepare(Pictures((GREY, 0), (GREY, 0), (GREY, 1), (GREY.T, 0)), 8, 1).digests
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_images_beyond_the_memory_limit_are_mapped_and_equal(monkeypatch):
+    monkeypatch.setattr(runcard.data, "MEMORY_LIMIT_BYTES", 20 * 32 * 32 - 1)
+    mapped = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
+    assert isinstance(mapped.images, np.memmap)
+    assert not isinstance(CHESTS.images, np.memmap)
+    assert np.array_equal(mapped.images, CHESTS.images)
+    assert mapped.digests == CHESTS.digests
+    for ours, theirs in zip(epochs(loaders_of(mapped, num_workers=1), 1)[0], epochs(loaders_of(), 1)[0], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_size_or_channel_count_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="image_size_px must be an integer >= 1, got 'abc'"):
+        prepare(Pictures((GREY, 0)), image_size_px="abc", channels=1)
+    with pytest.raises(ValueError, match="channels must be one of 1, 3, got '2'"):
+        prepare(Pictures((GREY, 0)), image_size_px=4, channels=2)
+
+
+def test_faults_of_all_images_come_in_one_error():
+    class Broken(Pictures):
+        def __getitem__(self, i):
+            if i == 1:
+                return super().__getitem__(i)
+            raise UserError(f"{i}.png: broken.")
+
+    with pytest.raises(UserError) as caught:
+        prepare(Broken((GREY, 0), (GREY, 0), (GREY, 0)), 8, 1)
+    assert str(caught.value) == "0.png: broken.\n2.png: broken."
+
+
+# Loaders
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_number_of_workers_changes_no_bit(persistent):
+    alone = epochs(loaders_of(), 2)
+    helped = epochs(loaders_of(num_workers=2, persistent_workers=persistent), 2)
+    for epoch_alone, epoch_helped in zip(alone, helped, strict=True):
+        for ours, theirs in zip(epoch_alone, epoch_helped, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_batch_has_the_shapes_and_types_of_the_contract():
+    batch = next(iter(loaders_of().train))
+    assert (batch.images.shape, batch.images.dtype) == ((4, 1, 32, 32), torch.float32)
+    assert (batch.targets.shape, batch.targets.dtype) == ((4, 32, 32), torch.int64)
+    assert (batch.indices.shape, batch.indices.dtype) == ((4,), torch.int64)
+    batch = next(iter(loaders_of(prepare(PhantomBone(20, 32), 32, 3)).train))
+    assert batch.images.shape == (4, 3, 32, 32)
+    assert (batch.targets.shape, batch.targets.dtype) == ((4,), torch.int64)
+
+
+def test_every_epoch_has_an_order_and_augmentations_of_its_own():
+    first, second = epochs(loaders_of(), 2)
+    assert first[2].tolist() != second[2].tolist()
+    assert sorted(first[2].tolist()) == sorted(second[2].tolist()) == SPLIT["train"]
+    for index in SPLIT["train"]:
+        ours, theirs = (images[indices == index] for images, _, indices in (first, second))
+        assert not torch.equal(ours, theirs)
+
+
+def test_the_seed_decides_order_and_augmentations():
+    first, again, other = (epochs(loaders_of(seed=seed), 1)[0] for seed in (0, 0, 1))
+    assert torch.equal(first[0], again[0])
+    assert first[2].tolist() != other[2].tolist()
+    ours, theirs = (images[indices == 2] for images, _, indices in (first, other))
+    assert not torch.equal(ours, theirs)
+
+
+def test_an_augmentation_belongs_to_the_sample_not_to_its_place():
+    """A sample's draw is of (seed, epoch, id): another batch size, and so another neighbourhood, leaves it alone."""
+    narrow, wide = epochs(loaders_of(batch_size=3), 1)[0], epochs(loaders_of(batch_size=10), 1)[0]
+    assert torch.equal(narrow[0], wide[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loaders_leave_the_global_generators_alone(workers):
+    torch.manual_seed(3)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    loaders = loaders_of(num_workers=workers)
+    epochs(loaders, 1)
+    for evaluation in (loaders.train_eval, loaders.val, loaders.test):
+        assert list(evaluation)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+
+
+@pytest.mark.parametrize("part", ["val", "test", "train_eval"])
+def test_evaluation_is_never_augmented_or_shuffled(part):
+    loaders = loaders_of(augment="strong")
+    loaders.train_sampler.set_epoch(5)
+    batches = list(getattr(loaders, part))
+    images, targets, indices = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert indices.tolist() == sorted(indices.tolist())
+    torch.testing.assert_close(images, plain(CHESTS, indices.tolist()), rtol=0, atol=1e-7)
+    assert torch.equal(targets, torch.from_numpy(CHESTS.targets[indices].astype(np.int64)))
+    assert (indices.tolist() == SPLIT[part]) if part != "train_eval" else set(indices.tolist()) <= set(SPLIT["train"])
+
+
+def test_strong_augmentation_does_reach_training():
+    images, _, indices = epochs(loaders_of(augment="strong"), 1)[0]
+    assert (images - plain(CHESTS, indices.tolist())).abs().mean() > 0.05
+    images, _, indices = epochs(loaders_of(augment="none"), 1)[0]
+    torch.testing.assert_close(images, plain(CHESTS, indices.tolist()), rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("choice", ["lab", "strong"])
+def test_the_mask_moves_with_its_image(choice):
+    """The mask, pushed as an image through the same draw, lands where the mask lands."""
+    transforms = {type(t).__name__: t for t in augmentation(choice).compose.transforms}
+    pipeline = Pipeline({name: transforms[name] for name in ("Affine", "HorizontalFlip")})  # brightness is no move
+    agree, elsewhere = [], []
+    for i in range(20):
+        mask = CHESTS.targets[i]
+        as_image, as_mask = pipeline(mask[..., None] * 255, mask, derive(0, i))
+        assert set(np.unique(as_mask)) <= {0, 1}
+        agree.append(((as_image[..., 0] > 127) == as_mask).mean())
+        elsewhere.append((pipeline(mask[..., None] * 255, None, derive(1, i))[0][..., 0] > 127) == as_mask)
+    assert min(agree) > 0.95
+    assert np.mean(elsewhere) < 0.93, "another draw would not agree"
+
+
+def test_an_image_is_changed_alike_with_and_without_a_mask():
+    pipeline = augmentation("strong")
+    for i in range(5):
+        assert np.array_equal(
+            pipeline(CHESTS.images[i], None, i)[0], pipeline(CHESTS.images[i], CHESTS.targets[i], i)[0]
+        )
+
+
+def test_train_eval_has_as_many_images_as_val_and_stays_the_same():
+    loaders = loaders_of()
+    first = torch.cat([batch.indices for batch in loaders.train_eval]).tolist()
+    loaders.train_sampler.set_epoch(2)
+    assert torch.cat([batch.indices for batch in loaders.train_eval]).tolist() == first
+    assert len(first) == len(set(first)) == len(SPLIT["val"])
+    assert set(first) != set(SPLIT["train"][: len(first)]), "drawn, not the first ones"
+
+
+def test_the_last_smaller_batch_is_kept():
+    loaders = loaders_of()
+    sizes = {part: [len(batch.indices) for batch in getattr(loaders, part)] for part in ("train", "train_eval", "val")}
+    assert sizes == {"train": [4, 4, 2], "train_eval": [4, 2], "val": [4, 2]}
+    assert len(loaders.train) == 3
+
+
+def test_limit_batches_shortens_every_split():
+    loaders = loaders_of(limit_batches=1)
+    for part in ("train", "train_eval", "val", "test"):
+        assert [len(batch.indices) for batch in getattr(loaders, part)] == [4]
+    assert len(loaders.train_sampler) == 4
+    assert torch.cat([batch.indices for batch in loaders.val]).tolist() == SPLIT["val"][:4]
+    first, second = epochs(loaders, 2)
+    assert set(first[2].tolist()) != set(second[2].tolist()), "each epoch draws its images out of all"
+    assert len(loaders_of(limit_batches=9).train) == 3
+
+
+def test_without_a_test_split_there_is_no_test_loader():
+    loaders = make_loaders(
+        CHESTS, {**SPLIT, "test": []}, normalizer("unit", 1), None, replace(SETTINGS, num_workers=0), 0, False
+    )
+    assert loaders.test is None

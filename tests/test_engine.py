@@ -1,0 +1,445 @@
+"""The loop: what a step, an epoch and an evaluation are, and what stops them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, card
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+
+from runcard.checkpoint import Checkpoint, State
+from runcard.data import EpochSampler
+from runcard.engine import Monitor, evaluate, fit
+from runcard.errors import UserError
+from runcard.gallery import Gallery
+from runcard.losses.dice import SoftDice
+from runcard.parts import Parts, compose
+from runcard.probabilities import probabilities
+from runcard.progress import Progress
+from runcard.tracking import Tracker
+
+BONE = ("dataset=phantom_bone", "model=vgg16", "loss=cross_entropy", "model.base=2", "model.head=[8]")
+PLAIN = ("model.batchnorm=false", "optimizer=sgd", "optimizer.lr=0.1")
+
+
+def composed(*overrides: str) -> Parts:
+    return compose(card(*TINY, "train.pictures=0", *overrides), choices={})
+
+
+@dataclass
+class Trained:
+    """What fit() was given, and what it left."""
+
+    parts: Parts
+    state: State
+    rows: list[dict[str, Any]]
+    checkpoint: Checkpoint
+
+    def column(self, name: str) -> list[float]:
+        return [row[name] for row in self.rows]
+
+    def weights(self) -> list[Tensor]:
+        return [p.detach().clone() for p in self.parts.model.parameters()]
+
+
+def train(folder: Path, *overrides: str, change: Callable[[Parts], Parts] = lambda parts: parts) -> Trained:
+    """Runs fit() on a card, from the beginning or from the checkpoint in folder."""
+    parts = change(composed(*overrides))
+    checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
+    state = checkpoint.resume()
+    progress = Progress(Console(file=StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
+    tracker = Tracker(folder, state.epoch, progress, Gallery(parts))
+    try:
+        state = fit(
+            parts.fabric,
+            parts.network,
+            parts.loss,
+            parts.optimizer,
+            parts.schedule,
+            parts.loaders,
+            parts.metrics,
+            parts.monitor,
+            parts.train,
+            parts.seed,
+            state,
+            checkpoint,
+            tracker,
+        )
+    finally:
+        tracker.close("interrupted")
+    return Trained(parts, state, tracker.rows, checkpoint)
+
+
+def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+# Steps
+
+
+def test_two_accumulated_batches_of_4_are_one_batch_of_8(tmp_path):
+    """14 training images: 8 and 6, against 4 + 4 and 4 + 2. The last micro-batch is smaller and must weigh less."""
+    card_ = ("dataset.num_images=18", *PLAIN)
+    large = train(tmp_path / "large", *card_, "train.batch_size=8")
+    small = train(tmp_path / "small", *card_, "train.batch_size=4", "train.accumulate_steps=2")
+    assert large.state.step == small.state.step == 4
+    start = [p.detach() for p in composed(*card_).model.parameters()]
+    ours, theirs, before = (torch.cat([w.flatten() for w in ws]) for ws in (large.weights(), small.weights(), start))
+    assert (ours - theirs).norm() < 1e-4 * (ours - before).norm()  # float32, sums in another order
+    for column in ("train/loss", "grad_norm", "val/loss"):
+        assert small.column(column) == pytest.approx(large.column(column), rel=1e-4)
+
+
+def test_a_last_group_of_fewer_batches_is_a_step_too(tmp_path):
+    trained = train(tmp_path, "train.accumulate_steps=3", "train.epochs=1")  # 16 images: 3 batches of 4, and 1
+    assert trained.state.step == 2
+    assert trained.parts.config["derived"]["steps"] == 2
+
+
+def test_clip_grad_norm_bounds_the_update(tmp_path):
+    one_step = (*PLAIN, "optimizer.lr=1", "optimizer.momentum=0", "train.epochs=1", "train.limit_batches=1")
+    start = [p.detach() for p in composed(*one_step).model.parameters()]
+    sizes, norms = [], []
+    for clip in ("null", "0.01"):
+        trained = train(tmp_path / clip, *one_step, f"train.clip_grad_norm={clip}")
+        moves = [after - before for after, before in zip(trained.weights(), start, strict=True)]
+        sizes.append(torch.cat([m.flatten() for m in moves]).norm().item())
+        norms += trained.column("grad_norm")
+    assert sizes[0] == pytest.approx(norms[0], rel=1e-3)
+    assert sizes[0] > 0.02
+    assert sizes[1] == pytest.approx(0.01, rel=1e-2)
+    assert norms[0] == norms[1], "the norm that is recorded is the one before clipping"
+
+
+def test_train_loss_is_the_mean_over_images_of_what_was_trained_on(tmp_path):
+    """With nothing moving, the running loss of all training images is the loss that evaluation finds."""
+    trained = train(tmp_path, *PLAIN, "optimizer.lr=0", "train.epochs=1", "dataset.num_images=18")
+    parts = trained.parts
+    loader = DataLoader(parts.loaders.train.dataset, 1, sampler=EpochSampler(parts.data.split["train"], 0, False, None))
+    everything = evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
+    assert trained.column("train/loss") == pytest.approx([everything.values["loss"]], rel=1e-5)
+
+
+def test_the_model_trains_in_training_mode_and_is_evaluated_in_evaluation_mode(tmp_path):
+    seen = []
+
+    def watched(parts: Parts) -> Parts:
+        parts.model.register_forward_pre_hook(lambda model, _: seen.append((model.training, torch.is_grad_enabled())))
+        return parts
+
+    trained = train(tmp_path, "model.dropout=0.5", change=watched)
+    epoch = [(True, True)] * 4 + [(False, False)] * 2  # 16 training images, then train_eval and val, 4 images each
+    assert seen == 2 * epoch
+    assert not trained.parts.model.training
+
+
+# NaN
+
+
+class Poison(nn.Module):
+    """A soft Dice loss that spoils the sixth training step, and keeps the weights that the model then had."""
+
+    logits_for_two_classes, max_classes = 1, 2
+
+    def __init__(self, model: nn.Module, spoil: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weights_of = lambda: [p.detach().clone() for p in model.parameters()]
+        self.loss, self.spoil, self.calls = SoftDice(), spoil, 0
+        self.before: list[Tensor] = []
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        self.calls += logits.requires_grad
+        loss = self.loss(logits, targets)
+        if logits.requires_grad and self.calls == 6:
+            self.before = self.weights_of()
+            return self.spoil(loss)
+        return loss
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda loss: loss * torch.nan, "train/loss is nan at epoch 2, step 6"),
+        (lambda loss: loss * torch.inf, "train/loss is inf at epoch 2, step 6"),
+        (lambda loss: (loss * 0).sqrt(), "grad_norm is nan at epoch 2, step 6"),  # 0, but its gradient is 0 * inf
+    ],
+)
+def test_a_nan_never_reaches_the_optimizer(spoil, said, tmp_path):
+    kept: list[Parts] = []
+
+    def poisoned(parts: Parts) -> Parts:
+        kept.append(replace(parts, loss=Poison(parts.model, spoil)))
+        return kept[0]
+
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, change=poisoned)
+    assert str(caught.value).startswith(f"{said}: ")
+    assert "optimizer.lr" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 4
+    (parts,) = kept
+    assert equal(parts.loss.before, [p.detach() for p in parts.model.parameters()])
+    assert {int(s["step"]) for s in parts.optimizer.state.values()} == {5}
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["state"]["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in last["model"].values())
+
+
+def test_a_learning_rate_that_explodes_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"is (nan|inf|-inf) at epoch 1, step [23]: training has diverged"):
+        train(tmp_path, "optimizer.lr=1e30", "model.batchnorm=false")
+
+
+# Epochs: the best one, early stopping, schedules
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "best", "better"),
+    [
+        ("max", 0.5, None, True),
+        ("max", 0.5, 0.4, True),
+        ("max", 0.5, 0.5, False),
+        ("max", 0.5, 0.6, False),
+        ("min", 0.5, 0.6, True),
+        ("min", 0.5, 0.5, False),
+        ("min", 0.5, 0.4, False),
+        ("max", math.nan, None, False),
+        ("min", math.nan, None, False),
+        ("max", math.nan, 0.1, False),
+        ("max", math.inf, 0.1, True),
+    ],
+)
+def test_better_is_strictly_better(mode, value, best, better):
+    assert Monitor("val/dice", mode).better(value, best) is better
+
+
+@pytest.mark.parametrize(("monitor", "mode", "pick"), [("val/dice", "max", max), ("val/loss", "min", min)])
+def test_the_best_epoch_is_the_first_that_reached_the_best_value(monitor, mode, pick, tmp_path):
+    trained = train(tmp_path, f"metric.monitor={monitor}", f"metric.mode={mode}", "train.epochs=5", "optimizer.lr=0.03")
+    values = trained.column(monitor)
+    assert trained.state.best == pick(values)
+    assert trained.state.best_epoch == values.index(pick(values)) + 1
+
+
+def test_nothing_better_stops_training_after_so_many_epochs(tmp_path):
+    """With lr = 0 every epoch is equal: the first stays the best, and two more are waited for."""
+    still = (*PLAIN, "optimizer.lr=0", "train.epochs=9", "train.early_stopping=2")
+    trained = train(tmp_path, *still)
+    assert len(set(trained.column("val/dice"))) == 1
+    assert (trained.state.best_epoch, trained.state.epoch, len(trained.rows)) == (1, 3, 3)
+    assert train(tmp_path, *still).state.epoch == 3, "taken up again, it has stopped"
+    assert train(tmp_path / "patient", *still, "train.epochs=4", "train.early_stopping=4").state.epoch == 4
+
+
+def test_a_monitor_that_is_always_nan_chooses_no_epoch(tmp_path):
+    """AUROC of validation images of one class is NaN."""
+    trained = train(
+        tmp_path, *BONE, "dataset.imbalance=0", "metric.monitor=val/auroc", "train.early_stopping=1", "train.epochs=3"
+    )
+    assert all(map(math.isnan, trained.column("val/auroc")))
+    assert (trained.state.best, trained.state.best_epoch, trained.state.epoch) == (None, 0, 1)
+    assert not trained.checkpoint.best.exists()
+
+
+def test_a_schedule_of_steps_moves_after_every_step(tmp_path):
+    """16 images in batches of 4, two epochs: 8 steps; the column shows the rate that an epoch began with."""
+    trained = train(tmp_path, "scheduler=cosine", "optimizer.lr=0.01")
+    assert trained.column("lr") == pytest.approx([0.01, 0.005])
+    assert trained.parts.schedule.rule.get_last_lr() == pytest.approx([0], abs=1e-9)
+    trained = train(tmp_path / "accumulated", "scheduler=cosine", "optimizer.lr=0.01", "train.accumulate_steps=2")
+    assert trained.column("lr") == pytest.approx([0.01, 0.005])
+
+
+def test_a_schedule_of_epochs_moves_after_every_epoch(tmp_path):
+    changes = ("scheduler=cosine", "scheduler.every=epoch", "scheduler.rule.T_max=4", "train.epochs=4")
+    trained = train(tmp_path, *changes, "optimizer.lr=0.01", "train.limit_batches=2")
+    expected = [0.005 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert trained.column("lr") == pytest.approx(expected)
+
+
+def test_without_a_schedule_the_rate_stays(tmp_path):
+    assert train(tmp_path, "optimizer.lr=0.01").column("lr") == [0.01, 0.01]
+
+
+def test_a_plateau_goes_by_the_value_that_it_watches(tmp_path):
+    """The rates are those of torch's rule given the column that monitor names, and differ between two columns."""
+    rates = {}
+    for monitor in ("train/loss", "val/specificity"):
+        changes = ("scheduler=plateau", f"scheduler.monitor={monitor}", "scheduler.rule.patience=0", "train.epochs=5")
+        trained = train(tmp_path / monitor, *PLAIN, *changes, "scheduler.rule.factor=0.5", "optimizer.lr=0.01")
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
+        rule = ReduceLROnPlateau(optimizer, mode="min", factor=0.5, patience=0)
+        expected = []
+        for value in trained.column(monitor):
+            expected.append(optimizer.param_groups[0]["lr"])
+            rule.step(value)
+        rates[monitor] = trained.column("lr")
+        assert rates[monitor] == pytest.approx(expected)
+    assert rates["train/loss"] != rates["val/specificity"]
+    assert min(map(min, rates.values())) < 0.01
+
+
+# Evaluation
+
+
+@pytest.fixture(scope="module")
+def uneven() -> Parts:
+    """Parts with 5 validation images, in batches of 4 and 1."""
+    return composed("dataset.num_images=25", "model.dropout=0.5")
+
+
+def evaluated(parts: Parts, batch_size: int) -> Any:
+    sampler = EpochSampler(parts.data.split["val"], seed=0, shuffle=False, limit=None)
+    loader = DataLoader(parts.loaders.val.dataset, batch_size, sampler=sampler)
+    return evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
+
+
+def test_evaluation_drops_nothing_and_does_not_depend_on_the_batch_size(uneven):
+    evaluations = {size: evaluated(uneven, size) for size in (1, 2, 4, 5)}
+    for size, evaluation in evaluations.items():
+        assert evaluation.indices == uneven.data.split["val"]
+        assert set(evaluation.per_image) >= {"loss", "dice", "iou", "bce", "soft_dice_loss"}
+        for name, values in evaluation.per_image.items():
+            assert values.shape == (5,), (name, size)
+            torch.testing.assert_close(values, evaluations[5].per_image[name], rtol=1e-4, atol=1e-5)
+        assert evaluation.values == pytest.approx(evaluations[5].values, rel=1e-4, abs=1e-5)
+    assert len(set(evaluations[5].per_image["dice"].tolist())) > 1
+
+
+def test_the_values_are_means_of_the_images(uneven):
+    evaluation = evaluated(uneven, 4)
+    for name, values in evaluation.per_image.items():
+        assert evaluation.values[name] == pytest.approx(sum(values.tolist()) / 5, rel=1e-5)
+    assert "dice_pooled" in evaluation.values
+    assert "dice_pooled" not in evaluation.per_image
+
+
+def test_the_loss_is_that_of_each_image_by_hand(uneven):
+    evaluation = evaluated(uneven, 4)
+    uneven.model.eval()
+    for i, index in enumerate(uneven.data.split["val"]):
+        image = torch.from_numpy(uneven.data.samples.images[index][None, ..., 0] / 255).float()
+        with torch.no_grad():
+            p = uneven.model(image[None])[0, 0].sigmoid().double()
+        t = torch.from_numpy(uneven.data.samples.targets[index]).double()
+        by_hand = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+        assert evaluation.per_image["loss"][i].item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+def test_evaluating_twice_gives_the_same_and_leaves_the_model_in_evaluation_mode(uneven):
+    uneven.model.train()
+    first, second = evaluated(uneven, 4), evaluated(uneven, 4)
+    assert first.values == second.values
+    assert not uneven.model.training
+    assert all(p.grad is None for p in uneven.model.parameters())
+    assert first.probs is None, "those of masks are not kept"
+
+
+def test_evaluation_of_classes_keeps_the_probabilities():
+    parts = composed(*BONE)
+    evaluation = evaluated(parts, 3)
+    assert evaluation.probs.shape == (4, 2)
+    assert evaluation.probs.sum(dim=1) == pytest.approx([1] * 4)
+    truth = torch.from_numpy(parts.data.samples.targets[evaluation.indices])
+    assert evaluation.per_image["accuracy"].tolist() == (evaluation.probs.argmax(1) == truth).float().tolist()
+
+
+# Probabilities
+
+
+def test_one_logit_becomes_two_classes():
+    logits = torch.tensor([[[[-30.0, 0.0, 2.0]]]])
+    probs = probabilities(logits)
+    assert probs.shape == (1, 2, 1, 3)
+    p = torch.tensor([-30.0, 0.0, 2.0]).double().sigmoid().float()
+    torch.testing.assert_close(probs[0, 1, 0], p, rtol=1e-6, atol=0)
+    torch.testing.assert_close(probs[0, 0, 0], 1 - p, rtol=1e-6, atol=0)
+
+
+def test_probabilities_of_the_background_are_exact_near_zero():
+    assert probabilities(torch.tensor([[100.0]]))[0, 0].item() == pytest.approx(math.exp(-100), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 5, 6)])
+def test_several_logits_become_a_softmax(shape):
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(probabilities(logits), logits.exp() / logits.exp().sum(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_probabilities_are_float32_and_add_up(dtype, channels):
+    probs = probabilities(torch.randn(2, channels, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype))
+    assert probs.dtype == torch.float32
+    torch.testing.assert_close(probs.sum(dim=1), torch.ones(2, 4, 4))
+
+
+def test_logits_that_look_like_probabilities_are_still_logits():
+    torch.testing.assert_close(probabilities(torch.tensor([[0.0], [1.0]]))[:, 1], torch.tensor([0.5, 0.7310586]))
+    torch.testing.assert_close(probabilities(torch.tensor([[0.2, 0.8]])), torch.tensor([[0.35434, 0.64566]]))
+
+
+# Whole trainings
+
+
+@pytest.mark.parametrize("overrides", [(), ("loss=cross_entropy",), BONE, (*BONE, "loss=bce")], ids=" ".join)
+def test_masks_and_classes_go_through_the_same_loop(overrides, tmp_path):
+    trained = train(tmp_path, *overrides)
+    assert trained.column("epoch") == [1, 2]
+    assert trained.column("step") == [4, 8]
+    names = {f"{part}/{name}" for part in ("train_eval", "val") for name in ("loss", *trained.parts.metrics)}
+    fixed = {"epoch", "step", "lr", "train/loss", "grad_norm", "seconds", "images_per_second"}
+    assert set(trained.rows[0]) == fixed | names
+    assert all(math.isfinite(trained.rows[1][name]) for name in ("train/loss", "val/loss", trained.parts.monitor.name))
+    assert trained.checkpoint.best.exists()
+
+
+def test_two_runs_of_one_card_are_bit_equal(tmp_path):
+    busy = ("model.dropout=0.3", "augmentation=strong", "scheduler=onecycle")
+    ours = train(tmp_path / "a", *busy)
+    torch.manual_seed(99)  # whatever the process did before
+    theirs = train(tmp_path / "b", *busy, "train.num_workers=1")
+    clocks = ("seconds", "images_per_second")
+    for mine, yours in zip(ours.rows, theirs.rows, strict=True):
+        assert {k: v for k, v in mine.items() if k not in clocks} == {k: v for k, v in yours.items() if k not in clocks}
+    assert equal(ours.weights(), theirs.weights())
+
+
+def test_interrupted_is_uninterrupted(tmp_path):
+    busy = ("model.dropout=0.3", "augmentation=lab", "scheduler=plateau", "train.epochs=3")
+    whole = train(tmp_path / "whole", *busy)
+
+    class PulledPlugError(Exception):
+        pass
+
+    def fails_in_epoch_3(parts: Parts) -> Parts:
+        def hook(model: nn.Module, _: Any) -> None:
+            if model.training and parts.loaders.train_sampler.epoch == 3:
+                raise PulledPlugError
+
+        parts.model.register_forward_pre_hook(hook)
+        return parts
+
+    with pytest.raises(PulledPlugError):
+        train(tmp_path / "parts", *busy, change=fails_in_epoch_3)
+    resumed = train(tmp_path / "parts", *busy)
+    assert equal(whole.weights(), resumed.weights())
+    assert whole.state == resumed.state
+    for name in ("epoch", "step", "lr", "train/loss", "val/loss", "val/dice", "grad_norm"):
+        assert whole.column(name) == resumed.column(name)
+
+
+def test_one_batch_can_be_learnt_by_heart(tmp_path):
+    batch = ("dataset.num_images=8", "dataset.split.val_fraction=0.5", "dataset.difficulty=0", "train.batch_size=4")
+    trained = train(tmp_path, *batch, "train.epochs=45", "optimizer.lr=0.01", "model.depth=2")
+    assert trained.column("train_eval/dice")[-1] > 0.95
+    assert trained.column("train_eval/dice")[0] < 0.9

@@ -1,0 +1,168 @@
+"""Pictures: the colours say what they mean, contours are thin, tiles are small."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from runcard.figures import (
+    BLUE,
+    CONTOUR,
+    GREEN,
+    OVERLAY_OPACITY,
+    RED,
+    TILE_PX,
+    Example,
+    agreement,
+    batch_figure,
+    class_figure,
+    curves_figure,
+    mask_figure,
+    outlined,
+    preview,
+)
+
+
+def masked(size_px: int = 16, channels: int = 1) -> Example:
+    """An image with a square, of which the prediction finds the left half."""
+    target = np.zeros((size_px, size_px), np.uint8)
+    target[4:12, 4:12] = 1
+    found = target * (np.arange(size_px) < 8)
+    image = np.full((size_px, size_px, channels), 100, np.uint8)
+    return Example("a", image, target, np.stack([1 - found, found]).astype(np.float32))
+
+
+def labelled(title: str, true: int, probs: tuple[float, ...]) -> Example:
+    return Example(title, np.zeros((16, 16, 1), np.uint8), np.array(true), np.array(probs, np.float32))
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title() or ax.get_title(loc="left") for ax in figure.axes]
+
+
+GREY = np.array([100.0] * 3)
+
+
+def mixed(colour: np.ndarray) -> list[int]:
+    return ((1 - OVERLAY_OPACITY) * GREY + OVERLAY_OPACITY * colour).round().astype(int).tolist()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_agreement_is_green_false_positive_red_and_missed_blue(channels):
+    image = np.full((2, 3, channels), 100, np.uint8)
+    truth = np.array([[1, 0, 1], [0, 2, 1]])
+    prediction = np.array([[1, 1, 0], [0, 2, 2]])
+    expected = [[GREEN, RED, BLUE], [None, GREEN, RED]]
+    shown = agreement(image, truth, prediction)
+    assert shown.shape == (2, 3, 3)
+    assert shown.dtype == np.uint8
+    for row in range(2):
+        for column in range(3):
+            colour = expected[row][column]
+            assert shown[row, column].tolist() == ([100] * 3 if colour is None else mixed(colour)), (row, column)
+    assert (image == 100).all(), "the image itself is left alone"
+
+
+def test_the_three_colours_are_what_they_are_called():
+    for colour, channel in ((RED, 0), (GREEN, 1), (BLUE, 2)):
+        assert colour.argmax() == channel
+        assert colour[channel] > 1.5 * np.delete(colour, channel).max()
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_outlined_draws_the_contour_only(value):
+    example = masked()
+    shown = outlined(example.image, example.target * value)
+    drawn = (shown == CONTOUR).all(axis=-1)
+    inside = np.zeros_like(drawn)
+    inside[5:11, 5:11] = True
+    assert drawn.sum() == 4 * 8 - 4
+    assert not (drawn & (inside | (example.target == 0))).any()
+    assert (shown[~drawn] == 100).all()
+    assert (example.image == 100).all(), "the image itself is left alone"
+
+
+def test_outlined_leaves_an_empty_mask_without_a_line():
+    example = masked(channels=3)
+    assert (outlined(example.image, example.target * 0) == 100).all()
+
+
+@pytest.mark.parametrize(("size_px", "side"), [(16, 16), (TILE_PX, TILE_PX), (TILE_PX + 1, TILE_PX), (300, TILE_PX)])
+def test_a_preview_is_three_tiles_of_at_most_128_px(size_px, side):
+    assert TILE_PX == 128
+    strip = preview(masked(size_px))
+    assert strip.shape == (side, 3 * side, 3)
+    assert strip.dtype == np.uint8
+    image, truth, prediction = np.split(strip, 3, axis=1)
+    assert (image == 100).all()
+    assert not np.array_equal(truth, image)
+    assert not np.array_equal(prediction, truth)
+
+
+def test_a_preview_of_a_class_is_one_tile():
+    assert preview(labelled("a", 0, (0.9, 0.1))).shape == (16, 16, 3)
+
+
+def test_a_tall_image_keeps_its_proportions_in_a_preview():
+    example = masked(256)
+    tall = replace(
+        example, image=example.image[:, :128], target=example.target[:, :128], probs=example.probs[..., :128]
+    )
+    assert preview(tall).shape == (128, 3 * 64, 3)
+
+
+def test_masks_are_drawn_in_rows_of_image_truth_and_prediction():
+    figure = mask_figure([masked(), replace(masked(channels=3), title="b")])
+    assert isinstance(figure, Figure)
+    assert len(figure.axes) == 6
+    assert [title for title in titles(figure) if title] == ["a", "b"]
+    assert [text.get_text() for text in figure.texts] == ["■ agreement", "■ false positive", "■ missed"]
+    first, truth, prediction = (ax.images[0].get_array() for ax in figure.axes[:3])
+    assert (first == 100).all()
+    assert (truth == CONTOUR).all(axis=-1).any()
+    assert prediction[5, 5].tolist() == mixed(GREEN)
+    assert prediction[5, 10].tolist() == mixed(BLUE)
+
+
+def test_classes_are_drawn_with_truth_prediction_and_probability():
+    figure = class_figure([labelled("a", 0, (0.9, 0.1)), labelled("b", 0, (0.25, 0.75))], ["AFF", "NFF"])
+    assert isinstance(figure, Figure)
+    assert titles(figure) == ["a\nAFF → AFF 0.90", "b\nAFF → NFF 0.75"]
+    assert figure.axes[0].title.get_color() == "black"
+    assert list(figure.axes[1].title.get_color()) == (RED / 255).tolist(), "a wrong one is red"
+
+
+def test_a_batch_is_drawn_as_the_model_sees_it():
+    images = np.linspace(-1, 1, 5 * 16 * 16, dtype=np.float32).reshape(5, 1, 16, 16)
+    masks = np.stack([masked().target] * 5)
+    figure = batch_figure(images, masks, ["background", "lung"])
+    assert isinstance(figure, Figure)
+    assert figure.get_suptitle() == "first training batch, values -1.00 to 1.00"
+    drawn = [ax for ax in figure.axes if ax.images]
+    assert len(drawn) == 5
+    assert all((ax.images[0].get_array() == CONTOUR).all(axis=-1).any() for ax in drawn)
+    figure = batch_figure(images, np.array([0, 1, 1, 0, 1]), ["AFF", "NFF"])
+    assert titles(figure)[:5] == ["AFF", "NFF", "NFF", "AFF", "NFF"]
+
+
+def test_a_batch_of_one_value_can_be_drawn():
+    assert isinstance(batch_figure(np.zeros((1, 1, 8, 8), np.float32), np.array([0]), ["AFF"]), Figure)
+
+
+def test_curves_have_training_and_validation_on_the_same_axes():
+    row = {
+        "epoch": 1,
+        "train/loss": 0.5,
+        "train_eval/loss": 0.4,
+        "val/loss": 0.6,
+        "train_eval/dice": 0.7,
+        "val/dice": 0.8,
+    }
+    figure = curves_figure([row, row | {"epoch": 2}], "val/dice")
+    assert isinstance(figure, Figure)
+    assert titles(figure) == ["loss", "dice (best epoch)"]
+    assert [len(ax.lines) for ax in figure.axes] == [3, 2]
+    assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[0.7, 0.7], [0.8, 0.8]]

@@ -1,0 +1,329 @@
+"""The real command: sweeps, mistakes, interruptions, and the help; and how a sweep's folders are named.
+
+A start of the command costs seconds, so each process answers several questions.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT, TINY
+from evidence import numbers, read_csv, run_json
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from runcard.errors import UserError
+from runcard.explain import explain
+from runcard.launch import MAX_FOLDER_NAME, folder_name
+
+SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Gives each process one thread, as conftest gives this one: on a busy machine two can be far slower."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+# Names of a sweep's folders
+
+LONG = ",".join(f"model.some_key_{i}=[1,2,3]" for i in range(20))
+OVERRIDES = ["", "seed=0", "seed=1", "optimizer.lr=1e-3", "optimizer.lr=1e+3", "experiment=lab4/task4b", "+a.b=1", "~c"]
+OVERRIDES += [
+    "model.dropout_at=[pool,concat]",
+    "model.dropout_at=[pool]",
+    "name='ä ö/../x'",
+    LONG,
+    LONG + "0",
+    LONG[:120],
+]
+
+
+@pytest.mark.parametrize("overrides", OVERRIDES)
+def test_folder_names_are_one_short_component(overrides):
+    name = folder_name(overrides)
+    assert 0 < len(name) <= MAX_FOLDER_NAME == 120
+    assert not set(name) & set("/\\[]{}'\" $*?:<>|~")
+    assert name not in (".", "..")
+    assert folder_name(overrides) == name
+    whole = len(overrides) <= MAX_FOLDER_NAME and name == (overrides.replace("/", ".") or "defaults")
+    assert whole or re.fullmatch(r".{1,111}-[0-9a-f]{8}", name)
+
+
+def test_folder_names_are_distinct():
+    assert len({folder_name(overrides) for overrides in OVERRIDES}) == len(OVERRIDES)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("dataset.split.group_regex=^(p\\d)", "dataset.split.group_regex=^[p\\d]"),
+        ("experiment=lab4/a", "experiment=lab4_a"),
+        ("model.dropout_at=[]", "model.dropout_at="),
+    ],
+)
+def test_signs_that_a_folder_cannot_have_still_count(one, other):
+    assert folder_name(one) != folder_name(other)
+
+
+def test_folder_names_say_the_overrides():
+    assert folder_name("loss=bce,model.dropout=0.2") == "loss=bce,model.dropout=0.2"
+    assert folder_name("") == "defaults"
+
+
+# Sweeps
+
+
+def table(done):
+    """Returns (value, folder) of each line of the table at the end of a sweep; a folder may be relative."""
+    rows = done.stdout[done.stdout.rindex("best value") :].splitlines()[1:]
+    return [(row.split("  ")[0], row.rpartition("  ")[2].strip()) for row in rows if row.strip()]
+
+
+def test_a_sweep_and_the_same_again(train, tmp_path):
+    command = ("-m", *SMALL, "loss=bce,dice", "model.dropout=0,0.2", "name=dropout")
+    done = train(*command)
+    assert (done.returncode, done.stderr) == (0, "")
+    folders = sorted(p for p in (tmp_path / "outputs" / "dropout").iterdir() if p.is_dir())
+    assert len(folders) == 4
+    for loss in ("bce", "dice"):
+        for dropout in ("0", "0.2"):
+            (folder,) = [f for f in folders if f"loss={loss}," in f.name and f"model.dropout={dropout}," in f.name]
+            config = run_json(folder)["config"]
+            assert (config["model"]["dropout"], config["loss"]["_target_"].split(".")[2]) == (float(dropout), loss)
+    assert all("name=" not in folder.name for folder in folders)
+    expected = sorted((f"{run_json(f)['best']['value']:.4f}", f) for f in folders)
+    assert sorted((value, tmp_path / folder) for value, folder in table(done)) == expected
+    assert done.stdout.count("best value") == 1
+
+    times = {folder: (folder / "metrics.csv").stat().st_mtime_ns for folder in folders}
+    again = train(*command)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert {folder: (folder / "metrics.csv").stat().st_mtime_ns for folder in folders} == times
+    assert again.stdout.count("completed before, ") == 4
+    assert sorted((value, tmp_path / folder) for value, folder in table(again)) == expected
+    assert not re.search(r"^epoch ", again.stdout, re.MULTILINE)
+
+
+def test_a_sweep_goes_on_after_a_failure(train, tmp_path):
+    settings = [override for override in SMALL if not override.startswith("model.base")]
+    done = train("-m", *settings, "model.base=abc,4", "name=fails")
+    assert done.returncode == 2
+    fault = "model.base must be an integer >= 1, got 'abc'"
+    assert done.stderr.strip() == fault, "once, without a traceback"
+    assert done.stdout.index("#0") < done.stdout.index("#1") < done.stdout.index("best value")
+    (first, second) = table(done)
+    assert first[0] == f"failed: {fault}"
+    assert float(second[0]) > 0
+    (folder,) = [p for p in (tmp_path / "outputs" / "fails").iterdir() if p.is_dir()]
+    assert "model.base=4" in folder.name
+    assert run_json(folder)["status"] == "completed"
+
+
+def test_a_sweep_of_no_jobs_is_an_error(train, tmp_path):
+    done = train("-m", "experiment=glob(nothing*)")
+    assert (done.returncode, done.stdout.strip()) == (2, "")
+    assert done.stderr == "the sweep has no jobs: a glob or choice on the command line matches nothing.\n"
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+# Mistakes
+
+
+def test_a_mistyped_key_is_answered_before_torch(tmp_path):
+    command = [sys.executable, "-X", "importtime", str(ROOT / "train.py"), "model.bse=3"]
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    seconds = time.perf_counter() - started
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 2
+    assert lines == ["model.bse: no such option of model=unet. Did you mean 'model.base'?"]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hydra" in imported
+    assert not imported & {"torch", "torchvision", "albumentations", "cv2", "matplotlib", "lightning_fabric"}
+    assert not list(tmp_path.iterdir())
+    assert seconds < 10, "under a second on an idle machine"
+
+
+# overrides, and words that must be in the answer
+MISTAKES = [
+    ("model.bse=3", ["model.bse: no such option of model=unet", "Did you mean 'model.base'?"]),
+    ("model=vgg16 model.haed=[4]", ["model.haed: no such option of model=vgg16", "'model.head'"]),
+    ("optimizer.lrr=1", ["no such option of optimizer=adam", "'optimizer.lr'"]),
+    ("loss.smoth=2", ["no such option of loss=dice", "'loss.smooth'"]),
+    ("train.epoch=3", ["train.epoch: no such option", "'train.epochs'"]),
+    ("nme=a", ["nme: no such option", "'name'"]),
+    ("modle=unet", ["modle: no such option", "'model'"]),
+    ("zzzzzz=1", ["zzzzzz: no such option", "There are ", "model", "train"]),
+    ("dataset.split.vall_fraction=1", ["'dataset.split.val_fraction'"]),
+    ("~model.bse", ["model.bse: no such option", "'model.base'"]),
+    ("model=unett", ["model=unett", "conf/model/unett.yaml", "unet, vgg16", "Did you mean 'unet'?"]),
+    ("scheduler=zzz", ["scheduler=zzz", "cosine, none, onecycle, plateau"]),
+    ("scale=quik", ["'quick'"]),
+    ("loss=", ["conf/loss/.yaml", "bce, bce_dice, cross_entropy, dice"]),
+    ("hydra/launcher=nowhere", ["hydra/launcher=nowhere"]),
+    ("'model.base=3", ["'model.base=3", "^"]),
+    ("model.base", ["model.base"]),
+    ("model.dropout_at=[pool", ["[pool"]),
+    ("+model.base=3", ["model.base", "+"]),
+    ("+seed=1", ["seed", "+"]),
+    ("model=unet,vgg16", ["model=unet,vgg16", "-m"]),
+    ("seed=0,1", ["seed=0,1", "-m"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), MISTAKES, ids=[overrides for overrides, _ in MISTAKES])
+def test_explains(overrides, words):
+    arguments = overrides.split()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(HydraException) as raised:
+        compose("config", arguments)
+    answer = explain(raised.value, ROOT / "conf", arguments)
+    assert [word for word in words if word not in answer] == []
+    assert 1 <= len(answer.splitlines()) <= 4
+    assert "Traceback" not in answer
+    if words[-1] in ("+", "-m"):
+        assert "no such option" not in answer
+
+
+def assert_mistake(done, tmp_path, *words):
+    """Checks a mistake's answer: exit code 2, one to four lines, no traceback, and nothing left on the disk."""
+    assert done.returncode == 2, done.stderr
+    assert [word for word in words if word not in done.stderr] == []
+    assert 1 <= len(done.stderr.strip().splitlines()) <= 4
+    assert "Traceback" not in done.stderr
+    assert not [p for p in tmp_path.rglob("*") if p != tmp_path / "outputs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ("loss=bce", "model=vgg16", "model.base=2", "dataset.image_size_px=32"),
+            ["model=vgg16", "dataset=phantom_chest", "model=unet"],
+        ),
+        (("loss=null",), ["loss"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_card_that_cannot_run(train, tmp_path, arguments, words):
+    assert_mistake(train(*arguments), tmp_path, *words)
+
+
+@pytest.mark.parametrize("root", [(), ("dataset.root=nowhere",)])
+def test_a_data_set_must_be_somewhere(run_card, tmp_path, root):
+    with pytest.raises(UserError, match=r"dataset\.root"):
+        run_card("a", *TINY[2:], "dataset=lungs", *root)
+    assert not (tmp_path / "a").exists()
+
+
+# Interruptions
+
+
+def test_interrupted_before_the_first_epoch_leaves_no_folder(tmp_path):
+    with subprocess.Popen([sys.executable, str(ROOT / "train.py"), *TINY], cwd=tmp_path) as process:
+        while not list(tmp_path.glob("outputs/run/*")) and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)  # torch is being imported
+    assert process.returncode == 130
+    assert not list(tmp_path.glob("outputs/run/*"))
+
+
+def interrupted(tmp_path, sign):
+    """Starts a long training, sends the signal after the first line of its second epoch, and returns how it ended."""
+    settings = (
+        *TINY,
+        "train.epochs=1000",
+        "train.log_every_steps=1",
+        "train.pictures=0",
+        f"run_dir=outputs/{sign.name}",
+    )
+    command = [sys.executable, str(ROOT / "train.py"), *settings]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 2/1000  step"):
+                process.send_signal(sign)
+                break
+        stdout, stderr = process.communicate(timeout=60)
+    return SimpleNamespace(returncode=process.returncode, stdout=stdout, stderr=stderr)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+def test_a_signal_interrupts(tmp_path, sign):
+    done = interrupted(tmp_path, sign)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "goes on" in done.stdout + done.stderr
+    assert f"run_dir=outputs/{sign.name}" in done.stdout + done.stderr
+    folder = tmp_path / "outputs" / sign.name
+    record = run_json(folder)
+    assert (record["status"], record["error"]) == ("interrupted", None)
+    assert 1 <= len(read_csv(folder / "metrics.csv")) < 1000
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert not (folder / ".lock").exists()
+    assert not list(folder.rglob("*.tmp*"))
+
+
+# Help
+
+
+def test_help_names_choices_and_keys(train, tmp_path):
+    done = train("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for word in (
+        "python train.py -m",
+        "run_dir=",
+        "model: unet, vgg16",
+        "loss: bce, bce_dice",
+        "scheduler:",
+        "base: 16",
+    ):
+        assert word in done.stdout
+    assert re.search(r"^  batch_size: 8", done.stdout, re.MULTILINE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_can_be_seen_without_running_it(train, tmp_path):
+    done = train("--cfg", "job", "model.base=32", "loss=bce")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  base: 32\n" in done.stdout
+    assert "runcard.losses.bce.BCE" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+# Again
+
+
+def rerun_command(run):
+    """Returns the arguments of train.py that `make rerun RUN=run` gives."""
+    make = subprocess.run(
+        ["make", "-n", "-C", str(ROOT), "rerun", f"RUN={run}"], capture_output=True, text=True, check=True
+    )
+    line = make.stdout.replace("\\\n", " ")
+    return line[line.index("train.py") + len("train.py") :].splitlines()[0].split()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_rerun_repeats_a_saved_card(run_card, train, tmp_path):
+    overrides = (*SMALL, "model.dropout=0.2", "augmentation=lab", "optimizer=sgd", "scheduler=onecycle", "seed=5")
+    first = run_card("first", *overrides)
+    done = train(*rerun_command(first))
+    assert (done.returncode, done.stderr) == (0, "")
+    again = tmp_path / "first-rerun"
+    assert run_json(again)["config_hash"] == run_json(first)["config_hash"]
+    assert numbers(again) == numbers(first)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "first-rerun"]
+
+    (first / ".hydra" / "config.yaml").write_text(
+        (first / ".hydra" / "config.yaml").read_text().replace("seed: 5", "seed: 6")
+    )
+    clash = train(*rerun_command(first))  # a saved card has no JobReporter: train.py itself must say it
+    assert clash.returncode == 2
+    assert "seed (5 there, 6 here)" in clash.stderr
+    assert "Traceback" not in clash.stderr

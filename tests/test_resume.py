@@ -1,0 +1,227 @@
+"""Interrupted equals uninterrupted, bit for bit; and a run made longer equals one that long from the start."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from conftest import TINY, card
+from evidence import numbers, read_csv, run_json
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from runcard.checkpoint import Checkpoint
+from runcard.errors import UserError
+from runcard.run import run
+from runcard.tracking import Tracker
+
+# Everything that is random or has a memory is on. 16 training images in batches of 4: four steps an epoch.
+FULL = (*TINY, "train.epochs=3", "train.pictures=0", "augmentation=lab", "model.dropout=0.2", "model.batchnorm=true")
+PLATEAU = ("scheduler=plateau", "scheduler.rule.patience=0", "scheduler.rule.threshold=0.9")  # lr falls every epoch
+SCHEDULERS = {"onecycle": (*FULL, "scheduler=onecycle"), "plateau": (*FULL, *PLATEAU)}
+# (class, method, epoch, step): the interrupt comes when this call returns. Steps are counted within the epoch.
+MOMENTS = {
+    "first step": (Tracker, "step", 1, 1),
+    "mid-epoch": (Tracker, "step", 2, 3),
+    "before the first checkpoint": (Tracker, "epoch", 1, None),
+    "after the first checkpoint": (Checkpoint, "save", 1, None),
+    "best weights written, epoch not": (Checkpoint, "save_best", 2, None),
+    "row written, checkpoint not": (Tracker, "epoch", 2, None),
+    "after a checkpoint": (Checkpoint, "save", 2, None),
+    "all epochs done, results not": (Checkpoint, "save", 3, None),
+}
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory):
+    """The folders in which the cards of SCHEDULERS ran without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name, overrides in SCHEDULERS.items():
+        run(card(*overrides), folder / name, overrides, choices={})
+    return folder
+
+
+def interrupt(monkeypatch, owner, method, epoch, step):
+    """Lets the call of method in this epoch (and step) do its work, and then presses Ctrl-C."""
+    original = getattr(owner, method)
+    counted = {"epoch": 0}
+
+    def call(self, *arguments, **named):
+        original(self, *arguments, **named)
+        if method == "step":
+            now = arguments[:2]
+        elif method == "epoch":
+            now = (arguments[0]["epoch"], None)
+        elif method == "save":
+            now = (arguments[0].epoch, None)
+        else:  # save_best says no epoch: the second time that there is a better one
+            counted["epoch"] += 1
+            now = (counted["epoch"], None)
+        if now == (epoch, step):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, method, call)
+
+
+def next_second():
+    """Waits for another second: TensorBoard orders a run's event files by the second in their names."""
+    time.sleep(1 - time.time() % 1 + 0.01)
+
+
+def scalars(folder):
+    """Returns {tag: [(step, value), …]} as TensorBoard reads them."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "moment"),
+    [("onecycle", moment) for moment in MOMENTS]
+    + [("plateau", moment) for moment in ("mid-epoch", "row written, checkpoint not", "after a checkpoint")],
+)
+def test_interrupted_equals_uninterrupted(wholes, scheduler, moment, run_card, monkeypatch, tmp_path):
+    overrides, folder = SCHEDULERS[scheduler], wholes / scheduler
+    owner, method, epoch, step = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        interrupt(patch, owner, method, epoch, step)
+        with pytest.raises(KeyboardInterrupt):
+            run_card("a", *overrides)
+    between = run_json(tmp_path / "a")
+    assert (between["status"], between["error"]) == ("interrupted", None)
+    assert not (tmp_path / "a" / "per_image.csv").exists()
+    assert not (tmp_path / "a" / ".lock").exists()
+
+    next_second()
+    run_card("a", *overrides)
+    assert numbers(tmp_path / "a") == numbers(folder)
+    record, expected = run_json(tmp_path / "a"), run_json(folder)
+    assert (record["status"], len(record["sessions"])) == ("completed", 2)
+    assert (record["best"], record["last"]) == (expected["best"], expected["last"])
+    shown = scalars(tmp_path / "a")
+    assert shown.keys() == scalars(folder).keys()
+    assert {tag: [s for s, _ in values] for tag, values in shown.items()} == {tag: [1, 2, 3] for tag in shown}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_the_scheduler_moved(wholes, scheduler):
+    lrs = [float(row["lr"]) for row in read_csv(wholes / scheduler / "metrics.csv")]
+    assert len(set(lrs)) > 1, "a constant rate would prove nothing about resuming the scheduler"
+
+
+def test_interrupted_twice_in_one_epoch(wholes, run_card, monkeypatch, tmp_path):
+    overrides, folder = SCHEDULERS["plateau"], wholes / "plateau"
+    for step in (2, 4):
+        with monkeypatch.context() as patch:
+            interrupt(patch, Tracker, "step", 2, step)
+            with pytest.raises(KeyboardInterrupt):
+                run_card("a", *overrides)
+        next_second()
+    run_card("a", *overrides)
+    assert numbers(tmp_path / "a") == numbers(folder)
+    assert len(run_json(tmp_path / "a")["sessions"]) == 3
+    assert [step for step, _ in scalars(tmp_path / "a")["val/dice"]] == [1, 2, 3]
+
+
+def test_interrupted_between_folder_and_first_epoch(run_card, monkeypatch, tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("runcard.record.commit", stop)  # asks git: the slowest thing while run.json is being made
+        with pytest.raises(KeyboardInterrupt):
+            run_card("a", *TINY)
+    run_card("a", *TINY)
+    assert run_json(tmp_path / "a")["status"] == "completed"
+
+
+def test_a_diverged_run_says_so(run_card, tmp_path):
+    for session in (1, 2):  # given again it goes on, and fails again
+        with pytest.raises(UserError, match=r"(?s)at epoch \d, step \d+: training has diverged.*optimizer\.lr"):
+            run_card("a", *TINY, "optimizer.lr=1e30")
+        record = run_json(tmp_path / "a")
+        assert (record["status"], len(record["sessions"])) == ("failed", session)
+        assert "training has diverged" in record["error"]
+        assert record["end"] >= record["start"]
+    assert not (tmp_path / "a" / ".lock").exists()
+
+
+def test_our_own_bug_is_recorded(run_card, monkeypatch, tmp_path):
+    def broken(*_):
+        raise ZeroDivisionError("a bug of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "step", broken)
+        with pytest.raises(ZeroDivisionError):
+            run_card("a", *TINY)
+    assert run_json(tmp_path / "a")["status"] == "failed"
+    assert "a bug of ours" in run_json(tmp_path / "a")["error"]
+
+
+EXTENDED = (*FULL, "train.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A run of two epochs, to be made longer."""
+    folder = tmp_path_factory.mktemp("extend") / "parent"
+    run(card(*EXTENDED), folder, EXTENDED, choices={})
+    return folder
+
+
+def test_extended_equals_that_long_from_the_start(parent, run_card, monkeypatch, tmp_path):
+    longer = (*EXTENDED, "train.epochs=4")
+    whole = run_card("whole", *longer)
+    before = numbers(parent)
+    with monkeypatch.context() as patch:  # interrupted on its way, too
+        interrupt(patch, Tracker, "step", 4, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_card("long", *longer, f"train.extend={parent}")
+    next_second()
+    run_card("long", *longer, f"train.extend={parent}")
+    assert numbers(tmp_path / "long") == numbers(whole)
+    assert numbers(parent) == before
+    record = run_json(tmp_path / "long")
+    assert record["parent"] == str(parent)
+    assert (record["epochs"], record["best"], record["last"]) == (
+        4,
+        run_json(whole)["best"],
+        run_json(whole)["last"],
+    )
+
+
+def test_extended_run_shows_all_epochs(parent, run_card):
+    long = run_card("long", *EXTENDED, "train.epochs=3", f"train.extend={parent}")
+    assert [step for step, _ in scalars(long)["val/dice"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("scheduler=onecycle",), "scheduler depends on the total"),
+        (("scheduler=cosine",), "scheduler depends on the total"),
+        (("model.base=5",), r"model\.base \(4 there, 5 here\)"),
+        (("seed=1",), r"seed \(0 there, 1 here\)"),
+        (("dataset.seed=7",), "the data"),
+        (("train.epochs=1",), "must exceed the 2"),
+        (("train.epochs=2",), "must exceed the 2"),
+        (("train.extend=nowhere",), "nowhere is not a run folder"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
+)
+def test_refuses_to_extend(parent, run_card, tmp_path, overrides, words):
+    with pytest.raises(UserError, match=words) as raised:
+        run_card("long", *EXTENDED, "train.epochs=4", f"train.extend={parent}", *overrides)
+    assert str(raised.value).startswith("train.extend: ")
+    assert not list((tmp_path / "long").iterdir())
+
+
+def test_extend_needs_the_same_scheduler(parent, run_card):
+    with pytest.raises(UserError, match=r"scheduler\.rule"):
+        run_card("long", *EXTENDED, "train.epochs=4", "scheduler=plateau", f"train.extend={parent}")
+
+
+def test_run_json_is_strict_json(parent):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads((parent / "run.json").read_text(), parse_constant=refuse)
