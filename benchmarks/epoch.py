@@ -28,7 +28,6 @@ from torch.utils.data import DataLoader
 
 from runcard.checkpoint import Checkpoint, State
 from runcard.data import Batch
-from runcard.engine import fit
 from runcard.facts import hardware
 from runcard.gallery import Gallery
 from runcard.parts import Parts, compose
@@ -92,11 +91,8 @@ def our_epochs(parts: Parts, folder: Path) -> Callable[[], None]:
     state = State()
 
     def epoch() -> None:
-        one_more = replace(parts.train, epochs=state.epoch + 1)
-        fit(
-            parts.fabric, parts.network, parts.loss, parts.optimizer, parts.schedule, parts.loaders, parts.metrics,
-            parts.monitor, one_more, parts.seed, state, checkpoint, tracker,
-        )  # fmt: skip
+        one_more = replace(parts, train=replace(parts.train, epochs=state.epoch + 1))
+        one_more.fit(state, checkpoint, tracker)
 
     return epoch
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from runcard.checkpoint import Checkpoint, State
 from runcard.data import EpochSampler
-from runcard.engine import Monitor, evaluate, fit
+from runcard.engine import Monitor, evaluate
 from runcard.errors import UserError
 from runcard.gallery import Gallery
 from runcard.losses.dice import SoftDice
@@ -60,21 +60,7 @@ def train(folder: Path, *overrides: str, change: Callable[[Parts], Parts] = lamb
     progress = Progress(Console(file=StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
     tracker = Tracker(folder, state.epoch, progress, Gallery(parts))
     try:
-        state = fit(
-            parts.fabric,
-            parts.network,
-            parts.loss,
-            parts.optimizer,
-            parts.schedule,
-            parts.loaders,
-            parts.metrics,
-            parts.monitor,
-            parts.train,
-            parts.seed,
-            state,
-            checkpoint,
-            tracker,
-        )
+        state = parts.fit(state, checkpoint, tracker)
     finally:
         tracker.close("interrupted")
     return Trained(parts, state, tracker.rows, checkpoint)

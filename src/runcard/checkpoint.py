@@ -6,7 +6,6 @@ in its header. Neither needs code to run when it is opened.
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 from collections.abc import Mapping
@@ -75,10 +74,8 @@ class Checkpoint:
             "scheduler": self.scheduler.state_dict(),
         }
         refuse_code(content, "checkpoint")
-        buffer = io.BytesIO()  # not to the file at once: torch hides that the disk is full in a RuntimeError
-        torch.save(content, buffer)
-        with replacing(self.last) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+        with replacing(self.last) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)  # to an open file: given a path, torch hides that the disk is full
 
     def save_best(self) -> None:
         """Writes best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""

@@ -101,7 +101,10 @@ def fit(
                 micro_loss = loss(model(images), targets) * share
                 fabric.backward(micro_loss)
                 step_loss += micro_loss.detach()
-            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), train.clip_grad_norm or math.inf)
+            grads = [p.grad for p in model.parameters() if p.grad is not None]
+            grad_norm = nn.utils.get_total_norm(grads)
+            if train.clip_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(model.parameters(), train.clip_grad_norm, grad_norm)
             loss_value, norm_value = torch.stack([step_loss, grad_norm]).tolist()  # the step's one CPU-GPU sync point
             if not math.isfinite(loss_value + norm_value):  # before the step: a NaN never reaches the optimizer
                 raise UserError(_not_finite(loss_value, norm_value, epoch, state.step + 1))

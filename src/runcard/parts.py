@@ -22,13 +22,15 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from runcard.build import build, build_with, checked
+from runcard.checkpoint import Checkpoint, State
 from runcard.data import Loaders, Samples, make_loaders, normalizer, prepare
-from runcard.engine import Loss, Monitor, Schedule, predict
+from runcard.engine import Loss, Monitor, Schedule, fit, predict
 from runcard.errors import UserError, check_choice, check_flag, check_integer, nearest
 from runcard.facts import flatten
 from runcard.seeding import forked
 from runcard.settings import TrainSettings
 from runcard.splits import Split, make_split
+from runcard.tracking import Tracker
 
 OF_EVERY_DATASET = (
     "image_size_px",
@@ -82,6 +84,24 @@ class Parts:
     def num_parameters(self) -> int:
         """Returns the number of parameters, frozen ones too."""
         return sum(p.numel() for p in self.model.parameters())
+
+    def fit(self, state: State, checkpoint: Checkpoint, tracker: Tracker) -> State:
+        """Trains these parts from state on; see engine.fit."""
+        return fit(
+            self.fabric,
+            self.network,
+            self.loss,
+            self.optimizer,
+            self.schedule,
+            self.loaders,
+            self.metrics,
+            self.monitor,
+            self.train,
+            self.seed,
+            state,
+            checkpoint,
+            tracker,
+        )
 
 
 def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:

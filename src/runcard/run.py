@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runcard.checkpoint import Checkpoint
-from runcard.engine import fit
 from runcard.errors import UserError
 from runcard.facts import UNHASHED, code_hash, config_hash, data_fingerprint, flatten
 from runcard.gallery import Gallery
@@ -90,21 +89,7 @@ def _train(parts: Parts, record: Record, console: Console) -> float:
             first_batch = gallery.first_batch()
             save_figure(first_batch, folder / "figures" / "first_batch.png")
             tracker.figure("train/first_batch", first_batch, 0)
-        state = fit(
-            parts.fabric,
-            parts.network,
-            parts.loss,
-            parts.optimizer,
-            parts.schedule,
-            parts.loaders,
-            parts.metrics,
-            parts.monitor,
-            parts.train,
-            parts.seed,
-            state,
-            checkpoint,
-            tracker,
-        )
+        state = parts.fit(state, checkpoint, tracker)
         progress.close()
         results = write_results(parts, state, tracker, gallery, checkpoint, record)
         ending = {"status": "completed", **results}
