@@ -161,7 +161,7 @@ def test_curves_have_training_and_validation_on_the_same_axes():
         "train_eval/dice": 0.7,
         "val/dice": 0.8,
     }
-    figure = curves_figure([row, row | {"epoch": 2}], "val/dice")
+    figure = curves_figure([row, row | {"epoch": 2}], "val/dice", "positive: lung")
     assert isinstance(figure, Figure)
     assert titles(figure) == ["loss", "dice (best epoch)"]
     assert [len(ax.lines) for ax in figure.axes] == [3, 2]

@@ -106,7 +106,7 @@ def class_figure(examples: Sequence[Example], classes: Sequence[str]) -> Figure:
     return figure
 
 
-def curves_figure(rows: Sequence[dict[str, Any]], monitor: str) -> Figure:
+def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> Figure:
     """Draws the losses and every metric over the epochs, training and validation on the same axes."""
     names = ["loss"] + [k.removeprefix("val/") for k in rows[0] if k.startswith("val/") and k != "val/loss"]
     num_columns = min(4, len(names))
@@ -125,6 +125,7 @@ def curves_figure(rows: Sequence[dict[str, Any]], monitor: str) -> Figure:
     for ax in axes[len(names) :]:
         ax.set_axis_off()
     figure.supxlabel("epoch", fontsize=9)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

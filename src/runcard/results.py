@@ -32,7 +32,7 @@ def write_results(
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
     last = _evaluate(parts)
     save_figure(gallery.predictions(last["val"]), folder / "figures" / "predictions.png")
-    save_figure(curves_figure(rows, name), folder / "figures" / "curves.png")
+    save_figure(curves_figure(rows, name, _positive(parts.data)), folder / "figures" / "curves.png")
     is_positive, scores = gallery.write_previews(folder, parts.data.positive)
     if parts.data.positive is not None:
         tracker.pr_curve(f"val/{parts.data.classes[parts.data.positive]}", is_positive, scores, state.epoch)
@@ -60,16 +60,21 @@ def write_results(
     }
 
 
-def print_summary(console: Console, results: dict[str, Any], folder: Path) -> None:
+def print_summary(console: Console, parts: Parts, results: dict[str, Any], folder: Path) -> None:
     """Prints what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
-    columns = ["", f"last (epoch {last['epoch']})", f"best {best['monitor']} (epoch {best['epoch']})"]
+    columns = [_positive(parts.data), f"last (epoch {last['epoch']})", f"best {best['monitor']} (epoch {best['epoch']})"]
     cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
     console.print()
     print_table(console, columns, cells)
     console.print(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training")
     console.print(f"run folder   {folder}")
     console.print("look at it   tensorboard --logdir outputs")
+
+
+def _positive(data: Data) -> str:
+    """Names the class that sensitivity and its like speak of."""
+    return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
 
 
 def save_figure(figure: Figure, path: Path) -> None:

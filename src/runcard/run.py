@@ -93,7 +93,7 @@ def _train(parts: Parts, record: Record, console: Console) -> float:
         progress.close()
         results = write_results(parts, state, tracker, gallery, checkpoint, record)
         ending = {"status": "completed", **results}
-        print_summary(console, results, folder)
+        print_summary(console, parts, results, folder)
         return float(results["best"]["value"])
     except KeyboardInterrupt:
         progress.close()
