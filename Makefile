@@ -46,10 +46,12 @@ bench: $(READY)  ## Measure our epoch against bare loops
 golden: $(READY)  ## Write the golden loss trace anew, after a change that is meant to change numbers
 	$(BIN)/python tests/golden/regenerate.py
 
+RUN_FOLDER = $(patsubst %/,%,$(RUN))
+AGAIN := -rerun-$(shell date +%Y-%m-%d_%H-%M-%S)
 rerun: $(READY)  ## Repeat a saved card in a new folder: make rerun RUN=outputs/run/<stamp>
-	@test -f "$(RUN)/.hydra/config.yaml" || { echo "RUN=$(RUN): no .hydra/config.yaml there. Say make rerun RUN=outputs/<name>/<stamp>"; exit 2; }
-	$(BIN)/python train.py -cp $(abspath $(RUN))/.hydra -cn config \
-	  run_dir=$(RUN)-rerun hydra.run.dir=$(RUN)-rerun hydra.output_subdir=null \
+	@test -f "$(RUN_FOLDER)/.hydra/config.yaml" || { echo "RUN=$(RUN): not a run folder. Say make rerun RUN=outputs/<name>/<stamp>"; exit 2; }
+	$(BIN)/python train.py -cp "$(abspath $(RUN_FOLDER))/.hydra" -cn config \
+	  'run_dir="$(RUN_FOLDER)$(AGAIN)"' 'hydra.run.dir="$(RUN_FOLDER)$(AGAIN)"' hydra.output_subdir=null \
 	  hydra/hydra_logging=disabled hydra/job_logging=disabled
 
 clean:  ## Remove .venv and caches; outputs/ stays

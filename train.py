@@ -17,6 +17,7 @@ from runcard.launch import relative, remove_if_empty
 
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
 os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -52,6 +53,11 @@ if __name__ == "__main__":
         sys.exit(2)
     except UserError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # Hydra makes the run folder, before any code of ours runs
+        print(
+            f"{error.filename or 'run_dir'}: cannot be made: {error.strerror}. Use another run_dir=…", file=sys.stderr
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)  # what to do next was said where it is known, in run.py

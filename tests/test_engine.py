@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from runcard.checkpoint import Checkpoint, State
+from runcard.checkpoint import Checkpoint, State, read_weights
 from runcard.data import EpochSampler
 from runcard.engine import Monitor, evaluate
 from runcard.errors import UserError
@@ -208,9 +208,11 @@ def test_better_is_strictly_better(mode, value, best, better):
     assert Monitor("val/dice", mode).better(value, best) is better
 
 
-@pytest.mark.parametrize(("monitor", "mode", "pick"), [("val/dice", "max", max), ("val/loss", "min", min)])
-def test_the_best_epoch_is_the_first_that_reached_the_best_value(monitor, mode, pick, tmp_path):
-    trained = train(tmp_path, f"metric.monitor={monitor}", f"metric.mode={mode}", "train.epochs=5", "optimizer.lr=0.03")
+@pytest.mark.parametrize(
+    ("monitor", "pick"), [("val/dice", max), ("val/loss", min), ("val/bce", min), ("train_eval/iou", max)]
+)
+def test_the_best_epoch_is_the_first_that_reached_the_best_value(monitor, pick, tmp_path):
+    trained = train(tmp_path, f"metric.monitor={monitor}", "train.epochs=5", "optimizer.lr=0.03")
     values = trained.column(monitor)
     assert trained.state.best == pick(values)
     assert trained.state.best_epoch == values.index(pick(values)) + 1
@@ -259,7 +261,7 @@ def test_without_a_schedule_the_rate_stays(tmp_path):
 def test_a_plateau_goes_by_the_value_that_it_watches(tmp_path):
     """The rates are those of torch's rule given the column that monitor names, and differ between two columns."""
     rates = {}
-    for monitor in ("train/loss", "val/specificity"):
+    for monitor in ("train/loss", "val/bce"):
         changes = ("scheduler=plateau", f"scheduler.monitor={monitor}", "scheduler.rule.patience=0", "train.epochs=5")
         trained = train(tmp_path / monitor, *PLAIN, *changes, "scheduler.rule.factor=0.5", "optimizer.lr=0.01")
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.01)
@@ -270,7 +272,7 @@ def test_a_plateau_goes_by_the_value_that_it_watches(tmp_path):
             rule.step(value)
         rates[monitor] = trained.column("lr")
         assert rates[monitor] == pytest.approx(expected)
-    assert rates["train/loss"] != rates["val/specificity"]
+    assert rates["train/loss"] != rates["val/bce"]
     assert min(map(min, rates.values())) < 0.01
 
 
@@ -429,3 +431,21 @@ def test_one_batch_can_be_learnt_by_heart(tmp_path):
     trained = train(tmp_path, *batch, "train.epochs=45", "optimizer.lr=0.01", "model.depth=2")
     assert trained.column("train_eval/dice")[-1] > 0.95
     assert trained.column("train_eval/dice")[0] < 0.9
+
+
+def test_of_one_image_every_value_per_image_is_kept(tmp_path):
+    """torchmetrics makes a scalar of a vector of one: the metric, not the shape, says what is per image."""
+    trained = train(tmp_path, "dataset.num_images=10", "dataset.split.val_fraction=0.1", "train.epochs=1")
+    parts = trained.parts
+    evaluation = evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, parts.loaders.val)
+    assert {name: tuple(values.shape) for name, values in evaluation.per_image.items()} == {
+        name: (1,) for name in parts.metrics if name != "dice_pooled"
+    } | {"loss": (1,)}
+
+
+def test_a_kill_between_the_two_files_loses_no_best_weights(tmp_path):
+    trained = train(tmp_path, "train.epochs=1")
+    weights = read_weights(trained.checkpoint.best)[0]
+    trained.checkpoint.best.unlink()
+    assert trained.checkpoint.resume().best_epoch == 1
+    assert all(torch.equal(read_weights(trained.checkpoint.best)[0][name], value) for name, value in weights.items())

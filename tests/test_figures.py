@@ -93,7 +93,7 @@ def test_outlined_leaves_an_empty_mask_without_a_line():
 @pytest.mark.parametrize(("size_px", "side"), [(16, 16), (TILE_PX, TILE_PX), (TILE_PX + 1, TILE_PX), (300, TILE_PX)])
 def test_a_preview_is_three_tiles_of_at_most_128_px(size_px, side):
     assert TILE_PX == 128
-    strip = preview(masked(size_px))
+    strip = preview(masked(size_px), ["background", "lung"])
     assert strip.shape == (side, 3 * side, 3)
     assert strip.dtype == np.uint8
     image, truth, prediction = np.split(strip, 3, axis=1)
@@ -102,8 +102,13 @@ def test_a_preview_is_three_tiles_of_at_most_128_px(size_px, side):
     assert not np.array_equal(prediction, truth)
 
 
-def test_a_preview_of_a_class_is_one_tile():
-    assert preview(labelled("a", 0, (0.9, 0.1))).shape == (16, 16, 3)
+def test_a_preview_of_a_class_says_what_was_predicted():
+    right, wrong = (preview(labelled("a", true, (0.9, 0.1)), ["AFF", "NFF"]) for true in (0, 1))
+    assert right.shape == wrong.shape == (16 + 14, TILE_PX, 3)
+    assert np.array_equal(right[:16], wrong[:16]), "the image"
+    ink = [strip[16:][(strip[16:] != 255).any(axis=-1)].astype(int) for strip in (right, wrong)]
+    assert (ink[0][:, 1] >= ink[0][:, 0]).all(), "green where it is right"
+    assert (ink[1][:, 0] >= ink[1][:, 1]).all(), "red where it is wrong"
 
 
 def test_a_tall_image_keeps_its_proportions_in_a_preview():
@@ -111,7 +116,7 @@ def test_a_tall_image_keeps_its_proportions_in_a_preview():
     tall = replace(
         example, image=example.image[:, :128], target=example.target[:, :128], probs=example.probs[..., :128]
     )
-    assert preview(tall).shape == (128, 3 * 64, 3)
+    assert preview(tall, ["background", "lung"]).shape == (128, 3 * 64, 3)
 
 
 def test_masks_are_drawn_in_rows_of_image_truth_and_prediction():

@@ -6,6 +6,7 @@ A start of the command costs seconds, so each process answers several questions.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -260,7 +261,7 @@ def test_a_signal_interrupts(tmp_path, sign):
     assert done.returncode == 130
     assert "Traceback" not in done.stdout + done.stderr
     assert "goes on" in done.stdout + done.stderr
-    assert f"run_dir=outputs/{sign.name}" in done.stdout + done.stderr
+    assert f"""run_dir='"outputs/{sign.name}"'""" in done.stdout
     folder = tmp_path / "outputs" / sign.name
     record = run_json(folder)
     assert (record["status"], record["error"]) == ("interrupted", None)
@@ -306,24 +307,26 @@ def rerun_command(run):
         ["make", "-n", "-C", str(ROOT), "rerun", f"RUN={run}"], capture_output=True, text=True, check=True
     )
     line = make.stdout.replace("\\\n", " ")
-    return line[line.index("train.py") + len("train.py") :].splitlines()[0].split()
+    return shlex.split(line[line.index("train.py") + len("train.py") :].splitlines()[0])
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_rerun_repeats_a_saved_card(run_card, train, tmp_path):
     overrides = (*SMALL, "model.dropout=0.2", "augmentation=lab", "optimizer=sgd", "scheduler=onecycle", "seed=5")
     first = run_card("first", *overrides)
-    done = train(*rerun_command(first))
+    first = first.rename(tmp_path / "loss=dice,a")  # a sweep's folder: its name has signs that Hydra reads
+    command = rerun_command(f"{first}/")
+    done = train(*command)
     assert (done.returncode, done.stderr) == (0, "")
-    again = tmp_path / "first-rerun"
+    (again,) = tmp_path.glob("loss=dice,a-rerun-*")
     assert run_json(again)["config_hash"] == run_json(first)["config_hash"]
     assert numbers(again) == numbers(first)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["first", "first-rerun"]
+    assert sorted(tmp_path.iterdir()) == [first, again]
 
     (first / ".hydra" / "config.yaml").write_text(
         (first / ".hydra" / "config.yaml").read_text().replace("seed: 5", "seed: 6")
     )
-    clash = train(*rerun_command(first))  # a saved card has no JobReporter: train.py itself must say it
+    clash = train(*command)  # a saved card has no JobReporter: train.py itself must say it
     assert clash.returncode == 2
     assert "seed (5 there, 6 here)" in clash.stderr
     assert "Traceback" not in clash.stderr

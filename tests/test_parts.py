@@ -89,7 +89,7 @@ def split_sizes(parts: Parts) -> list[int]:
 
 
 # key -> (another value, what shows it, what that shows with TINY's value, and with the other). What fit() reads as it
-# goes (accumulate_steps, clip_grad_norm, early_stopping, every, monitor, mode) is seen at work in test_engine.py.
+# goes (accumulate_steps, clip_grad_norm, early_stopping, every, monitor) is seen at work in test_engine.py.
 EFFECTS: dict[str, tuple[str, Callable[[Parts], Any], Any, Any]] = {
     "train.epochs": ("3", lambda p: p.config["derived"]["steps"], 8, 12),
     "train.batch_size": ("8", lambda p: len(first_images(p)) + len(p.loaders.train), 4 + 4, 4 + 2),
@@ -114,7 +114,6 @@ EFFECTS: dict[str, tuple[str, Callable[[Parts], Any], Any, Any]] = {
     "dataset.split.group_regex": ("'chest_00(.)'", lambda p: len(set(p.data.groups)), 20, 2),
     "scheduler.every": ("step", lambda p: p.schedule.every, "epoch", "step"),
     "metric.monitor": ("val/iou", lambda p: p.monitor.name, "val/dice", "val/iou"),
-    "metric.mode": ("min", lambda p: p.monitor.mode, "max", "min"),
 }
 ELSEWHERE = {  # key -> the test that sees it
     "train.persistent_workers": "test_workers_are_kept_between_epochs_where_there_are_any",
@@ -141,9 +140,9 @@ def test_no_key_is_without_a_test():
     config = card()
     keys = {f"train.{key}" for key in config.train} | {f"dataset.split.{key}" for key in config.dataset.split}
     keys |= {f"dataset.{key}" for key in ("image_size_px", "channels", "normalization", "positive")}
-    keys |= {"seed", "overwrite", "scheduler.every", "scheduler.monitor", "metric.monitor", "metric.mode"}
+    keys |= {"seed", "overwrite", "scheduler.every", "scheduler.monitor", "metric.monitor"}
     assert keys == set(EFFECTS) | set(ELSEWHERE)
-    assert len(keys) == 30
+    assert len(keys) == 29
 
 
 def test_workers_are_kept_between_epochs_where_there_are_any():
@@ -187,7 +186,8 @@ def test_groups_stay_together(three_classes):
 def test_a_plateau_watches_what_the_card_names(tiny):
     assert tiny.schedule.monitor is None
     assert composed("scheduler=plateau").schedule.monitor == "val/loss"
-    assert composed("scheduler=plateau", "scheduler.monitor=train_eval/dice").schedule.monitor == "train_eval/dice"
+    dice = composed("scheduler=plateau", "scheduler.monitor=train_eval/dice", "scheduler.rule.mode=max")
+    assert dice.schedule.monitor == "train_eval/dice"
 
 
 # Derived values
@@ -293,7 +293,9 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("scheduler=cosine scheduler.every=epoch scheduler.monitor=val/loss", ["scheduler.monitor"]),
     ("scheduler=cosine scheduler.monitor=val/loss", ["scheduler.monitor"]),
     ("metric.monitor=val/dicee", ["metric.monitor must be one of", "Did you mean 'val/dice'?"]),
-    ("metric.mode=up", ["metric.mode must be one of max, min", "'up'"]),
+    ("+metric.mode=max", ["metric.mode: nothing reads this key"]),
+    ("scheduler=plateau scheduler.monitor=val/dice", ["scheduler.rule.mode=min", "val/dice", "mode=max"]),
+    ("scheduler=plateau scheduler.rule.mode=max", ["scheduler.rule.mode=max", "val/loss", "mode=min"]),
     ("+metric.foo=1", ["metric.foo: nothing reads this key"]),
     ("metric.scores.dice.num_classes=1", ["metric.scores.dice.num_classes must be an integer >= 2"]),
     ("dataset.channels=2", ["dataset.channels must be one of 1, 3", "'2'"]),

@@ -76,3 +76,26 @@ def test_given_folders_that_share_a_patient_are_refused():
 def test_mistakes_name_the_key(changes, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         split_of(**changes)
+
+
+def test_a_test_folder_of_the_datas_own_is_never_trained_on():
+    given = ["train"] * 60 + ["test"] * 40
+    for kind in ("holdout", "kfold"):
+        split = split_of(given=given, kind=kind, test_fraction=0.1)
+        assert split["test"] == list(range(60, 100))
+        assert len(split["val"]) == 12
+
+
+@pytest.mark.parametrize("val_fraction", [0.1, 0.2, 0.3, 0.4, 0.6, 0.75])
+def test_a_grouped_and_stratified_holdout_keeps_its_fraction(val_fraction):
+    ids = [f"p{i // 4}_{i % 4}" for i in range(400)]
+    labels = [i // 4 % 2 for i in range(400)]
+    changes = {"val_fraction": val_fraction, "group_regex": r"^(p\d+)_", "fold": 7}  # fold is kfold's alone
+    split, _ = make_split(ids, labels, None, **{**HOLDOUT, **changes})
+    assert len(split["val"]) == pytest.approx(400 * val_fraction, abs=12)
+    assert sum(labels[i] for i in split["val"]) == pytest.approx(200 * val_fraction, abs=12)
+
+
+def test_a_group_that_the_pattern_leaves_out_is_no_group():
+    with pytest.raises(ValueError, match="does not match the image 'p0_0'"):
+        split_of(group_regex=r"^(x)?p")

@@ -32,12 +32,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        if is_disk_full(error):
             raise UserError(
                 f"{path}: cannot be written, the disk is full. Free some space and give the same command again: "
                 "the run goes on from its last checkpoint."
             ) from None
         raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the error says that nothing more can be written."""
+    return isinstance(error, OSError) and error.errno in DISK_FULL
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Instantiates what a config node names; what its constructor refuses becomes a UserError with the dotted key."""
+"""From a config node to the object that it names, and from the object's refusals to a UserError."""
 
 from __future__ import annotations
 

@@ -63,10 +63,13 @@ class Checkpoint:
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
-        return State(**content["state"])
+        state = State(**content["state"])
+        if 0 < state.epoch == state.best_epoch:  # a kill between the two files: these are the best weights
+            self.save_best()
+        return state
 
     def save(self, state: State) -> None:
-        """Writes last.ckpt: after it, a run that is killed goes on from here."""
+        """Writes last.ckpt: after it, a run that is killed goes on from here. Then best.safetensors, if this is it."""
         content = {
             "state": asdict(state),
             "model": self.model.state_dict(),
@@ -76,6 +79,8 @@ class Checkpoint:
         refuse_code(content, "checkpoint")
         with replacing(self.last) as temporary, temporary.open("wb") as file:
             torch.save(content, file)  # to an open file: given a path, torch hides that the disk is full
+        if state.epoch == state.best_epoch:
+            self.save_best()
 
     def save_best(self) -> None:
         """Writes best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""

@@ -1,7 +1,8 @@
 """The single training loop, and the single evaluation.
 
-fit() takes finished objects and reads top to bottom. What it leaves out lives elsewhere: building things (run.py), file
-formats (checkpoint.py), logs and pictures (tracking.py). Classification and segmentation go through the same lines.
+fit() takes finished objects and reads top to bottom. What it leaves out lives elsewhere: building things (parts.py),
+file formats (checkpoint.py), logs and pictures (tracking.py). Classification and segmentation go through the same
+lines.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from runcard.probabilities import probabilities
 from runcard.seeding import seed_epoch
 from runcard.settings import TrainSettings
 from runcard.tracking import Tracker
+
+OUT_OF_MEMORY = "train.batch_size: too large for the GPU's memory. Lower it, and raise train.accumulate_steps instead."
 
 
 class Loss(Protocol):
@@ -132,7 +135,6 @@ def fit(
         state.epoch = epoch
         if monitor.better(row[monitor.name], state.best):
             state.best, state.best_epoch = row[monitor.name], epoch
-            checkpoint.save_best()
         tracker.epoch(row, val, is_best=state.best_epoch == epoch)
         checkpoint.save(state)
     return state
@@ -147,13 +149,14 @@ def predict(fabric: Fabric, model: nn.Module, loader: Iterable[Batch]) -> Iterat
         yield batch, model(images), targets
 
 
+@torch.inference_mode()
 def evaluate(
     fabric: Fabric, model: nn.Module, loss: Loss, metrics: MetricCollection, loader: Iterable[Batch]
 ) -> Evaluation:
     """Returns the loss and every metric over all images of loader.
 
-    The loss is taken per image and then averaged, so it does not depend on the batch size. A metric whose compute()
-    is a vector is per image, and its mean is the value; a scalar speaks of the whole set.
+    The loss is taken per image and then averaged, so it does not depend on the batch size. A metric with the attribute
+    per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set.
     """
     metrics.reset()
     losses: list[Tensor] = []
@@ -167,7 +170,8 @@ def evaluate(
         if targets.ndim == 1:
             kept.append(probs.cpu())
     computed = {"loss": torch.stack(losses)} | metrics.compute()
-    per_image = {name: value.float().cpu() for name, value in computed.items() if value.ndim == 1}
+    of_images = {"loss"} | {name for name, metric in metrics.items() if getattr(metric, "per_image", False)}
+    per_image = {name: computed[name].float().cpu().reshape(-1) for name in computed if name in of_images}
     values = {name: value.float().mean().item() for name, value in computed.items()}
     return Evaluation(values, per_image, indices, torch.cat(kept) if kept else None)
 

@@ -1,7 +1,7 @@
 """What a person did wrong, in words that say how to mend it, and the checks that find it.
 
 A leaf (dataset, model, loss, metric) raises ValueError with its own argument's name first, "base must be an
-integer >= 1, got 'abc'"; run.py adds the config group in front, "model.base must be ...", and raises UserError.
+integer >= 1, got 'abc'"; build.py adds the config group in front, "model.base must be ...", and raises UserError.
 train.py prints a UserError without a traceback and exits with 2. Every other exception is our own bug.
 """
 
@@ -43,6 +43,13 @@ def check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")
     return value
+
+
+def check_names(name: str, value: object) -> list[str]:
+    """Returns value as a list of strings (a folder may be called 0), or raises ValueError where it is not a list."""
+    if isinstance(value, (str, int)) or not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a list of names, [a,b], got {value!r}")
+    return [str(item) for item in value]
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:

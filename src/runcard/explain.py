@@ -12,7 +12,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -37,7 +37,10 @@ def explain(error: HydraException | OmegaConfBaseException | ValueError, conf: P
         return f"{found[0]}: this key has no default and must be given: {found[0]}=…"
     if isinstance(error, InterpolationResolutionError):
         return f"{getattr(error, 'full_key', None) or 'config'}: {message.splitlines()[0]}"
-    return message.partition("\nSee https")[0]  # the parser's own words show the place
+    said = message.partition("\nSee https")[0]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {said}.\nA value with = , [ ( or a space in it is quoted twice: key='\"value\"'."
+    return said
 
 
 def _no_such_choice(conf: Path, group: str, choice: str) -> str:

@@ -19,7 +19,10 @@ UNHASHED = {  # what cannot change the numbers
     "name", "run_dir", "overwrite", "dataset.root", "train.num_workers", "train.persistent_workers",
     "train.log_every_steps", "train.pictures", "derived",
 }  # fmt: skip
-PACKAGES = ("torch", "torchvision", "numpy", "albumentations", "torchmetrics", "hydra-core", "lightning-fabric")
+PACKAGES = (
+    *("torch", "torchvision", "torchmetrics", "lightning-fabric", "hydra-core", "albumentations"),
+    *("numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow"),
+)
 
 
 def config_hash(config: Config) -> str:
@@ -87,6 +90,7 @@ def hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw
 
 GREEN, RED, BLUE = np.array([[60, 200, 90], [230, 60, 50], [70, 120, 255]], np.float32)
 CONTOUR = (255, 210, 0)
@@ -129,16 +130,27 @@ def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> F
     return figure
 
 
-def preview(example: Example) -> np.ndarray:
-    """Returns one strip (H, W, 3) uint8 of image, truth and prediction, each at most TILE_PX wide."""
+def preview(example: Example, classes: Sequence[str]) -> np.ndarray:
+    """Returns image, truth and prediction in one picture (H, W, 3) uint8, a tile at most TILE_PX wide.
+
+    Of masks three tiles side by side; of classes one, above the true class, the predicted one and its probability.
+    """
+    prediction = example.probs.argmax(axis=0)
     tiles = [to_rgb(example.image)]
     if example.target.ndim:
-        prediction = example.probs.argmax(axis=0)
         tiles += [outlined(example.image, example.target), agreement(example.image, example.target, prediction)]
     if max(example.image.shape) > TILE_PX:
         scale = TILE_PX / max(example.image.shape)
         tiles = [cv2.resize(t, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) for t in tiles]
-    return np.concatenate(tiles, axis=1)
+    if example.target.ndim:
+        return np.concatenate(tiles, axis=1)
+    caption = Image.new("RGB", (TILE_PX, 14), "white")
+    text = f"{classes[int(example.target)]} → {classes[prediction]} {example.probs[prediction]:.2f}"
+    colour = GREEN if prediction == example.target else RED
+    ImageDraw.Draw(caption).text((2, 0), text, fill=tuple(colour.astype(int).tolist()), font_size=11)
+    tile = np.zeros((tiles[0].shape[0], TILE_PX, 3), np.uint8)
+    tile[:, : tiles[0].shape[1]] = tiles[0]
+    return np.concatenate([tile, np.asarray(caption)])
 
 
 def _grid(num_images: int) -> tuple[Figure, list[Axes]]:

@@ -76,7 +76,7 @@ class Gallery:
         for i, example in enumerate(self._examples(val)):
             if i < MAX_PREVIEWS:
                 with replacing(folder / "previews" / f"{example.title.replace('/', '_')}.png") as temporary:
-                    Image.fromarray(preview(example)).save(temporary)
+                    Image.fromarray(preview(example, self.classes)).save(temporary)
             if positive is not None:
                 truth.append(example.target.ravel()[::stride] == positive)
                 scores.append(example.probs[positive].ravel()[::stride])

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from natsort import natsorted
 from PIL import Image, UnidentifiedImageError
 
 from runcard.errors import UserError
@@ -16,8 +17,6 @@ EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
 
 def list_images(folder: Path) -> list[Path]:
     """Returns the image files directly in folder, in natural order (Im2 before Im10); hidden files are left out."""
-    from natsort import natsorted
-
     found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     return natsorted(found, key=lambda p: p.name)
 

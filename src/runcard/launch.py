@@ -30,6 +30,12 @@ class JobReporter(Callback):
         self.jobs: list[tuple[str, Path, float | str, float]] = []
         self.exit_code = 0
 
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuses run_dir, which a sweep would not obey."""
+        if any(override.startswith("run_dir=") for override in config.hydra.overrides.task):
+            show(UserError("run_dir: a sweep's folders are outputs/<name>/<overrides>. Use name=… instead."))
+            raise SystemExit(EXIT_USER_ERROR)
+
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Starts the clock; in a sweep, says which job this is."""
         self.started = perf_counter()
@@ -59,7 +65,7 @@ class JobReporter(Callback):
 
         from runcard.progress import duration, print_table
 
-        if not self.jobs:
+        if not self.jobs and "BasicLauncher" in config.hydra.launcher._target_:  # others report in their own processes
             sweep = Path(config.hydra.sweep.dir)
             (sweep / "multirun.yaml").unlink(missing_ok=True)
             remove_if_empty(sweep)

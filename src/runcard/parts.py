@@ -5,11 +5,8 @@ Everything that can be wrong with a card or its data is found here, before a run
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -23,9 +20,10 @@ from torchmetrics import MetricCollection
 
 from runcard.build import build, build_with, checked
 from runcard.checkpoint import Checkpoint, State
+from runcard.checks import check_keys, check_monitors, check_output
 from runcard.data import Loaders, Samples, make_loaders, normalizer, prepare
-from runcard.engine import Loss, Monitor, Schedule, fit, predict
-from runcard.errors import UserError, check_choice, check_flag, check_integer, nearest
+from runcard.engine import Loss, Monitor, Schedule, fit
+from runcard.errors import UserError, check_choice, check_flag, check_integer
 from runcard.facts import flatten
 from runcard.seeding import forked
 from runcard.settings import TrainSettings
@@ -88,19 +86,19 @@ class Parts:
     def fit(self, state: State, checkpoint: Checkpoint, tracker: Tracker) -> State:
         """Trains these parts from state on; see engine.fit."""
         return fit(
-            self.fabric,
-            self.network,
-            self.loss,
-            self.optimizer,
-            self.schedule,
-            self.loaders,
-            self.metrics,
-            self.monitor,
-            self.train,
-            self.seed,
-            state,
-            checkpoint,
-            tracker,
+            fabric=self.fabric,
+            model=self.network,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            loaders=self.loaders,
+            metrics=self.metrics,
+            monitor=self.monitor,
+            train=self.train,
+            seed=self.seed,
+            state=state,
+            checkpoint=checkpoint,
+            tracker=tracker,
         )
 
 
@@ -117,14 +115,14 @@ def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
 
 def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     card = OmegaConf.to_yaml(cfg)
-    _check_keys("", cfg, TOP_LEVEL)
+    check_keys("", cfg, TOP_LEVEL)
     missing = [key for key, value in flatten(_plain(cfg, resolve=False)).items() if value == "???"]
     for key in (key for key in missing if not key.startswith("derived.")):
         raise UserError(f"{key}: this key has no default and must be given: {key}=…")
-    _check_keys("train.", cfg.train, [field.name for field in fields(TrainSettings)])
-    _check_keys("dataset.split.", cfg.dataset.split, SPLIT_KEYS)
-    _check_keys("scheduler.", cfg.scheduler, ("every", "monitor", "rule"))
-    _check_keys("metric.", cfg.metric, ("monitor", "mode", "scores"))
+    check_keys("train.", cfg.train, [field.name for field in fields(TrainSettings)])
+    check_keys("dataset.split.", cfg.dataset.split, SPLIT_KEYS)
+    check_keys("scheduler.", cfg.scheduler, ("every", "monitor", "rule"))
+    check_keys("metric.", cfg.metric, ("monitor", "scores"))
     for key in cfg.derived:
         if not OmegaConf.is_missing(cfg.derived, key):
             raise UserError(f"derived.{key}: filled in from dataset and loss; nobody types it.")
@@ -144,13 +142,12 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         model = build("model", cfg.model)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
-    _check_output(fabric, network, loss, loaders, data, cfg.derived.out_channels, choices)
+    check_output(fabric, network, loss, loaders, data.samples.has_masks, cfg.derived.out_channels, choices)
     optimizer = build_with("optimizer", cfg.optimizer, model.parameters())
     rule = build_with("scheduler", cfg.scheduler.rule, optimizer)
     schedule = Schedule(rule, cfg.scheduler.every, cfg.scheduler.monitor)
     metrics = MetricCollection({name: build("metric", score) for name, score in cfg.metric.scores.items()})
-    monitor = Monitor(cfg.metric.monitor, cfg.metric.mode)
-    _check_monitors(schedule, monitor, list(cfg.metric.scores))
+    monitor = check_monitors(schedule, cfg.metric.monitor, metrics)
     return Parts(
         train=train,
         seed=seed,
@@ -172,21 +169,11 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     )
 
 
-def _check_keys(prefix: str, node: DictConfig, known: Sequence[str]) -> None:
-    """Refuses keys, added with +key=value or removed with ~key, that nothing reads or that are needed."""
-    found = list(map(str, node)) if isinstance(node, DictConfig) else []
-    for key in set(found) ^ set(known):
-        rule = "nothing reads this key" if key in found else "this key is needed"
-        raise UserError(f"{prefix}{key}: {rule}.{nearest(key, known) if key in found else ''}")
-
-
 def _fabric(train: TrainSettings) -> tuple[Fabric, str]:
     """Returns Fabric on the chosen device, and the resolved precision."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if train.accelerator == "gpu" and not gpu:
         raise UserError("train.accelerator=gpu: no GPU was found on this machine. Use train.accelerator=auto or cpu.")
-    if train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(train.deterministic)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's first lines name device and precision
     precision = PRECISIONS.get(str(train.precision)) or PRECISIONS["bf16" if _has_bf16(train) else "32"]
@@ -210,9 +197,10 @@ def _data(dataset: DictConfig) -> Data:
     labels = None if samples.has_masks else samples.targets.tolist()
     split, groups = checked("dataset.", lambda: make_split(samples.ids, labels, source.given_split, **dataset.split))
     classes, name = list(source.classes), dataset.positive
-    if name is not None:
-        checked("dataset.", lambda: check_choice("positive", name, classes))
-    return Data(samples, split, groups, classes, None if name is None else classes.index(name))
+    if name is None:
+        return Data(samples, split, groups, classes, None)
+    positive = checked("dataset.", lambda: check_choice("positive", str(name), classes))
+    return Data(samples, split, groups, classes, classes.index(positive))
 
 
 def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: dict[str, str]) -> None:
@@ -232,54 +220,6 @@ def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: 
     cfg.derived.positive = data.positive
     cfg.derived.image_size_px = cfg.dataset.image_size_px
     cfg.derived.steps = cfg.train.epochs * math.ceil(num_batches / cfg.train.accumulate_steps)
-
-
-def _check_output(
-    fabric: Fabric,
-    network: nn.Module,
-    loss: Loss,
-    loaders: Loaders,
-    data: Data,
-    out_channels: int,
-    choices: dict[str, str],
-) -> None:
-    """Runs one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
-    model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
-    try:
-        _, logits, targets = next(iter(predict(fabric, network, loaders.val)))
-    except RuntimeError as error:  # a convolution's own words for a wrong number of channels or a wrong size
-        shape = (*data.samples.images.shape[-1:], *data.samples.images.shape[1:3])
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from None
-    expected = (len(targets), out_channels, *targets.shape[1:])
-    if tuple(logits.shape) == expected:
-        checked("loss.", lambda: loss(logits, targets))
-        return
-    if logits.ndim != len(expected):
-        has = "masks" if data.samples.has_masks else "one class per image"
-        gives = "one label per image" if logits.ndim == 2 else "a map of labels"
-        fitting = "model=unet or dataset=class_folders" if data.samples.has_masks else "model=vgg16 or dataset=lungs"
-        raise UserError(f"{model} gives {gives}; {dataset} has {has}. Try {fitting}.")
-    raise UserError(
-        f"{model} gives an output of shape {tuple(logits.shape)}, but {dataset} with loss={choices.get('loss')} needs "
-        f"{expected}. Does conf/model/{choices.get('model')}.yaml pass ${{derived.out_channels}} on under the name "
-        "that the model's own library uses?"
-    )
-
-
-def _check_monitors(schedule: Schedule, monitor: Monitor, metrics: Sequence[str]) -> None:
-    """Checks that what the scheduler and the best epoch go by are columns of metrics.csv."""
-    checked("metric.", lambda: check_choice("mode", monitor.mode, ("max", "min")))
-    checked("scheduler.", lambda: check_choice("every", schedule.every, ("step", "epoch")))
-    columns = ["train/loss", *(f"{part}/{name}" for part in ("val", "train_eval") for name in ("loss", *metrics))]
-    for group, name in (("metric.", monitor.name), ("scheduler.", schedule.monitor or "val/loss")):
-        checked(group, lambda name=name: check_choice("monitor", name, columns))  # type: ignore[misc]
-    rule, watches = type(schedule.rule).__name__, "metrics" in inspect.signature(schedule.rule.step).parameters
-    if watches != (schedule.monitor is not None):
-        must = "name a value of metrics.csv, such as val/loss" if watches else "be null"
-        raise UserError(f"scheduler.monitor must {must}, with {rule}, got {schedule.monitor}.")
-    if watches and schedule.every == "step":
-        raise UserError(f"scheduler.every must be epoch with {rule}: {schedule.monitor} appears once an epoch.")
 
 
 def _plain(node: DictConfig, resolve: bool = True) -> dict[str, Any]:

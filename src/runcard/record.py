@@ -37,7 +37,7 @@ class Record:
         """Returns the record of folder: an empty one where it is free, the one found where it is this card's.
 
         Raises UserError where another card, other data or something else stands there, or another process runs. With
-        overwrite, whatever stands there is moved aside and the run starts anew.
+        overwrite, what is completed or not this card's is moved aside; what was interrupted goes on.
         """
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -52,11 +52,13 @@ class Record:
         if content:
             differing = differing_keys(content["config"], config) + ["the data"] * (content["data"] != data)
             fault = f"holds another run, which differs in {', '.join(differing)}" if differing else ""
+            if differing and all(key.startswith("train.epochs") for key in differing):
+                fault += f" (train.extend={folder} trains it longer, in a new folder)"
         else:
             others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
             fault = f"is not empty and not a run folder: it has {', '.join(others[:5])}" if others else ""
         record = cls(folder, content, lock)
-        if fault or (content and overwrite):
+        if fault or (overwrite and content.get("status") == "completed"):
             record.release()
             if not overwrite:
                 raise UserError(
@@ -67,15 +69,21 @@ class Record:
             return cls.open(folder, config, data, overwrite=False)
         return record
 
-    def start(self, card: str, overrides: Sequence[str], session: Mapping[str, Any], **facts: Any) -> None:
-        """Writes .hydra/ and run.json with status running; session is what may differ when the run is resumed."""
+    def start(self, card: str, overrides: Sequence[str], session: Mapping[str, Any], **facts: Any) -> list[str]:
+        """Writes .hydra/ and run.json with status running.
+
+        session is what may differ when the run is resumed; returns what does differ from the last one, by name.
+        """
         if not self.content:
             self.content = {"schema": SCHEMA_VERSION, "start": _now(), "sessions": [], **facts}
         machine = {"start": _now(), "code": code_hash(), "commit": commit(), "hardware": hardware()}
-        self.content["sessions"].append({**machine, "versions": versions(), **session})
+        current = {**machine, "versions": versions(), **session}
+        last = self.content["sessions"][-1] if self.content["sessions"] else current
+        self.content["sessions"].append(current)
         self.update(status="running", error=None)  # first of all: without it the folder would look like a stranger's
         write_text(self.folder / ".hydra" / "config.yaml", card)
         write_text(self.folder / ".hydra" / "overrides.yaml", "".join(f"- {json.dumps(o)}\n" for o in overrides))
+        return [key for key in current if key not in ("start", "commit") and last.get(key) != current[key]]
 
     def update(self, **facts: Any) -> None:
         """Writes run.json with these facts added."""

@@ -63,7 +63,11 @@ def write_results(
 def print_summary(console: Console, parts: Parts, results: dict[str, Any], folder: Path) -> None:
     """Prints what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
-    columns = [_positive(parts.data), f"last (epoch {last['epoch']})", f"best {best['monitor']} (epoch {best['epoch']})"]
+    columns = [
+        _positive(parts.data),
+        f"last (epoch {last['epoch']})",
+        f"best {best['monitor']} (epoch {best['epoch']})",
+    ]
     cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
     console.print()
     print_table(console, columns, cells)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from runcard.atomic import is_disk_full
 from runcard.checkpoint import Checkpoint
+from runcard.engine import OUT_OF_MEMORY
 from runcard.errors import UserError
 from runcard.facts import UNHASHED, code_hash, config_hash, data_fingerprint, flatten
 from runcard.gallery import Gallery
@@ -40,11 +43,16 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
         if parts.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
             parent = Path(parts.train.extend)
             check_parent(parent, parts.config, fingerprint, parts.total_matters)
-        _announce(parts, record, choices, console)
-        record.start(
+        _announce(parts, record.folder, choices, console)
+        exact = parts.fabric.device.type == "cpu" or parts.train.deterministic
+        changed = record.start(
             parts.card,
             overrides,
-            session={"device": str(parts.fabric.device), "precision": parts.precision},
+            session={
+                "device": str(parts.fabric.device),
+                "precision": parts.precision,
+                "reproducible": "bit for bit" if exact else "to rounding",
+            },
             choices=choices,
             config=parts.config,
             config_hash=config_hash(parts.config),
@@ -52,29 +60,51 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             num_parameters=parts.num_parameters,
             parent=parts.train.extend,
         )
-        if parent:
-            copy_training(parent, folder)
-        record.write_split(split, samples.ids, parts.data.groups)
-        return _train(parts, record, console)
+        if changed:
+            what = " and ".join(changed)
+            console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
+        with _ending(record) as ending:
+            if parent:
+                copy_training(parent, folder)
+            record.write_split(split, samples.ids, parts.data.groups)
+            ending |= {"status": "completed", **_train(parts, record, console)}
+        print_summary(console, parts, ending, folder)
+        return float(ending["best"]["value"])
     finally:
         record.release()
 
 
-def _announce(parts: Parts, record: Record, choices: dict[str, str], console: Console) -> None:
+def _announce(parts: Parts, folder: Path, choices: dict[str, str], console: Console) -> None:
     """Prints what is about to be trained, and where."""
     counts = ", ".join(f"{len(members)} {part}" for part, members in parts.data.split.items() if members)
     dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
-    console.print(record.folder, style="bold")
+    console.print(folder, style="bold")
     console.print(f"{dataset}: {counts} · {model}: {parts.num_parameters:,} parameters · {loss} · ", end="")
     console.print(f"{parts.fabric.device} {parts.precision}")
-    before = record.content["sessions"][-1]["precision"] if record.content else parts.precision
-    if before != parts.precision:
-        console.print(f"warning: this run began in {before} and goes on in {parts.precision}.", style="yellow")
 
 
-def _train(parts: Parts, record: Record, console: Console) -> float:
-    """Trains, writes the results, and says in run.json how it ended."""
-    folder, started = record.folder, perf_counter()
+@contextmanager
+def _ending(record: Record) -> Iterator[dict[str, Any]]:
+    """However the block ends, run.json says so: with the facts that the block adds, as failed, or as interrupted."""
+    started = perf_counter()
+    ending: dict[str, Any] = {"status": "interrupted"}
+    try:
+        yield ending
+    except Exception as error:
+        ending |= {"status": "failed", "error": str(error)}
+        if is_disk_full(error):  # of a file that is not written atomically: TensorBoard's
+            raise UserError(f"{record.folder}: the disk is full. Free some space and try again.") from None
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(OUT_OF_MEMORY) from None
+        raise
+    finally:
+        with suppress(UserError, OSError):  # a full disk: the first error is the one to hear of
+            record.finish(perf_counter() - started, **ending)
+
+
+def _train(parts: Parts, record: Record, console: Console) -> dict[str, Any]:
+    """Trains from where the folder's checkpoint left off; returns the results that run.json ends with."""
+    folder, status = record.folder, "interrupted"
     checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
     state = checkpoint.resume()
     if state.epoch:
@@ -82,33 +112,27 @@ def _train(parts: Parts, record: Record, console: Console) -> float:
     gallery = Gallery(parts)
     progress = Progress(console, parts.train, len(parts.loaders.train), parts.monitor.name)
     tracker = Tracker(folder, state.epoch, progress, gallery)
-    ending: dict[str, Any] = {"status": "interrupted"}
     try:
         tracker.start(parts.card, _hparams(parts, record))
-        if state.epoch == 0:
+        if not (folder / "figures" / "first_batch.png").exists():
             first_batch = gallery.first_batch()
             save_figure(first_batch, folder / "figures" / "first_batch.png")
             tracker.figure("train/first_batch", first_batch, 0)
         state = parts.fit(state, checkpoint, tracker)
         progress.close()
         results = write_results(parts, state, tracker, gallery, checkpoint, record)
-        ending = {"status": "completed", **results}
-        print_summary(console, parts, results, folder)
-        return float(results["best"]["value"])
+        status = "completed"
+        return results
     except KeyboardInterrupt:
         progress.close()
         console.print(
             f"\ninterrupted after epoch {state.epoch}. The same command goes on from there; a single run with "
-            f"run_dir={folder} added."
+            f"run_dir='\"{folder}\"' added."
         )
         raise
-    except Exception as error:
-        ending = {"status": "failed", "error": str(error)}
-        raise
     finally:
-        with suppress(UserError):  # a full disk: the first error is the one to hear of
-            tracker.close(ending["status"])
-            record.finish(perf_counter() - started, **ending)
+        with suppress(OSError):
+            tracker.close(status)
 
 
 def _recorded(record: Record, console: Console) -> float:

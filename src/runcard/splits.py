@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def make_split(
     """Returns the split and each image's group (its patient, or its own id without a group_regex).
 
     labels are the classes to stratify by, or None for masks. kind "given" takes the data's own folders, "holdout"
-    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of 1 / val_fraction.
+    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of 1 / val_fraction; a test
+    folder of the data's own is never trained or validated on.
     No group is ever on two sides; with groups, the fractions are of groups.
     """
     check_choice("split.kind", kind, ("given", "holdout", "kfold"))
@@ -56,9 +58,12 @@ def make_split(
             raise ValueError("split.kind=given found no validation folder in the data. Try split.kind=holdout")
     else:
         indices = np.arange(len(ids))
-        test = _draw(indices, test_fraction, 0, False, seed + 1, labels, groups) if test_fraction else indices[:0]
+        test, share = np.array([i for i, part in enumerate(given or []) if part == "test"], int), val_fraction
+        if test_fraction and not len(test):  # a test folder of the data's own stays what it is
+            test = _draw(indices, test_fraction, 0, False, seed + 1, labels, groups)
+            share = val_fraction / (1 - test_fraction)
         rest = np.setdiff1d(indices, test)
-        val = _draw(rest, val_fraction / (1 - test_fraction), fold, kind == "kfold", seed, labels, groups)
+        val = _draw(rest, share, fold, kind == "kfold", seed, labels, groups)
         split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
     _check_groups(split, groups)
     return split, groups
@@ -79,22 +84,25 @@ def _draw(
     strata = np.asarray(labels)[indices] if labels is not None else np.zeros(len(indices), int)
     if not 0 < fraction < 1:
         raise ValueError(f"split.val_fraction and split.test_fraction must leave images on every side, got {fraction}")
-    num_folds = max(2, round(1 / fraction))
+    num_folds, taken = max(2, round(1 / fraction)), [fold]
     if kfold and fold >= num_folds:
         raise ValueError(f"split.fold must be below {num_folds} (1 / val_fraction folds), got {fold}")
+    if not kfold:  # scikit-learn has no stratified grouped holdout: 3 of 10 folds are 0.3
+        share = Fraction(fraction).limit_denominator(max(2, min(20, len(set(held_groups)))))
+        share = min(max(share, Fraction(1, share.denominator)), Fraction(share.denominator - 1, share.denominator))
+        num_folds, taken = share.denominator, list(range(share.numerator))
     options: dict[str, Any] = {"random_state": seed}
-    if kfold or (grouped and labels is not None):  # scikit-learn has no stratified grouped holdout: its first fold
+    if kfold or (grouped and labels is not None):
         kinds = {(0, 0): KFold, (0, 1): StratifiedKFold, (1, 0): GroupKFold, (1, 1): StratifiedGroupKFold}
         splitter = kinds[grouped, labels is not None](num_folds, shuffle=True, **options)
-        which = fold
     else:
         kind = GroupShuffleSplit if grouped else ShuffleSplit if labels is None else StratifiedShuffleSplit
-        splitter, which = kind(1, test_size=fraction, **options), 0
+        splitter, taken = kind(1, test_size=fraction, **options), [0]
     try:
         sides = list(splitter.split(indices, strata, held_groups if grouped else None))
     except ValueError as error:
         raise ValueError(f"split: {len(indices)} images cannot be parted so: {error}") from None
-    return np.sort(indices[sides[which][1]])
+    return np.sort(indices[np.concatenate([sides[which][1] for which in taken])])
 
 
 def _group(name: str, group_regex: str | None) -> str:
@@ -106,9 +114,10 @@ def _group(name: str, group_regex: str | None) -> str:
         match = re.search(group_regex, name)
     except re.error as error:
         raise ValueError(f"split.group_regex is not a regular expression: {error}") from None
-    if match is None:
+    group = match and (match.group(1) if match.groups() else match.group())
+    if group is None:
         raise ValueError(f"split.group_regex {group_regex!r} does not match the image '{name}'")
-    return match.group(1) if match.groups() else match.group()
+    return group
 
 
 def _check_groups(split: Split, groups: Sequence[str]) -> None:

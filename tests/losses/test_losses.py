@@ -106,7 +106,8 @@ def test_cross_entropy_is_torchs(weights: list[float] | None, size: tuple[int, .
     torch.manual_seed(0)
     logits, targets = torch.randn(4, 3, *size, requires_grad=True), torch.randint(0, 3, (4, *size))
     ours = CrossEntropy(weights)(logits, targets)
-    theirs = F.cross_entropy(logits, targets, None if weights is None else torch.tensor(weights))
+    each = F.cross_entropy(logits, targets, None if weights is None else torch.tensor(weights), reduction="none")
+    theirs = each.mean()  # over images, whatever they weigh, where torch would divide by the weights present
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
     (one,), (other,) = torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits)
     assert torch.allclose(one, other, atol=1e-7)
@@ -117,8 +118,11 @@ def test_cross_entropy_by_hand() -> None:
     targets = torch.tensor([1, 1])
     assert CrossEntropy()(logits, targets).item() == pytest.approx(-(math.log(0.8) + math.log(0.4)) / 2)
     mixed = torch.tensor([1, 0])
-    expected = -(3 * math.log(0.8) + 1 * math.log(0.6)) / (3 + 1)
+    expected = -(3 * math.log(0.8) + 1 * math.log(0.6)) / 2
     assert CrossEntropy([1, 3])(logits, mixed).item() == pytest.approx(expected)
+    singly = [CrossEntropy([1, 3])(logits[i : i + 1], mixed[i : i + 1]).item() for i in range(2)]
+    assert sum(singly) / 2 == pytest.approx(expected), "a batch is the mean of its images, as evaluation takes it"
+    assert CrossEntropy([0, 1])(logits[1:], mixed[1:]).item() == 0
 
 
 def test_binary_cross_entropy_and_cross_entropy_agree() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from runcard.errors import UserError, nearest
+from runcard.errors import UserError, check_names, nearest
 from runcard.images import list_images, read_image
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -28,7 +28,8 @@ class ClassFolders:
         parts = {part: path for path in _folders(base) if (part := SPLIT_FOLDERS.get(path.name.lower()))}
         if parts and "train" not in parts:
             raise UserError(f"{base}: has {', '.join(p.name for p in parts.values())} but no train folder.")
-        self.classes = list(classes) if classes else [p.name for p in _folders(parts.get("train", base))]
+        found = {p.name for top in parts.values() or [base] for p in _folders(top)}
+        self.classes = natsorted(found) if classes is None else check_names("classes", classes)
         self.ids, self.files, self.targets = [], [], []
         self.faults: list[str] = []  # of the folders; those of a file are told when it is read
         given = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runcard.errors import UserError
+from runcard.errors import UserError, check_names
 from runcard.images import list_images, read_image, read_mask
 
 
@@ -30,7 +30,7 @@ class ImageMaskFolder:
             for have, lack, kind in ((images, masks, "Mask"), (masks, images, "Image")):
                 where = f"no {kind.lower()} with this stem in {base / kind}"
                 self.faults += [f"{have[stem]}: {where}." for stem in have if stem not in lack]
-        self.classes = list(classes)
+        self.classes = check_names("classes", classes)
         self.ids = [stem for stem in images if stem in masks]
         self.files = [(images[stem], masks[stem]) for stem in self.ids]
 

@@ -13,14 +13,14 @@ from runcard.errors import check_number
 class CrossEntropy(nn.Module):
     """Logits (N, K, ...) and targets (N, ...) int64 class indices -> scalar, the mean over pixels and images.
 
-        loss = sum( w[t] * -log softmax(z)[t] ) / sum( w[t] ),  in float32
+        loss = mean( w[t] * -log softmax(z)[t] ),  in float32
 
-    weights: one number >= 0 per class, in index order, or None for ones. The mean is divided by the weights present,
-    as torch.nn.functional.cross_entropy does, and is NaN, as there, where a whole batch weighs nothing. An empty mask
-    is an ordinary target of class 0.
+    weights: one number >= 0 per class, in index order, or None for ones. The mean is over pixels and images, whatever
+    they weigh: torch.nn.functional.cross_entropy divides by the weights present instead, so that its value for a single
+    image, as in validation, does not know them. An empty mask is an ordinary target of class 0.
 
-    It equals torch's, written without NLLLoss, which CUDA refuses on masks in deterministic mode. Raises ValueError
-    where the number of logits is one or is not the number of weights.
+    Without weights it equals torch's, written without NLLLoss, which CUDA refuses on masks in deterministic mode.
+    Raises ValueError where the number of logits is one or is not the number of weights.
     """
 
     logits_for_two_classes = 2
@@ -45,7 +45,4 @@ class CrossEntropy(nn.Module):
         classes = torch.arange(num_classes, device=logits.device).view(-1, *[1] * (targets.dim() - 1))
         is_target = targets.unsqueeze(1) == classes  # (N, K, ...)
         losses = -(logits.float().log_softmax(dim=1) * is_target).sum(dim=1)  # (N, ...)
-        if self.weights is None:
-            return losses.mean()
-        weights = self.weights[targets]
-        return (weights * losses).sum() / weights.sum()
+        return losses.mean() if self.weights is None else (self.weights[targets] * losses).mean()

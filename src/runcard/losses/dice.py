@@ -20,7 +20,8 @@ class SoftDice(nn.Module):
     p and t in the denominator; the plain sums here are the lab's dice_coef, and the more common form.)
 
     pooling: "image" sums over each image and takes the mean over images, so every image counts the same; "batch" sums
-    over the whole batch at once, so large masks count more and the loss depends on which images share a batch.
+    over the whole batch at once, so large masks count more and the loss depends on which images share a batch:
+    accumulated batches are not one large batch, and in evaluation, where the loss is per image, each image is one.
     smooth: pixels, >= 0. It tempers the loss of small masks.
 
     Both differ between the lab's groups (smooth 0, 1e-6, 1e-4, 0.1 and 1; per image or per batch), so that their losses

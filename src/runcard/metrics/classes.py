@@ -20,6 +20,7 @@ class Correct(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
+    per_image = True
     correct: list[Tensor]
 
     def __init__(self) -> None:
@@ -65,6 +66,11 @@ class OfPositive(Metric):
         self.positive = None if positive is None else check_integer("positive", positive, 0)
         self.add_state("probs", default=[], dist_reduce_fx="cat")
         self.add_state("targets", default=[], dist_reduce_fx="cat")
+
+    @property
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+        """As the wrapped metric has it."""
+        return self.metric.higher_is_better
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
         """Probabilities (N, K), targets (N,) int64."""

@@ -3,7 +3,8 @@
 Every metric here receives probabilities (N, K, H, W) with K >= 2 and targets (N, H, W) int64, never logits:
 torchmetrics applies a sigmoid only when a value lies outside [0, 1], which is silently wrong for small logits. The
 predicted class is the most probable one. A metric that computes a vector (N,) is per image, and its mean is the value
-reported; a scalar is a value of the whole data set. (Of a single image torchmetrics makes a scalar too, of (1,).)
+reported; a scalar is a value of the whole data set. The attribute per_image says which: of a single image torchmetrics
+makes a scalar, of (1,), too.
 
 Per image each ratio is taken for every foreground class 1 .. K-1, and then the mean over these. 0/0 is 1: nothing was
 there to be found, and nothing was wrongly found. So an empty mask predicted empty has Dice 1, and with one side alone
@@ -30,6 +31,7 @@ class _Counts(Metric):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
+    per_image = True
     confusion: list[Tensor]  # (N, K, K) int64 each: true class, predicted class
 
     def __init__(self, num_classes: int) -> None:
@@ -75,6 +77,8 @@ class Dice(_Counts):
 
 class PooledDice(_Counts):
     """One value: Dice of the counts summed over all images, foreground mean. Large masks count more than in Dice."""
+
+    per_image = False
 
     def compute(self) -> Tensor:
         """A scalar in [0, 1]; 1 where neither side has any foreground."""
@@ -137,6 +141,7 @@ class SoftDiceLoss(Metric):
     is_differentiable = True
     higher_is_better = False
     full_state_update = False
+    per_image = True
     soft_dice_losses: list[Tensor]  # a name of its own, see runcard.metrics.log_loss
 
     def __init__(self) -> None:
