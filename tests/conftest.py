@@ -14,7 +14,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)  # tiny models: two threads cost more than they give, and tests run beside each other
 # A card that trains in about a second: what tests of the machinery run.
