@@ -12,9 +12,19 @@ import torch
 from conftest import ROOT, card
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
 CONF = ROOT / "conf"
-GROUPS = {"dataset": 5, "model": 2, "loss": 4, "augmentation": 3, "optimizer": 3, "scheduler": 4, "scale": 2}
+GROUPS = {
+    "dataset": 5,
+    "model": 2,
+    "loss": 4,
+    "augmentation": 3,
+    "optimizer": 3,
+    "scheduler": 4,
+    "metric": 2,
+    "scale": 2,
+}
 CHOICES = [(group, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
 DERIVED = ("derived.in_channels=1", "derived.out_channels=1", "derived.num_classes=2", "derived.positive=0")
 DERIVED += ("derived.image_size_px=32", "derived.steps=30", "dataset.image_size_px=32")
@@ -32,8 +42,9 @@ OTHER: dict[str, Any] = {
     "p": 0.01, "brightness_limit": [0.5, 0.6], "contrast_limit": [0.5, 0.6], "sigma_limit": [4.0, 5.0],
     "std_range": [0.4, 0.5], "num_images": 21, "difficulty": 0.9, "imbalance": 0.1, "label_noise": 0.9,
     "near_duplicates": 0.9, "shortcut": True, "seed": 3, "classes": ["a", "b"], "root": "elsewhere", "folder": "deeper",
+    "num_classes": 3, "positive": 1,
 }  # fmt: skip
-SCHEDULES = {"every", "monitor"}  # read by the engine: tests/test_engine.py
+READ_BY_ENGINE = {"every", "monitor"}  # of scheduler and metric: tests/test_engine.py
 PREPARED = {"positive", "normalization", "channels", "image_size_px", "split"}  # read by parts.py: tests/test_parts.py
 
 
@@ -94,6 +105,16 @@ def built(group: str, config: DictConfig) -> Any:
             optimizer.step()
             rule.step(*([max(0.95, 1 - 0.01 * step)] if config.scheduler.monitor else []))
         return trace
+    if group == "metric":
+        generator = torch.Generator().manual_seed(1)
+        masks = "dice" in config.metric.scores
+        logits = torch.randn((4, 2, 8, 8) if masks else (12, 2), generator=generator)
+        targets = (torch.randn((4, 8, 8) if masks else (12,), generator=generator) > 0).long()
+        scores = {name: instantiate(score) for name, score in config.metric.scores.items()}
+        for score in scores.values():
+            score.update(logits.softmax(dim=1), targets)
+        settings = [(getattr(s, "num_classes", None), getattr(s, "positive", None)) for s in scores.values()]
+        return settings, [(name, score.compute().tolist()) for name, score in scores.items()]
     if group == "augmentation":
         augment = instantiate(config.augmentation, _convert_="all")
         image = np.random.default_rng(0).integers(0, 255, (32, 32, 1), np.uint8)
@@ -120,9 +141,9 @@ def test_every_option_changes_what_is_built(group, choice):
     config = card(*base)
     before = digest(built(group, config))
     assert digest(built(group, config)) == before, "not determined by the config"
-    skipped = SCHEDULES if group == "scheduler" else {key for key in config.dataset if key in PREPARED}
+    skipped = {"scheduler": READ_BY_ENGINE, "metric": READ_BY_ENGINE, "dataset": PREPARED}.get(group, set())
     for key in leaves(config[group]):
-        if group in ("scheduler", "dataset") and key.partition(".")[0] in skipped:
+        if key.partition(".")[0] in skipped:
             continue
         value = OmegaConf.select(config[group], key)
         other = (
@@ -134,3 +155,21 @@ def test_every_option_changes_what_is_built(group, choice):
         changed = config.copy()
         OmegaConf.update(changed, f"{group}.{key}", other)
         assert digest(built(group, changed)) != before, f"{group}.{key}={other} changes nothing"
+
+
+@pytest.mark.parametrize(("choice", "names"), [("lungs", ("Image", "Mask")), ("class_folders", ("a", "b"))])
+def test_every_option_of_a_folder_changes_what_is_read(choice, names, tmp_path):
+    for number, folder in enumerate(("here", "here/deeper", "elsewhere")):
+        for name in names:
+            (tmp_path / folder / name).mkdir(parents=True)
+            stripes = np.full((8, 8), 255 * (np.arange(8) > number), np.uint8)
+            Image.fromarray(stripes).save(tmp_path / folder / name / "1.png")
+    config = card(f"dataset={choice}", f"dataset.root={tmp_path / 'here'}", "dataset.classes=[b,a]")
+    before = digest(built("dataset", config))
+    for key, other in (("root", str(tmp_path / "elsewhere")), ("folder", "deeper"), ("classes", ["a", "b"])):
+        changed = config.copy()
+        OmegaConf.update(changed, f"dataset.{key}", other)
+        assert digest(built("dataset", changed)) != before, key
+    assert set(leaves(config.dataset)) == {"root", "folder", "classes"} | {
+        key for key in leaves(config.dataset) if key.partition(".")[0] in PREPARED
+    }
