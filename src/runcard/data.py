@@ -80,6 +80,7 @@ def prepare(source: Source, image_size_px: int, channels: int) -> Samples:
     """
     check_integer("image_size_px", image_size_px, minimum=1)
     check_choice("channels", str(channels), ("1", "3"))
+    cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
     size = (len(source), image_size_px, image_size_px, channels)
     images = _allocate(size)
 
