@@ -35,12 +35,12 @@ class Tracker:
     def __init__(self, folder: Path, resumed_epoch: int, progress: Progress, gallery: Gallery) -> None:
         self.path = folder / "metrics.csv"
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= resumed_epoch]
-        resumed_from_another = self.rows and not list(folder.glob("events.out.tfevents.*"))  # train.extend
+        extended = bool(self.rows) and not any(folder.glob("events.out.tfevents.*"))  # train.extend: another run's rows
         self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else 0)
         self.writer.add_custom_scalars(LOSS_CHART)
         self.progress = progress
         self.gallery = gallery
-        if resumed_from_another:
+        if extended:
             for row in self.rows:
                 self._scalars(row)
 
