@@ -14,11 +14,12 @@ from PIL import Image
 
 import runcard.data
 from runcard.augmentation import Pipeline
-from runcard.data import Loaders, Samples, make_loaders, normalizer, prepare
+from runcard.data import Samples, normalizer, prepare
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.datasets.phantom_bone import PhantomBone
 from runcard.datasets.phantom_chest import PhantomChest
 from runcard.errors import UserError
+from runcard.loaders import Loaders, SampleDataset, make_loaders
 from runcard.seeding import derive
 from runcard.settings import TrainSettings
 
@@ -35,7 +36,8 @@ def loaders_of(
     samples: Samples = CHESTS, augment: str = "lab", normalization: str = "unit", seed: int = 0, **settings: object
 ) -> Loaders:
     scale = normalizer(normalization, samples.images.shape[-1])
-    return make_loaders(samples, SPLIT, scale, augmentation(augment), replace(SETTINGS, **settings), seed, False)
+    images, augmented = (SampleDataset(samples, scale, change, seed) for change in (None, augmentation(augment)))
+    return make_loaders(images, augmented, SPLIT, replace(SETTINGS, **settings), seed, pin_memory=False)
 
 
 def epochs(loaders: Loaders, num_epochs: int) -> list[tuple[torch.Tensor, ...]]:
@@ -60,6 +62,7 @@ class Pictures:
 
     given_split = None
     faults = ()
+    on_disk = None
     classes = ("a", "b")
 
     def __init__(self, *items: tuple[np.ndarray, np.ndarray | int]) -> None:
@@ -327,7 +330,6 @@ def test_limit_batches_shortens_every_split():
 
 
 def test_without_a_test_split_there_is_no_test_loader():
-    loaders = make_loaders(
-        CHESTS, {**SPLIT, "test": []}, normalizer("unit", 1), None, replace(SETTINGS, num_workers=0), 0, False
-    )
+    images = SampleDataset(CHESTS, normalizer("unit", 1), None, 0)
+    loaders = make_loaders(images, images, {**SPLIT, "test": []}, SETTINGS, 0, pin_memory=False)
     assert loaders.test is None

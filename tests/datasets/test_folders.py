@@ -6,17 +6,16 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from conftest import card
 from PIL import Image
 
 from runcard.data import prepare
-from runcard.datasets.class_folders import ClassFolders
+from runcard.datasets.course import write_course
 from runcard.datasets.image_mask import ImageMaskFolder, LungCT
+from runcard.datasets.labelled import LabelledImages
 from runcard.errors import UserError
-from runcard.images import list_images, read_image, read_mask
 from runcard.splits import make_split
 
 TWO = ("background", "lung")
@@ -63,99 +62,6 @@ def complaint(make: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-# Reading single files
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
-def test_an_image_of_any_8_bit_mode_is_grey_or_rgb(mode, tmp_path):
-    path = tmp_path / ("x.jpg" if mode in ("CMYK", "YCbCr") else "x.png")
-    pixels = photo(path, mode)
-    image = read_image(path)
-    assert image.dtype == np.uint8
-    assert image.shape == ((HEIGHT, WIDTH) if mode in ("1", "L", "LA") else (HEIGHT, WIDTH, 3))
-    if mode in ("RGB", "RGBA"):
-        assert np.array_equal(image, pixels)
-    if mode in ("L", "LA"):
-        assert np.array_equal(image, np.asarray(Image.fromarray(pixels).convert("L")))
-    if mode == "1":
-        assert set(np.unique(image)) == {0, 255}
-
-
-@pytest.mark.parametrize(
-    ("values", "num_classes", "expected"),
-    [
-        ((0, 255), 2, (0, 1)),
-        ((0, 1), 2, (0, 1)),
-        ((0,), 2, (0,)),
-        ((255,), 2, (1,)),
-        ((1,), 2, (1,)),
-        ((0, 1, 2), 3, (0, 1, 2)),
-        ((0, 2), 3, (0, 2)),
-        ((0, 3, 1, 2), 4, (0, 3, 1, 2)),
-    ],
-)
-def test_a_mask_becomes_class_indices(values, num_classes, expected, tmp_path):
-    mask(tmp_path / "x.png", values)
-    found = read_mask(tmp_path / "x.png", num_classes)
-    assert found.dtype == np.uint8
-    assert np.array_equal(found, mask(tmp_path / "expected.png", expected))
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])
-def test_a_black_and_white_mask_may_have_any_mode(mode, tmp_path):
-    stripes = mask(tmp_path / "x.png")
-    Image.fromarray(stripes).convert(mode).save(tmp_path / "x.png")
-    assert np.array_equal(read_mask(tmp_path / "x.png", 2), stripes // 255)
-
-
-def test_a_palette_mask_is_read_by_index_not_by_colour(tmp_path):
-    stripes = mask(tmp_path / "x.png", (0, 1, 2))
-    image = Image.fromarray(stripes)
-    image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
-    assert image.mode == "P"
-    image.save(tmp_path / "x.png")
-    assert np.array_equal(read_mask(tmp_path / "x.png", 3), stripes)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
-@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
-def test_a_truncated_file_is_never_read(suffix, part, tmp_path):
-    path = tmp_path / f"x.{suffix}"
-    photo(path, size=(40, 40))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * part)])
-    with pytest.raises(UserError, match=rf"{re.escape(str(path))}: .*Replace or remove it"):
-        read_image(path)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "grey.png",
-        "grey.tif",
-        "colour.png",
-    ],
-)
-def test_a_16_bit_image_is_refused(name, tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 2**16, (HEIGHT, WIDTH, 3)).astype(np.uint16)
-    cv2.imwrite(str(tmp_path / name), pixels if name.startswith("colour") else pixels[..., 0])
-    with pytest.raises(UserError, match=rf"{name}: .*8 bits per channel. Convert it to 8-bit first"):
-        read_image(tmp_path / name)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_an_image_of_more_than_a_byte_per_pixel_is_refused(dtype, tmp_path):
-    Image.fromarray(np.ones((HEIGHT, WIDTH), dtype)).save(tmp_path / "x.tif")
-    with pytest.raises(UserError, match=r"x.tif: .*8 bits per channel"):
-        read_image(tmp_path / "x.tif")
-
-
-def test_files_are_listed_in_natural_order(tmp_path):
-    for name in ("Im10.png", "Im2.PNG", "Im1.jpeg", ".hidden.png", "Thumbs.db", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [p.name for p in list_images(tmp_path)] == ["Im1.jpeg", "Im2.PNG", "Im10.png"]
-
-
 # Image/ and Mask/
 
 
@@ -187,12 +93,6 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
 
 
-def jpeg_mask(folder: Path) -> None:
-    (folder / "Mask" / "b.png").unlink()
-    stripes = np.resize(np.repeat(np.array([0, 255], np.uint8), 5), (HEIGHT, WIDTH))
-    Image.fromarray(stripes).save(folder / "Mask" / "b.jpg", quality=60)
-
-
 # What is done to the folder of three good pairs -> the file that must be named, and words of the rule.
 FAULTS: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("unpaired image", lambda f: photo(f / "Image" / "d.png"), "Image/d.png", "no mask with this stem in .*Mask"),
@@ -203,8 +103,7 @@ FAULTS: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("truncated mask", lambda f: cut(f / "Mask" / "b.png"), "Mask/b.png", "damaged or truncated"),
     ("text", lambda f: (f / "Image" / "b.png").write_text("<html>"), "Image/b.png", "not an image that can be read"),
     ("sizes", lambda f: mask(f / "Mask" / "b.png", size=(9, 8)), "Mask/b.png", "of one size, got 12×10 and 9×8 pixels"),
-    ("photograph", lambda f: photo(f / "Mask" / "b.png"), "Mask/b.png", r"not a mask: .*0…1 or 0 and 255.*\d+ values:"),
-    ("JPEG mask", jpeg_mask, "Mask/b.jpg", "not a mask: .*but has .* values"),
+    ("photograph", lambda f: photo(f / "Mask" / "b.png"), "Mask/b.png", r"not a mask: .*0…1, or 0 and 255, but"),
     ("a third class", lambda f: mask(f / "Mask" / "b.png", (0, 1, 2)), "Mask/b.png", "has 3 values: 0, 1, 2"),
 ]
 
@@ -246,19 +145,45 @@ def test_of_very_many_faults_the_first_twenty_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["Image", "Mask"])
-def test_a_missing_or_empty_folder_of_pairs_is_named(kind, pairs):
+def test_an_empty_or_missing_folder_of_pairs_is_named(kind, pairs):
     for path in (pairs / kind).iterdir():
         path.unlink()
     said = complaint(lambda: ImageMaskFolder(str(pairs), None, TWO))
     assert said.startswith(f"{pairs / kind}: no images in this folder (.png, .jpg")
     (pairs / kind).rmdir()
+    (pairs / "notes.txt").touch()
+    left = "Mask" if kind == "Image" else "Image"
     said = complaint(lambda: ImageMaskFolder(str(pairs), None, TWO))
-    assert said.startswith(f"{pairs / kind}: no such folder. dataset.root")
+    assert said == (
+        f"{pairs}: no data here, or up to 4 folders below, that look like Image/1.png and Mask/1.png. "
+        f"There is: {left}/, notes.txt."
+    )
 
 
-def test_both_missing_folders_are_named_at_once(tmp_path):
-    said = complaint(lambda: ImageMaskFolder(str(tmp_path / "elsewhere"), None, TWO))
-    assert {"Image", "Mask"} == {Path(line.partition(": ")[0]).name for line in said.splitlines()}
+def test_masks_of_three_grey_values_are_read_by_them(tmp_path):
+    photo(tmp_path / "Image" / "a.png", "L")
+    stripes = mask(tmp_path / "Mask" / "a.png", (0, 127, 255))
+    three = ("background", "right", "left")
+    said = complaint(lambda: ImageMaskFolder(str(tmp_path), None, three))
+    assert said == (
+        f"{tmp_path / 'Mask' / 'a.png'}: not a mask: it must hold class indices 0…2, but has 3 values: 0, 127, 255. "
+        "Set dataset.mask_values=[0,127,255] if these are the classes."
+    )
+    dataset = ImageMaskFolder(str(tmp_path), None, three, mask_values=[0, 255, 127])
+    assert np.array_equal(dataset[0][1], np.select([stripes == 0, stripes == 255], [0, 1], 2))
+    assert dataset.on_disk.masks == "nearest of 0, 255, 127"
+
+
+@pytest.mark.parametrize("wrong", [[0], [0, 0], [0, "a"], [0, -1], "01", 7])
+def test_mask_values_must_be_one_per_class(wrong, pairs):
+    with pytest.raises(ValueError, match=r"^mask_values must be "):
+        ImageMaskFolder(str(pairs), None, TWO, mask_values=wrong)
+
+
+@pytest.mark.parametrize("wrong", [[0], [5, 5], [9, 1], [0, "a"], [0, 1, 2], "01", 7, None, [0, float("inf")]])
+def test_the_window_must_be_black_and_white(wrong, pairs):
+    with pytest.raises(ValueError, match=r"^window must be two numbers, \[black, white\], black below white, got"):
+        ImageMaskFolder(str(pairs), None, TWO, window=wrong)
 
 
 # The lung CT slices in the package
@@ -288,7 +213,7 @@ def test_the_lung_ct_is_split_by_patient():
 def test_classes_are_the_folders_in_natural_order(tmp_path):
     for name in ("grade10/Im10", "grade10/Im2", "grade2/Im1", ".hidden/Im1"):
         photo(tmp_path / "bones" / f"{name}.png")
-    dataset = ClassFolders(str(tmp_path), "bones", None)
+    dataset = LabelledImages(str(tmp_path), "bones", None)
     assert dataset.classes == ["grade2", "grade10"]
     assert dataset.ids == ["grade2/Im1.png", "grade10/Im2.png", "grade10/Im10.png"]
     assert [dataset[i][1] for i in range(len(dataset))] == [0, 1, 1]
@@ -297,7 +222,7 @@ def test_classes_are_the_folders_in_natural_order(tmp_path):
 
 def test_named_classes_give_the_order_and_the_choice(bones):
     photo(bones / "Other" / "1.png")
-    dataset = ClassFolders(str(bones), None, ["NFF", "AFF"])
+    dataset = LabelledImages(str(bones), None, ["NFF", "AFF"])
     assert dataset.classes == ["NFF", "AFF"]
     assert [dataset[i][1:] for i in range(len(dataset))] == [
         (0, "NFF/1.png"),
@@ -319,7 +244,7 @@ def test_given_folders_are_the_split(validation, tmp_path):
         "test/B/7",
     ):
         photo(tmp_path / f"{name}.png", "L")
-    dataset = ClassFolders(str(tmp_path), None, None)
+    dataset = LabelledImages(str(tmp_path), None, None)
     assert dataset.classes == ["A", "B"]
     found = {dataset.ids[i]: (dataset.given_split[i], dataset[i][1]) for i in range(len(dataset))}
     assert found == {
@@ -340,6 +265,12 @@ def emptied(folder: Path) -> None:
 
 CLASS_FAULTS: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("missing", lambda f: (f / "AFF").rename(f / "AF"), "", "no class folder 'AFF', found AF, NFF.*mean 'AF'"),
+    (
+        "two fit",
+        lambda f: [(f / "AFF").rename(f / "AFF1"), photo(f / "AFF2/1.png")],
+        "",
+        "several .* 'AFF': AFF1, AFF2",
+    ),
     ("empty", lambda f: emptied(f / "AFF"), "AFF", r"no images in this folder \(.png"),
     ("zero bytes", lambda f: (f / "AFF" / "1.png").write_bytes(b""), "AFF/1.png", "the file is empty"),
     ("truncated", lambda f: cut(f / "NFF" / "2.png"), "NFF/2.png", "damaged or truncated"),
@@ -350,7 +281,7 @@ CLASS_FAULTS: list[tuple[str, Callable[[Path], object], str, str]] = [
 @pytest.mark.parametrize(("damage", "file", "rule"), [f[1:] for f in CLASS_FAULTS], ids=[f[0] for f in CLASS_FAULTS])
 def test_a_fault_of_a_class_folder_names_its_file_and_the_rule(damage, file, rule, bones):
     damage(bones)
-    said = complaint(lambda: ClassFolders(str(bones), None, ["AFF", "NFF"]))
+    said = complaint(lambda: LabelledImages(str(bones), None, ["AFF", "NFF"]))
     assert len(said.splitlines()) == 1
     assert said.startswith(f"{bones / file}: ")
     assert re.search(rule, said)
@@ -359,7 +290,7 @@ def test_a_fault_of_a_class_folder_names_its_file_and_the_rule(damage, file, rul
 def test_all_faults_of_class_folders_come_together(bones):
     (bones / "Empty").mkdir()
     (bones / "AFF" / "1.png").write_bytes(b"")
-    said = complaint(lambda: ClassFolders(str(bones), None, ["AFF", "NFF", "Empty", "Lost", "Gone"]))
+    said = complaint(lambda: LabelledImages(str(bones), None, ["AFF", "NFF", "Empty", "Lost", "Gone"]))
     assert len(said.splitlines()) == 4
     for words in (
         "AFF/1.png: the file is empty",
@@ -370,15 +301,220 @@ def test_all_faults_of_class_folders_come_together(bones):
         assert words in said
 
 
-def test_a_missing_root_and_a_missing_train_folder_are_named(tmp_path):
-    said = complaint(lambda: ClassFolders(str(tmp_path / "nowhere"), "x", None))
-    assert said.startswith(f"{tmp_path / 'nowhere' / 'x'}: no such folder. dataset.root")
+def test_a_missing_train_folder_is_named(tmp_path):
     photo(tmp_path / "validation" / "A" / "1.png")
-    assert "has validation but no train folder" in complaint(lambda: ClassFolders(str(tmp_path), None, None))
+    assert "has validation but no train folder" in complaint(lambda: LabelledImages(str(tmp_path), None, None))
+
+
+def test_two_folders_for_one_split_are_named(tmp_path):
+    for part in ("train", "val", "validation"):
+        photo(tmp_path / part / "A" / "1.png")
+    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    assert said == f"{tmp_path}: val/ and validation/ are both for val. Rename one of them."
 
 
 def test_a_class_without_a_folder_among_the_validation_images_is_named(tmp_path):
     for name in ("train/A/1", "train/B/1", "validation/A/1"):
         photo(tmp_path / f"{name}.png")
-    said = complaint(lambda: ClassFolders(str(tmp_path), None, None))
+    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
     assert said.startswith(f"{tmp_path / 'validation'}: no class folder 'B', found A.")
+
+
+def test_a_class_finds_the_one_folder_that_contains_its_name(tmp_path):
+    for name in ("train/Mel/1", "train/Nevi/1", "validation/mel/1", "validation/NEVI/1", "validation/Other/1"):
+        photo(tmp_path / f"{name}.png")
+    dataset = LabelledImages(str(tmp_path), None, ["Mel", "Nev"])
+    assert [dataset[i][1:] for i in range(4)] == [
+        (0, "train/Mel/1.png"),
+        (1, "train/Nevi/1.png"),
+        (0, "validation/mel/1.png"),
+        (1, "validation/NEVI/1.png"),
+    ]
+    assert dataset.on_disk.layout == "class folders in train/ and validation/ (Nev in NEVI/)"
+    assert dataset.on_disk.left_out == ["validation/Other/"]
+
+
+def test_a_folder_of_the_class_name_goes_before_one_that_contains_it(tmp_path):
+    for name in ("Abnormal", "Normal"):
+        photo(tmp_path / name / "1.png")
+    dataset = LabelledImages(str(tmp_path), None, ["normal", "abnormal"])
+    assert dataset.ids == ["Normal/1.png", "Abnormal/1.png"]
+
+
+def test_two_classes_on_one_folder_are_a_fault(tmp_path):
+    photo(tmp_path / "Nevi" / "1.png")
+    said = complaint(lambda: LabelledImages(str(tmp_path), None, ["Nev", "evi"]))
+    assert said == f"{tmp_path / 'Nevi'}: the classes 'Nev' and 'evi' both find this folder."
+
+
+# Flat files
+
+
+def flat(folder: Path, *names: str) -> Path:
+    for name in names:
+        photo(folder / name, "L")
+    return folder
+
+
+def test_the_class_of_a_flat_file_is_in_its_name(tmp_path):
+    flat(tmp_path / "Train", "Mel_10.png", "Mel_2.png", "x_nev.bmp", "Nevmelt.png")
+    flat(tmp_path / "test", "1_Mel.png", "1_Nev.png")
+    dataset = LabelledImages(str(tmp_path), None, ["Mel", "Nev"])
+    found = [(dataset.ids[i], dataset[i][1], dataset.given_split[i]) for i in range(len(dataset))]
+    assert found == [
+        ("Train/Mel_2.png", 0, "train"),
+        ("Train/Mel_10.png", 0, "train"),
+        ("Train/Nevmelt.png", 1, "train"),  # the letter case decides where it can
+        ("Train/x_nev.bmp", 1, "train"),
+        ("test/1_Mel.png", 0, "test"),
+        ("test/1_Nev.png", 1, "test"),
+    ]
+    assert dataset.on_disk.layout == "flat files named by class in Train/ and test/"
+
+
+def test_a_flat_file_of_no_class_or_of_two_is_a_fault(tmp_path):
+    flat(tmp_path, "Mel_1.png", "Nev_1.png", "other.png", "Mel_Nev.png")
+    said = complaint(lambda: LabelledImages(str(tmp_path), None, ["Mel", "Nev", "Bcc"])).splitlines()
+    fix = "Rename or remove it, or change dataset.classes."
+    assert said == [
+        f"{tmp_path / 'Mel_Nev.png'}: its name contains several of the classes: Mel, Nev. {fix}",
+        f"{tmp_path / 'other.png'}: its name contains none of Mel, Nev, Bcc. {fix}",
+        f"{tmp_path}: no image is of the class 'Bcc': its name would contain that.",
+    ]
+
+
+def test_flat_files_need_named_classes(tmp_path):
+    flat(tmp_path, "a.png", "b.png", "c.png")
+    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    assert said.startswith(
+        f"dataset.classes: {tmp_path} holds flat files (a.png, b.png, …), so the classes must be named"
+    )
+
+
+def test_named_classes_decide_between_loose_images_and_class_folders(bones):
+    flat(bones, "overview.png", "scan_left.png", "scan_right.png")
+    in_folders = LabelledImages(str(bones), None, ["AFF", "NFF"])
+    assert len(in_folders) == 4
+    assert in_folders.on_disk.left_out == ["overview.png", "scan_left.png", "scan_right.png"]
+    (bones / "overview.png").unlink()
+    by_name = LabelledImages(str(bones), None, ["left", "right"])
+    assert by_name.ids == ["scan_left.png", "scan_right.png"]
+    assert by_name.on_disk.left_out == ["AFF/", "NFF/"]
+    for undecided in (None, ["AFF", "left"], ["x", "y"]):
+        said = complaint(lambda classes=undecided: LabelledImages(str(bones), None, classes))
+        assert said.startswith(f"{bones}: holds both loose images (scan_left.png, …) and class folders (AFF, NFF).")
+
+
+# From root and folder to the data
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of LAB.md 3, made of phantoms."""
+    root = tmp_path_factory.mktemp("home") / "DL_course_data"
+    write_course(root, 5)
+    return root
+
+
+TREE = [  # folder, classes, layout, images
+    ("Lab1/Skin", ["Mel", "Nev"], "flat files named by class in train/ and test/", 14),
+    ("Lab1/Bone", ["AFF", "NFF"], "flat files named by class in train/ and test/", 14),
+    ("Lab1/X_ray", [f"C{k}" for k in range(1, 10)], "flat files named by class in train/ and test/", 63),
+    ("Lab2/Skin", ["Mel", "Nev"], "class folders in train/ and validation/ (Nev in Nevi/)", 14),
+    ("Lab2/Bone", ["AFF", "NFF"], "class folders in train/ and validation/", 14),
+]
+
+
+@pytest.mark.parametrize(("folder", "classes", "layout", "num_images"), TREE, ids=[row[0] for row in TREE])
+def test_every_classification_layout_of_the_course_is_found_from_every_root(
+    folder, classes, layout, num_images, course
+):
+    roots = [course, course.parent, course / folder.split("/")[0], course / folder]
+    datasets = [LabelledImages(str(root), folder, classes) for root in roots]
+    datasets.append(LabelledImages(str(course / folder.lower()).replace("DL", "dl"), folder.upper(), classes))
+    for dataset in datasets:
+        assert dataset.on_disk.location == course / folder
+        assert dataset.on_disk.layout == layout
+        assert dataset.on_disk.left_out == []
+        assert dataset.ids == datasets[0].ids
+        assert len(dataset) == num_images
+        assert set(dataset.targets) == set(range(len(classes)))
+        assert not dataset.faults
+
+
+@pytest.mark.parametrize("folder", ["Lab3/X_ray", "Lab3/CT"])
+def test_every_layout_of_pairs_of_the_course_is_found_from_every_root(folder, course):
+    classes = TWO if folder == "Lab3/X_ray" else ("background", "left", "right")
+    for root in (course, course.parent, course / "lab3", course / folder, course / folder.swapcase()):
+        dataset = ImageMaskFolder(str(root), folder, classes)
+        assert dataset.on_disk.location == course / folder
+        assert dataset.on_disk.layout == "Image/ and Mask/"
+        assert dataset.ids == [f"Im{i}" for i in range(1, 15)]
+        assert set(np.unique(dataset[0][1])) == set(range(len(classes)))
+
+
+def test_image_and_mask_may_have_any_letter_case_and_are_no_classes(tmp_path):
+    for name in ("IMAGE/a.png", "mask/a.png"):
+        photo(tmp_path / "lungs" / name, "1")
+    assert ImageMaskFolder(str(tmp_path), None, TWO).on_disk.layout == "IMAGE/ and mask/"
+    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    assert said.startswith(f"{tmp_path}: no data here, or up to 4 folders below, that look like train/Mel/1.jpg")
+
+
+def test_what_folder_does_not_decide_is_an_error(course):
+    said = complaint(lambda: LabelledImages(str(course), None, ["AFF", "NFF"]))
+    assert said == (
+        f"{course}: holds several folders of data: Lab1/Bone, Lab1/Skin, Lab1/X_ray, Lab2/Bone, Lab2/Skin. "
+        "Say which is meant: dataset.folder=Lab2/Skin"
+    )
+    said = complaint(lambda: LabelledImages(str(course), "Bone", ["AFF", "NFF"]))
+    assert "fit dataset.folder=Bone: Lab1/Bone, Lab2/Bone. Say which" in said
+
+
+def test_a_folder_that_is_not_there_is_never_replaced_by_another(course, tmp_path):
+    """Lab3/Bone must not become Lab2/Bone because that ends alike."""
+    said = complaint(lambda: LabelledImages(str(course), "Lab3/Bone", ["AFF", "NFF"]))
+    assert said == (
+        f"dataset.folder=Lab3/Bone: no such data in {course}, found Lab1/Bone, Lab1/Skin, Lab1/X_ray, Lab2/Bone, "
+        "Lab2/Skin. Set dataset.folder to one of these. Did you mean 'Lab2/Bone'?"
+    )
+
+
+def test_a_root_that_is_not_there_is_told_with_what_is(bones):
+    said = complaint(lambda: LabelledImages(str(bones / "AFG" / "x"), None, None))
+    assert said == (
+        f"{bones / 'AFG' / 'x'}: no such folder. dataset.root must be the folder of the data or one above it; {bones} "
+        "holds AFF, NFF. Did you mean 'AFF'?"
+    )
+
+
+def test_a_stray_figure_above_the_data_does_not_hide_them(tmp_path):
+    flat(tmp_path, "figure.png")
+    for name in ("AFF/1", "NFF/1"):
+        photo(tmp_path / "Lab2" / "Bone" / f"{name}.png")
+    assert LabelledImages(str(tmp_path), "Lab2/Bone", None).classes == ["AFF", "NFF"]
+
+
+# The images beside the checkout
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+REAL = [
+    ("Lab2/Bone", ["Normal", "Osteoporosis"], "class folders in train/ and validation/", (272, 68)),
+    ("Lab2/Skin", ["Mel", "Nev"], "class folders in train/ and validation/ (Nev in Nevi/)", (160, 40)),
+]
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the images are not here")
+@pytest.mark.parametrize(("folder", "classes", "layout", "counts"), REAL)
+def test_a_lab_card_finds_real_images_without_the_courses_tree(folder, classes, layout, counts):
+    dataset = LabelledImages(str(DATA), folder, classes)
+    assert dataset.on_disk.location == DATA / folder.split("/")[1]
+    assert dataset.on_disk.layout == layout
+    assert tuple(dataset.given_split.count(part) for part in ("train", "val")) == counts
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the images are not here")
+def test_the_lung_card_finds_real_films():
+    dataset = ImageMaskFolder(str(DATA), "Lab3/X_ray", TWO)
+    assert len(dataset) == 234
+    assert set(np.unique(dataset[0][1])) == {0, 1}

@@ -9,30 +9,49 @@ from pathlib import Path
 
 import numpy as np
 
-from runcard.errors import UserError, check_names
-from runcard.images import list_images, read_image, read_mask
+from runcard.datasets.layouts import find_data, image_and_mask, subfolders
+from runcard.errors import UserError, check_integer, check_names
+from runcard.images import FULL_WINDOW, OnDisk, check_window, list_images, read_image, read_mask
 
 
 class ImageMaskFolder:
-    """Pairs <root>/<folder>/Image/x.* with <root>/<folder>/Mask/x.*, by file stem, in natural order.
+    """Pairs Image/x.* with Mask/x.*, by file stem, in natural order; layouts.py says where below root these may lie.
 
-    Item i is (image, mask, id): image H×W or H×W×3 uint8, mask H×W uint8 class indices, id the stem. A pair that
-    differs in size, or a mask that is no mask, is told when it is read; faults holds what is wrong with the folders.
+    Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8 class indices, id the stem.
+    window and mask_values: see images.py. A pair that differs in size, or a mask that is no mask, is told when it is
+    read; faults holds what is wrong with the folders.
     """
 
     given_split = None
 
-    def __init__(self, root: str, folder: str | None, classes: Sequence[str]) -> None:
-        base = Path(root).expanduser() / (folder or "")
-        self.faults: list[str] = []
-        images, masks = (_by_stem(base / kind, self.faults) for kind in ("Image", "Mask"))
-        if images and masks:
-            for have, lack, kind in ((images, masks, "Mask"), (masks, images, "Image")):
-                where = f"no {kind.lower()} with this stem in {base / kind}"
-                self.faults += [f"{have[stem]}: {where}." for stem in have if stem not in lack]
+    def __init__(
+        self,
+        root: str,
+        folder: str | None,
+        classes: Sequence[str],
+        window: Sequence[float] = FULL_WINDOW,
+        mask_values: Sequence[int] | None = None,
+    ) -> None:
         self.classes = check_names("classes", classes)
+        self.mask_values = _check_mask_values(mask_values, len(self.classes))
+        limits = check_window(window)
+        base = find_data(root, folder, image_and_mask, "Image/1.png and Mask/1.png")
+        image_folder, mask_folder = pair = image_and_mask(base) or []
+        self.faults: list[str] = []
+        images, masks = (_by_stem(path, self.faults) for path in pair)
+        if images and masks:
+            for have, lack, there in ((images, masks, mask_folder), (masks, images, image_folder)):
+                where = f"no {there.name.lower()} with this stem in {there}"
+                self.faults += [f"{have[stem]}: {where}." for stem in have if stem not in lack]
         self.ids = [stem for stem in images if stem in masks]
         self.files = [(images[stem], masks[stem]) for stem in self.ids]
+        self.on_disk = OnDisk(
+            location=base,
+            layout=f"{image_folder.name}/ and {mask_folder.name}/",
+            left_out=[f"{path.name}/" for path in subfolders(base) if path not in pair],
+            window=limits,
+            masks=self._meaning(),
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -40,11 +59,16 @@ class ImageMaskFolder:
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:
         image_path, mask_path = self.files[i]
         image = read_image(image_path)
-        mask = read_mask(mask_path, len(self.classes))
+        mask = read_mask(mask_path, len(self.classes), self.mask_values)
         if image.shape[:2] != mask.shape:
             sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
             raise UserError(f"{mask_path}: image and mask must be of one size, got {sizes} pixels (width×height).")
         return image, mask, self.ids[i]
+
+    def _meaning(self) -> str:
+        if self.mask_values:
+            return f"nearest of {', '.join(map(str, self.mask_values))}"
+        return "class indices, or nearest of 0 and 255" if len(self.classes) == 2 else "class indices"
 
 
 class LungCT(ImageMaskFolder):
@@ -54,11 +78,19 @@ class LungCT(ImageMaskFolder):
         super().__init__(str(files("runcard.datasets") / "lung_ct"), None, classes)
 
 
+def _check_mask_values(mask_values: object, num_classes: int) -> list[int] | None:
+    """Returns mask_values as a list, or raises ValueError where they are not one grey value per class."""
+    if mask_values is None:
+        return None
+    values = list(mask_values) if isinstance(mask_values, Sequence) and not isinstance(mask_values, str) else []
+    if len(values) != num_classes or len(set(values)) != num_classes:
+        rule = f"null or a list of {num_classes} different grey values, one per class"
+        raise ValueError(f"mask_values must be {rule}, got {mask_values!r}")
+    return [check_integer("mask_values", value, minimum=0) for value in values]
+
+
 def _by_stem(folder: Path, faults: list[str]) -> dict[str, Path]:
     """Returns the images of folder by stem; what is wrong with the folder is added to faults."""
-    if not folder.is_dir():
-        faults.append(f"{folder}: no such folder. dataset.root (with dataset.folder) must hold Image/ and Mask/.")
-        return {}
     paths = list_images(folder)
     if not paths:
         faults.append(f"{folder}: no images in this folder (.png, .jpg, .bmp or .tif).")

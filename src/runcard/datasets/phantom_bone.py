@@ -138,6 +138,7 @@ class PhantomBone:
         self.files: list[tuple[Path, ...]] = [()] * num_images  # nothing lies on disk
         self.given_split: list[str] | None = None
         self.faults: list[str] = []
+        self.on_disk = None
         self.sources: list[int] = []  # whose anatomy image i shows: i itself, or the image it nearly repeats
         for i in range(num_images):
             self.sources.append(self._source(i))

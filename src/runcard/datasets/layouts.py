@@ -1,0 +1,115 @@
+"""From dataset.root and dataset.folder to the one folder that holds the data, in any letter case."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePath
+
+from natsort import natsorted
+
+from runcard.errors import UserError, nearest
+from runcard.images import is_image
+
+MAX_DEPTH = 4  # folders below root that are looked into
+MAX_LISTED = 10
+
+Inner = Callable[[Path], "list[Path] | None"]  # a folder's own sub-folders if it has the layout wanted, else None
+
+
+def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> Path:
+    """Returns the folder that has a layout and is meant by root and folder.
+
+    Candidates are root and what lies below it. One is meant where its path ends with all of folder, or all of its path
+    below root is the end of folder: so root may be the data's folder or one above it. Of several, the one whose
+    path ends with the most of folder is taken. UserError where none is meant or two are equally; example is what its
+    message shows of the layout.
+    """
+    top = _existing(root)
+    candidates = list(_search(top, inner_of))
+    if not candidates:
+        there = [f"{p.name}/" for p in subfolders(top)] + natsorted(e.name for e in _entries(top) if e.is_file())
+        raise UserError(
+            f"{top}: no data here, or up to {MAX_DEPTH} folders below, that look like {example}. "
+            f"There is: {_shortened(there)}."
+        )
+    wanted = PurePath(str(folder or "")).parts
+    below = {path: str(path.relative_to(top)) for path in candidates}
+    ranks = {path: _rank(path, wanted) for path in candidates}
+    meant = [p for p in candidates if ranks[p] >= min(len(wanted), len(p.relative_to(top).parts))]
+    if not meant:
+        found = list(below.values())
+        raise UserError(
+            f"dataset.folder={folder}: no such data in {top}, found {_shortened(found)}. "
+            f"Set dataset.folder to one of these.{nearest(folder, found)}"
+        )
+    best = [path for path in meant if ranks[path] == max(ranks[p] for p in meant)]
+    if len(best) > 1:
+        names = [below[path] if path != top else top.name for path in best]
+        raise UserError(
+            f"{top}: holds several folders of data{f' that fit dataset.folder={folder}' if folder else ''}: "
+            f"{_shortened(names)}. Say which is meant: dataset.folder={names[-1]}"
+        )
+    return best[0]
+
+
+def image_and_mask(directory: Path) -> list[Path] | None:
+    """Returns the folders Image/ and Mask/ of directory, in any letter case, or None where one of them is missing."""
+    named = {path.name.casefold(): path for path in subfolders(directory)}
+    return [named["image"], named["mask"]] if {"image", "mask"} <= set(named) else None
+
+
+def subfolders(directory: Path) -> list[Path]:
+    """Returns the visible folders directly in directory, in natural order."""
+    return natsorted((Path(entry.path) for entry in _entries(directory) if entry.is_dir()), key=lambda p: p.name)
+
+
+def has_images(directory: Path) -> bool:
+    """Whether an image lies directly in directory; stops at the first, for there may be thousands."""
+    return any(is_image(entry.name) for entry in _entries(directory))
+
+
+def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except PermissionError:
+        return  # a folder that may not be read, somewhere below root, is none of the data
+
+
+def _existing(root: str) -> Path:
+    """Returns root as an absolute path that exists, whatever the letter case that it was typed in."""
+    typed = Path(os.path.normpath(Path(root).expanduser().absolute()))  # resolve() would lose the names of links
+    found = Path(typed.anchor)
+    for part in typed.parts[1:]:
+        names = [path.name for path in subfolders(found)] if not (found / part).is_dir() else [part]
+        same = [name for name in names if name.casefold() == part.casefold()]
+        if len(same) != 1:
+            raise UserError(
+                f"{typed}: no such folder. dataset.root must be the folder of the data or one above it; {found} holds "
+                f"{_shortened(names)}.{nearest(part, names)}"
+            )
+        found /= same[0]
+    return found
+
+
+def _search(directory: Path, inner_of: Inner, depth: int = 0) -> Iterator[Path]:
+    """Yields the folders that have the layout; what belongs to a layout is not looked into."""
+    inner = inner_of(directory)
+    if inner is not None:
+        yield directory
+    if depth < MAX_DEPTH:
+        belonging = [*(inner or []), *(image_and_mask(directory) or [])]
+        for path in subfolders(directory):
+            if path not in belonging:
+                yield from _search(path, inner_of, depth + 1)
+
+
+def _rank(path: Path, wanted: Sequence[str]) -> int:
+    """Returns how many of the last parts of wanted path ends with."""
+    have, want = ([part.casefold() for part in parts] for parts in (path.parts, wanted))
+    return next(count for count in range(len(want), -1, -1) if count == 0 or have[-count:] == want[-count:])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_LISTED]) + (", …" if len(names) > MAX_LISTED else "") if names else "nothing"
