@@ -27,9 +27,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from runcard.checkpoint import Checkpoint, State
-from runcard.data import Batch
 from runcard.facts import hardware
 from runcard.gallery import Gallery
+from runcard.loaders import Batch
 from runcard.parts import Parts, compose
 from runcard.progress import Progress, print_table
 from runcard.tracking import Tracker

@@ -28,9 +28,14 @@ class Pipeline:
                 )
         self.compose = albumentations.Compose(list(transforms.values()))
 
+    @property
+    def is_identity(self) -> bool:
+        """Whether every image comes out as it went in."""
+        return not self.compose.transforms
+
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns the changed image and mask."""
-        if not self.compose.transforms:
+        if self.is_identity:
             return image, mask
         self.compose.set_random_seed(seed)
         if mask is None:

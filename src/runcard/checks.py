@@ -11,9 +11,10 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from runcard.build import checked
-from runcard.data import Loaders
-from runcard.engine import OUT_OF_MEMORY, Loss, Monitor, Schedule, predict
+from runcard.engine import OUT_OF_MEMORY, Loss, Monitor, Schedule, columns, predict
 from runcard.errors import UserError, check_choice, nearest
+from runcard.features import PartlyFrozen
+from runcard.loaders import Loaders
 
 
 def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
@@ -22,6 +23,25 @@ def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
     for key in set(found) ^ set(known):
         rule = "nothing reads this key" if key in found else "this key is needed"
         raise UserError(f"{prefix}{key}: {rule}.{nearest(key, known) if key in found else ''}")
+
+
+def check_cache(wish: str, model: nn.Module, augment: object, choices: dict[str, str]) -> bool:
+    """Returns whether the model's frozen part is run once, ahead of training: wherever nothing can differ by it."""
+    frozen = isinstance(model, PartlyFrozen) and model.frozen_and_trained() is not None
+    same_images = getattr(augment, "is_identity", False)  # of another library's pipeline nothing is known
+    if wish != "always":
+        return wish == "auto" and frozen and same_images
+    if not frozen:
+        raise UserError(
+            f"train.cache_features=always: nothing of model={choices.get('model')} is frozen, so every step changes "
+            "its features. Use model=vgg16_pretrained with model.freeze=features, or train.cache_features=auto."
+        )
+    if not same_images:
+        raise UserError(
+            f"train.cache_features=always: augmentation={choices.get('augmentation')} makes every image anew in every "
+            "epoch, and its features with it. Use augmentation=none, or train.cache_features=auto."
+        )
+    return True
 
 
 def check_output(
@@ -50,7 +70,7 @@ def check_output(
     if logits.ndim != len(expected):
         has = "masks" if has_masks else "one class per image"
         gives = "one label per image" if logits.ndim == 2 else "a map of labels"
-        fitting = "model=unet or dataset=class_folders" if has_masks else "model=vgg16 or dataset=lungs"
+        fitting = "model=unet or dataset=labelled" if has_masks else "model=vgg16 or dataset=lungs"
         raise UserError(f"{model} gives {gives}; {dataset} has {has}. Try {fitting}.")
     raise UserError(
         f"{model} gives an output of shape {tuple(logits.shape)}, but {dataset} with loss={choices.get('loss')} needs "
@@ -65,18 +85,18 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
     Which way is better is the metric's own to say: nobody can choose the worst epoch by a forgotten key.
     """
     checked("scheduler.", lambda: check_choice("every", schedule.every, ("step", "epoch")))
-    columns = [
+    known = [
         "train/loss",
-        *(f"{part}/{name}" for part in ("val", "train_eval") for name in ("loss", *metrics.keys())),
+        *(f"{part}/{name}" for part in ("val", "train_eval") for name in ("loss", *columns(metrics))),
     ]
-    checked("metric.", lambda: check_choice("monitor", monitor, columns))
+    checked("metric.", lambda: check_choice("monitor", monitor, known))
     watched, rule = schedule.monitor, type(schedule.rule).__name__
     watches = "metrics" in inspect.signature(schedule.rule.step).parameters
     if watches != (watched is not None):
         must = "name a value of metrics.csv, such as val/loss" if watches else "be null"
         raise UserError(f"scheduler.monitor must {must}, with {rule}, got {watched}.")
     if watched is not None:
-        checked("scheduler.", lambda: check_choice("monitor", watched, columns))
+        checked("scheduler.", lambda: check_choice("monitor", watched, known))
         mode = getattr(schedule.rule, "mode", None)
         if schedule.every == "step":
             raise UserError(f"scheduler.every must be epoch with {rule}: {watched} appears once an epoch.")
@@ -88,4 +108,4 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
 def _better(column: str, metrics: MetricCollection) -> str:
     """Returns max where larger values of the column are better, else min."""
     name = column.partition("/")[2]
-    return "max" if name != "loss" and metrics[name].higher_is_better else "min"
+    return "max" if name != "loss" and columns(metrics)[name].higher_is_better else "min"

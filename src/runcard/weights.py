@@ -1,0 +1,65 @@
+"""Pretrained weights: found, verified and read, without running code that a file may carry."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from runcard.errors import UserError
+
+
+def published(url: str, function: str) -> Path:
+    """Returns torch's cached copy of a published file, downloaded first where there is none.
+
+    The name ends in the first digits of the file's SHA-256, as torchvision's do (vgg16-397923af.pth), and the bytes
+    must agree with them. function is the package's own that gives the same file; messages name it.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:
+            raise UserError(
+                f"{path}: not on this machine, and {url} cannot be reached ({error}).\n"
+                f"It is the file of {function}: put a copy there, or set model.weights to a local .safetensors or .pth "
+                "file."
+            ) from None
+    digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    if digits and not (found := sha256(path)).startswith(digits[1]):
+        raise UserError(
+            f"{path}: damaged or another file: its SHA-256 begins with {found[:8]}, not {digits[1]}. Remove it, and it "
+            "is downloaded again."
+        )
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a .safetensors file, or of a .pth or .pt file that holds nothing but a state dict."""
+    if not path.is_file():
+        raise UserError(f"model.weights: {path}: no such file.")
+    try:
+        content = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: weights cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path}: weights must be a state dict, names with tensors; this holds something else.")
+    return content
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,146 @@
+"""Cached features: bit for bit the uncached run, found again by their key, refused where they would be wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, card
+from safetensors.torch import load_file, save_file
+from torchvision.models.vgg import cfgs, make_layers
+
+from runcard.errors import UserError
+from runcard.features import feature_key
+from runcard.parts import Parts, compose
+
+BONE = [o for o in TINY if not o.startswith("model.")] + ["dataset=phantom_bone", "model=vgg16_pretrained", "loss=bce"]
+BONE += ["model.head=[8]", "optimizer.lr=1e-2"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of convolutions, so that the frozen part is the same for every seed."""
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("weights") / "convolutions.safetensors"
+    save_file({f"features.{name}": tensor for name, tensor in make_layers(cfgs["D"]).state_dict().items()}, path)
+    return f"model.weights={path}"
+
+
+def numbers(folder: Path) -> list[dict[str, str]]:
+    """Returns metrics.csv without what it says of time."""
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = (load_file(folder / "checkpoints" / "best.safetensors") for folder in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("freeze", "precision"), [("features", "32"), ("features", "bf16"), ("first_3_blocks", "bf16")]
+)
+def test_cached_is_uncached_and_the_second_use_is_the_first(run_card, weights, freeze, precision):
+    common = [*BONE, weights, f"model.freeze={freeze}", f"train.precision={precision}"]
+    plain = run_card("plain", *common, "train.cache_features=never")
+    first, second = run_card("first", *common), run_card("second", *common)
+    assert len(numbers(plain)) == 2
+    assert numbers(plain) == numbers(first) == numbers(second)
+    assert (plain / "per_image.csv").read_text() == (first / "per_image.csv").read_text()
+    assert same_weights(plain, first)
+    assert same_weights(first, second)
+    assert "features" not in record(plain)
+    assert [record(f)["features"]["reused"] for f in (first, second)] == [False, True]
+    assert record(first)["seconds"]["caching"] >= record(second)["seconds"]["caching"] > 0
+    assert record(plain)["seconds"]["caching"] == 0
+
+
+def test_another_seed_reuses_the_features_and_trains_another_head(run_card, weights):
+    first, other = run_card("first", *BONE, weights), run_card("other", *BONE, weights, "seed=1")
+    assert record(other)["features"]["reused"]
+    assert numbers(first) != numbers(other)
+
+
+def test_a_run_trained_longer_equals_one_that_long(run_card, weights):
+    """So a resumed run does: both start from last.ckpt, which holds the whole model."""
+    run_card("short", *BONE, weights)
+    longer = run_card("longer", *BONE, weights, "train.epochs=4", "train.extend=short")
+    straight = run_card("straight", *BONE, weights, "train.epochs=4")
+    assert numbers(longer) == numbers(straight)
+    assert same_weights(longer, straight)
+
+
+def test_a_damaged_file_of_features_is_made_again(run_card, weights):
+    first = run_card("first", *BONE, weights)
+    (path,) = (first.parent / "outputs" / ".features").iterdir()
+    path.write_bytes(path.read_bytes()[:-100])
+    second = run_card("second", *BONE, weights)
+    assert not record(second)["features"]["reused"]
+    assert numbers(first) == numbers(second)
+
+
+def composed(*overrides: str) -> Parts:
+    return compose(card(*BONE, *overrides), {"model": "vgg16_pretrained", "augmentation": "lab"})
+
+
+def key(*overrides: str) -> str:
+    parts = composed(*overrides)
+    front, _ = parts.model.frozen_and_trained()
+    return feature_key(parts, front)
+
+
+def test_the_key_knows_all_that_the_features_depend_on_and_nothing_else(weights, tmp_path):
+    content = load_file(weights.partition("=")[2])
+    content["features.28.bias"][5] += 1e-6
+    save_file(content, tmp_path / "changed.safetensors")
+    first = key(weights)
+    assert key(weights, "seed=1", "loss=cross_entropy", "model.head=[4]", "dataset.split.seed=3") == first
+    others = [
+        key(f"model.weights={tmp_path / 'changed.safetensors'}"),
+        key(weights, "dataset.seed=1"),
+        key(weights, "dataset.image_size_px=64", "dataset.size_px=32"),
+        key(weights, "dataset.normalization=symmetric"),
+        key(weights, "dataset.channels=3"),
+        key(weights, "train.precision=bf16"),
+        key(weights, "model.freeze=first_4_blocks"),
+    ]
+    assert len({first, *others}) == len(others) + 1
+
+
+def test_chosen_by_itself_only_where_it_is_exact():
+    assert composed("model.weights=random").cache_features
+    assert not composed("model.weights=random", "train.cache_features=never").cache_features
+    assert not composed("model.weights=random", "augmentation=lab").cache_features
+    assert not composed("model.weights=random", "model.freeze=none").cache_features
+    assert not compose(card(*TINY), {}).cache_features
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("augmentation=lab", "augmentation=lab makes every image anew in every epoch"),
+        ("model.freeze=none", "nothing of model=vgg16_pretrained is frozen"),
+    ],
+)
+def test_forced_where_it_would_be_wrong_it_is_refused_with_the_reason(override, message):
+    with pytest.raises(UserError, match=message):
+        composed("model.weights=random", "train.cache_features=always", override)
+
+
+def test_only_the_head_is_trained(run_card, weights):
+    folder = run_card("a", *BONE, weights)
+    content, after = load_file(weights.partition("=")[2]), load_file(folder / "checkpoints" / "best.safetensors")
+    for name, tensor in content.items():
+        expected = tensor.sum(dim=1, keepdim=True) if name == "features.0.weight" else tensor
+        assert torch.equal(after[name], expected), name
+    found = record(folder)
+    assert found["num_parameters"] - found["num_trained_parameters"] == sum(
+        t.numel() for n, t in after.items() if n.startswith("features.")
+    )
