@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, card
@@ -18,10 +19,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from runcard.checkpoint import Checkpoint, State, read_weights
-from runcard.data import EpochSampler
-from runcard.engine import Monitor, evaluate
+from runcard.engine import Monitor, columns, evaluate
 from runcard.errors import UserError
 from runcard.gallery import Gallery
+from runcard.loaders import EpochSampler
 from runcard.losses.dice import SoftDice
 from runcard.parts import Parts, compose
 from runcard.probabilities import probabilities
@@ -341,6 +342,38 @@ def test_evaluation_of_classes_keeps_the_probabilities():
     assert evaluation.per_image["accuracy"].tolist() == (evaluation.probs.argmax(1) == truth).float().tolist()
 
 
+SIDES = ("dataset.sides=true", "dataset.positive=null", "loss=dice")
+
+
+def test_every_foreground_class_has_a_column(tmp_path):
+    trained = train(tmp_path, *SIDES, "metric=masks_surface", "metric.monitor=val/hd95", "train.epochs=3")
+    assert {"val/dice_right", "train_eval/dice_left", "val/asd"} <= set(trained.rows[0])
+    assert trained.state.best == min(trained.column("val/hd95")), "a distance is better where it is smaller"
+    for row in trained.rows:
+        assert row["val/dice"] == pytest.approx((row["val/dice_right"] + row["val/dice_left"]) / 2)
+    per_image = evaluated(trained.parts, 3).per_image
+    assert {"dice_right", "dice_left", "hd95", "asd"} <= set(per_image)
+    assert torch.allclose(per_image["dice"], (per_image["dice_right"] + per_image["dice_left"]) / 2)
+
+
+def test_two_scores_cannot_fill_one_column():
+    with pytest.raises(UserError, match=r"^metric\.scores\.dice_pooled: the column dice_pooled is taken\."):
+        composed(*SIDES, "metric.scores.dice_of_classes.classes=[background,right,pooled]")
+
+
+@pytest.mark.parametrize("overrides", [(), SIDES, BONE], ids=" ".join)
+def test_the_confusion_matrix_counts_what_the_metrics_score(overrides, tmp_path):
+    parts = composed(*overrides)
+    outcomes = Gallery(parts).write_previews(tmp_path)
+    values = evaluated(parts, 4).values
+    truth = parts.data.samples.targets[parts.data.split["val"]]
+    assert outcomes.confusion.sum(axis=1).tolist() == np.bincount(truth.ravel()).tolist()
+    accuracy = outcomes.confusion.trace() / outcomes.confusion.sum()
+    assert accuracy == pytest.approx(values["pixel_accuracy" if truth.ndim > 1 else "accuracy"])
+    assert len(outcomes.scores) == len(outcomes.is_positive) == (0 if overrides == SIDES else truth.size)
+    assert len(list((tmp_path / "previews").iterdir())) == 4
+
+
 # Probabilities
 
 
@@ -384,7 +417,7 @@ def test_masks_and_classes_go_through_the_same_loop(overrides, tmp_path):
     trained = train(tmp_path, *overrides)
     assert trained.column("epoch") == [1, 2]
     assert trained.column("step") == [4, 8]
-    names = {f"{part}/{name}" for part in ("train_eval", "val") for name in ("loss", *trained.parts.metrics)}
+    names = {f"{part}/{name}" for part in ("train_eval", "val") for name in ("loss", *columns(trained.parts.metrics))}
     fixed = {"epoch", "step", "lr", "train/loss", "grad_norm", "seconds", "images_per_second"}
     assert set(trained.rows[0]) == fixed | names
     assert all(math.isfinite(trained.rows[1][name]) for name in ("train/loss", "val/loss", trained.parts.monitor.name))
@@ -439,7 +472,7 @@ def test_of_one_image_every_value_per_image_is_kept(tmp_path):
     parts = trained.parts
     evaluation = evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, parts.loaders.val)
     assert {name: tuple(values.shape) for name, values in evaluation.per_image.items()} == {
-        name: (1,) for name in parts.metrics if name != "dice_pooled"
+        name: (1,) for name in columns(parts.metrics) if name != "dice_pooled"
     } | {"loss": (1,)}
 
 

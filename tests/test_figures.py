@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from runcard.figures import (
     BLUE,
-    CONTOUR,
+    CONTOURS,
     GREEN,
     OVERLAY_OPACITY,
     RED,
@@ -19,6 +19,7 @@ from runcard.figures import (
     agreement,
     batch_figure,
     class_figure,
+    confusion_figure,
     curves_figure,
     mask_figure,
     outlined,
@@ -76,7 +77,7 @@ def test_the_three_colours_are_what_they_are_called():
 def test_outlined_draws_the_contour_only(value):
     example = masked()
     shown = outlined(example.image, example.target * value)
-    drawn = (shown == CONTOUR).all(axis=-1)
+    drawn = (shown == CONTOURS[value - 1]).all(axis=-1)
     inside = np.zeros_like(drawn)
     inside[5:11, 5:11] = True
     assert drawn.sum() == 4 * 8 - 4
@@ -127,7 +128,7 @@ def test_masks_are_drawn_in_rows_of_image_truth_and_prediction():
     assert [text.get_text() for text in figure.texts] == ["■ agreement", "■ false positive", "■ missed"]
     first, truth, prediction = (ax.images[0].get_array() for ax in figure.axes[:3])
     assert (first == 100).all()
-    assert (truth == CONTOUR).all(axis=-1).any()
+    assert (truth == CONTOURS[0]).all(axis=-1).any()
     assert prediction[5, 5].tolist() == mixed(GREEN)
     assert prediction[5, 10].tolist() == mixed(BLUE)
 
@@ -148,13 +149,26 @@ def test_a_batch_is_drawn_as_the_model_sees_it():
     assert figure.get_suptitle() == "first training batch, values -1.00 to 1.00"
     drawn = [ax for ax in figure.axes if ax.images]
     assert len(drawn) == 5
-    assert all((ax.images[0].get_array() == CONTOUR).all(axis=-1).any() for ax in drawn)
+    assert all((ax.images[0].get_array() == CONTOURS[0]).all(axis=-1).any() for ax in drawn)
     figure = batch_figure(images, np.array([0, 1, 1, 0, 1]), ["AFF", "NFF"])
     assert titles(figure)[:5] == ["AFF", "NFF", "NFF", "AFF", "NFF"]
 
 
 def test_a_batch_of_one_value_can_be_drawn():
     assert isinstance(batch_figure(np.zeros((1, 1, 8, 8), np.float32), np.array([0]), ["AFF"]), Figure)
+
+
+def test_a_confusion_matrix_is_coloured_by_the_share_of_the_true_class():
+    figure = confusion_figure(np.array([[3, 1, 0], [0, 1200, 0], [0, 0, 0]]), ["Mel", "Nev", "none"], "4 images")
+    (ax,) = figure.axes
+    assert ax.images[0].get_array().tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]]
+    assert ax.images[0].get_clim() == (0, 1)
+    texts = {tuple(map(int, text.get_position()[::-1])): text.get_text() for text in ax.texts}  # (row, column)
+    assert texts == {(0, 0): "75.0%\n3", (0, 1): "25.0%\n1", (1, 1): "100.0%\n1,200"}
+    for axis, name in ((ax.xaxis, "predicted"), (ax.yaxis, "true")):
+        assert axis.get_label_text() == name
+        assert [label.get_text() for label in axis.get_ticklabels()] == ["Mel", "Nev", "none"]
+    assert ax.get_title() == "4 images"
 
 
 def test_curves_have_training_and_validation_on_the_same_axes():

@@ -19,11 +19,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from runcard.checkpoint import Checkpoint, State
-from runcard.data import Batch, Loaders
 from runcard.errors import UserError
+from runcard.loaders import Batch, Loaders
 from runcard.probabilities import probabilities
 from runcard.seeding import seed_epoch
 from runcard.settings import TrainSettings
@@ -156,7 +156,8 @@ def evaluate(
     """Returns the loss and every metric over all images of loader.
 
     The loss is taken per image and then averaged, so it does not depend on the batch size. A metric with the attribute
-    per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set.
+    per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set. One that
+    fills several columns computes a dict of these.
     """
     metrics.reset()
     losses: list[Tensor] = []
@@ -170,10 +171,21 @@ def evaluate(
         if targets.ndim == 1:
             kept.append(probs.cpu())
     computed = {"loss": torch.stack(losses)} | metrics.compute()
-    of_images = {"loss"} | {name for name, metric in metrics.items() if getattr(metric, "per_image", False)}
+    of_images = {"loss"} | {name for name, metric in columns(metrics).items() if getattr(metric, "per_image", False)}
     per_image = {name: computed[name].float().cpu().reshape(-1) for name in computed if name in of_images}
     values = {name: value.float().mean().item() for name, value in computed.items()}
     return Evaluation(values, per_image, indices, torch.cat(kept) if kept else None)
+
+
+def columns(metrics: MetricCollection) -> dict[str, Metric]:
+    """Returns which metric fills each column: those that its attribute columns names, or the one of its own name."""
+    filled: dict[str, Metric] = {}
+    for name, metric in metrics.items():
+        for column in getattr(metric, "columns", [name]):
+            if column in ("loss", *filled):
+                raise UserError(f"metric.scores.{name}: the column {column} is taken. Rename the score or the class.")
+            filled[column] = metric
+    return filled
 
 
 def _to_device(batch: Batch, fabric: Fabric) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
 GREEN, RED, BLUE = np.array([[60, 200, 90], [230, 60, 50], [70, 120, 255]], np.float32)
-CONTOUR = (255, 210, 0)
+CONTOURS = [(255, 210, 0), (0, 200, 255), (255, 90, 220), (255, 140, 40)]  # of classes 1, 2, 3, 4, and again
 OVERLAY_OPACITY = 0.45
 TILE_PX = 128  # of a preview
 
@@ -52,11 +52,11 @@ def agreement(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> n
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns the image (H, W, C) uint8 as RGB with the contours of every class of mask."""
+    """Returns the image (H, W, C) uint8 as RGB with the contours of every class of mask, each in its colour."""
     shown = np.ascontiguousarray(to_rgb(image))
     for value in range(1, int(mask.max()) + 1):
         contours, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(shown, contours, -1, CONTOUR, 1)
+        cv2.drawContours(shown, contours, -1, CONTOURS[(value - 1) % len(CONTOURS)], 1)
     return shown
 
 
@@ -127,6 +127,28 @@ def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> F
         ax.set_axis_off()
     figure.supxlabel("epoch", fontsize=9)
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """Draws a confusion matrix (K, K) of counts: shares of the true class, by which it is coloured, above the counts.
+
+    A cell that counts nothing is left white and empty; so is the row of a class that is not there.
+    """
+    side = 1.4 + 0.8 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    ax = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts):
+        share, count = shares[row, column], counts[row, column]
+        colour = "white" if share > 0.5 else "black"
+        ax.text(column, row, f"{share:.1%}\n{count:,}", ha="center", va="center", fontsize=7.5, color=colour)
+    ax.set_xticks(range(len(classes)), classes, fontsize=8, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(classes)), classes, fontsize=8)
+    ax.set_xlabel("predicted", fontsize=9)
+    ax.set_ylabel("true", fontsize=9)
+    ax.set_title(title, fontsize=9)
     return figure
 
 

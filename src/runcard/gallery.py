@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -14,15 +14,34 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from runcard.atomic import replacing
-from runcard.data import Batch
 from runcard.engine import Evaluation, predict
 from runcard.figures import Example, batch_figure, class_figure, mask_figure, preview
+from runcard.loaders import Batch
 from runcard.parts import Parts
 from runcard.probabilities import probabilities
 
 MAX_PREVIEWS = 500
 MAX_PR_PIXELS = 4_000_000
 MAX_TILES = 8  # images of a batch or of classes shown in one figure
+
+
+def first_batch(parts: Parts) -> Figure:
+    """Draws the first training batch of the first epoch, augmented, exactly as it will be trained on."""
+    parts.loaders.train_sampler.set_epoch(1)
+    keys = islice(parts.loaders.train_sampler, min(parts.train.batch_size, MAX_TILES))
+    batch = default_collate([parts.loaders.train.dataset[key] for key in keys])
+    return batch_figure(batch.images.numpy(), batch.targets.numpy(), parts.data.classes)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a model makes of all validation images, or of all pixels where they have masks."""
+
+    confusion: np.ndarray  # (K, K) int64: true class, predicted class
+    # For a precision-recall curve: whether each belongs to the positive class, and its probability. Of masks an even
+    # sample of at most MAX_PR_PIXELS; empty where there is no positive class.
+    is_positive: np.ndarray  # bool
+    scores: np.ndarray  # float32
 
 
 class Gallery:
@@ -32,17 +51,10 @@ class Gallery:
         self.fabric, self.model = parts.fabric, parts.network
         self.samples, self.loaders = parts.data.samples, parts.loaders
         self.val_indices = parts.data.split["val"][: len(parts.loaders.val.sampler)]  # type: ignore[arg-type]
-        self.classes = parts.data.classes
-        self.metric = parts.monitor.name.partition("/")[2]
+        self.classes, self.positive = parts.data.classes, parts.data.positive
+        self.metric, self.mode = parts.monitor.name.partition("/")[2], parts.monitor.mode
         times = min(parts.train.pictures, parts.train.epochs)
         self.epochs = set(np.linspace(1, parts.train.epochs, times).round().astype(int).tolist())
-
-    def first_batch(self) -> Figure:
-        """Draws the first training batch of the first epoch, augmented, exactly as it will be trained on."""
-        self.loaders.train_sampler.set_epoch(1)
-        keys = islice(self.loaders.train_sampler, min(self.loaders.train.batch_size or 1, MAX_TILES))
-        batch = default_collate([self.loaders.train.dataset[key] for key in keys])
-        return batch_figure(batch.images.numpy(), batch.targets.numpy(), self.classes)
 
     def epoch(self, epoch: int, val: Evaluation) -> dict[str, Figure]:
         """Returns the figures due after this epoch, by tag: best, median and worst of validation."""
@@ -57,30 +69,29 @@ class Gallery:
             chosen = np.linspace(0, len(order) - 1, min(MAX_TILES, len(order))).round().astype(int)
             examples = self._examples([val.indices[order[i]] for i in chosen])
             return class_figure(list(examples), self.classes)
-        name = self.metric if self.metric in val.per_image else "loss"
-        order = val.per_image[name].argsort(descending=name != "loss", stable=True).tolist()
+        name, mode = (self.metric, self.mode) if self.metric in val.per_image else ("loss", "min")
+        order = val.per_image[name].argsort(descending=mode == "max", stable=True).tolist()
         places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
         titles = [f"{place}: {name} {val.per_image[name][i]:.3f}  " for place, i in places.items()]
         examples = self._examples([val.indices[i] for i in places.values()])
         return mask_figure([replace(e, title=t + e.title) for t, e in zip(titles, examples, strict=True)])
 
-    def write_previews(self, folder: Path, positive: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Writes previews/<id>.png of validation.
-
-        Returns, for a precision-recall curve of the positive class, whether each pixel (or image) belongs to it and its
-        probability; of masks an even sample of at most MAX_PR_PIXELS. Both are empty where positive is None.
-        """
-        val = self.val_indices
-        stride = 1 + self.samples.targets[val].size // MAX_PR_PIXELS
+    def write_previews(self, folder: Path) -> Outcomes:
+        """Writes previews/<id>.png of validation, and returns what the same pass over it counts."""
+        num_classes = len(self.classes)
+        stride = 1 + self.samples.targets[self.val_indices].size // MAX_PR_PIXELS
+        confusion = np.zeros(num_classes**2, np.int64)
         truth, scores = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
-        for i, example in enumerate(self._examples(val)):
+        for i, example in enumerate(self._examples(self.val_indices)):
             if i < MAX_PREVIEWS:
                 with replacing(folder / "previews" / f"{example.title.replace('/', '_')}.png") as temporary:
                     Image.fromarray(preview(example, self.classes)).save(temporary)
-            if positive is not None:
-                truth.append(example.target.ravel()[::stride] == positive)
-                scores.append(example.probs[positive].ravel()[::stride])
-        return np.concatenate(truth), np.concatenate(scores)
+            cells = num_classes * example.target.astype(np.int64) + example.probs.argmax(axis=0)
+            confusion += np.bincount(cells.ravel(), minlength=num_classes**2)
+            if self.positive is not None:
+                truth.append(example.target.ravel()[::stride] == self.positive)
+                scores.append(example.probs[self.positive].ravel()[::stride])
+        return Outcomes(confusion.reshape(num_classes, -1), np.concatenate(truth), np.concatenate(scores))
 
     def _examples(self, indices: Sequence[int]) -> Iterator[Example]:
         """Yields the named samples with the model's probabilities for them, titled by id."""

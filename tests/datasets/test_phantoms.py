@@ -100,6 +100,21 @@ def test_lungs_have_a_plausible_area_in_two_parts():
         assert (parts > 0.2 * mask.sum()).sum() == 2
 
 
+def test_sides_are_the_same_lungs_as_two_classes():
+    plain, sides = PhantomChest(20, 96), PhantomChest(20, 96, sides=True)
+    assert sides.classes == ["background", "right", "left"]
+    for i in range(20):
+        (image, mask, _), (same_image, sided, _) = plain[i], sides[i]
+        assert np.array_equal(image, same_image)
+        assert np.array_equal(mask, sided > 0)
+        assert sided.dtype == np.uint8
+        num_parts, parts = cv2.connectedComponents(mask)
+        assert all(len(np.unique(sided[parts == part])) == 1 for part in range(num_parts)), "no lung is two classes"
+        (_, right), (_, left) = (np.nonzero(sided == side) for side in (1, 2))
+        assert right.mean() < left.mean(), "the patient's right is on the left of the film"
+        assert min(len(right), len(left)) > 0.3 * mask.sum()
+
+
 def test_difficulty_lowers_the_contrast_of_lungs():
     def contrast(dataset):
         return np.mean(
@@ -194,6 +209,7 @@ def test_the_shortcut_marks_one_class():
         (PhantomChest, "num_images", 0),
         (PhantomChest, "size_px", "big"),
         (PhantomChest, "difficulty", 1.5),
+        (PhantomChest, "sides", "both"),
         (PhantomChest, "seed", -1),
         (PhantomBone, "num_images", 2.5),
         (PhantomBone, "size_px", 4),

@@ -28,6 +28,7 @@ from runcard.metrics.classes import Correct, OfPositive
 from runcard.metrics.log_loss import LogLoss
 from runcard.metrics.masks import (
     Dice,
+    DiceOfClasses,
     IoU,
     PixelAccuracy,
     PooledDice,
@@ -113,6 +114,25 @@ def test_three_classes_give_the_mean_over_the_foreground(metric: Callable[..., M
     assert value(metric(num_classes=3), certain(preds, 3), truth).item() == pytest.approx(expected)
 
 
+def test_every_foreground_class_has_a_dice_of_its_own() -> None:
+    preds = torch.tensor([[[0, 1, 1, 2]], [[0, 0, 0, 0]]])
+    truth = torch.tensor([[[0, 1, 2, 2]], [[0, 1, 1, 0]]])
+    metric = DiceOfClasses(["background", "right", "left"])
+    metric.update(certain(preds, 3), truth)
+    by_class = metric.compute()
+    assert list(by_class) == metric.columns == ["dice_right", "dice_left"]
+    assert by_class["dice_right"].tolist() == pytest.approx([2 / 3, 0])
+    assert by_class["dice_left"].tolist() == pytest.approx([2 / 3, 1])
+    assert torch.allclose(torch.stack(list(by_class.values())).mean(dim=0), value(Dice(3), certain(preds, 3), truth))
+
+
+def test_of_two_classes_the_second_one_is_dice_and_no_column_more() -> None:
+    metric = DiceOfClasses(["background", "lung"])
+    metric.update(certain(torch.ones(1, 2, 2, dtype=torch.int64), 2), torch.ones(1, 2, 2, dtype=torch.int64))
+    assert metric.columns == []
+    assert metric.compute() == {}
+
+
 @pytest.mark.parametrize("num_classes", [2, 4])
 def test_masks_agree_with_torchmetrics(num_classes: int) -> None:
     torch.manual_seed(0)
@@ -157,7 +177,11 @@ def test_one_image_alone_gives_a_scalar() -> None:
 
 def collection(compute_groups: bool) -> MetricCollection:
     metrics: dict[str, Metric] = {kind.__name__: kind(2) for kind in COUNTED}
-    metrics |= {"LogLoss": LogLoss(), "SoftDiceLoss": SoftDiceLoss()}
+    metrics |= {
+        "DiceOfClasses": DiceOfClasses(["background", "lung"]),
+        "LogLoss": LogLoss(),
+        "SoftDiceLoss": SoftDiceLoss(),
+    }
     return MetricCollection(metrics, compute_groups=compute_groups)
 
 
@@ -170,7 +194,8 @@ def test_the_counted_metrics_share_one_state_also_after_reset() -> None:
             shared.update(probs, truth)
             apart.update(probs, truth)
         groups = sorted(sorted(names) for names in shared.compute_groups.values())
-        assert groups == [sorted(kind.__name__ for kind in COUNTED), ["LogLoss"], ["SoftDiceLoss"]]
+        counted = sorted(["DiceOfClasses", *(kind.__name__ for kind in COUNTED)])
+        assert groups == [counted, ["LogLoss"], ["SoftDiceLoss"]]
         one, other = shared.compute(), apart.compute()
         assert list(one) == list(other)
         for name in one:
@@ -321,6 +346,8 @@ def test_wrong_arguments_are_named() -> None:
     for kind in COUNTED:
         with pytest.raises(ValueError, match=r"^num_classes must be an integer >= 2, got 1"):
             kind(num_classes=1)
+    with pytest.raises(ValueError, match=r"^classes must be a list of names, \[a,b\], got 'left'"):
+        DiceOfClasses("left")
     with pytest.raises(ValueError, match=r"^positive must be an integer >= 0, got 'Mel'"):
         OfPositive(BinaryRecall(), positive="Mel")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^positive must be below the number of classes, 2, got 2"):

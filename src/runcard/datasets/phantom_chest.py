@@ -28,7 +28,7 @@ from runcard.datasets.film import (
     smooth,
     stream,
 )
-from runcard.errors import check_integer, check_number
+from runcard.errors import check_flag, check_integer, check_number
 
 # One lung in its own frame: u from the midline (0) to the ribcage (1), v from the apex (0) to the base (1).
 WALL_U = [0.27, 0.24, 0.28, 0.23, 0.26, 0.44, 0.66, 0.84, 0.95, 1.0, 0.98]
@@ -174,19 +174,24 @@ class PhantomChest:
     """Chest films of size size_px with the lungs as targets (1 = lung, heart and diaphragm left out).
 
     Image i depends on seed and i alone. difficulty (0 to 1) lowers the lungs' contrast and raises noise, ribs,
-    opacities and the variety of shapes, each in the same places. Raises ValueError that names a wrong argument.
+    opacities and the variety of shapes, each in the same places. With sides the same pixels are two classes: 1 is the
+    patient's right lung, on the left of the film, and 2 the left one. Raises ValueError that names a wrong argument.
     """
 
-    def __init__(self, num_images: int, size_px: int, difficulty: float = 0.5, seed: int = 0) -> None:
+    def __init__(
+        self, num_images: int, size_px: int, difficulty: float = 0.5, sides: bool = False, seed: int = 0
+    ) -> None:
         check_integer("num_images", num_images, 1)
         self.size_px = check_integer("size_px", size_px, 16)
         self.difficulty = check_number("difficulty", difficulty, 0, 1)
         self.seed = check_integer("seed", seed, 0)
         self.ids = [f"chest_{i:04d}" for i in range(num_images)]
-        self.classes = ["background", "lung"]
+        self.sides = check_flag("sides", sides)
+        self.classes = ["background", "right", "left"] if sides else ["background", "lung"]
         self.files: list[tuple[Path, ...]] = [()] * num_images  # nothing lies on disk
         self.given_split: list[str] | None = None
         self.faults: list[str] = []
+        self.on_disk = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -213,4 +218,7 @@ class PhantomChest:
             grain=between(0.005, 0.045, self.difficulty),
         )
         print_marker(film, stream(self.seed, index, Stream.MARKER), height=0.05)
-        return film, (lungs >= 0.5).astype(np.uint8), self.ids[index]
+        mask = (lungs >= 0.5).astype(np.uint8)
+        if self.sides:
+            mask[canvas.fill(chest.lungs[1]) >= 0.5] *= 2
+        return film, mask, self.ids[index]

@@ -4,7 +4,7 @@ Every metric here receives probabilities (N, K, H, W) with K >= 2 and targets (N
 torchmetrics applies a sigmoid only when a value lies outside [0, 1], which is silently wrong for small logits. The
 predicted class is the most probable one. A metric that computes a vector (N,) is per image, and its mean is the value
 reported; a scalar is a value of the whole data set. The attribute per_image says which: of a single image torchmetrics
-makes a scalar, of (1,), too.
+makes a scalar, of (1,), too. A metric that computes a dict of such names its keys in the attribute columns.
 
 Per image each ratio is taken for every foreground class 1 .. K-1, and then the mean over these. 0/0 is 1: nothing was
 there to be found, and nothing was wrongly found. So an empty mask predicted empty has Dice 1, and with one side alone
@@ -13,12 +13,14 @@ empty Dice is 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from runcard.errors import check_integer
+from runcard.errors import check_integer, check_names
 
 
 class _Counts(Metric):
@@ -66,13 +68,37 @@ def foreground(scores: Tensor) -> Tensor:
     return scores[..., 1:].mean(dim=-1)
 
 
+def dice(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
+    """2 tp / (2 tp + fp + fn) of counts of any shape."""
+    return ratio(2 * tp, 2 * tp + fp + fn)
+
+
 class Dice(_Counts):
     """Per image: 2 tp / (2 tp + fp + fn), foreground mean. Both sides empty 1, one side empty 0."""
 
     def compute(self) -> Tensor:
         """One value per image, (N,), in [0, 1]."""
         tp, fp, _, fn = self.counts()
-        return foreground(ratio(2 * tp, 2 * tp + fp + fn))
+        return foreground(dice(tp, fp, fn))
+
+
+class DiceOfClasses(_Counts):
+    """Per image: Dice of every foreground class apart, each in a column of its own, dice_<name of the class>.
+
+    classes: the names of all classes in index order, the background first. With two of them there is no column: it
+    would repeat Dice.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        names = check_names("classes", classes)
+        super().__init__(num_classes=len(names))
+        self.columns = [f"dice_{name}" for name in names[1:]] if len(names) > 2 else []
+
+    def compute(self) -> dict[str, Tensor]:
+        """For every column one value per image, (N,), in [0, 1]."""
+        tp, fp, _, fn = self.counts()
+        of_classes = dice(tp, fp, fn)
+        return {column: of_classes[:, k] for k, column in enumerate(self.columns, start=1)}
 
 
 class PooledDice(_Counts):
@@ -83,7 +109,7 @@ class PooledDice(_Counts):
     def compute(self) -> Tensor:
         """A scalar in [0, 1]; 1 where neither side has any foreground."""
         tp, fp, _, fn = (count.sum(dim=0) for count in self.counts())
-        return foreground(ratio(2 * tp, 2 * tp + fp + fn))
+        return foreground(dice(tp, fp, fn))
 
 
 class IoU(_Counts):

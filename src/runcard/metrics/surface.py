@@ -1,0 +1,114 @@
+"""Distances between the outlines of predicted and true masks: Hausdorff 95 and the average surface distance.
+
+The surface of a mask is its pixels that touch its outside through one of their four sides; beyond the image's border
+is outside, so that a lung cut off by the film has a surface there too (as MedPy and MONAI have it). With P and T the
+surfaces of prediction and truth, d(p, T) is the Euclidean distance of a pixel p to the nearest pixel of T.
+
+Hausdorff's distance, the largest of all d (Huttenlocher, Klanderman and Rucklidge 1993,
+https://doi.org/10.1109/34.232073), hangs on a single pixel; a quantile in place of the maximum does not (Taha and
+Hanbury 2015, https://doi.org/10.1186/s12880-015-0068-x).
+
+Both metrics receive probabilities (N, K, H, W) with K >= 2 and targets (N, H, W) int64, the predicted class being the
+most probable one, and compute a vector (N,): the mean over the foreground classes 1 .. K-1. Both sides empty is 0. One
+side empty is the image's diagonal, farther than any two pixels lie apart: the worst there is, and finite, so that an
+early epoch that predicts nothing still has a mean.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
+from scipy.spatial import KDTree
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from runcard.errors import check_number
+
+Mask = NDArray[np.bool_]  # (H, W)
+Distances = NDArray[np.float64]  # (surface pixels,)
+SMALLEST_PIXEL_MM = 1e-6  # a nanometre
+
+
+def surface(mask: Mask) -> NDArray[np.int64]:
+    """Returns the pixels (P, 2) of a mask of which one of the four neighbours is not in it, or beyond the image."""
+    return np.argwhere(mask & ~binary_erosion(mask))
+
+
+def surface_distances(prediction: Mask, truth: Mask) -> tuple[Distances, Distances]:
+    """Returns, in pixels, d(p, T) of every surface pixel p of the prediction, and d(t, P) of the truth.
+
+    Of two empty masks, and of one, both are a single distance: 0, and the image's diagonal.
+    """
+    if not prediction.any() or not truth.any():
+        apart = math.hypot(*truth.shape) if prediction.any() or truth.any() else 0.0
+        return np.array([apart]), np.array([apart])
+    ours, theirs = surface(prediction), surface(truth)
+    # Trees of the surfaces give the same distances as transforms of the image, in a third of the time at 256 px.
+    return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
+
+
+class _SurfaceDistances(Metric):
+    """Measures both distances of each image and class. A MetricCollection shares this one state.
+
+    pixel_mm: the side of a pixel in mm, at the size that the model sees; None gives distances in pixels.
+    """
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+    per_image = True
+    # (N, K-1, 2) each, in pixels: hausdorff 95, average. A name of its own, see runcard.metrics.log_loss.
+    surface_distances: list[Tensor]
+
+    def __init__(self, pixel_mm: float | None) -> None:
+        super().__init__()
+        self.pixel_mm = None if pixel_mm is None else check_number("pixel_mm", pixel_mm, SMALLEST_PIXEL_MM)
+        self.add_state("surface_distances", default=[], dist_reduce_fx="cat")
+
+    def update(self, probs: Tensor, targets: Tensor) -> None:
+        """Probabilities (N, K, H, W), targets (N, H, W) int64."""
+        predictions = probs.max(dim=1).indices.cpu().numpy()
+        measured = [
+            [_summary(*surface_distances(prediction == k, truth == k)) for k in range(1, probs.shape[1])]
+            for prediction, truth in zip(predictions, targets.cpu().numpy(), strict=True)
+        ]
+        self.surface_distances.append(torch.tensor(measured, device=probs.device))
+
+    def measured(self) -> tuple[Tensor, Tensor]:
+        """Hausdorff 95 and average distance, each (N,), foreground means, in mm or pixels."""
+        hausdorff, average = dim_zero_cat(self.surface_distances).mean(dim=1).unbind(dim=1)
+        unit = 1.0 if self.pixel_mm is None else self.pixel_mm
+        return hausdorff * unit, average * unit
+
+
+def _summary(of_prediction: Distances, of_truth: Distances) -> tuple[float, float]:
+    """Returns the larger of the two 95th percentiles, and the mean over all surface pixels of both."""
+    hausdorff = max(np.percentile(distances, 95) for distances in (of_prediction, of_truth))
+    return float(hausdorff), float(np.concatenate([of_prediction, of_truth]).mean())
+
+
+class HausdorffDistance95(_SurfaceDistances):
+    """Per image: max(q95 of d(p, T) over P, q95 of d(t, P) over T), foreground mean, with q95 the 95th percentile.
+
+    The larger of the two directed percentiles, as in MONAI; MedPy's hd95 is one percentile of both directions' pixels.
+    """
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), >= 0."""
+        return self.measured()[0]
+
+
+class AverageSurfaceDistance(_SurfaceDistances):
+    """Per image: (sum of d(p, T) over P + sum of d(t, P) over T) / (|P| + |T|), foreground mean.
+
+    The symmetric form (Heimann et al. 2009, https://doi.org/10.1109/TMI.2009.2013851), also called ASSD.
+    """
+
+    def compute(self) -> Tensor:
+        """One value per image, (N,), >= 0."""
+        return self.measured()[1]
