@@ -9,10 +9,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runcard.errors import UserError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURE_DPI = 110  # dots per inch of every PNG
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -54,6 +58,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Writes content to path as indented JSON, atomically. NaN and infinity, which JSON lacks, become null."""
     write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Writes figure to path as PNG, atomically."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=FIGURE_DPI)
 
 
 def _finite(content: Any) -> Any:

@@ -1,88 +1,206 @@
-"""Hydra's and OmegaConf's errors in words: the dotted key, the rule, and the nearest valid choices.
+"""Where a classifier looked, and whether it read what it should not: activation maps and the shortcut probe.
 
-Answers in well under a second: nothing here imports torch.
+A run ends with a panel of maps and the probe's findings; `runcard explain` draws all images of a saved run, or others.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+import numpy as np
+import torch
+from natsort import natsorted
+from rich.console import Console
+from torch import Tensor, nn
 
-from runcard.errors import nearest
+from runcard.activation import activation_maps, last_convolution
+from runcard.atomic import replacing, write_figure, write_json
+from runcard.data import Source, normalizer
+from runcard.dataset import open_source, read_data, read_samples
+from runcard.errors import UserError
+from runcard.images import FULL_WINDOW, OnDisk, is_image, read_image
+from runcard.probabilities import probabilities
+from runcard.progress import print_table
+from runcard.saved import SavedRun, open_run
+from runcard.sheets import Tile, by_class, sheet
+from runcard.shortcut import Finding, probe
 
-
-def explain(error: HydraException | OmegaConfBaseException | ValueError, conf: Path, arguments: Sequence[str]) -> str:
-    """Returns one to four lines for an error of composing the config in conf from the command line's arguments."""
-    message = str(error)
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)'", message)):
-        return _no_such_choice(conf, *found[1].rpartition("/")[::2])
-    if isinstance(error, ValueError):
-        null = [a for a in arguments if a.partition("=")[2] == "null"]
-        return f"{', '.join(null)}: a group needs one of its choices. Some have none: scheduler=none."
-    if message.startswith("Ambiguous value") and (found := re.search(r"'(.+?)'", message)):
-        return f"{found[1]}: several values are a sweep, which needs -m in front; a list is written key=[a,b]."
-    if message.startswith("Could not append") and (found := re.search(r"'(.+?)'", message)):
-        return f"+{found[1]}: this key is there already. Leave out the +: {found[1]}=…"
-    if isinstance(error, ConfigCompositionException) and (found := re.search(r"'([^']+)'", message)):
-        return _no_such_key(conf, found[1], arguments)
-    if isinstance(error, MissingMandatoryValue) and (found := re.search(r"[\w.]+$", message.splitlines()[0])):
-        return f"{found[0]}: this key has no default and must be given: {found[0]}=…"
-    if isinstance(error, InterpolationResolutionError):
-        return f"{getattr(error, 'full_key', None) or 'config'}: {message.splitlines()[0]}"
-    said = message.partition("\nSee https")[0]
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: {said}.\nA value with = , [ ( or a space in it is quoted twice: key='\"value\"'."
-    return said
+BATCH_SIZE = 16
+UNKNOWN = -1  # the target of an image whose class nobody has said
+GRAD_CAM = "GradCAM"
 
 
-def _no_such_choice(conf: Path, group: str, choice: str) -> str:
-    folder = conf / group
-    choices = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
-    known = f"The choices are {', '.join(choices)}." if choices else "There are none yet."
-    return f"{group}={choice}: no such file conf/{group}/{choice}.yaml. {known}{nearest(choice, choices)}"
+class Pictures(NamedTuple):
+    """Images as a model was trained on them, but for their normalisation."""
+
+    images: np.ndarray  # (N, H, W, C) uint8
+    targets: np.ndarray  # (N,) int64 class indices, or UNKNOWN
+    ids: list[str]
 
 
-def _no_such_key(conf: Path, key: str, arguments: Sequence[str]) -> str:
-    config, choices = _composed_without(key, conf, arguments)
-    group, _, rest = key.partition(".")
-    keys = list(_dotted(config))
-    where = f" of {group}={choices[group]}" if rest and group in choices else ""
-    siblings = [k for k in keys if k.startswith(f"{group}.")] if group in config else [*map(str, config), *keys]
-    return f"{key}: no such option{where}.{nearest(key, siblings) or _listed(siblings)}"
+@dataclass(frozen=True)
+class Classifier:
+    """A model with all that stands between pixels and probabilities."""
+
+    model: nn.Module
+    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.normalizer
+    classes: list[str]
+    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """Images (N, H, W, C) uint8 -> (N, C, H, W) float32, on the CPU."""
+        scale, shift = self.normalization
+        return torch.from_numpy(images.transpose(0, 3, 1, 2) * scale + shift)
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Images (N, H, W, C) uint8 -> probabilities (N, K) float32, in evaluation mode."""
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        probs = []
+        for batch in torch.split(self.normalised(images), BATCH_SIZE):
+            with self.autocast():
+                logits = self.model(batch.to(device, memory_format=torch.channels_last))
+            if logits.ndim != 2:
+                raise UserError("activation maps are for models that give one class per image; this one gives masks.")
+            probs.append(probabilities(logits).cpu())
+        return torch.cat(probs).numpy()
 
 
-def _listed(keys: Sequence[str]) -> str:
-    return f" There are {', '.join(keys[:12])}{', …' if len(keys) > 12 else '.'}"
+@dataclass(frozen=True)
+class Explanation:
+    """What a model says of images, and what in them spoke for it."""
+
+    tiles: list[Tile]
+    findings: list[Finding]  # none where an image's class is unknown
 
 
-def _composed_without(key: str, conf: Path, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Returns the config composed from all group choices among the arguments, and the choices."""
-    given = [a for a in arguments if "=" in a and not a.startswith("-")]
-    groups = [o.input_line for o in OverridesParser.create().parse_overrides(given) if "." not in o.key_or_group]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        try:
-            config = compose("config", [g for g in groups if g and not g.startswith(key)], return_hydra_config=True)
-        except HydraException:
-            config = compose("config", return_hydra_config=True)
-    choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), choices
+def explain(
+    classifier: Classifier, pictures: Pictures, method: str = GRAD_CAM, layer: str | None = None
+) -> Explanation:
+    """Returns the maps of the predicted classes, and what the shortcut probe finds.
+
+    Raises UserError for an unknown method or layer, and for a model that gives no class per image.
+    """
+    images, targets, ids = pictures
+    probs = classifier(images)
+    predicted = torch.from_numpy(probs.argmax(axis=1))
+    maps = activation_maps(classifier.model, classifier.normalised(images), predicted, method, layer, BATCH_SIZE)
+    classes = classifier.classes
+    known = bool((targets != UNKNOWN).all())
+    findings = probe(images, targets, probs, maps, classes, classifier) if known else []
+    tiles = [
+        Tile(
+            name, image, heat, None if target == UNKNOWN else classes[target], classes[prob.argmax()], float(prob.max())
+        )
+        for name, image, heat, target, prob in zip(ids, images, maps, targets.tolist(), probs, strict=True)
+    ]
+    return Explanation(tiles, findings)
 
 
-def _dotted(config: DictConfig, prefix: str = "") -> list[str]:
-    """Returns all keys, dotted, in the order of the files; values are not looked at, they may be missing."""
-    keys = []
-    for key in map(str, config):
-        keys.append(prefix + key)
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and node:
-            keys += _dotted(node, f"{prefix}{key}.")
-    return keys
+def explain_run(
+    folder: Path, paths: Sequence[Path], split: str, method: str, layer: str | None, root: Path | None
+) -> None:
+    """Draws the maps of a saved run's own images, or of those at paths, into <folder>/explain/, and prints the probe.
+
+    A path is an image, or a folder: one that lies as the run's own data do tells the classes too.
+    """
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if split not in ("train", "val", "test"):
+        raise UserError(f"--split must be one of train, val, test, got '{split}'.")
+    run = open_run(folder)
+    dataset, classes = run.dataset(root), run.config["derived"]["classes"]
+    pictures = _given(dataset, classes, paths) if paths else _own(run, root, split)
+    layer = layer or last_convolution(run.model)
+    classifier = Classifier(run.model, normalizer(dataset["normalization"], dataset["channels"]), classes)
+    explanation = explain(classifier, pictures, method, layer)
+    target = folder / "explain" / f"{method.rpartition('.')[2]}-{layer}-{'images' if paths else split}"
+    _write(explanation, target)
+    console.print(f"{len(pictures.ids)} images, {method} of {layer}", style="bold")
+    print_findings(console, explanation.findings)
+    console.print(f"sheets and maps   {target}")
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Prints a table of the probe and, below it, what each finding says."""
+    if not findings:
+        return
+    classes = list(findings[0].heat)
+    columns = ["region", "images with it", *(f"heat in it, {name} (area)" for name in classes)]
+    columns += ["accuracy", "painted over", "alone"]
+    rows = [
+        [f.region, f"{f.num_showing} of {f.num_images}"]
+        + [f"{_share(f.heat[name])} ({_share(f.area[name])})" for name in classes]
+        + [f"{value:.2f}" for value in (f.accuracy, f.accuracy_masked, f.accuracy_alone)]
+        for f in findings
+    ]
+    print_table(console, columns, rows)
+    for finding in findings:
+        console.print(finding.sentence, style="bold red" if finding.alarm else "")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _write(explanation: Explanation, folder: Path) -> None:
+    """Writes a sheet per class and verdict, the maps as maps.npz, and explanation.json."""
+    for (name, verdict), tiles in by_class(explanation.tiles).items():
+        write_figure(folder / f"{name}_{verdict}.png".replace("/", "_"), sheet(tiles, f"{name}: {verdict}"))
+    tiles = explanation.tiles
+    with replacing(folder / "maps.npz") as temporary:
+        np.savez_compressed(temporary, ids=[t.id for t in tiles], maps=np.stack([t.heat for t in tiles]))
+    rows = [{"id": t.id, "true": t.true, "predicted": t.predicted, "probability": t.probability} for t in tiles]
+    findings = [finding.to_json() for finding in explanation.findings]
+    write_json(folder / "explanation.json", {"images": rows, "shortcut": findings})
+
+
+def _own(run: SavedRun, root: Path | None, split: str) -> Pictures:
+    """Returns the images of one split of the run's own data."""
+    data = read_data(run.dataset(root))
+    indices = data.split[split]
+    if not indices:
+        raise UserError(f"--split={split}: the run has no such images.")
+    return Pictures(data.samples.images[indices], data.samples.targets[indices], [data.samples.ids[i] for i in indices])
+
+
+def _given(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path]) -> Pictures:
+    """Returns the images at paths, prepared as the run's own, with their classes where a folder tells them."""
+    found = [read_samples(_source(dataset, classes, path), dataset) for path in paths]
+    images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
+    return Pictures(images, targets, [name for samples in found for name in samples.ids])
+
+
+def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path) -> Source:
+    """Returns the images of a file or folder: in the layout of the run's data, or else without classes."""
+    if path.is_dir() and "root" in dataset:
+        with suppress(UserError):
+            source = open_source(dataset | {"root": str(path), "folder": None, "classes": list(classes)})
+            if not source.faults:
+                return source
+    files = natsorted(p for p in path.rglob("*") if is_image(p.name)) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path}: no images in this folder (.png, .jpg, .bmp or .tif).")
+    return Unlabelled(files, classes, dataset.get("window", FULL_WINDOW))  # data that are made have no window
+
+
+class Unlabelled:
+    """Images whose classes nobody has said, as a dataset; see data.Source."""
+
+    def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
+        self.ids = [str(path) for path in paths]
+        self.files: list[tuple[Path, ...]] = [(path,) for path in paths]
+        self.classes = list(classes)
+        self.given_split: list[str] | None = None
+        self.faults: Sequence[str] = ()
+        self.on_disk: OnDisk | None = OnDisk(paths[0].parent, "single images", [], window)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int, str]:
+        return read_image(self.files[i][0]), UNKNOWN, self.ids[i]

@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+import numpy as np
 from rich.console import Console
 
-from runcard.atomic import replacing
+from runcard.atomic import write_figure
 from runcard.checkpoint import Checkpoint, State, load_weights
+from runcard.dataset import Data
 from runcard.engine import Evaluation, evaluate
 from runcard.errors import UserError
-from runcard.figures import curves_figure
+from runcard.explain import Classifier, Pictures, explain
+from runcard.figures import confusion_figure, curves_figure
 from runcard.gallery import Gallery
-from runcard.parts import Data, Parts
+from runcard.parts import Parts
 from runcard.progress import duration, print_table
 from runcard.record import Record
+from runcard.sheets import panel
+from runcard.shortcut import Finding
 from runcard.tracking import Tracker
 
 
@@ -31,13 +35,19 @@ def write_results(
     if state.best is None:
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
     last = _evaluate(parts)
-    save_figure(gallery.predictions(last["val"]), folder / "figures" / "predictions.png")
-    save_figure(curves_figure(rows, name, _positive(parts.data)), folder / "figures" / "curves.png")
-    is_positive, scores = gallery.write_previews(folder, parts.data.positive)
+    write_figure(folder / "figures" / "predictions.png", gallery.predictions(last["val"]))
+    write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, _positive(parts.data)))
+    outcomes = gallery.write_previews(folder)
+    counted = f"{outcomes.confusion.sum():,} {'pixels' if parts.data.samples.has_masks else 'images'}"
+    confusion = confusion_figure(outcomes.confusion, parts.data.classes, f"validation, last epoch: {counted}")
+    write_figure(folder / "figures" / "confusion.png", confusion)
+    tracker.figure("val/confusion", confusion, state.epoch)
     if parts.data.positive is not None:
-        tracker.pr_curve(f"val/{parts.data.classes[parts.data.positive]}", is_positive, scores, state.epoch)
+        positive = parts.data.classes[parts.data.positive]
+        tracker.pr_curve(f"val/{positive}", outcomes.is_positive, outcomes.scores, state.epoch)
     load_weights(checkpoint.best, parts.model)
     best = _evaluate(parts)
+    findings = _explain(parts, folder, tracker, state.epoch)
     record.write_per_image(
         [
             {"split": split, "checkpoint": weights, **row}
@@ -47,9 +57,10 @@ def write_results(
         ]
     )
     seconds = [row["seconds"] for row in rows]
+    caching = record.content["features"]["seconds"] if parts.cache_features else 0.0
     return {
         "epochs": state.epoch,
-        "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds)},
+        "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds), "caching": caching},
         "last": {"epoch": state.epoch, "values": _values(last)},
         "best": {
             "epoch": state.best_epoch,
@@ -57,6 +68,7 @@ def write_results(
             "value": state.best,
             "values": _values(best),
         },
+        "shortcut": [finding.to_json() for finding in findings],
     }
 
 
@@ -71,6 +83,9 @@ def print_summary(console: Console, parts: Parts, results: dict[str, Any], folde
     cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
     console.print()
     print_table(console, columns, cells)
+    for finding in results["shortcut"]:
+        if finding["alarm"]:
+            console.print(f"\n{finding['sentence']}", style="bold red")
     console.print(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training")
     console.print(f"run folder   {folder}")
     console.print("look at it   tensorboard --logdir outputs")
@@ -81,10 +96,23 @@ def _positive(data: Data) -> str:
     return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes figure as PNG, atomically."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+def _explain(parts: Parts, folder: Path, tracker: Tracker, epoch: int) -> list[Finding]:
+    """Draws activation maps of validation images and returns what the shortcut probe finds, where images have classes.
+
+    The model has the best weights: those that `runcard explain` reads from the folder.
+    """
+    samples, val = parts.data.samples, parts.data.split["val"]
+    num_images = min(parts.train.explain_images, len(val))
+    if samples.has_masks or not num_images:
+        return []
+    chosen = [val[i] for i in np.linspace(0, len(val) - 1, num_images).round().astype(int)]
+    pictures = Pictures(samples.images[chosen], samples.targets[chosen], [samples.ids[i] for i in chosen])
+    classifier = Classifier(parts.model, parts.data.normalization, parts.data.classes, parts.fabric.autocast)
+    explanation = explain(classifier, pictures)
+    figure = panel(explanation.tiles, "activation maps: validation, best epoch")
+    write_figure(folder / "figures" / "activation_maps.png", figure)
+    tracker.figure("val/activation_maps", figure, epoch)
+    return explanation.findings
 
 
 def _evaluate(parts: Parts) -> dict[str, Evaluation]:

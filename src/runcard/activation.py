@@ -1,0 +1,129 @@
+"""Activation maps: where a classifier looked. Grad-CAM (Selvaraju et al. 2017) unless another method is named.
+
+The methods are the classes of pytorch_grad_cam, which is imported only when a map is asked for: it takes seconds.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from runcard.errors import UserError, nearest
+
+PACKAGE = "pytorch_grad_cam"
+
+
+def activation_maps(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    method: str = f"{PACKAGE}.GradCAM",
+    layer: str | None = None,
+    batch_size: int = 32,
+) -> np.ndarray:
+    """Returns the maps (N, H, W) float32: what in each image spoke for its class, scaled to 0…1 image by image.
+
+    images (N, C, H, W) are normalised as for training. classes (N,) int64 are the ones to explain; where the model has
+    a single logit, class 0 is its negative. layer is a name of model.named_modules() whose output is (N, C, h, w), and
+    None the last convolution. A map is 0 everywhere where nothing spoke for the class. The model is left as it was.
+    Raises UserError for an unknown method or layer.
+    """
+    make_cam = find_method(method)
+    twin = _twin(model)
+    inputs = images.to(next(twin.parameters()).device, torch.float32)
+    explained = _find_layer(twin, last_convolution(model) if layer is None else layer, inputs[:1])
+    # The twin's weights ask for no gradients, so these begin at the layer: nothing before it is gone back through. Our
+    # hook has to be there before the method's own.
+    explained.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
+    cam = make_cam(model=twin, target_layers=[explained])
+    scores = [score_of(index) for index in classes.tolist()]
+    with torch.enable_grad():
+        maps = [
+            cam(input_tensor=inputs[start : start + batch_size], targets=scores[start : start + batch_size])
+            for start in range(0, len(inputs), batch_size)
+        ]
+    return np.concatenate(maps).astype(np.float32)
+
+
+def last_convolution(model: nn.Module) -> str:
+    """Returns the name of the model's last nn.Conv2d, in the order in which modules were defined."""
+    names = _convolutions(model)
+    if not names:
+        raise UserError("layer must be named: the model has no nn.Conv2d, so there is no last convolution to explain.")
+    return names[-1]
+
+
+def find_method(name: str) -> Callable[..., Callable[..., np.ndarray]]:
+    """Returns the class with this dotted name; a bare name such as EigenCAM is one of pytorch_grad_cam's."""
+    module_name, _, class_name = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name or PACKAGE), class_name)
+    except (ImportError, AttributeError):
+        found = None
+    if not _makes_maps(found):
+        known = [n for n, member in vars(importlib.import_module(PACKAGE)).items() if _makes_maps(member)]
+        raise UserError(
+            f"method must be a class that makes maps of target_layers, got '{name}'.{nearest(class_name, known)}\n"
+            f"{PACKAGE} offers {', '.join(sorted(known))}."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def score_of(index: int) -> Callable[[Tensor], Tensor]:
+    """Returns the function of one image's logits (C,) that a map of class index explains."""
+
+    def score(logits: Tensor) -> Tensor:
+        if len(logits) == 1:
+            return logits[0] if index == 1 else -logits[0]
+        return logits[index]
+
+    return score
+
+
+def _makes_maps(member: object) -> bool:
+    """Whether this is a class that a model and target_layers are enough, and needed, to make."""
+    if not inspect.isclass(member):
+        return False
+    parameters = inspect.signature(member).parameters.values()
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    return needed == {"model", "target_layers"}
+
+
+def _convolutions(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+
+
+def _find_layer(model: nn.Module, name: str, image: Tensor) -> nn.Module:
+    """Returns the layer of this name, having seen that its output for the image (1, C, H, W) is a map too."""
+    layers: dict[str, nn.Module] = dict(model.named_modules())
+    example = ", ".join(_convolutions(model)[-3:])
+    if name not in layers:
+        raise UserError(f"layer must be a name of the model's, such as {example}, got '{name}'.{nearest(name, layers)}")
+    outputs: list[Any] = []
+    with layers[name].register_forward_hook(lambda _module, _inputs, output: outputs.append(output)), torch.no_grad():
+        model(image)
+    shape = tuple(outputs[0].shape) if outputs and isinstance(outputs[0], Tensor) else None
+    if shape is None or len(shape) != 4:
+        raise UserError(f"layer must give maps (N, C, h, w), such as {example}, got '{name}' with output {shape}.")
+    return layers[name]
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """Returns a copy for evaluation that shares the weights' memory, and nothing else, with the model.
+
+    Hooks and modes are then the copy's own. No layer of it works in place, because a ReLU that does would overwrite the
+    activations that are to be explained.
+    """
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    twin = copy.deepcopy(model, memo).eval().float()
+    for module in twin.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010 (nn.Module's own types know no plain attributes)
+    return twin
