@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format types check tensorboard bench golden rerun clean
+.PHONY: help setup demo lab test lint format types check tensorboard bench golden rerun clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -20,6 +20,17 @@ setup: $(READY)  ## Make .venv with the exact tested versions
 
 demo: $(READY)  ## Train a U-Net on the embedded phantom chest films: about two minutes on two cores
 	$(BIN)/python train.py model=unet loss=dice model.base=32
+
+LAB = $(shell cd experiments && echo lab4/*.yaml | sed 's/\.yaml//g; s/ /,/g')
+PHANTOMS := outputs/phantom_course
+lab: $(READY)  ## Rehearse the fourteen lab cards on phantoms, or on your images: make lab ROOT=<course root>
+ifdef ROOT
+	$(BIN)/python train.py -m experiment=$(LAB) scale=quick name=lab 'dataset.root="$(ROOT)"' $(ARGS)
+else
+	$(BIN)/python -m runcard.datasets.course $(PHANTOMS)
+	RUNCARD_VGG16=random $(BIN)/python train.py -m experiment=$(LAB) scale=quick name=lab_phantoms \
+	  dataset.root=$(PHANTOMS) $(ARGS)
+endif
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest -n auto

@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runcard.errors import UserError
-from runcard.launch import relative, remove_if_empty
+from runcard.errors import EXIT_USER_ERROR, UserError
+from runcard.launch import add_or_override, relative, remove_if_empty
 
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
 os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
@@ -42,22 +42,23 @@ def _interrupt(*_: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
+    sys.argv[1:] = add_or_override(sys.argv[1:])
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        from runcard.explain import explain
+        from runcard.hydra_errors import in_words
 
         if isinstance(error, ValueError) and not str(error).startswith("Config group override"):
             raise  # not Hydra's: a bug of ours
-        print(explain(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
-        sys.exit(2)
+        print(in_words(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     except UserError as error:
         print(error, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(EXIT_USER_ERROR)
     except OSError as error:  # Hydra makes the run folder, before any code of ours runs
         print(
             f"{error.filename or 'run_dir'}: cannot be made: {error.strerror}. Use another run_dir=…", file=sys.stderr
         )
-        sys.exit(2)
+        sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         sys.exit(130)  # what to do next was said where it is known, in run.py

@@ -24,7 +24,7 @@ def test_a_key_goes_all_the_way(train, tmp_path):
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     expected = {".hydra/config.yaml", ".hydra/overrides.yaml", "run.json", "split.json", "metrics.csv", "per_image.csv"}
     expected |= {"checkpoints/last.ckpt", "checkpoints/best.safetensors"}
-    expected |= {"figures/first_batch.png", "figures/curves.png", "figures/predictions.png"}
+    expected |= {"figures/first_batch.png", "figures/curves.png", "figures/predictions.png", "figures/confusion.png"}
     assert expected <= found
     assert not [name for name in found if ".tmp" in name or ".lock" in name]
     assert len([name for name in found if name.startswith("events.out.tfevents")]) == 1

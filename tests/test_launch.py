@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from runcard.errors import UserError
-from runcard.explain import explain
+from runcard.hydra_errors import in_words
 from runcard.launch import MAX_FOLDER_NAME, folder_name
 
 SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
@@ -185,7 +185,7 @@ def test_explains(overrides, words):
     arguments = overrides.split()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(HydraException) as raised:
         compose("config", arguments)
-    answer = explain(raised.value, ROOT / "conf", arguments)
+    answer = in_words(raised.value, ROOT / "conf", arguments)
     assert [word for word in words if word not in answer] == []
     assert 1 <= len(answer.splitlines()) <= 4
     assert "Traceback" not in answer

@@ -17,8 +17,8 @@ MODULES = {
     ".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): p
     for p in sorted(PACKAGE.rglob("*.py"))
 }
-SHARED_BY_LEAVES = {f"runcard.{name}" for name in ("errors", "images", "initialization", "seeding")}
-CONFIG_READERS = {"runcard.build", "runcard.parts", "runcard.run", "runcard.launch", "runcard.explain"}
+SHARED_BY_LEAVES = {f"runcard.{name}" for name in ("errors", "images", "initialization", "seeding", "weights")}
+CONFIG_READERS = {"runcard.build", "runcard.parts", "runcard.run", "runcard.launch", "runcard.hydra_errors"}
 
 
 def tree(path: Path) -> ast.Module:
@@ -92,7 +92,7 @@ def test_what_leaves_share_stands_on_nothing():
 
 
 ENGINE_KNOWS = {
-    f"runcard.{m}" for m in ("checkpoint", "data", "errors", "probabilities", "seeding", "settings", "tracking")
+    f"runcard.{m}" for m in ("checkpoint", "errors", "loaders", "probabilities", "seeding", "settings", "tracking")
 }
 ABOVE = {"runcard.engine", "runcard.parts", "runcard.run"}
 
@@ -113,14 +113,16 @@ def test_only_tracking_opens_a_summary_writer():
 
 
 def test_only_checkpoint_writes_checkpoints():
-    writers = [m for m in MODULES if within(imports(m), "safetensors") or within(imports(m), "pickle")]
-    assert writers == ["runcard.checkpoint"]
-    saving = []
-    for module, path in MODULES.items():
-        found = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute) and n.attr in ("save", "load")]
-        if any(isinstance(n.value, ast.Name) and n.value.id == "torch" for n in found):
-            saving.append(module)
-    assert saving == ["runcard.checkpoint"]
+    """Features of a frozen part are stored too, and weights are read in one more place."""
+    formats = [m for m in MODULES if within(imports(m), "safetensors", "pickle")]
+    assert formats == ["runcard.checkpoint", "runcard.features", "runcard.weights"]
+
+    def naming(function: str) -> list[str]:
+        attributes = {m: [n for n in ast.walk(tree(p)) if isinstance(n, ast.Attribute)] for m, p in MODULES.items()}
+        return [m for m, found in attributes.items() if function in map(ast.unparse, found)]
+
+    assert naming("torch.save") == ["runcard.checkpoint"]
+    assert naming("torch.load") == ["runcard.checkpoint", "runcard.weights"]
 
 
 def test_every_torch_load_is_weights_only():
@@ -141,7 +143,7 @@ def test_only_probabilities_turns_logits_into_probabilities():
     assert callers == ["runcard.probabilities"]
 
 
-@pytest.mark.parametrize("name", ["launch", "explain", "errors"])
+@pytest.mark.parametrize("name", ["launch", "hydra_errors", "errors"])
 def test_what_runs_before_torch_does_not_import_it(name):
     path = MODULES[f"runcard.{name}"]
     assert not within(top_level(path), "torch", "torchvision", "albumentations", "lightning_fabric", "torchmetrics")
@@ -151,11 +153,11 @@ def test_what_runs_before_torch_does_not_import_it(name):
 def test_train_py_waits_with_torch_until_the_card_is_composed():
     found = top_level(ROOT / "train.py")
     assert not within(found, "torch", "albumentations", "lightning_fabric")
-    assert modules(found) <= {"runcard.errors", "runcard.explain", "runcard.launch"}
+    assert modules(found) <= {"runcard.errors", "runcard.hydra_errors", "runcard.launch"}
 
 
 def test_torch_is_really_not_loaded():
-    code = "import sys, runcard.launch, runcard.explain, train; assert 'torch' not in sys.modules, 'torch'"
+    code = "import sys, runcard.launch, runcard.hydra_errors, train; assert 'torch' not in sys.modules, 'torch'"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 

@@ -33,7 +33,7 @@ BONE = ("dataset=phantom_bone", "model=vgg16", "model.base=2")
 def composed(*overrides: str, num_images: int = 20) -> Parts:
     given = dict(o.split("=", 1) for o in overrides if "=" in o)
     choices = {group: given.get(group, choice) for group, choice in CHOICES.items()}
-    own_files = choices["dataset"] in ("lungs", "class_folders")
+    own_files = choices["dataset"] in ("lungs", "labelled")
     tiny = [o for o in TINY if not o.startswith("dataset.num_images")]
     tiny += [] if own_files else [f"dataset.num_images={num_images}"]
     return compose(card(*tiny, *overrides), choices)
@@ -103,6 +103,7 @@ EFFECTS: dict[str, tuple[str, Callable[[Parts], Any], Any, Any]] = {
     "train.limit_batches": ("1", lambda p: [len(p.loaders.train), len(p.loaders.val)], [4, 1], [1, 1]),
     "train.log_every_steps": ("2", lines_of_an_epoch, 0, 2),
     "train.pictures": ("1", lambda p: Gallery(p).epochs, {1, 2}, {1}),
+    "train.cache_dir": ("elsewhere", lambda p: p.train.cache_dir, "outputs/.features", "elsewhere"),
     "seed": ("1", lambda p: p.seed, 0, 1),  # what it moves and what it leaves: test_same.py
     "overwrite": ("true", lambda p: p.overwrite, False, True),
     "dataset.image_size_px": ("40", lambda p: first_images(p).shape[2:], (32, 32), (40, 40)),
@@ -118,6 +119,8 @@ EFFECTS: dict[str, tuple[str, Callable[[Parts], Any], Any, Any]] = {
 ELSEWHERE = {  # key -> the test that sees it
     "train.persistent_workers": "test_workers_are_kept_between_epochs_where_there_are_any",
     "train.extend": "tests of the run folder",
+    "train.explain_images": "tests/test_explain.py",
+    "train.cache_features": "tests/test_features.py",
     "dataset.split.kind": "test_the_kind_of_the_split",
     "dataset.split.seed": "test_the_kind_of_the_split",
     "dataset.split.fold": "test_the_kind_of_the_split",
@@ -142,7 +145,7 @@ def test_no_key_is_without_a_test():
     keys |= {f"dataset.{key}" for key in ("image_size_px", "channels", "normalization", "positive")}
     keys |= {"seed", "overwrite", "scheduler.every", "scheduler.monitor", "metric.monitor"}
     assert keys == set(EFFECTS) | set(ELSEWHERE)
-    assert len(keys) == 29
+    assert len(keys) == 32
 
 
 def test_workers_are_kept_between_epochs_where_there_are_any():
@@ -163,7 +166,7 @@ def test_the_kind_of_the_split(tiny, films):
     folds = [val("dataset.split.kind=kfold", f"dataset.split.fold={fold}") for fold in range(5)]
     assert sorted(i for fold in folds for i in fold) == list(range(20))
     assert val("dataset.split.seed=1") != tiny.data.split["val"]
-    given = composed("dataset=class_folders", f"dataset.root={films}", "model=vgg16", "model.base=2")
+    given = composed("dataset=labelled", f"dataset.root={films}", "model=vgg16", "model.base=2")
     assert [given.data.samples.ids[i] for i in given.data.split["val"]] == [
         "validation/AFF/6.png",
         "validation/NFF/7.png",
@@ -271,6 +274,9 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.log_every_steps=0", ["train.log_every_steps must be an integer >= 1"]),
     ("train.pictures=-1", ["train.pictures must be an integer >= 0"]),
     ("train.extend=5", ["train.extend must be", "5"]),
+    ("train.explain_images=-1", ["train.explain_images must be an integer >= 0"]),
+    ("train.cache_features=yes", ["train.cache_features must be one of auto, always, never", "'yes'"]),
+    ("train.cache_dir=null", ["train.cache_dir must be a folder", "None"]),
     ("seed=-1", ["seed must be an integer >= 0", "-1"]),
     ("overwrite=maybe", ["overwrite must be true or false", "'maybe'"]),
     ("model.base=abc", ["model.base must be an integer >= 1", "'abc'"]),
@@ -317,8 +323,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("dataset.split.group_regex=patient", ["dataset.split.group_regex 'patient' does not match the image"]),
     ("dataset.num_images=1", ["dataset.split", "1 images cannot be parted"]),
     ("dataset=lungs", ["dataset.root", "dataset.root=…"]),
-    ("dataset=lungs dataset.root=/nowhere", ["/nowhere/Image: no such folder", "dataset.root"]),
-    ("dataset=class_folders model=vgg16 model.base=2", ["dataset.root"]),
+    ("dataset=lungs dataset.root=/nowhere", ["/nowhere: no such folder", "dataset.root"]),
+    ("dataset=labelled model=vgg16 model.base=2", ["dataset.root"]),
     ("model=vgg16", ["model=vgg16 gives one label per image", "dataset=phantom_chest has masks", "Try model=unet"]),
     ("dataset=phantom_bone", ["model=unet gives", "dataset=phantom_bone has one class per image", "Try model=vgg16"]),
     ("dataset=phantom_bone model=vgg16 dataset.image_size_px=16", ["model.image_size_px must be an integer >= 32"]),
@@ -370,7 +376,7 @@ def test_more_classes_in_a_mask_than_the_card_names_is_told_with_the_file(three_
 
 def test_one_class_is_too_few(films):
     said = said_of(
-        *("dataset=class_folders", f"dataset.root={films}", "dataset.classes=[AFF]", "model=vgg16", "model.base=2")
+        *("dataset=labelled", f"dataset.root={films}", "dataset.classes=[AFF]", "model=vgg16", "model.base=2")
     )
     assert said.startswith("dataset.classes: at least two classes are needed, got ['AFF']")
 

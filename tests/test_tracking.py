@@ -104,7 +104,7 @@ def test_both_losses_on_one_chart(events):
 
 def test_pictures(events):
     steps = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
-    assert steps == {"train/first_batch": [0], "val/predictions": [1, 3]}
+    assert steps == {"train/first_batch": [0], "val/predictions": [1, 3], "val/confusion": [3]}
     for tag in steps:
         image = events.Images(tag)[-1]
         assert image.encoded_image_string.startswith(b"\x89PNG")

@@ -11,6 +11,8 @@ import difflib
 import math
 from collections.abc import Iterable
 
+EXIT_USER_ERROR = 2
+
 
 class UserError(Exception):
     """A mistake of the person at the keyboard: the key or file, the rule, the value found and the fix."""

@@ -17,7 +17,7 @@ import torch
 Config = dict[str, Any]  # nested, plain
 UNHASHED = {  # what cannot change the numbers
     "name", "run_dir", "overwrite", "dataset.root", "train.num_workers", "train.persistent_workers",
-    "train.log_every_steps", "train.pictures", "derived",
+    "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "derived",
 }  # fmt: skip
 PACKAGES = (
     *("torch", "torchvision", "torchmetrics", "lightning-fabric", "hydra-core", "albumentations"),

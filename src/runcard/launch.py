@@ -7,19 +7,22 @@ import math
 import re
 import sys
 import traceback
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from runcard.errors import UserError
+from runcard.errors import EXIT_USER_ERROR, UserError
 
 MAX_FOLDER_NAME = 120  # characters; a longer name ends in a hash
-EXIT_USER_ERROR = 2
 
 
 class JobReporter(Callback):
@@ -80,9 +83,30 @@ class JobReporter(Callback):
             raise SystemExit(self.exit_code)
 
 
+def add_or_override(arguments: Sequence[str]) -> list[str]:
+    """Returns the command line's arguments with ++ before keys that only some jobs of the sweep may have.
+
+    Before it starts the jobs of -m experiment=a,b dataset.root=x, Hydra composes the card without what is swept, and
+    would refuse dataset.root where the default dataset has none. A key that no job has is refused by the job.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    parser, parsed = OverridesParser.create(), {}
+    for argument in arguments:
+        with suppress(HydraException):  # an option, or a mistake that Hydra tells
+            parsed[argument] = parser.parse_override(argument)
+    swept = {o.key_or_group for o in parsed.values() if o.is_sweep_override() and "." not in o.key_or_group}
+
+    def unsure(argument: str) -> bool:
+        group = parsed[argument].key_or_group.partition(".")[0] if argument in parsed else ""
+        return "." in argument.partition("=")[0] and bool(swept & {group, "experiment"}) and group != "hydra"
+
+    return [f"++{argument}" if unsure(argument) and argument[0] not in "+~" else argument for argument in arguments]
+
+
 def folder_name(overrides: str) -> str:
     """Returns a sweep's sub-folder: the job's overrides, . for /; a hash stands for what else is replaced or cut."""
-    plain = overrides.replace("/", ".")
+    plain = re.sub(r"(^|,)\+\+", r"\1", overrides).replace("/", ".")
     name = re.sub(r"[^\w.,=+-]+", "_", plain) or "defaults"
     if len(name) <= MAX_FOLDER_NAME and name in (plain, "defaults"):
         return name

@@ -20,40 +20,23 @@ from torchmetrics import MetricCollection
 
 from runcard.build import build, build_with, checked
 from runcard.checkpoint import Checkpoint, State
-from runcard.checks import check_keys, check_monitors, check_output
-from runcard.data import Loaders, Samples, make_loaders, normalizer, prepare
+from runcard.checks import check_cache, check_keys, check_monitors, check_output
+from runcard.dataset import Data, read_data
 from runcard.engine import Loss, Monitor, Schedule, fit
-from runcard.errors import UserError, check_choice, check_flag, check_integer
+from runcard.errors import UserError, check_flag, check_integer
 from runcard.facts import flatten
+from runcard.features import Pretrained
+from runcard.loaders import Loaders, SampleDataset, make_loaders
 from runcard.seeding import forked
 from runcard.settings import TrainSettings
-from runcard.splits import Split, make_split
 from runcard.tracking import Tracker
 
-OF_EVERY_DATASET = (
-    "image_size_px",
-    "channels",
-    "positive",
-    "split",
-    "normalization",
-)  # keys that no dataset's class is given
 TOP_LEVEL = (
     *("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric"),
-    *("seed", "name", "run_dir", "overwrite", "train", "derived"),
+    *("seed", "name", "run_dir", "rehearsal", "overwrite", "train", "derived"),
 )
 SPLIT_KEYS = ("kind", "val_fraction", "test_fraction", "seed", "group_regex", "fold")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
-
-
-@dataclass(frozen=True)
-class Data:
-    """A decoded and split data set, and what the card calls its classes."""
-
-    samples: Samples
-    split: Split
-    groups: list[str]
-    classes: list[str]
-    positive: int | None
 
 
 @dataclass(frozen=True)
@@ -62,13 +45,16 @@ class Parts:
 
     train: TrainSettings
     seed: int
+    rehearsal: bool
     overwrite: bool
     fabric: Fabric
     precision: str  # resolved: 32-true | bf16-mixed
     data: Data
+    images: SampleDataset  # unaugmented, as the model takes them
     loaders: Loaders
     model: nn.Module  # its parameters are network's
-    network: nn.Module  # the model as Fabric runs it, in the chosen precision
+    network: nn.Module  # the model as Fabric runs it, in the chosen precision; with cached features, its trained part
+    cache_features: bool  # whether the frozen part runs once, before training
     loss: Loss
     optimizer: Optimizer
     schedule: Schedule
@@ -82,6 +68,11 @@ class Parts:
     def num_parameters(self) -> int:
         """Returns the number of parameters, frozen ones too."""
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def num_trained(self) -> int:
+        """Returns the number of parameters that training changes."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
     def fit(self, state: State, checkpoint: Checkpoint, tracker: Tracker) -> State:
         """Trains these parts from state on; see engine.fit."""
@@ -128,22 +119,24 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
             raise UserError(f"derived.{key}: filled in from dataset and loss; nobody types it.")
     train = checked("train.", lambda: TrainSettings(**cfg.train))
     seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
+    rehearsal = checked("", lambda: check_flag("rehearsal", cfg.rehearsal))
     overwrite = checked("", lambda: check_flag("overwrite", cfg.overwrite))
     fabric, precision = _fabric(train)
     loss = build("loss", cfg.loss).to(fabric.device)
     augment = build("augmentation", cfg.augmentation)
-    data = _data(cfg.dataset)
-    normalization = checked("dataset.", lambda: normalizer(cfg.dataset.normalization, cfg.dataset.channels))
-    pin_memory = fabric.device.type == "cuda"
-    loaders = make_loaders(data.samples, data.split, normalization, augment, train, seed, pin_memory)
+    data = read_data(_plain(cfg.dataset))
+    images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
+    loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
     _derive(cfg, data, loss, len(loaders.train), choices)
 
     with forked(seed, "weights"):
         model = build("model", cfg.model)
+    weights_sha256 = model.load_pretrained() if isinstance(model, Pretrained) else None
+    cache_features = check_cache(train.cache_features, model, augment, choices)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
     check_output(fabric, network, loss, loaders, data.samples.has_masks, cfg.derived.out_channels, choices)
-    optimizer = build_with("optimizer", cfg.optimizer, model.parameters())
+    optimizer = build_with("optimizer", cfg.optimizer, [p for p in model.parameters() if p.requires_grad])
     rule = build_with("scheduler", cfg.scheduler.rule, optimizer)
     schedule = Schedule(rule, cfg.scheduler.every, cfg.scheduler.monitor)
     metrics = MetricCollection({name: build("metric", score) for name, score in cfg.metric.scores.items()})
@@ -151,19 +144,22 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     return Parts(
         train=train,
         seed=seed,
+        rehearsal=rehearsal,
         overwrite=overwrite,
         fabric=fabric,
         precision=precision,
         data=data,
+        images=images,
         loaders=loaders,
         model=model,
         network=network,
+        cache_features=cache_features,
         loss=loss,
         optimizer=optimizer,
         schedule=schedule,
         metrics=metrics.to(fabric.device),
         monitor=monitor,
-        config=_plain(cfg),
+        config=_plain(cfg) | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
         card=card,
         total_matters="derived.steps" in OmegaConf.to_yaml(cfg.scheduler),
     )
@@ -188,21 +184,6 @@ def _has_bf16(train: TrainSettings) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _data(dataset: DictConfig) -> Data:
-    """Returns the data set that the card names: decoded, resized and split."""
-    checked("dataset.", lambda: check_integer("image_size_px", dataset.image_size_px, minimum=1))
-    own = {key: value for key, value in _plain(dataset).items() if key not in OF_EVERY_DATASET}
-    source = build("dataset", own)
-    samples = checked("dataset.", lambda: prepare(source, dataset.image_size_px, dataset.channels))
-    labels = None if samples.has_masks else samples.targets.tolist()
-    split, groups = checked("dataset.", lambda: make_split(samples.ids, labels, source.given_split, **dataset.split))
-    classes, name = list(source.classes), dataset.positive
-    if name is None:
-        return Data(samples, split, groups, classes, None)
-    positive = checked("dataset.", lambda: check_choice("positive", str(name), classes))
-    return Data(samples, split, groups, classes, classes.index(positive))
-
-
 def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: dict[str, str]) -> None:
     """Fills cfg.derived: what the model and the scheduler must know of the dataset and the loss."""
     num_classes = len(data.classes)
@@ -217,6 +198,7 @@ def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: 
     cfg.derived.in_channels = cfg.dataset.channels
     cfg.derived.out_channels = loss.logits_for_two_classes if num_classes == 2 else num_classes
     cfg.derived.num_classes = num_classes
+    cfg.derived.classes = data.classes
     cfg.derived.positive = data.positive
     cfg.derived.image_size_px = cfg.dataset.image_size_px
     cfg.derived.steps = cfg.train.epochs * math.ceil(num_batches / cfg.train.accumulate_steps)

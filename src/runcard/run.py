@@ -12,16 +12,18 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from runcard.atomic import is_disk_full
+from runcard.atomic import is_disk_full, write_figure
 from runcard.checkpoint import Checkpoint
 from runcard.engine import OUT_OF_MEMORY
 from runcard.errors import UserError
 from runcard.facts import UNHASHED, code_hash, config_hash, data_fingerprint, flatten
-from runcard.gallery import Gallery
+from runcard.features import with_cached_features
+from runcard.found import found_rows
+from runcard.gallery import Gallery, first_batch
 from runcard.parts import Parts, compose
-from runcard.progress import Progress
+from runcard.progress import Progress, print_table
 from runcard.record import Record, check_parent, copy_training
-from runcard.results import print_summary, save_figure, write_results
+from runcard.results import print_summary, write_results
 from runcard.tracking import Tracker
 
 
@@ -58,6 +60,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             config_hash=config_hash(parts.config),
             data=fingerprint,
             num_parameters=parts.num_parameters,
+            num_trained_parameters=parts.num_trained,
             parent=parts.train.extend,
         )
         if changed:
@@ -79,8 +82,13 @@ def _announce(parts: Parts, folder: Path, choices: dict[str, str], console: Cons
     counts = ", ".join(f"{len(members)} {part}" for part, members in parts.data.split.items() if members)
     dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
     console.print(folder, style="bold")
-    console.print(f"{dataset}: {counts} · {model}: {parts.num_parameters:,} parameters · {loss} · ", end="")
-    console.print(f"{parts.fabric.device} {parts.precision}")
+    if rows := found_rows(parts.data.source, parts.data.samples, parts.data.split):
+        print_table(console, rows[0], rows[1:])
+    frozen = parts.num_parameters - parts.num_trained
+    size = f"{parts.num_parameters:,} parameters" + (f", {parts.num_trained:,} of them trained" if frozen else "")
+    console.print(f"{dataset}: {counts} · {model}: {size} · {loss} · {parts.fabric.device} {parts.precision}")
+    if parts.rehearsal:
+        console.print("scale=quick: a rehearsal of this card. It supports no conclusion.", style="yellow")
 
 
 @contextmanager
@@ -109,18 +117,22 @@ def _train(parts: Parts, record: Record, console: Console) -> dict[str, Any]:
     state = checkpoint.resume()
     if state.epoch:
         console.print(f"going on after epoch {state.epoch}")
-    gallery = Gallery(parts)
+    trained = parts
+    if parts.cache_features:
+        trained, facts = with_cached_features(parts, console)
+        record.update(features=record.content.get("features", facts))  # what the first session paid
+    gallery = Gallery(trained)
     progress = Progress(console, parts.train, len(parts.loaders.train), parts.monitor.name)
     tracker = Tracker(folder, state.epoch, progress, gallery)
     try:
         tracker.start(parts.card, _hparams(parts, record))
         if not (folder / "figures" / "first_batch.png").exists():
-            first_batch = gallery.first_batch()
-            save_figure(first_batch, folder / "figures" / "first_batch.png")
-            tracker.figure("train/first_batch", first_batch, 0)
-        state = parts.fit(state, checkpoint, tracker)
+            figure = first_batch(parts)
+            write_figure(folder / "figures" / "first_batch.png", figure)
+            tracker.figure("train/first_batch", figure, 0)
+        state = trained.fit(state, checkpoint, tracker)
         progress.close()
-        results = write_results(parts, state, tracker, gallery, checkpoint, record)
+        results = write_results(trained, state, tracker, gallery, checkpoint, record)
         status = "completed"
         return results
     except KeyboardInterrupt:
