@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from runcard import __version__
+from runcard import __version__, results
 from runcard.datasets.phantom_bone import PhantomBone
 from runcard.errors import UserError
 from runcard.explain import explain_run
@@ -119,6 +119,42 @@ def test_explains_other_images_with_their_classes_where_the_folder_tells(run_car
     assert len(content(explained(of_films, films.parent / "elsewhere"))["images"]) == len(
         list((films.parent / "elsewhere").iterdir())
     )
+
+
+OF_FILMS = ["dataset=labelled", "dataset.split.kind=holdout", "dataset.split.val_fraction=0.4", "dataset.channels=1"]
+OF_FILMS += [o for o in BONE if not o.startswith(("dataset=", "dataset.num"))]
+
+
+def test_val_is_what_the_run_validated_on_whatever_was_added_since(run_card, films, capsys):
+    folder = run_card("a", *OF_FILMS, f"dataset.root={films}")
+    before = [row["id"] for row in content(explained(folder))["images"]]
+    for i in range(7):
+        Image.new("L", (48, 48), 20 * i).save(films / "AFF" / f"added_{i}.png")
+    assert [row["id"] for row in content(explained(folder))["images"]] == before
+    assert "not the bytes" not in capsys.readouterr().out
+    Image.new("L", (48, 48), 99).save(films / before[0])
+    explained(folder)
+    assert "warning: these are not the bytes that the run saw." in capsys.readouterr().out
+    (films / before[0]).unlink()
+    with pytest.raises(UserError, match=f"1 of its val images are not in the data any more, such as {before[0]}"):
+        explained(folder)
+
+
+def test_sheets_of_an_earlier_time_do_not_stay(run_card, films):
+    folder = run_card("a", *BONE)
+    (folder / "explain" / "GradCAM-features.40-val").mkdir(parents=True)
+    (folder / "explain" / "GradCAM-features.40-val" / "Mel_wrong.png").write_bytes(b"")
+    assert not (explained(folder) / "Mel_wrong.png").exists()
+
+
+def test_a_model_that_cannot_be_explained_keeps_its_training(run_card, monkeypatch, capsys):
+    def refuse(*_: object) -> None:
+        raise UserError("the model has no nn.Conv2d")
+
+    monkeypatch.setattr(results, "explain", refuse)
+    folder = run_card("a", *BONE)
+    assert json.loads((folder / "run.json").read_text())["status"] == "completed"
+    assert "no activation maps: the model has no nn.Conv2d" in capsys.readouterr().out
 
 
 def test_a_saved_run_needs_its_weights_file_no_more(run_card, tmp_path):

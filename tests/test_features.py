@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from io import StringIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from conftest import TINY, card
+from filelock import FileLock
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision.models.vgg import cfgs, make_layers
 
+from runcard import checks
 from runcard.errors import UserError
-from runcard.features import feature_key
+from runcard.features import feature_key, with_cached_features
 from runcard.parts import Parts, compose
 
 BONE = [o for o in TINY if not o.startswith("model.")] + ["dataset=phantom_bone", "model=vgg16_pretrained", "loss=bce"]
@@ -79,7 +84,7 @@ def test_a_run_trained_longer_equals_one_that_long(run_card, weights):
 
 def test_a_damaged_file_of_features_is_made_again(run_card, weights):
     first = run_card("first", *BONE, weights)
-    (path,) = (first.parent / "outputs" / ".features").iterdir()
+    (path,) = (first.parent / "outputs" / ".features").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     second = run_card("second", *BONE, weights)
     assert not record(second)["features"]["reused"]
@@ -112,6 +117,45 @@ def test_the_key_knows_all_that_the_features_depend_on_and_nothing_else(weights,
         key(weights, "model.freeze=first_4_blocks"),
     ]
     assert len({first, *others}) == len(others) + 1
+
+
+def test_two_runs_at_once_make_the_features_once(weights, tmp_path):
+    parts = composed(weights, f"train.cache_dir={tmp_path}")
+    front, _ = parts.model.frozen_and_trained()
+    lock = FileLock(tmp_path / f"{feature_key(parts, front)}.lock")
+    told, found = StringIO(), []
+    with lock:
+        other = Thread(target=lambda: found.append(with_cached_features(parts, Console(file=told))[1]))
+        other.start()
+        other.join(1)
+        assert other.is_alive(), "it waits for the one that has begun"
+    other.join()
+    assert "another run makes the same features" in told.getvalue()
+    again = with_cached_features(parts, Console(file=told))[1]
+    assert (found[0]["reused"], again["reused"]) == (False, True)
+
+
+def test_a_folder_that_cannot_hold_them_is_told_before_they_are_made(weights, tmp_path):
+    (tmp_path / "file").write_text("")
+    parts = composed(weights, f"train.cache_dir={tmp_path / 'file'}")
+    with pytest.raises(UserError, match=r"train.cache_dir: .* cannot be written: .*train.cache_features=never"):
+        with_cached_features(parts, Console(file=StringIO()))
+
+
+def test_features_too_large_to_keep_are_not_cached(monkeypatch):
+    monkeypatch.setattr(checks, "MEMORY_LIMIT_BYTES", 20 * 512 * 4)
+    assert composed("model.weights=random").cache_features, "20 images of 512 features"
+    monkeypatch.setattr(checks, "MEMORY_LIMIT_BYTES", 20 * 512 * 4 - 1)
+    assert not composed("model.weights=random").cache_features
+    with pytest.raises(UserError, match=r"the features would take \d.* GiB"):
+        composed("model.weights=random", "train.cache_features=always")
+
+
+def test_a_saved_card_has_the_weights_and_not_the_environments_word(run_card, monkeypatch):
+    monkeypatch.setenv("RUNCARD_VGG16", "random")
+    folder = run_card("a", *BONE)
+    assert "weights: random" in (folder / ".hydra" / "config.yaml").read_text()
+    assert "${derived.in_channels}" in (folder / ".hydra" / "config.yaml").read_text()
 
 
 def test_chosen_by_itself_only_where_it_is_exact():

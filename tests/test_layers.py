@@ -175,7 +175,7 @@ def test_no_module_is_a_drawer(module):
 @pytest.mark.parametrize("module", ["runcard.parts", "runcard.run"])
 def test_a_key_of_the_card_has_no_default_in_code(module):
     """No cfg.get(key, default): .get is for the plain dicts named here."""
-    plain = {"choices", "PRECISIONS", "record.content", "capabilities"}
+    plain = {"choices", "PRECISIONS", "record.content", "capabilities", "parts.config"}
     owners = [
         ast.unparse(node.func.value)
         for node in ast.walk(tree(MODULES[module]))

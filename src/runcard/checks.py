@@ -11,10 +11,11 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from runcard.build import checked
+from runcard.data import MEMORY_LIMIT_BYTES
 from runcard.engine import OUT_OF_MEMORY, Loss, Monitor, Schedule, columns, predict
 from runcard.errors import UserError, check_choice, nearest
-from runcard.features import PartlyFrozen
-from runcard.loaders import Loaders
+from runcard.features import PartlyFrozen, size_bytes
+from runcard.loaders import Loaders, SampleDataset
 
 
 def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
@@ -25,23 +26,33 @@ def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
         raise UserError(f"{prefix}{key}: {rule}.{nearest(key, known) if key in found else ''}")
 
 
-def check_cache(wish: str, model: nn.Module, augment: object, choices: dict[str, str]) -> bool:
-    """Returns whether the model's frozen part is run once, ahead of training: wherever nothing can differ by it."""
-    frozen = isinstance(model, PartlyFrozen) and model.frozen_and_trained() is not None
-    same_images = getattr(augment, "is_identity", False)  # of another library's pipeline nothing is known
-    if wish != "always":
-        return wish == "auto" and frozen and same_images
-    if not frozen:
-        raise UserError(
-            f"train.cache_features=always: nothing of model={choices.get('model')} is frozen, so every step changes "
-            "its features. Use model=vgg16_pretrained with model.freeze=features, or train.cache_features=auto."
+def check_cache(wish: str, model: nn.Module, augment: object, images: SampleDataset, choices: dict[str, str]) -> bool:
+    """Returns whether the model's frozen part is run once, ahead of training: wherever nothing can differ by it.
+
+    wish is train.cache_features; a UserError says why "always" cannot be.
+    """
+    divided = model.frozen_and_trained() if isinstance(model, PartlyFrozen) else None
+    if wish == "never":
+        return False
+    if divided is None:
+        reason = (
+            f"nothing of model={choices.get('model')} is frozen, so every step changes its features. Use "
+            "model=vgg16_pretrained with model.freeze=features"
         )
-    if not same_images:
-        raise UserError(
-            f"train.cache_features=always: augmentation={choices.get('augmentation')} makes every image anew in every "
-            "epoch, and its features with it. Use augmentation=none, or train.cache_features=auto."
+    elif not getattr(augment, "is_identity", False):  # of another library's pipeline nothing is known
+        reason = (
+            f"augmentation={choices.get('augmentation')} makes every image anew in every epoch, and its features with "
+            "it. Use augmentation=none"
         )
-    return True
+    elif (size := size_bytes(divided[0], images)) > MEMORY_LIMIT_BYTES:
+        reason = (
+            f"the features would take {size / 2**30:.1f} GiB, more than {MEMORY_LIMIT_BYTES / 2**30:.0f}. Freeze more"
+        )
+    else:
+        return True
+    if wish == "always":
+        raise UserError(f"train.cache_features=always: {reason}, or train.cache_features=auto.")
+    return False
 
 
 def check_output(

@@ -93,6 +93,12 @@ def prepare(source: Source, image_size_px: int, channels: int) -> Samples:
         original = _original(image, paths)
         if source.on_disk and original.deep_range:
             image = windowed(image, source.on_disk.window)
+            if image.min() == image.max() and original.deep_range[0] < original.deep_range[1]:
+                low, high = original.deep_range
+                return UserError(
+                    f"{paths[0]}: its values, {low:g} to {high:g}, are all one grey under "
+                    f"dataset.window={list(source.on_disk.window)}. Set it to the values to be black and white."
+                )
         images[i] = _resize_image(_with_channels(image, channels), image_size_px)
         if isinstance(target, np.ndarray) and target.shape != size[1:3]:
             target = cv2.resize(target, (image_size_px,) * 2, interpolation=cv2.INTER_NEAREST_EXACT)

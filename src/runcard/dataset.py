@@ -48,10 +48,10 @@ def read_data(dataset: Mapping[str, Any]) -> Data:
     checked("dataset.", lambda: check_integer("image_size_px", dataset["image_size_px"], minimum=1))
     normalization = checked("dataset.", lambda: normalizer(dataset["normalization"], dataset["channels"]))
     source = open_source(dataset)
+    classes, name = list(source.classes), dataset["positive"]
+    positive = None if name is None else checked("dataset.", lambda: check_choice("positive", str(name), classes))
     samples = read_samples(source, dataset)
     labels = None if samples.has_masks else samples.targets.tolist()
     split, groups = checked("dataset.", lambda: make_split(samples.ids, labels, source.given_split, **dataset["split"]))
-    classes, name = list(source.classes), dataset["positive"]
-    positive = None if name is None else checked("dataset.", lambda: check_choice("positive", str(name), classes))
     position = None if positive is None else classes.index(positive)
     return Data(source, samples, normalization, split, groups, classes, position)

@@ -49,7 +49,7 @@ def check_flag(name: str, value: object) -> bool:
 
 def check_names(name: str, value: object) -> list[str]:
     """Returns value as a list of strings (a folder may be called 0), or raises ValueError where it is not a list."""
-    if isinstance(value, (str, int)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, int)) or not isinstance(value, Iterable) or not value:
         raise ValueError(f"{name} must be a list of names, [a,b], got {value!r}")
     return [str(item) for item in value]
 

@@ -6,7 +6,7 @@ A run ends with a panel of maps and the probe's findings; `runcard explain` draw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,16 +20,17 @@ from torch import Tensor, nn
 from runcard.activation import activation_maps, last_convolution
 from runcard.atomic import replacing, write_figure, write_json
 from runcard.data import Source, normalizer
-from runcard.dataset import open_source, read_data, read_samples
+from runcard.dataset import open_source, read_samples
 from runcard.errors import UserError
+from runcard.facts import data_fingerprint
 from runcard.images import FULL_WINDOW, OnDisk, is_image, read_image
 from runcard.probabilities import probabilities
 from runcard.progress import print_table
-from runcard.saved import SavedRun, open_run
+from runcard.saved import open_run
 from runcard.sheets import Tile, by_class, sheet
 from runcard.shortcut import Finding, probe
 
-BATCH_SIZE = 16
+BATCH_SIZE = 32
 UNKNOWN = -1  # the target of an image whose class nobody has said
 GRAD_CAM = "GradCAM"
 
@@ -49,7 +50,7 @@ class Classifier:
     model: nn.Module
     normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.normalizer
     classes: list[str]
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def normalised(self, images: np.ndarray) -> Tensor:
         """Images (N, H, W, C) uint8 -> (N, C, H, W) float32, on the CPU."""
@@ -62,7 +63,8 @@ class Classifier:
         self.model.eval()
         device = next(self.model.parameters()).device
         probs = []
-        for batch in torch.split(self.normalised(images), BATCH_SIZE):
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = self.normalised(images[start : start + BATCH_SIZE])
             with self.autocast():
                 logits = self.model(batch.to(device, memory_format=torch.channels_last))
             if logits.ndim != 2:
@@ -89,7 +91,12 @@ def explain(
     images, targets, ids = pictures
     probs = classifier(images)
     predicted = torch.from_numpy(probs.argmax(axis=1))
-    maps = activation_maps(classifier.model, classifier.normalised(images), predicted, method, layer, BATCH_SIZE)
+    maps = np.concatenate(
+        [
+            activation_maps(classifier.model, classifier.normalised(images[part]), predicted[part], method, layer)
+            for part in (slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE))
+        ]
+    )
     classes = classifier.classes
     known = bool((targets != UNKNOWN).all())
     findings = probe(images, targets, probs, maps, classes, classifier) if known else []
@@ -114,14 +121,26 @@ def explain_run(
         raise UserError(f"--split must be one of train, val, test, got '{split}'.")
     run = open_run(folder)
     dataset, classes = run.dataset(root), run.config["derived"]["classes"]
-    pictures = _given(dataset, classes, paths) if paths else _own(run, root, split)
+    normalization = normalizer(dataset["normalization"], dataset["channels"])
+    classifier = Classifier(run.model, normalization, classes, run.autocast)
+    size_px = dataset["image_size_px"]
+    classifier(np.zeros((1, size_px, size_px, dataset["channels"]), np.uint8))  # refuses a run with masks at once
+    if paths:
+        pictures = _given(dataset, classes, paths, console)
+    else:
+        samples, indices = run.images(root, split)
+        pictures = Pictures(samples.images[indices], samples.targets[indices], [samples.ids[i] for i in indices])
+        seen = data_fingerprint({split: indices}, samples.ids, samples.digests)
+        if seen[split] != run.record["data"][split]:
+            console.print("warning: these are not the bytes that the run saw.", style="yellow")
     layer = layer or last_convolution(run.model)
-    classifier = Classifier(run.model, normalizer(dataset["normalization"], dataset["channels"]), classes)
     explanation = explain(classifier, pictures, method, layer)
     target = folder / "explain" / f"{method.rpartition('.')[2]}-{layer}-{'images' if paths else split}"
     _write(explanation, target)
     console.print(f"{len(pictures.ids)} images, {method} of {layer}", style="bold")
     print_findings(console, explanation.findings)
+    if split == "train" and not paths:
+        console.print("The network was trained on these images: what the probe says of others is more.", style="yellow")
     console.print(f"sheets and maps   {target}")
 
 
@@ -148,7 +167,9 @@ def _share(value: float | None) -> str:
 
 
 def _write(explanation: Explanation, folder: Path) -> None:
-    """Writes a sheet per class and verdict, the maps as maps.npz, and explanation.json."""
+    """Writes a sheet per class and verdict, the maps as maps.npz, and explanation.json; earlier sheets go."""
+    for old in folder.glob("*.png"):
+        old.unlink()
     for (name, verdict), tiles in by_class(explanation.tiles).items():
         write_figure(folder / f"{name}_{verdict}.png".replace("/", "_"), sheet(tiles, f"{name}: {verdict}"))
     tiles = explanation.tiles
@@ -159,29 +180,24 @@ def _write(explanation: Explanation, folder: Path) -> None:
     write_json(folder / "explanation.json", {"images": rows, "shortcut": findings})
 
 
-def _own(run: SavedRun, root: Path | None, split: str) -> Pictures:
-    """Returns the images of one split of the run's own data."""
-    data = read_data(run.dataset(root))
-    indices = data.split[split]
-    if not indices:
-        raise UserError(f"--split={split}: the run has no such images.")
-    return Pictures(data.samples.images[indices], data.samples.targets[indices], [data.samples.ids[i] for i in indices])
-
-
-def _given(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path]) -> Pictures:
+def _given(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path], console: Console) -> Pictures:
     """Returns the images at paths, prepared as the run's own, with their classes where a folder tells them."""
-    found = [read_samples(_source(dataset, classes, path), dataset) for path in paths]
+    found = [read_samples(_source(dataset, classes, path, console), dataset) for path in paths]
     images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
     return Pictures(images, targets, [name for samples in found for name in samples.ids])
 
 
-def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path) -> Source:
+def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console: Console) -> Source:
     """Returns the images of a file or folder: in the layout of the run's data, or else without classes."""
     if path.is_dir() and "root" in dataset:
-        with suppress(UserError):
+        try:
             source = open_source(dataset | {"root": str(path), "folder": None, "classes": list(classes)})
-            if not source.faults:
-                return source
+            reason = next(iter(source.faults), None)
+        except UserError as error:
+            reason = str(error).partition("\n")[0]
+        if reason is None:
+            return source
+        console.print(f"{path}: read without classes: {reason}")
     files = natsorted(p for p in path.rglob("*") if is_image(p.name)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: no images in this folder (.png, .jpg, .bmp or .tif).")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -16,15 +17,18 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from runcard.atomic import replacing
-from runcard.loaders import Batch, EpochSampler, make_loaders
+from runcard.errors import UserError
+from runcard.facts import hardware
+from runcard.loaders import Batch, EpochSampler, SampleDataset, make_loaders
 
 if TYPE_CHECKING:
     from runcard.parts import Parts
@@ -70,14 +74,15 @@ def with_cached_features(parts: Parts, console: Console) -> tuple[Parts, dict[st
     front, rest = divided
     started = perf_counter()
     key = feature_key(parts, front)
-    path = Path(parts.train.cache_dir) / f"{key}.safetensors"
-    stored = _read(path)
-    features, made_in = stored or _make(parts, front, console)
-    if stored:
-        console.print(f"frozen layers: their features are those of an earlier run, made in {made_in:.0f} s")
-    else:
-        with replacing(path) as temporary:
-            save_file({"features": features}, temporary, metadata={"seconds": str(made_in)})
+    path = Path(parts.train.cache_dir).expanduser() / f"{key}.safetensors"
+    with _alone(path, console):
+        stored = _read(path)
+        features, made_in = stored or _make(parts, front, console)
+        if stored:
+            console.print(f"frozen layers: their features are those of an earlier run, made in {made_in:.0f} s")
+        else:
+            with replacing(path) as temporary:  # bytes of ours: safetensors' own writer hides that the disk is full
+                temporary.write_bytes(save({"features": features}, metadata={"seconds": str(made_in)}))
     data = FeatureDataset(features, torch.as_tensor(parts.data.samples.targets).long())
     on_gpu = parts.fabric.device.type == "cuda"
     loaders = make_loaders(data, data, parts.data.split, parts.train, parts.seed, pin_memory=on_gpu)
@@ -86,13 +91,42 @@ def with_cached_features(parts: Parts, console: Console) -> tuple[Parts, dict[st
     return replace(parts, network=parts.fabric.setup_module(rest), loaders=loaders), facts
 
 
+@contextmanager
+def _alone(path: Path, console: Console) -> Iterator[None]:
+    """Lets no other process make or read the features at path meanwhile: the folder is shared by all runs."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            console.print("frozen layers: another run makes the same features, waiting for them")
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"train.cache_dir: {path.parent} cannot be written: {error.strerror}. Choose another folder, or "
+            "train.cache_features=never."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def size_bytes(front: nn.Module, images: SampleDataset) -> int:
+    """Returns what the features of all samples take up, in float32."""
+    with torch.inference_mode():
+        features: Tensor = front(images[0, 0].images.unsqueeze(0))
+    return 4 * features.numel() * len(images.samples.ids)
+
+
 def _make(parts: Parts, front: nn.Module, console: Console) -> tuple[Tensor, float]:
     """Returns the features (N, C, H, W) of all samples, and the seconds that they took."""
     started = perf_counter()
     everything = EpochSampler(range(len(parts.data.samples.ids)), parts.seed, shuffle=False, limit=None)
     loader = DataLoader(parts.images, parts.train.batch_size, sampler=everything)
-    features = list(track(_features(parts, front, loader), "frozen layers", len(loader), console=console))
-    return torch.cat(features), perf_counter() - started
+    batches = track(_features(parts, front, loader), "frozen layers", len(loader), console=console)
+    return torch.cat(list(batches)), perf_counter() - started
 
 
 @torch.inference_mode()
@@ -113,7 +147,7 @@ def feature_key(parts: Parts, front: nn.Module) -> str:
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     digest.update(np.ascontiguousarray(pixels).data)
     setting = [str(front), pixels.shape, images.scale.tolist(), images.shift.tolist()]
-    setting += [parts.precision, parts.fabric.device.type, torch.__version__]
+    setting += [parts.precision, hardware()["gpu"] or hardware()["cpu"], parts.fabric.device.type, torch.__version__]
     digest.update(json.dumps(setting).encode())
     return digest.hexdigest()[:32]
 

@@ -70,7 +70,7 @@ def batch_figure(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]
             ax.imshow(outlined(image, target))
         else:
             ax.imshow(to_rgb(image))
-            ax.set_title(classes[int(target)], fontsize=9)
+            ax.set_title(classes[int(target)], fontsize=9, parse_math=False)
     figure.suptitle(f"first training batch, values {low:.2f} to {high:.2f}", fontsize=10)
     return figure
 
@@ -86,7 +86,7 @@ def mask_figure(examples: Sequence[Example]) -> Figure:
         for ax, tile in zip(axes, tiles, strict=True):
             ax.imshow(to_rgb(tile))
             ax.set_axis_off()
-        axes[0].set_title(example.title, fontsize=9, loc="left")
+        axes[0].set_title(example.title, fontsize=9, loc="left", parse_math=False)
     names = ("agreement", "false positive", "missed")
     for i, (name, colour) in enumerate(zip(names, (GREEN, RED, BLUE), strict=True)):
         figure.text(0.67 + (0, 0.11, 0.23)[i], 0.008, f"■ {name}", color=colour / 255, fontsize=8)
@@ -102,6 +102,7 @@ def class_figure(examples: Sequence[Example], classes: Sequence[str]) -> Figure:
         ax.set_title(
             f"{example.title}\n{classes[true]} → {classes[predicted]} {example.probs[predicted]:.2f}",
             fontsize=8,
+            parse_math=False,
             color="black" if predicted == true else RED / 255,
         )
     return figure

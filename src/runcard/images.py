@@ -42,7 +42,14 @@ class OnDisk:
 
 def list_images(folder: Path) -> list[Path]:
     """Returns the image files directly in folder, in natural order (Im2 before Im10); hidden files are left out."""
-    return natsorted((p for p in folder.iterdir() if is_image(p.name)), key=lambda p: p.name)
+    try:
+        found = [path for path in folder.iterdir() if is_image(path.name)]
+    except PermissionError:
+        raise UserError(f"{folder}: this folder may not be read by you.") from None
+    for path in found:
+        if not path.name.isprintable():  # bytes of another encoding, say: nothing could be written about such a file
+            raise UserError(f"{folder}: the file name {path.name!r} holds signs that cannot be printed. Rename it.")
+    return natsorted(found, key=lambda path: path.name)
 
 
 def is_image(name: str) -> bool:

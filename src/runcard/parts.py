@@ -105,7 +105,7 @@ def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
 
 
 def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
-    card = OmegaConf.to_yaml(cfg)
+    card = cfg.copy()
     check_keys("", cfg, TOP_LEVEL)
     missing = [key for key, value in flatten(_plain(cfg, resolve=False)).items() if value == "???"]
     for key in (key for key in missing if not key.startswith("derived.")):
@@ -132,7 +132,7 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     with forked(seed, "weights"):
         model = build("model", cfg.model)
     weights_sha256 = model.load_pretrained() if isinstance(model, Pretrained) else None
-    cache_features = check_cache(train.cache_features, model, augment, choices)
+    cache_features = check_cache(train.cache_features, model, augment, images, choices)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
     check_output(fabric, network, loss, loaders, data.samples.has_masks, cfg.derived.out_channels, choices)
@@ -140,6 +140,7 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     rule = build_with("scheduler", cfg.scheduler.rule, optimizer)
     schedule = Schedule(rule, cfg.scheduler.every, cfg.scheduler.monitor)
     metrics = MetricCollection({name: build("metric", score) for name, score in cfg.metric.scores.items()})
+    config = _plain(cfg)
     monitor = check_monitors(schedule, cfg.metric.monitor, metrics)
     return Parts(
         train=train,
@@ -159,8 +160,8 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         schedule=schedule,
         metrics=metrics.to(fabric.device),
         monitor=monitor,
-        config=_plain(cfg) | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
-        card=card,
+        config=config | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
+        card=_runnable(card, config),
         total_matters="derived.steps" in OmegaConf.to_yaml(cfg.scheduler),
     )
 
@@ -202,6 +203,15 @@ def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: 
     cfg.derived.positive = data.positive
     cfg.derived.image_size_px = cfg.dataset.image_size_px
     cfg.derived.steps = cfg.train.epochs * math.ceil(num_batches / cfg.train.accumulate_steps)
+
+
+def _runnable(card: DictConfig, config: dict[str, Any]) -> str:
+    """Returns a card as YAML that gives the same run elsewhere: with the values that the environment gave it here."""
+    values = flatten(config)
+    for key, value in flatten(_plain(card, resolve=False)).items():
+        if "${oc.env:" in str(value):
+            OmegaConf.update(card, key, values[key])
+    return OmegaConf.to_yaml(card)
 
 
 def _plain(node: DictConfig, resolve: bool = True) -> dict[str, Any]:

@@ -47,7 +47,6 @@ def write_results(
         tracker.pr_curve(f"val/{positive}", outcomes.is_positive, outcomes.scores, state.epoch)
     load_weights(checkpoint.best, parts.model)
     best = _evaluate(parts)
-    findings = _explain(parts, folder, tracker, state.epoch)
     record.write_per_image(
         [
             {"split": split, "checkpoint": weights, **row}
@@ -56,6 +55,7 @@ def write_results(
             for row in _per_image(evaluation, parts.data)
         ]
     )
+    findings = _explain(parts, folder, tracker, state.epoch)
     seconds = [row["seconds"] for row in rows]
     caching = record.content["features"]["seconds"] if parts.cache_features else 0.0
     return {
@@ -108,7 +108,11 @@ def _explain(parts: Parts, folder: Path, tracker: Tracker, epoch: int) -> list[F
     chosen = [val[i] for i in np.linspace(0, len(val) - 1, num_images).round().astype(int)]
     pictures = Pictures(samples.images[chosen], samples.targets[chosen], [samples.ids[i] for i in chosen])
     classifier = Classifier(parts.model, parts.data.normalization, parts.data.classes, parts.fabric.autocast)
-    explanation = explain(classifier, pictures)
+    try:
+        explanation = explain(classifier, pictures)
+    except UserError as error:  # a model without convolutions: no reason to lose its training
+        tracker.progress.console.print(f"no activation maps: {error}", style="yellow")
+        return []
     figure = panel(explanation.tiles, "activation maps: validation, best epoch")
     write_figure(folder / "figures" / "activation_maps.png", figure)
     tracker.figure("val/activation_maps", figure, epoch)

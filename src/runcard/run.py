@@ -17,14 +17,14 @@ from runcard.checkpoint import Checkpoint
 from runcard.engine import OUT_OF_MEMORY
 from runcard.errors import UserError
 from runcard.facts import UNHASHED, code_hash, config_hash, data_fingerprint, flatten
-from runcard.features import with_cached_features
+from runcard.features import Pretrained, with_cached_features
 from runcard.found import found_rows
 from runcard.gallery import Gallery, first_batch
 from runcard.parts import Parts, compose
 from runcard.progress import Progress, print_table
 from runcard.record import Record, check_parent, copy_training
 from runcard.results import print_summary, write_results
-from runcard.tracking import Tracker
+from runcard.tracking import Tracker, read_metrics
 
 
 def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[str, str]) -> float:
@@ -66,7 +66,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
         if changed:
             what = " and ".join(changed)
             console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
-        with _ending(record) as ending:
+        with _ending(record, console) as ending:
             if parent:
                 copy_training(parent, folder)
             record.write_split(split, samples.ids, parts.data.groups)
@@ -86,13 +86,16 @@ def _announce(parts: Parts, folder: Path, choices: dict[str, str], console: Cons
         print_table(console, rows[0], rows[1:])
     frozen = parts.num_parameters - parts.num_trained
     size = f"{parts.num_parameters:,} parameters" + (f", {parts.num_trained:,} of them trained" if frozen else "")
+    if isinstance(parts.model, Pretrained):
+        digest = parts.config.get("weights_sha256")
+        console.print(f"pretrained weights: {f'a file of SHA-256 {digest[:8]}…' if digest else 'none, random ones'}")
     console.print(f"{dataset}: {counts} · {model}: {size} · {loss} · {parts.fabric.device} {parts.precision}")
     if parts.rehearsal:
         console.print("scale=quick: a rehearsal of this card. It supports no conclusion.", style="yellow")
 
 
 @contextmanager
-def _ending(record: Record) -> Iterator[dict[str, Any]]:
+def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
     """However the block ends, run.json says so: with the facts that the block adds, as failed, or as interrupted."""
     started = perf_counter()
     ending: dict[str, Any] = {"status": "interrupted"}
@@ -104,6 +107,13 @@ def _ending(record: Record) -> Iterator[dict[str, Any]]:
             raise UserError(f"{record.folder}: the disk is full. Free some space and try again.") from None
         if isinstance(error, torch.OutOfMemoryError):
             raise UserError(OUT_OF_MEMORY) from None
+        raise
+    except KeyboardInterrupt:
+        epoch = len(read_metrics(record.folder / "metrics.csv"))
+        console.print(
+            f"\ninterrupted after epoch {epoch}. The same command goes on from there; a single run with "
+            f"run_dir='\"{record.folder}\"' added."
+        )
         raise
     finally:
         with suppress(UserError, OSError):  # a full disk: the first error is the one to hear of
@@ -135,13 +145,6 @@ def _train(parts: Parts, record: Record, console: Console) -> dict[str, Any]:
         results = write_results(trained, state, tracker, gallery, checkpoint, record)
         status = "completed"
         return results
-    except KeyboardInterrupt:
-        progress.close()
-        console.print(
-            f"\ninterrupted after epoch {state.epoch}. The same command goes on from there; a single run with "
-            f"run_dir='\"{folder}\"' added."
-        )
-        raise
     finally:
         with suppress(OSError):
             tracker.close(status)

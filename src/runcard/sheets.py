@@ -104,14 +104,20 @@ def _draw(tiles: Sequence[Tile], title: str, tile_px: int) -> Figure:
         """Returns a rectangle in pixels from the top left corner as matplotlib wants it."""
         return left / width, 1 - (top + down) / height, across / width, down / height
 
-    figure.text(*box(em / 2, 1.3 * em, 0, 0)[:2], title, weight="bold", fontsize=points)
+    figure.text(*box(em / 2, 1.3 * em, 0, 0)[:2], title, weight="bold", fontsize=points, parse_math=False)
     for i, tile in enumerate(tiles):
         row, column = divmod(i, num_columns)
         left, top = em / 2 + column * (tile_px + em / 2), 4 * em + row * (tile_px + 2.5 * em)
         ax = figure.add_axes(box(left, top, tile_px, tile_px))
         ax.imshow(overlay(tile.image, tile.heat, tile_px))
         ax.set_axis_off()
-        figure.text(*box(left, top - 0.3 * em, 0, 0)[:2], _caption(tile), color=_COLOURS[tile.verdict], fontsize=points)
+        figure.text(
+            *box(left, top - 0.3 * em, 0, 0)[:2],
+            _caption(tile),
+            color=_COLOURS[tile.verdict],
+            fontsize=points,
+            parse_math=False,
+        )
     bar = figure.add_axes(box(em / 2, height - 1.1 * em, 3 * em, 0.6 * em))
     bar.imshow(np.linspace(0, 1, 256)[None], cmap=HEAT_COLOURS, aspect="auto")
     bar.set_axis_off()

@@ -24,12 +24,12 @@ def published(url: str, function: str) -> Path:
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path))
         except OSError as error:
             raise UserError(
-                f"{path}: not on this machine, and {url} cannot be reached ({error}).\n"
+                f"{path}: not on this machine, and {url} could not be fetched ({error}).\n"
                 f"It is the file of {function}: put a copy there, or set model.weights to a local .safetensors or .pth "
                 "file."
             ) from None
@@ -53,7 +53,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: weights cannot be read: {str(error).splitlines()[0]}") from None
+        said = str(error).partition("\n")[0] or "the file ends too early"
+        raise UserError(f"{path}: weights cannot be read: {said}") from None
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path}: weights must be a state dict, names with tensors; this holds something else.")
     return content

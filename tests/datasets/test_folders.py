@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -518,3 +519,54 @@ def test_the_lung_card_finds_real_films():
     dataset = ImageMaskFolder(str(DATA), "Lab3/X_ray", TWO)
     assert len(dataset) == 234
     assert set(np.unique(dataset[0][1])) == {0, 1}
+
+
+def test_what_is_not_read_is_told_however_deep_or_strange(bones):
+    photo(bones / "AFF" / "patient7" / "9.png")
+    (bones / "AFF" / "8.webp").write_bytes(b"RIFF")
+    (bones / "notes.txt").write_text("read me")
+    left_out = LabelledImages(str(bones), None, ["AFF", "NFF"]).on_disk.left_out
+    assert left_out == ["AFF/patient7/", "1 × .txt", "1 × .webp"]
+
+
+def test_the_longest_class_in_a_name_counts(tmp_path):
+    root = flat(tmp_path, "C1_3.jpg", "C12_3.jpg", "C2_1.jpg")
+    dataset = LabelledImages(str(root), None, ["C1", "C2", "C12"])
+    assert {path.name: target for (path,), target in zip(dataset.files, dataset.targets, strict=True)} == {
+        "C1_3.jpg": 0,
+        "C2_1.jpg": 1,
+        "C12_3.jpg": 2,
+    }
+
+
+@pytest.mark.parametrize("names", [("Training", "valid"), ("training", "Validation")])
+def test_other_names_of_the_splits(names, tmp_path):
+    for name in names:
+        photo(tmp_path / name / "A" / "1.png")
+        photo(tmp_path / name / "B" / "1.png")
+    assert LabelledImages(str(tmp_path), None, None).given_split == ["train"] * 2 + ["val"] * 2
+
+
+def test_a_root_that_is_no_path_and_classes_that_are_none():
+    with pytest.raises(ValueError, match="root must be the folder of the data or one above it, got null"):
+        LabelledImages(None, None, None)
+    with pytest.raises(UserError, match="2024: no such folder"):
+        LabelledImages(2024, None, None)
+    with pytest.raises(ValueError, match=r"classes must be a list of names, \[a,b\], got \[\]"):
+        LabelledImages(".", None, [])
+
+
+def test_a_file_name_that_cannot_be_written_down_is_told(bones):
+    photo(bones / "AFF" / "1.png").tofile(os.fsencode(bones / "AFF") + b"/M\xe9lanome.png")
+    with pytest.raises(UserError, match="holds signs that cannot be printed"):
+        LabelledImages(str(bones), None, ["AFF", "NFF"])
+
+
+def test_a_window_that_shows_nothing_is_refused(tmp_path):
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.linspace(0, 1, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)).save(
+            tmp_path / name / "1.tif"
+        )
+    with pytest.raises(UserError, match=r"its values, 0 to 1, are all one grey under dataset.window=\[0, 65535\]"):
+        prepare(LabelledImages(str(tmp_path), None, None), 8, 1)

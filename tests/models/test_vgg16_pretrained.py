@@ -111,6 +111,8 @@ def test_a_file_that_does_not_fit_is_named_with_what_is_wrong(theirs, tmp_path):
     assert error("absent.pth").endswith("absent.pth: no such file.")
     (tmp_path / "damaged.pth").write_bytes(b"PK no weights")
     assert "damaged.pth: weights cannot be read" in error("damaged.pth")
+    (tmp_path / "empty.pth").touch()
+    assert "empty.pth: weights cannot be read: the file ends too early" in error("empty.pth")
     (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
     assert "damaged.safetensors: weights cannot be read" in error("damaged.safetensors")
     torch.save({"epoch": 3, "model": {}}, tmp_path / "training.pth")

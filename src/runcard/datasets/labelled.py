@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from natsort import natsorted
 
-from runcard.datasets.layouts import find_data, has_images, image_and_mask, subfolders
+from runcard.datasets.layouts import find_data, has_images, image_and_mask, other_files, subfolders
 from runcard.errors import UserError, check_names, nearest
 from runcard.images import FULL_WINDOW, OnDisk, check_window, list_images, read_image
 
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}  # in any letter case
+SPLIT_FOLDERS = {  # in any letter case
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 CLASS_FOLDERS, FLAT_FILES = "class folders", "flat files named by class"  # the two layouts
 EXAMPLE = "train/Mel/1.jpg and validation/Nev/2.jpg, train/Mel_1.jpg, Mel/1.jpg or Mel_1.jpg"
 
@@ -55,8 +60,8 @@ class LabelledImages:
                 self.targets.append(target)
                 given.append(part)
         self.given_split = given if parts else None
-        read = {path for (file,) in self.files for path in (file, file.parent)}
-        self.on_disk = OnDisk(base, self._words(layouts), _left_out(base, list(tops.values()), read), limits)
+        left_out = _left_out(base, list(tops.values()), {file for (file,) in self.files})
+        self.on_disk = OnDisk(base, self._words(layouts), left_out, limits)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -110,10 +115,17 @@ def _class_names(tops: list[Path]) -> list[str]:
 
 
 def _left_out(base: Path, tops: list[Path], read: set[Path]) -> list[str]:
-    """Returns what lies in base and in tops, the folders of its splits, and is none of the files and folders read."""
-    known = read | set(tops)
-    found = [path for place in dict.fromkeys((base, *tops)) for path in (*subfolders(place), *list_images(place))]
-    return [path.relative_to(base).as_posix() + "/" * path.is_dir() for path in found if path not in known]
+    """Returns what lies in the folders that were looked into and was not read: folders, images, other files by kind.
+
+    tops are the folders of base's splits, read the images of the data set.
+    """
+    inner = {path.parent for path in read}
+    places = list(dict.fromkeys((base, *tops, *natsorted(inner))))
+    found = [path for place in places for path in (*subfolders(place), *list_images(place))]
+    unread = [path for path in found if path not in read | inner | set(tops)]
+    others = Counter(Path(name).suffix.lower() for place in places for name in other_files(place))
+    shown = [path.relative_to(base).as_posix() + "/" * path.is_dir() for path in unread]
+    return shown + [f"{count} × {suffix or 'a file without suffix'}" for suffix, count in others.items()]
 
 
 def _layout(top: Path, classes: list[str] | None) -> str:
@@ -146,8 +158,10 @@ def _matching(name: str, found: list[str]) -> list[str]:
 
 def _named(path: Path, classes: list[str]) -> list[int]:
     """Returns the indices of the classes that a file's name contains, in their letter case if any is, else in any."""
-    exact = [i for i, name in enumerate(classes) if name in path.stem]
-    return exact or [i for i, name in enumerate(classes) if name.casefold() in path.stem.casefold()]
+    exact = [name for name in classes if name in path.stem]
+    found = exact or [name for name in classes if name.casefold() in path.stem.casefold()]
+    longest = [name for name in found if not any(name != other and name in other for other in found)]
+    return [classes.index(name) for name in longest]  # C12_3.jpg is of C12, not of C1
 
 
 def _in_class_folders(top: Path, classes: list[str], faults: list[str]) -> list[tuple[Path, int]]:

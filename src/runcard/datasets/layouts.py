@@ -25,7 +25,9 @@ def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> P
     path ends with the most of folder is taken. UserError where none is meant or two are equally; example is what its
     message shows of the layout.
     """
-    top = _existing(root)
+    if root is None:
+        raise ValueError("root must be the folder of the data or one above it, got null")
+    top = _existing(str(root))
     candidates = list(_search(top, inner_of))
     if not candidates:
         there = [f"{p.name}/" for p in subfolders(top)] + natsorted(e.name for e in _entries(top) if e.is_file())
@@ -67,6 +69,11 @@ def subfolders(directory: Path) -> list[Path]:
 def has_images(directory: Path) -> bool:
     """Whether an image lies directly in directory; stops at the first, for there may be thousands."""
     return any(is_image(entry.name) for entry in _entries(directory))
+
+
+def other_files(directory: Path) -> list[str]:
+    """Returns the names of visible files directly in directory that are not read as images, in natural order."""
+    return natsorted(entry.name for entry in _entries(directory) if entry.is_file() and not is_image(entry.name))
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
