@@ -50,7 +50,7 @@ def test_a_card_says_what_it_asks_and_how_to_run_it(name):
     assert "?" in question
     assert command.startswith("#   python train.py ")
     assert f"experiment={name} " in command
-    assert measured.startswith(("# Measured, ", "# Rehearsed: "))
+    assert measured.startswith(("# Measured, ", "# Rehearsed"))
     assert len(lines) <= 25
 
 
