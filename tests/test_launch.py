@@ -20,9 +20,10 @@ from evidence import numbers, read_csv, run_json
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
+from runcard.datasets.course import write_course
 from runcard.errors import UserError
 from runcard.hydra_errors import in_words
-from runcard.launch import MAX_FOLDER_NAME, folder_name
+from runcard.launch import MAX_FOLDER_NAME, add_or_override, folder_name
 
 SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
 
@@ -77,6 +78,38 @@ def test_signs_that_a_folder_cannot_have_still_count(one, other):
 def test_folder_names_say_the_overrides():
     assert folder_name("loss=bce,model.dropout=0.2") == "loss=bce,model.dropout=0.2"
     assert folder_name("") == "defaults"
+    assert folder_name("++dataset.folder=a,seed=1") == "dataset.folder=a,seed=1", "as the same key without ++"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unsure"),
+    [
+        # A single run, and a sweep over what every card has: as they are.
+        ("experiment=lab4/task4a dataset.root=a", ()),
+        ("-m loss=bce,dice seed=0,1 model.base=3", ()),
+        ("-m experiment=lab4/task4a loss=bce,dice dataset.root=a", ()),
+        # A sweep over experiments, or over a group, has keys that the default card may lack.
+        ("-m experiment=a,b dataset.root=c seed=1 train.epochs=2,3", ("dataset.root=c", "train.epochs=2,3")),
+        ("--multirun dataset=lungs,labelled dataset.root=c model.base=2", ("dataset.root=c",)),
+        ("-m experiment=glob(*) dataset.root=a", ("dataset.root=a",)),
+        ("-m experiment=a,b ++model.base=3 ~loss.smooth hydra.verbose=true", ()),
+    ],
+)
+def test_a_sweep_over_cards_takes_keys_that_only_they_have(arguments, unsure):
+    given = arguments.split()
+    assert add_or_override(given) == [f"++{argument}" if argument in unsure else argument for argument in given]
+
+
+def test_a_sweep_over_experiments_runs(train, tmp_path):
+    folder = tmp_path / "course"
+    write_course(folder, 5)
+    tiny = (f"dataset.root={folder}", "model.base=2", "train.epochs=1")
+    done = train("-m", "experiment=lab4/task4a,lab4/task4b", "scale=quick", "name=lab", *tiny)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "outputs" / "lab").iterdir() if p.is_dir()} == {
+        f"model.base=2,train.epochs=1,experiment=lab4.{card},scale=quick" for card in ("task4a", "task4b")
+    }
+    assert "scale=quick: a rehearsal" in done.stdout
 
 
 # Sweeps

@@ -53,3 +53,6 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except PermissionError as error:
+        print(f"{error.filename}: may not be read or written by you.", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

@@ -9,21 +9,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from natsort import natsorted
 from rich.console import Console
 from torch import Tensor, nn
 
 from runcard.activation import activation_maps, last_convolution
 from runcard.atomic import replacing, write_figure, write_json
-from runcard.data import Source, normalizer
-from runcard.dataset import open_source, read_samples
+from runcard.data import normalizer
 from runcard.errors import UserError
 from runcard.facts import data_fingerprint
-from runcard.images import FULL_WINDOW, OnDisk, is_image, read_image
+from runcard.pictures import UNKNOWN, Pictures, read_pictures
 from runcard.probabilities import probabilities
 from runcard.progress import print_table
 from runcard.saved import open_run
@@ -31,16 +29,7 @@ from runcard.sheets import Tile, by_class, sheet
 from runcard.shortcut import Finding, probe
 
 BATCH_SIZE = 32
-UNKNOWN = -1  # the target of an image whose class nobody has said
 GRAD_CAM = "GradCAM"
-
-
-class Pictures(NamedTuple):
-    """Images as a model was trained on them, but for their normalisation."""
-
-    images: np.ndarray  # (N, H, W, C) uint8
-    targets: np.ndarray  # (N,) int64 class indices, or UNKNOWN
-    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,7 @@ def explain_run(
     size_px = dataset["image_size_px"]
     classifier(np.zeros((1, size_px, size_px, dataset["channels"]), np.uint8))  # refuses a run with masks at once
     if paths:
-        pictures = _given(dataset, classes, paths, console)
+        pictures = read_pictures(dataset, classes, paths, console)
     else:
         samples, indices = run.images(root, split)
         pictures = Pictures(samples.images[indices], samples.targets[indices], [samples.ids[i] for i in indices])
@@ -178,45 +167,3 @@ def _write(explanation: Explanation, folder: Path) -> None:
     rows = [{"id": t.id, "true": t.true, "predicted": t.predicted, "probability": t.probability} for t in tiles]
     findings = [finding.to_json() for finding in explanation.findings]
     write_json(folder / "explanation.json", {"images": rows, "shortcut": findings})
-
-
-def _given(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path], console: Console) -> Pictures:
-    """Returns the images at paths, prepared as the run's own, with their classes where a folder tells them."""
-    found = [read_samples(_source(dataset, classes, path, console), dataset) for path in paths]
-    images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
-    return Pictures(images, targets, [name for samples in found for name in samples.ids])
-
-
-def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console: Console) -> Source:
-    """Returns the images of a file or folder: in the layout of the run's data, or else without classes."""
-    if path.is_dir() and "root" in dataset:
-        try:
-            source = open_source(dataset | {"root": str(path), "folder": None, "classes": list(classes)})
-            reason = next(iter(source.faults), None)
-        except UserError as error:
-            reason = str(error).partition("\n")[0]
-        if reason is None:
-            return source
-        console.print(f"{path}: read without classes: {reason}")
-    files = natsorted(p for p in path.rglob("*") if is_image(p.name)) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path}: no images in this folder (.png, .jpg, .bmp or .tif).")
-    return Unlabelled(files, classes, dataset.get("window", FULL_WINDOW))  # data that are made have no window
-
-
-class Unlabelled:
-    """Images whose classes nobody has said, as a dataset; see data.Source."""
-
-    def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
-        self.ids = [str(path) for path in paths]
-        self.files: list[tuple[Path, ...]] = [(path,) for path in paths]
-        self.classes = list(classes)
-        self.given_split: list[str] | None = None
-        self.faults: Sequence[str] = ()
-        self.on_disk: OnDisk | None = OnDisk(paths[0].parent, "single images", [], window)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, int, str]:
-        return read_image(self.files[i][0]), UNKNOWN, self.ids[i]

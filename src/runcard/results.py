@@ -13,10 +13,11 @@ from runcard.checkpoint import Checkpoint, State, load_weights
 from runcard.dataset import Data
 from runcard.engine import Evaluation, evaluate
 from runcard.errors import UserError
-from runcard.explain import Classifier, Pictures, explain
+from runcard.explain import Classifier, explain
 from runcard.figures import confusion_figure, curves_figure
 from runcard.gallery import Gallery
 from runcard.parts import Parts
+from runcard.pictures import Pictures
 from runcard.progress import duration, print_table
 from runcard.record import Record
 from runcard.sheets import panel
