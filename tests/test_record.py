@@ -251,7 +251,7 @@ def test_differing_keys():
 def test_run_json_is_whole(finished):
     record = run_json(finished)
     session = record["sessions"][0]
-    assert (record["schema"], record["status"], record["error"], record["parent"]) == (1, "completed", None, None)
+    assert (record["schema"], record["status"], record["error"], record["parent"]) == (2, "completed", None, None)
     assert record["config"]["model"]["base"] == 4
     assert record["config"]["derived"]["out_channels"] == 1
     assert record["config"]["seed"] == 3

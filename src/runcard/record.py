@@ -21,7 +21,7 @@ from runcard.atomic import replacing, write_json, write_text
 from runcard.errors import UserError
 from runcard.facts import Config, code_hash, commit, differing_keys, hardware, versions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2 adds features, shortcut, num_trained_parameters and seconds.caching
 
 
 class Record:
