@@ -84,7 +84,7 @@ class Gallery:
         truth, scores = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
         for i, example in enumerate(self._examples(self.val_indices)):
             if i < MAX_PREVIEWS:
-                with replacing(folder / "previews" / f"{example.title.replace('/', '_')}.png") as temporary:
+                with replacing(folder / "previews" / f"{example.title}.png") as temporary:  # ids may have folders
                     Image.fromarray(preview(example, self.classes)).save(temporary)
             cells = num_classes * example.target.astype(np.int64) + example.probs.argmax(axis=0)
             confusion += np.bincount(cells.ravel(), minlength=num_classes**2)
