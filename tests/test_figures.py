@@ -125,7 +125,8 @@ def test_masks_are_drawn_in_rows_of_image_truth_and_prediction():
     assert isinstance(figure, Figure)
     assert len(figure.axes) == 6
     assert [title for title in titles(figure) if title] == ["a", "b"]
-    assert [text.get_text() for text in figure.texts] == ["■ agreement", "■ false positive", "■ missed"]
+    key = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert key == ["agreement", "false positive", "missed"]
     first, truth, prediction = (ax.images[0].get_array() for ax in figure.axes[:3])
     assert (first == 100).all()
     assert (truth == CONTOURS[0]).all(axis=-1).any()

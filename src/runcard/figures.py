@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
 
@@ -78,7 +79,7 @@ def batch_figure(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]
 def mask_figure(examples: Sequence[Example]) -> Figure:
     """Draws a row per example: the image, the truth, and the prediction laid over the truth."""
     figure = Figure(figsize=(7.2, 2.55 * len(examples) + 0.2))
-    figure.set_layout_engine("constrained", rect=(0, 0.03, 1, 0.97))  # room for the key below
+    figure.set_layout_engine("constrained")
     for axes, example in zip(figure.subplots(len(examples), 3, squeeze=False), examples, strict=True):
         prediction = example.probs.argmax(axis=0)
         tiles = [example.image, outlined(example.image, example.target)]
@@ -87,9 +88,10 @@ def mask_figure(examples: Sequence[Example]) -> Figure:
             ax.imshow(to_rgb(tile))
             ax.set_axis_off()
         axes[0].set_title(example.title, fontsize=9, loc="left", parse_math=False)
-    names = ("agreement", "false positive", "missed")
-    for i, (name, colour) in enumerate(zip(names, (GREEN, RED, BLUE), strict=True)):
-        figure.text(0.67 + (0, 0.11, 0.23)[i], 0.008, f"■ {name}", color=colour / 255, fontsize=8)
+    falsely = "false positive" if len(examples[0].probs) == 2 else "false positive or another class"
+    names = ("agreement", falsely, "missed")
+    handles = [Patch(color=c / 255, label=name) for name, c in zip(names, (GREEN, RED, BLUE), strict=True)]
+    figure.legend(handles=handles, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     return figure
 
 
