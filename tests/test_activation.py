@@ -39,7 +39,7 @@ IMAGES = torch.rand(5, 1, 8, 6, generator=torch.Generator().manual_seed(1))
 def test_grad_cam_is_the_papers(out_channels, inplace):
     classes = torch.tensor([0, 1, 1, 0, 1])
     model = Small(out_channels, inplace)
-    maps = activation_maps(model, IMAGES, classes, batch_size=2)
+    maps = activation_maps(model, IMAGES, classes)
     with torch.no_grad():
         activations = model.last(model.first(IMAGES))
         rows = classes if out_channels > 1 else torch.zeros(5, dtype=torch.long)

@@ -18,21 +18,19 @@ from torch import Tensor, nn
 from runcard.errors import UserError, nearest
 
 PACKAGE = "pytorch_grad_cam"
+GRAD_CAM = "GradCAM"
 
 
 def activation_maps(
-    model: nn.Module,
-    images: Tensor,
-    classes: Tensor,
-    method: str = f"{PACKAGE}.GradCAM",
-    layer: str | None = None,
-    batch_size: int = 32,
+    model: nn.Module, images: Tensor, classes: Tensor, method: str = GRAD_CAM, layer: str | None = None
 ) -> np.ndarray:
     """Returns the maps (N, H, W) float32: what in each image spoke for its class, scaled to 0…1 image by image.
 
-    images (N, C, H, W) are normalised as for training. classes (N,) int64 are the ones to explain; where the model has
-    a single logit, class 0 is its negative. layer is a name of model.named_modules() whose output is (N, C, h, w), and
-    None the last convolution. A map is 0 everywhere where nothing spoke for the class. The model is left as it was.
+    images (N, C, H, W) are normalised as for training, and go through the model at once. classes (N,) int64 are the
+    ones to explain; where the model has a single logit, class 0 is its negative. layer is a name of
+    model.named_modules() whose output is (N, C, h, w), and None the last convolution. A map is 0 everywhere where
+    nothing spoke for the class. The model is left as it was.
+
     Raises UserError for an unknown method or layer.
     """
     make_cam = find_method(method)
@@ -43,13 +41,9 @@ def activation_maps(
     # hook has to be there before the method's own.
     explained.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
     cam = make_cam(model=twin, target_layers=[explained])
-    scores = [score_of(index) for index in classes.tolist()]
     with torch.enable_grad():
-        maps = [
-            cam(input_tensor=inputs[start : start + batch_size], targets=scores[start : start + batch_size])
-            for start in range(0, len(inputs), batch_size)
-        ]
-    return np.concatenate(maps).astype(np.float32)
+        maps = cam(input_tensor=inputs, targets=[score_of(index) for index in classes.tolist()])
+    return maps.astype(np.float32)
 
 
 def last_convolution(model: nn.Module) -> str:

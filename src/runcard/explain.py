@@ -16,10 +16,11 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from runcard.activation import activation_maps, last_convolution
+from runcard.activation import GRAD_CAM, activation_maps, last_convolution
 from runcard.atomic import replacing, write_figure, write_json
+from runcard.build import checked
 from runcard.data import normalizer
-from runcard.errors import UserError
+from runcard.errors import UserError, check_choice
 from runcard.facts import data_fingerprint
 from runcard.pictures import UNKNOWN, Pictures, read_pictures
 from runcard.probabilities import probabilities
@@ -29,7 +30,6 @@ from runcard.sheets import Tile, by_class, sheet
 from runcard.shortcut import Finding, probe
 
 BATCH_SIZE = 32
-GRAD_CAM = "GradCAM"
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def explain_run(
     A path is an image, or a folder: one that lies as the run's own data do tells the classes too.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    if split not in ("train", "val", "test"):
-        raise UserError(f"--split must be one of train, val, test, got '{split}'.")
+    checked("--", lambda: check_choice("split", split, ("train", "val", "test")))
     run = open_run(folder)
     dataset, classes = run.dataset(root), run.config["derived"]["classes"]
     normalization = normalizer(dataset["normalization"], dataset["channels"])
@@ -129,7 +128,7 @@ def explain_run(
     console.print(f"{len(pictures.ids)} images, {method} of {layer}", style="bold")
     print_findings(console, explanation.findings)
     if split == "train" and not paths:
-        console.print("The network was trained on these images: what the probe says of others is more.", style="yellow")
+        console.print("The network was trained on these images: of others it may be less sure.", style="yellow")
     console.print(f"sheets and maps   {target}")
 
 
