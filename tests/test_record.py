@@ -251,7 +251,7 @@ def test_differing_keys():
 def test_run_json_is_whole(finished):
     record = run_json(finished)
     session = record["sessions"][0]
-    assert (record["schema"], record["status"], record["error"], record["parent"]) == (2, "completed", None, None)
+    assert (record["schema"], record["status"], record["error"], record["parent"]) == (3, "completed", None, None)
     assert record["config"]["model"]["base"] == 4
     assert record["config"]["derived"]["out_channels"] == 1
     assert record["config"]["seed"] == 3
@@ -266,6 +266,7 @@ def test_run_json_is_whole(finished):
     assert {"cpu", "threads", "gpu"} <= set(session["hardware"])
     assert (session["precision"], session["device"]) == ("32-true", "cpu")
     assert record["num_parameters"] > 0
+    assert (record["better"]["dice"], record["better"]["loss"], record["better"]["bce"]) == ("max", "min", "min")
     assert datetime.fromisoformat(record["start"]) <= datetime.fromisoformat(record["end"])
     assert datetime.fromisoformat(record["start"]).tzinfo is not None
     with (finished / "metrics.csv").open() as file:

@@ -20,8 +20,9 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from tensorboard.plugins.pr_curve import metadata as pr_curves
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
+from runcard.record import read_metrics
 from runcard.run import run
-from runcard.tracking import _to_csv, read_metrics
+from runcard.tracking import _to_csv
 
 CARD = (*TINY, "train.epochs=3", "train.pictures=2", "model.dropout=0.1")
 # Three runs that differ in their keys; clip_grad_norm is null in one, a number in the others.

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 Config = dict[str, Any]  # nested, plain
 UNHASHED = {  # what cannot change the numbers
     "name", "run_dir", "overwrite", "dataset.root", "train.num_workers", "train.persistent_workers",
     "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "derived",
 }  # fmt: skip
+READERS = ("compare/", "cli.py", "study.py")  # they cannot change a run's numbers
 PACKAGES = (
     *("torch", "torchvision", "torchmetrics", "lightning-fabric", "hydra-core", "albumentations"),
     *("numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow"),
@@ -57,9 +56,10 @@ def data_fingerprint(split: Mapping[str, Sequence[int]], ids: Sequence[str], dig
 
 
 def code_hash() -> str:
-    """Returns a hash over the package's own source."""
+    """Returns a hash over the package's own source, but for what only reads finished runs."""
     root = Path(__file__).parent
-    return _hash(f"{p.relative_to(root)} {p.read_text(encoding='utf-8')}" for p in sorted(root.rglob("*.py")))
+    names = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*.py"))}
+    return _hash(f"{name} {p.read_text(encoding='utf-8')}" for name, p in names.items() if not name.startswith(READERS))
 
 
 def commit() -> str | None:
@@ -82,6 +82,8 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Returns the machine: processor, cores, torch's threads, GPU."""
+    import torch  # here, so that comparing runs does not wait for it
+
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,7 +22,8 @@ from runcard.atomic import replacing, write_json, write_text
 from runcard.errors import UserError
 from runcard.facts import Config, code_hash, commit, differing_keys, hardware, versions
 
-SCHEMA_VERSION = 2  # 2 adds features, shortcut, num_trained_parameters and seconds.caching
+Row = dict[str, Any]  # of metrics.csv
+SCHEMA_VERSION = 3  # 2 added features, shortcut, num_trained_parameters and seconds.caching; 3 adds better
 
 
 class Record:
@@ -114,6 +116,15 @@ class Record:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.folder / "per_image.csv", text.getvalue())
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Returns the rows of a metrics.csv, epoch and step as int and the rest as float; none where it is absent."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row.items()} for row in rows]
 
 
 def check_parent(parent: Path, config: Config, data: Mapping[str, str], total_matters: bool) -> None:

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from runcard.atomic import is_disk_full, write_figure
 from runcard.checkpoint import Checkpoint
-from runcard.engine import OUT_OF_MEMORY
+from runcard.checks import better
+from runcard.engine import OUT_OF_MEMORY, columns
 from runcard.errors import UserError
 from runcard.facts import UNHASHED, code_hash, config_hash, data_fingerprint, flatten
 from runcard.features import Pretrained, with_cached_features
@@ -22,9 +23,9 @@ from runcard.found import found_rows
 from runcard.gallery import Gallery, first_batch
 from runcard.parts import Parts, compose
 from runcard.progress import Progress, print_table
-from runcard.record import Record, check_parent, copy_training
+from runcard.record import Record, check_parent, copy_training, read_metrics
 from runcard.results import print_summary, write_results
-from runcard.tracking import Tracker, read_metrics
+from runcard.tracking import Tracker
 
 
 def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[str, str]) -> float:
@@ -61,6 +62,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             data=fingerprint,
             num_parameters=parts.num_parameters,
             num_trained_parameters=parts.num_trained,
+            better={name: better(name, parts.metrics) for name in ("loss", *columns(parts.metrics))},
             parent=parts.train.extend,
         )
         if changed:

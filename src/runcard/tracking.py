@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from runcard.atomic import write_text
 from runcard.progress import Progress
+from runcard.record import Row, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from runcard.engine import Evaluation
     from runcard.gallery import Gallery
 
-Row = dict[str, Any]
 LOSS_CHART = {"loss": {"train and validation": ["Multiline", ["train/loss", "train_eval/loss", "val/loss"]]}}
 
 
@@ -89,15 +88,6 @@ class Tracker:
         for name, value in row.items():
             if name != "epoch":
                 self.writer.add_scalar(name, value, row["epoch"])
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """Returns the rows of a metrics.csv, epoch and step as int and the rest as float; none where it is absent."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row.items()} for row in rows]
 
 
 def _to_csv(rows: list[Row]) -> str:

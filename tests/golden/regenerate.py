@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import TINY, card
 
+from runcard.record import read_metrics
 from runcard.run import run
-from runcard.tracking import read_metrics
 
 PATH = Path(__file__).with_name("trace.json")
 TOLERANCE = 1e-4  # relative: another processor sums in another order, and six epochs of two steps let that grow
