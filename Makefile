@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint format types check tensorboard bench golden rerun clean
+.PHONY: help setup demo lab test lint format types check tensorboard bench simulate golden rerun clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -53,6 +53,9 @@ tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
 
 bench: $(READY)  ## Measure our epoch against bare loops
 	$(BIN)/python benchmarks/epoch.py
+
+simulate: $(READY)  ## Measure how often verdicts err, on data whose truth is known
+	$(BIN)/python benchmarks/inference.py
 
 golden: $(READY)  ## Write the golden loss trace anew, after a change that is meant to change numbers
 	$(BIN)/python tests/golden/regenerate.py

@@ -18,7 +18,8 @@ from runcard.parts import compose
 EXPERIMENTS = sorted(
     p.relative_to(ROOT / "experiments").with_suffix("").as_posix() for p in (ROOT / "experiments").rglob("*.yaml")
 )
-IN_FOLDER = {"lab4": 14, "lab4/bridge": 8, "lab4_2019": 6, "course": 2, "first": 4}
+PHANTOMS = ("first/capacity", "phantoms/chest")  # their images lie nowhere
+IN_FOLDER = {"lab4": 14, "lab4/bridge": 8, "lab4_2019": 6, "course": 2, "first": 4, "phantoms": 1}
 DERIVED = ("derived.in_channels=1", "derived.out_channels=1", "derived.num_classes=2", "derived.classes=[a,b]")
 DERIVED += ("derived.positive=0", "derived.image_size_px=32", "derived.steps=30")
 
@@ -26,7 +27,7 @@ DERIVED += ("derived.positive=0", "derived.image_size_px=32", "derived.steps=30"
 @cache
 def resolved(name: str, scale: str = "full") -> DictConfig:
     """Returns a card as a run would record it, on the images of nobody."""
-    root = () if name == "first/capacity" else ("dataset.root=anywhere",)
+    root = () if name in PHANTOMS else ("dataset.root=anywhere",)
     config = card(f"experiment={name}", f"scale={scale}", *root, *DERIVED)
     OmegaConf.resolve(config)
     return config
@@ -250,7 +251,7 @@ OTHER_IMAGES = {  # cards that are not of the course, and what stands for their 
     "first/lungs": ("dataset.root={}/Lab3/X_ray",),
     "first/bone": ("dataset.root={}/Lab2/Bone", "dataset.positive=AFF"),
     "first/skin": ("dataset.root={}/Lab2/Skin",),
-    "first/capacity": ("dataset.num_images=20",),
+    **dict.fromkeys(PHANTOMS, ("dataset.num_images=20",)),
 }
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from runcard import __version__
 from runcard.errors import EXIT_USER_ERROR, UserError
+
+if TYPE_CHECKING:
+    from runcard.compare.findings import Findings
+    from runcard.compare.runs import Arm
+
+EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
+DIFFERENCES = [0.005, 0.01, 0.02]  # of Dice or accuracy, that people ask about
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -44,6 +53,109 @@ def explain(
     from runcard.explain import explain_run  # torch takes seconds: a mistyped option does not wait for it
 
     explain_run(run, images or [], split=split, method=method, layer=layer, root=root)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="run folders, sweeps or patterns: outputs/lab*", show_default=False)
+    ],
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
+    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
+    from runcard.compare import table
+
+    findings = _find(runs, metric, margin, threshold)
+    if as_json:
+        print(json.dumps(table.as_json(findings), indent=1))
+    else:
+        table.print_findings(Console(soft_wrap=True, highlight=False, markup=False), findings)
+
+
+@app.command()
+def power(
+    runs: Annotated[list[str], typer.Argument(help="run folders, sweeps or patterns", show_default=False)],
+    difference: Annotated[list[float], typer.Option(help="that should be found; may be said again")] = DIFFERENCES,
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+) -> None:
+    """Say how many seeds or images a difference would need, from how far these runs scatter (two seeds at least)."""
+    from runcard.compare.findings import monitored
+    from runcard.compare.power import print_power
+
+    if wrong := [d for d in difference if d <= 0]:
+        raise UserError(f"--difference must be greater than 0, got {wrong[0]:g}")
+    arms, _ = _arms(runs, metric)
+    print_power(Console(soft_wrap=True, highlight=False, markup=False), arms, metric or monitored(arms[0]), difference)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="a study's folder; or runs, sweeps, patterns", show_default=False)],
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
+    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    output: Annotated[Path | None, typer.Option(help="a folder; none: the study's, or the first one named")] = None,
+) -> None:
+    """Write report.html, one file that opens offline, and report.md: verdicts, curves, images, claims, methods."""
+    from runcard.compare import findings
+    from runcard.compare.page import write_report
+
+    first = Path(runs[0])
+    if len(runs) == 1 and (first / "study.json").exists():
+        found = findings.of_study(first)
+    else:
+        found = _find(runs, metric, margin, threshold)
+    print(write_report(found, output or (first if first.is_dir() else Path())))
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(help="experiments/lab4/study.yml", show_default=False)],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="seeds=0,1,2 questions=4b name=…, and what every run is given: scale=quick …"),
+    ] = None,
+) -> None:
+    """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
+    from runcard.compare import findings
+    from runcard.compare.page import write_report
+    from runcard.study import run_study
+
+    try:
+        done = run_study(file, arguments or [])
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    print(write_report(findings.of_study(done.folder), done.folder))
+    if done.missing:
+        raise UserError("\n".join(["Not all runs are there; the same command runs these again:", *done.missing]))
+
+
+def _find(runs: list[str], metric: str | None, margin: float | None, threshold: float | None) -> Findings:
+    """Returns what the runs in these folders say about each other."""
+    from runcard.compare import findings
+
+    if margin is not None and margin <= 0:
+        raise UserError(f"--margin must be greater than 0, got {margin:g}")
+    arms, left_out = _arms(runs, metric)
+    return findings.find(findings.ask_pairs(arms, metric, margin, threshold), arms, left_out=left_out)
+
+
+def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
+    """Returns the arms that the runs in these folders form, and the runs left out, each with the reason."""
+    from runcard.compare import endpoints, factors
+    from runcard.compare.runs import find_runs
+
+    found = find_runs(runs)
+    if not found.runs:
+        raise UserError("\n".join(["There is no completed run to compare:", *found.left_out]))
+    arms, again = factors.group_arms(found.runs)
+    if metric:
+        endpoints.check_metric(arms[0].first, metric)
+    return arms, [*found.left_out, *again]
 
 
 def main() -> None:

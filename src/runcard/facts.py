@@ -26,15 +26,20 @@ PACKAGES = (
 
 def config_hash(config: Config) -> str:
     """Returns a hash over everything in a resolved config that can change the numbers."""
-    kept = {key: value for key, value in flatten(config).items() if not _unhashed(key)}
+    kept = {key: value for key, value in flatten(config).items() if matters(key)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
     """Returns "key (this, that)" for every hashed key in which two resolved configs differ, leaving out `but`."""
     a, b = flatten(one), flatten(other)
-    keys = [k for k in sorted(a.keys() | b.keys()) if not _unhashed(k) and k not in but and a.get(k) != b.get(k)]
+    keys = [k for k in sorted(a.keys() | b.keys()) if matters(k) and k not in but and a.get(k) != b.get(k)]
     return [f"{key} ({a.get(key, 'absent')} there, {b.get(key, 'absent')} here)" for key in keys]
+
+
+def matters(key: str) -> bool:
+    """Whether a dotted key of the card can change the numbers."""
+    return not any(key == name or key.startswith(f"{name}.") for name in UNHASHED)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -94,10 +99,6 @@ def hardware() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
-
-
-def _unhashed(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in UNHASHED)
 
 
 def _hash(lines: Iterable[str]) -> str:

@@ -1,0 +1,161 @@
+"""Measures how often verdicts err: data whose true difference is known, drawn thousands of times and tested.
+
+    make simulate
+
+Ours is held against what is often done instead: a bootstrap over runs and images, and Wilcoxon's and Student's paired
+tests of the images' means over runs. Of each: how often it says "different" of two equal arms, how often its interval
+covers a true difference, and how often it finds that one. The difference is the one that ours calls detectable, in the
+median over pairs of equal arms: 80 % is promised, of arms that scatter as those do.
+
+Three kinds of values: normal; like Dice, where 1 − Dice is log-normal, so that bad images scatter most; right or wrong,
+where a latent normal value passes a threshold. In the last two a worse arm also scatters more, as it does in life.
+Prints the rows of 47 images and writes all to src/runcard/compare/simulation.json.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from rich.console import Console
+from scipy import stats
+
+from runcard.atomic import write_json
+from runcard.compare.inference import ALPHA, Array, Effect, bootstrap, difference, mean
+from runcard.progress import print_table
+
+FILE = Path(__file__).parents[1] / "src/runcard/compare/simulation.json"
+SEED = 0
+REPLICATES = 2000
+RESAMPLES, BOOTSTRAPPED = 500, 400  # the bootstrap takes long: it sees the first replicates, and 47 images only
+MEAN = 0.9  # of the better arm
+IMAGE_SD, ARM_IMAGE_SD, RESIDUAL_SD = 0.04, 0.01, 0.015  # of images in both arms alike, in one arm, of what remains
+PRINTED = 47  # images of the printed rows
+NUM_RUNS = ((2, 2), (3, 3), (5, 5), (2, 5))  # of the two arms
+RUN_SD = ((0.0, 0.0), (0.006, 0.006), (0.012, 0.012), (0.0, 0.012))  # of the two arms, from run to run
+# From normal deviations, their sd and a mean to values of this mean.
+KINDS: dict[str, Callable[[Array, float, float], Array]] = {
+    "normal": lambda z, _, m: m + z,
+    "like Dice": lambda z, sd, m: 1 - (1 - m) * np.exp(z / (1 - MEAN) - (sd / (1 - MEAN)) ** 2 / 2),
+    "right or wrong": lambda z, sd, m: (z < sd * stats.norm.ppf(m)).astype(float),
+}
+
+
+def main() -> None:
+    """Prints the table of benchmarks/README.md and writes simulation.json."""
+    rng = np.random.default_rng(SEED)
+    sizes = [("normal", 12), *((kind, PRINTED) for kind in KINDS), ("normal", 200)]
+    settings = itertools.product(sizes, NUM_RUNS, RUN_SD)
+    rows = [simulated(rng, kind, num_images, num_runs, run_sd) for (kind, num_images), num_runs, run_sd in settings]
+    content = {
+        "command": "make simulate",
+        "seed": SEED,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
+        "replicates": REPLICATES,
+        "bootstrap": {"replicates": BOOTSTRAPPED, "resamples": RESAMPLES},
+        "mean": MEAN,
+        "sd": {"image": IMAGE_SD, "arm and image": ARM_IMAGE_SD, "residual": RESIDUAL_SD},
+        "rows": rows,
+    }
+    write_json(FILE, content)
+    shown = [row for row in rows if row["num_images"] == PRINTED]
+    methods = ("ours", "bootstrap", "wilcoxon", "paired_t")
+    head = ["values", "runs", "run sd", *(f"false, {name}" for name in methods)]
+    head += ["covers, ours", "covers, bootstrap", "covers, one arm", "detectable", "power, ours"]
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{PRINTED} images, {REPLICATES} replicates, bootstrap {BOOTSTRAPPED}")
+    print_table(console, head, [line(row, methods) for row in shown])
+
+
+def line(row: dict[str, Any], methods: Sequence[str]) -> list[str]:
+    """Returns a row of the printed table."""
+    setting = [row["values"], " ".join(map(str, row["num_runs"])), " ".join(map(str, row["run_sd"]))]
+    shares = [row[name]["false"] for name in methods]
+    shares += [row["ours"]["coverage"], row["bootstrap"]["coverage"], row["one_arm_coverage"]]
+    return [*setting, *(f"{x:.3f}" for x in shares), f"{row['detectable']:.4f}", f"{row['ours']['power']:.3f}"]
+
+
+def simulated(
+    rng: np.random.Generator, kind: str, num_images: int, num_runs: tuple[int, int], run_sd: tuple[float, float]
+) -> dict[str, Any]:
+    """Returns a row of simulation.json: shares of the replicates, each with a standard error of √(p(1 − p)/n)."""
+    equal = drawn(rng, kind, num_images, num_runs, run_sd, 0.0)
+    effects = [difference(a, b) for a, b in zip(*equal, strict=True)]
+    detectable = float(np.median([effect.detectable() for effect in effects]))
+    apart = drawn(rng, kind, num_images, num_runs, run_sd, detectable)
+    row: dict[str, Any] = {"values": kind, "num_images": num_images, "num_runs": num_runs, "run_sd": run_sd}
+    row |= {"detectable": detectable, "one_arm_coverage": covered([mean(y) for y in equal[1]], MEAN)}
+    row["ours"] = {"false": found(effects)} | {
+        "coverage": covered(again := [difference(a, b) for a, b in zip(*apart, strict=True)], -detectable),
+        "power": found(again),
+    }
+    for name, test in (("wilcoxon", stats.wilcoxon), ("paired_t", lambda d, axis: stats.ttest_1samp(d, 0, axis=axis))):
+        with np.errstate(invalid="ignore"):  # arms that are right on the same images have no p: not different
+            ps = [test(a.mean(axis=1) - b.mean(axis=1), axis=1).pvalue for a, b in (equal, apart)]
+        row[name] = {"false": share(ps[0] < ALPHA), "power": share(ps[1] < ALPHA)}
+    if num_images == PRINTED:
+        low, high = bootstrapped(equal)
+        row["bootstrap"] = {"false": share((low > 0) | (high < 0))}
+        low, high = bootstrapped(apart)
+        row["bootstrap"]["coverage"] = share((low <= -detectable) & (-detectable <= high))
+        row["bootstrap"]["power"] = share((low > 0) | (high < 0))
+    return row
+
+
+def drawn(
+    rng: np.random.Generator,
+    kind: str,
+    num_images: int,
+    num_runs: tuple[int, int],
+    run_sd: tuple[float, float],
+    worse: float,
+) -> tuple[Array, Array]:
+    """Returns the two arms (replicates, runs, images); the first is worse by so much in the mean."""
+    shared = rng.normal(0, IMAGE_SD, (REPLICATES, 1, num_images))
+    arms = []
+    for num, sd, m in zip(num_runs, run_sd, (MEAN - worse, MEAN), strict=True):
+        z = shared + rng.normal(0, ARM_IMAGE_SD, (REPLICATES, 1, num_images)) + rng.normal(0, sd, (REPLICATES, num, 1))
+        z += rng.normal(0, RESIDUAL_SD, (REPLICATES, num, num_images))
+        arms.append(KINDS[kind](z, math.hypot(IMAGE_SD, ARM_IMAGE_SD, sd, RESIDUAL_SD), m))
+    return arms[0], arms[1]
+
+
+def interval(effects: Sequence[Effect]) -> tuple[Array, Array]:
+    """Returns Effect.interval() of all, (R,) each, at once."""
+    estimate, se, df = np.array([(effect.estimate, effect.se, effect.df) for effect in effects]).T
+    half = stats.t.isf(ALPHA / 2, df) * se
+    return estimate - half, estimate + half
+
+
+def found(effects: Sequence[Effect]) -> float:
+    """Returns the share of intervals that leave out 0."""
+    low, high = interval(effects)
+    return share((low > 0) | (high < 0))
+
+
+def covered(effects: Sequence[Effect], truth: float) -> float:
+    """Returns the share of intervals that cover the truth."""
+    low, high = interval(effects)
+    return share((low <= truth) & (truth <= high))
+
+
+def bootstrapped(arms: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Returns the ends of the bootstrap's intervals of the first replicates."""
+    some = zip(arms[0][:BOOTSTRAPPED], arms[1][:BOOTSTRAPPED], strict=True)
+    low, high = np.array([bootstrap(a, b, RESAMPLES, seed) for seed, (a, b) in enumerate(some)]).T
+    return low, high
+
+
+def share(yes: Any) -> float:
+    """Returns the mean of an array of bools."""
+    return float(np.mean(yes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Answers to questions: the difference, its interval, the verdict in words, and all that limits it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from runcard.compare import dynamics, endpoints, inference
+from runcard.compare.dynamics import RunContrast
+from runcard.compare.endpoints import Units
+from runcard.compare.factors import Factor, incomparable, parted, session_factors
+from runcard.compare.inference import ALPHA, Array, Effect
+from runcard.compare.measures import Measure, title
+from runcard.compare.questions import Question
+from runcard.compare.runs import Arm
+from runcard.compare.verdicts import MIN_UNITS, Evidence, Verdict, amount, in_numbers, judge, judge_networks
+from runcard.errors import UserError
+
+MATTER_TO_TIMES = ("hardware", "precision")
+HARMLESS = ("hardware", "code", "version of")  # told, but no other explanation of a difference in a metric
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two arms image by image: each value is the mean over the arm's runs."""
+
+    ids: tuple[str, ...]
+    first: Array  # (I,)
+    second: Array  # (I,)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the runs say to one question."""
+
+    question: Question
+    measure: Measure
+    first: Arm | None  # None where no run of the arm is there
+    second: Arm | None
+    effect: Effect | None  # first − second (of logarithms where measure.is_ratio); None where none can be had
+    p: float | None  # adjusted by Holm where the question is one of a family
+    alpha: float  # the level that Holm held p against: the printed interval is at 1 − alpha
+    verdict: Verdict
+    scope: str  # "on this split of these data: 47 validation images, last epoch, 5 and 5 seeds"
+    factor: str  # "loss (bce | dice)": what they differ in as asked; "" where that is nothing, or several things
+    confounds: tuple[str, ...]  # "model.base (8 | 16)": what differs besides
+    incomparable: tuple[str, ...]  # "another split", …: what makes the arms not comparable at all
+    paired: Paired | None  # of per-image measures
+    exploratory: tuple[tuple[Measure, Effect], ...] = ()  # the other measures of the same pair, not adjusted
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A question with its arms and their contrast, before Holm has seen the other questions."""
+
+    question: Question
+    measure: Measure
+    first: Arm | None
+    second: Arm | None
+    factor: tuple[Factor, ...] = ()  # what differs as asked
+    confounds: tuple[Factor, ...] = ()  # and what else
+    incomparable: tuple[str, ...] = ()
+    contrast: RunContrast | None = None  # None where an arm is missing or the two cannot be compared
+    units: Units | None = None  # of measures with a value per image; None of folds
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Returns the two arms, where both are there."""
+        return [self.first, self.second] if self.first and self.second else []
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether it is about two networks, not about two methods."""
+        return self.units is not None and min(len(arm.runs) for arm in self.arms) < 2
+
+    @property
+    def p(self) -> float | None:
+        """Returns the p of a test that could support a claim: none of rehearsals, single seeds or too few patients."""
+        if self.contrast is None or self.one_seed or self.too_few or self.rehearsal:
+            return None
+        return self.contrast.p
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few patients or images to speak of others."""
+        return self.units is not None and self.units.values[0].shape[1] < MIN_UNITS
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether any of the runs is a rehearsal."""
+        return any(run.rehearsal for arm in self.arms for run in arm.runs)
+
+
+def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
+    """Returns the answers to all questions, adjusted by Holm over those whose tests can support a claim.
+
+    A question that another one settles (settled_by) is no member of that family, and its p is as it is.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    cases = [_case(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
+    family = {i: case.p for i, case in enumerate(cases) if case.p is not None and not case.question.settled_by}
+    adjusted = dict(zip(family, zip(*inference.holm(list(family.values())), strict=True), strict=True))
+    return [_answer(case, *adjusted[i], len(family)) if i in family else _answer(case) for i, case in enumerate(cases)]
+
+
+def of_metric(metric: str, better: str | None) -> Measure:
+    """Returns how a metric with a value per image is written."""
+    return Measure(metric, title(metric), better, per_image=True)
+
+
+def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
+    metric, dynamic = question.of or question.measure, dynamics.MEASURES.get(question.measure)
+    threshold = math.nan if question.threshold is None else question.threshold
+    arm = first or second
+    if dynamic:
+        measure = dynamics.measure(question.measure, metric, threshold)
+    else:
+        measure = of_metric(metric, arm.first.better(metric) if arm and metric in arm.first.facts["better"] else None)
+    if not first or not second:
+        return _Case(question, measure, first, second)
+    reasons = incomparable(first, second, (dynamic.metric if dynamic else None) or metric)
+    machines = session_factors(first, second)
+    if dynamic and dynamic.by_clock:
+        reasons += [f"seconds on another machine: {each}" for each in machines if each.key in MATTER_TO_TIMES]
+    if not dynamic:
+        lacking = [run for run in (first.first, second.first) if metric not in endpoints.metrics(run)]
+        reasons += [f"{metric} has no value per image in {run.folder}" for run in lacking]
+    studied, others = parted(first.first, second.first, question.factor)
+    if question.factor and not studied:
+        reasons.append(f"they do not differ in {question.factor}")
+    case = _Case(question, measure, first, second, tuple(studied), (*others, *machines), tuple(reasons))
+    if reasons:
+        return case
+    if dynamic:
+        return replace(case, contrast=dynamics.compare(question.measure, first, second, metric, threshold))
+    try:
+        effect = endpoints.contrast(first, second, metric)
+        counted = None if endpoints.in_folds(first) else endpoints.units([first, second], metric)
+    except UserError as error:  # a metric that is undefined there: that one question has no answer
+        return replace(case, incomparable=(str(error),))
+    return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0, ""), units=counted)
+
+
+def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, num_questions: int = 1) -> Answer:
+    contrast = case.contrast
+    p = contrast.p if contrast and adjusted is None else adjusted
+    return Answer(
+        question=case.question,
+        measure=case.measure,
+        first=case.first,
+        second=case.second,
+        effect=contrast.effect if contrast else None,
+        p=p,
+        alpha=alpha,
+        verdict=_verdict(case, p, alpha, num_questions),
+        scope=_scope(case),
+        factor=", ".join(str(each) for each in case.factor),
+        confounds=tuple(str(each) for each in case.confounds),
+        incomparable=case.incomparable,
+        paired=_paired(case),
+        exploratory=_explored(case),
+    )
+
+
+def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> Verdict:
+    """Returns the verdict; the first thing that stands in the way of a conclusion is the one that is told."""
+    question, measure, contrast = case.question, case.measure, case.contrast
+    told = "cannot tell" if question.claim else ""
+    if not case.arms:
+        missing = [name for name, arm in ((question.first, case.first), (question.second, case.second)) if not arm]
+        return Verdict(
+            "not run", f"No completed run of {' and of '.join(missing)}.", "not run" if question.claim else ""
+        )
+    if contrast is None:
+        return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.", told)
+    if contrast.p is None or p is None:
+        return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.", told)
+    evidence = Evidence(contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note)
+    if case.rehearsal:
+        sentence = f"Rehearsal, which supports no conclusion: {in_numbers(measure, evidence)}."
+        return Verdict("rehearsal", sentence, "rehearsal" if question.claim else "")
+    if case.units and case.too_few:
+        number, word = case.units.values[0].shape[1], case.units.word
+        between = f"{measure.title} {amount(measure, contrast.effect.estimate)}" if contrast.effect else contrast.note
+        sentence = f"No verdict: these are {number} {word}, too few to speak of others. Between them: {between}."
+        return Verdict("no verdict", sentence, told)
+    if contrast.effect and contrast.effect.se == 0:
+        sentence = f"Cannot tell {question.first} from {question.second}: no {measure.title} differs from any other."
+        return Verdict("cannot tell", f"{sentence} That leaves nothing to measure chance by.", told)
+    if case.units and case.one_seed:
+        return judge_networks(question, measure, evidence, f"{case.units.values[0].shape[1]} {case.units.word}")
+    confounded = any(not each.key.startswith(HARMLESS) for each in case.confounds)
+    return judge(question, measure, evidence, confounded)
+
+
+def _scope(case: _Case) -> str:
+    """Returns what a verdict is about: this split of these data, its images, the epoch and the seeds."""
+    if not case.arms:
+        return ""
+    first, run = case.arms[0], case.arms[0].first
+    seeds = " and ".join(str(len(arm.seeds)) for arm in case.arms) + " seeds"
+    split = {"val": "validation", "test": "test"}[run.split]
+    if endpoints.in_folds(first):
+        return f"on these {len({r.fold for r in first.runs})} folds of these data: {split} images, last epoch, {seeds}"
+    images = f"{len(run.images().ids)} {split} images"
+    if case.units:
+        number, word = case.units.values[0].shape[1], case.units.word
+        images = f"{case.units.num_images} {split} images" + (f" of {number} patients" if word == "patients" else "")
+        if case.units.num_left_out:
+            images += f" ({case.units.num_left_out} more have no value in some run)"
+    return f"on this split of these data: {images}, {'last epoch' if case.units else 'all epochs'}, {seeds}"
+
+
+def _paired(case: _Case) -> Paired | None:
+    """Returns the two arms image by image, where each image has a value of its own."""
+    if case.units is None:
+        return None
+    ids = case.arms[0].first.images().ids
+    first, second = (endpoints.of_images(arm, case.measure.key, ids) for arm in case.arms)
+    return None if first is None or second is None else Paired(ids, first, second)
+
+
+def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:
+    """Returns the other measures of two arms: nobody asked for them beforehand, and their p is adjusted for nothing."""
+    if not case.arms or case.incomparable:
+        return ()
+    first, second = case.arms
+    shared = [name for name in endpoints.metrics(first.first) if name in endpoints.metrics(second.first)]
+    found = []
+    for name in shared:
+        if name != case.measure.key and not incomparable(first, second, name):
+            with suppress(UserError):  # a metric that is undefined there
+                found.append((of_metric(name, first.first.better(name)), endpoints.contrast(first, second, name)))
+    return tuple(found)

@@ -1,0 +1,151 @@
+"""The values that arms are compared by: one per run and image or patient, in the same order in all arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from runcard.compare import inference
+from runcard.compare.inference import Array, Effect
+from runcard.compare.runs import Arm, Images, Run
+from runcard.errors import UserError
+
+# What torchmetrics counts over all images, by its class's name: there a pseudo-value stands for each image.
+STATISTICS: dict[str, Callable[[Any, Any], float]] = {
+    "BinaryAUROC": inference.auroc,
+    "BinaryRecall": inference.sensitivity,
+    "BinarySpecificity": inference.specificity,
+    "BinaryF1Score": inference.f1,
+}
+THRESHOLDED = ("BinaryRecall", "BinarySpecificity", "BinaryF1Score")  # of decisions, not of probabilities
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is independent in the compared split: its patients where it names them, else its images."""
+
+    values: tuple[Array, ...]  # of each arm, (S, U)
+    word: str  # images | patients
+    num_images: int
+    num_left_out: int  # images without a value in some run
+
+
+def metrics(run: Run) -> list[str]:
+    """Returns the names of all metrics with a value per image, or a pseudo-value: those that can be compared."""
+    images = run.images()
+    direct = [name for name in images.values if name not in {f"prob_{c}" for c in images.probs}]
+    return direct + [name for name in _statistics(run) if name not in direct]
+
+
+def check_metric(run: Run, metric: str) -> str:
+    """Returns metric where a run has a value of it per image; raises UserError naming those that it has."""
+    if metric not in (known := metrics(run)):
+        pooled = f"{run.split}/{metric}" in run.facts["last"]["values"]
+        why = "counts all images together and has no value per image" if pooled else "was not measured"
+        raise UserError(f"metric: {metric} {why} in {run.folder}. Use one of {', '.join(known)}.")
+    return metric
+
+
+def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
+    """Returns the values of a metric in all arms, of the same images in the same order.
+
+    An image without a value (NaN) in any run of any arm is left out of all, and counted. Metrics without a value per
+    image give jackknife pseudo-values, a patient left out at a time.
+    """
+    read = [[run.images(checkpoint) for run in arm.runs] for arm in arms]
+    first = read[0][0]
+    if metric in first.values:
+        stacked = [np.stack([_in_order(images, metric, first.ids) for images in arm]) for arm in read]
+        kept = ~np.isnan(np.concatenate(stacked)).any(axis=0)
+        if not kept.any():
+            raise UserError(f"metric: {metric} is not a number in any image of {arms[0].first.folder}.")
+        values = [inference.by_group(y[:, kept], np.array(first.groups)[kept].tolist()) for y in stacked]
+    else:
+        kept = np.ones(len(first.ids), bool)
+        values = [np.stack([_pseudo_values(run, metric, checkpoint, first.ids) for run in arm.runs]) for arm in arms]
+    word = "images" if len(set(first.groups)) == len(first.ids) else "patients"
+    return Units(tuple(values), word, int(kept.sum()), int((~kept).sum()))
+
+
+def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
+    """Returns the arm's mean with its interval, on the scale of the metric."""
+    if in_folds(arm):
+        return _resampled(_of_folds(arm, metric, checkpoint), arm)
+    return inference.mean(units([arm], metric, checkpoint).values[0])
+
+
+def contrast(first: Arm, second: Arm, metric: str) -> Effect:
+    """Returns the first arm minus the second in the last epoch. They must be comparable: see factors.incomparable."""
+    if in_folds(first):
+        return _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
+    return inference.difference(*units([first, second], metric).values)
+
+
+def in_folds(arm: Arm) -> bool:
+    """Whether an arm has several folds: then these, not images and seeds, are what its means are over."""
+    return len({run.fold for run in arm.runs}) > 1
+
+
+def of_images(arm: Arm, metric: str, ids: Sequence[str]) -> Array | None:
+    """Returns the mean over an arm's runs (I,) for each of these images; None where an image has none."""
+    read = [run.images() for run in arm.runs]
+    return np.mean([_in_order(images, metric, ids) for images in read], axis=0) if metric in read[0].values else None
+
+
+def value(run: Run, metric: str, checkpoint: str = "last") -> float:
+    """Returns the value that run.json records, NaN where it is undefined or was not measured."""
+    recorded = run.facts[checkpoint]["values"].get(f"{run.split}/{metric}")
+    return math.nan if recorded is None else float(recorded)
+
+
+def _of_folds(arm: Arm, metric: str, checkpoint: str) -> Array:
+    """Returns a value per fold: the mean over its seeds."""
+    folds = sorted({run.fold for run in arm.runs})
+    return np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.fold == fold]) for fold in folds])
+
+
+def _resampled(values: Array, arm: Arm) -> Effect:
+    sizes = arm.first.split_sizes
+    return inference.corrected_resampled_t(values, sizes[arm.first.split] / sizes["train"])
+
+
+def _in_order(images: Images, metric: str, ids: Sequence[str]) -> Array:
+    place = {name: i for i, name in enumerate(images.ids)}
+    return images.values[metric][[place[name] for name in ids]]
+
+
+def _statistics(run: Run) -> dict[str, str]:
+    """Returns the torchmetrics class that each metric of the card wraps, where one stands in STATISTICS."""
+    if not run.images().targets:
+        return {}
+    suffix = ".metric._target_"
+    wrapped = {
+        key.removeprefix("metric.scores.").removesuffix(suffix): str(target).rpartition(".")[2]
+        for key, target in run.config.items()
+        if key.startswith("metric.scores.") and key.endswith(suffix)
+    }
+    return {name: target for name, target in wrapped.items() if target in STATISTICS}
+
+
+def _pseudo_values(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> Array:
+    images, target = run.images(checkpoint), _statistics(run)[metric]
+    classes = list(images.probs)
+    probs = np.stack([_in_order(images, f"prob_{name}", ids) for name in classes], axis=1)
+    place = {name: i for i, name in enumerate(images.ids)}
+    truth = np.array([classes.index(images.targets[place[name]]) for name in ids])
+    groups = [images.groups[place[name]] for name in ids]
+    positive = run.config[f"metric.scores.{metric}.positive"]
+    decided = probs.argmax(axis=1)
+
+    def statistic(kept: Any) -> float:
+        of_classes = [
+            STATISTICS[target](truth[kept] == k, decided[kept] == k if target in THRESHOLDED else probs[kept, k])
+            for k in (range(len(classes)) if positive is None else [positive])
+        ]
+        return float(np.mean(of_classes))
+
+    return inference.jackknife(statistic, groups)

@@ -1,0 +1,158 @@
+"""All that is found out from runs: answers, a table of the arms' measures, and what to know before reading either."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from runcard.compare import dynamics, endpoints
+from runcard.compare.answers import Answer, answer, of_metric
+from runcard.compare.factors import factors, session_factors
+from runcard.compare.measures import Measure, Value, title
+from runcard.compare.questions import Question, Study, from_json
+from runcard.compare.runs import Arm, read_run, same_card
+from runcard.errors import UserError
+
+FLAT = 0.01  # a curve that rose by less over its last third is flat, where no margin says what matters
+MAX_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a table, a JSON file or a report is made from."""
+
+    study: Study | None
+    arms: tuple[Arm, ...]
+    measures: tuple[Measure, ...]  # the rows of the table of arms, primary first
+    values: Mapping[str, Mapping[str, Value]]  # arm name -> measure key -> value
+    best: Mapping[str, Value]  # arm name -> the primary measure at the best epoch, "chosen on these same images"
+    answers: tuple[Answer, ...]
+    left_out: tuple[str, ...]  # runs that are not compared, each with the reason
+    remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, rehearsals
+
+
+def find(
+    questions: Sequence[Question], arms: Sequence[Arm], study: Study | None = None, left_out: Sequence[str] = ()
+) -> Findings:
+    """Returns what the runs of these arms say to the questions; left_out names the runs that do not count."""
+    tables = {arm.name: _values(arm, questions) for arm in arms}
+    margins = [question.margin for question in questions if question.margin is not None]
+    return Findings(
+        study=study,
+        arms=tuple(arms),
+        measures=tuple(dict.fromkeys(measure for table in tables.values() for measure in table)),
+        values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
+        best={arm.name: _value(arm, monitored(arm), "best") for arm in arms},
+        answers=tuple(answer(questions, arms)),
+        left_out=tuple(left_out),
+        remarks=tuple(remark for arm in arms for remark in _remarks(arm, arms, min(margins, default=FLAT))),
+    )
+
+
+def monitored(arm: Arm) -> str:
+    """Returns the metric that an arm's best epoch goes by: dice of val/dice."""
+    return str(arm.first.facts["best"]["monitor"]).partition("/")[2]
+
+
+def ask_pairs(
+    arms: Sequence[Arm], metric: str | None = None, margin: float | None = None, threshold: float | None = None
+) -> list[Question]:
+    """Returns a question per pair of arms: does the first differ from the second in the metric, theirs if None?
+
+    Of more than MAX_PAIRS pairs only those are asked of that differ in one factor, which a comparison can speak about.
+    """
+    pairs = list(combinations(arms, 2))
+    if len(pairs) > MAX_PAIRS:
+        pairs = [pair for pair in pairs if len(factors(pair[0].first, pair[1].first)) == 1]
+    return [
+        Question(
+            key=f"{i + 1}",
+            text=f"Does {first.name} differ from {second.name}?",
+            first=first.name,
+            second=second.name,
+            measure=metric or monitored(first),
+            margin=margin,
+            threshold=threshold,
+        )
+        for i, (first, second) in enumerate(pairs)
+    ]
+
+
+def _values(arm: Arm, questions: Sequence[Question]) -> dict[Measure, Value]:
+    """Returns every measure of one arm, the monitored metric first, then the others and the dynamics of that metric."""
+    metric = monitored(arm)
+    names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
+    table = {of_metric(name, arm.first.better(name)): _value(arm, name, "last") for name in names}
+    asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
+    for key in dynamics.MEASURES:
+        if "threshold" not in key or asked:
+            threshold = asked[0] if asked else math.nan
+            table[dynamics.measure(key, metric, threshold)] = dynamics.value(key, arm, metric, threshold)
+    return table
+
+
+def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
+    runs = tuple(endpoints.value(run, metric, checkpoint) for run in arm.runs)
+    try:
+        return Value(runs, endpoints.of_arm(arm, metric, checkpoint))
+    except UserError as error:  # a metric that is undefined there
+        return Value(runs, None, str(error))
+
+
+def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
+    """Returns what a reader must know of an arm before any verdict."""
+    remarks = []
+    if any(run.rehearsal for run in arm.runs):
+        remarks.append("a rehearsal (scale=quick, or a few batches only), which supports no conclusion")
+    every = {(run.fold, run.seed) for each in arms for run in each.runs}
+    if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
+        which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]
+        remarks.append(f"no run of {', '.join(which)}, which other arms have")
+    if len(arm.runs) == 1:
+        remarks.append("one seed, so that nothing is known of how far seeds differ")
+    remarks += [f"its runs differ in {each.key} ({each.first})" for each in session_factors(arm, arm)]
+    lengths = sorted({int(run.facts["epochs"]) for run in arm.runs})
+    if lengths[0] < arm.first.config["train.epochs"]:
+        remarks.append(f"stopped early, after {lengths[0]} to {lengths[-1]} epochs")
+    rise = np.array(dynamics.value("rise", arm, monitored(arm), math.nan).runs)
+    mean = float(rise[~np.isnan(rise)].mean()) if not np.isnan(rise).all() else 0.0
+    if abs(mean) > margin:
+        how = f"{'rising' if mean > 0 else 'falling'} at the end, by {abs(mean):.3f}"
+        remarks.append(
+            f"{title(monitored(arm))} is still {how} from one half of the last third of the epochs to the next: "
+            "what is compared is training of this length"
+        )
+    return [f"{arm.name}: {remark}" for remark in remarks]
+
+
+def of_study(folder: Path) -> Findings:
+    """Returns what the runs named in a study's folder (study.json) say to its questions.
+
+    Raises UserError where the file cannot be read, or where none of its runs is there.
+    """
+    file = folder / "study.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        study, members = from_json(content["study"]), content["runs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
+        ) from None
+    arms, left_out = [], []
+    for name, folders in members.items():
+        read = {folder / each: read_run(folder / each) for each in folders}
+        runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
+        left_out += [f"{path}: {reason}" for path, (run, reason) in read.items() if run is None]
+        strangers = [run for run in runs if same_card(run) != same_card(runs[0])]
+        left_out += [f"{run.folder}: not the card or data of {name}'s other runs" for run in strangers]
+        if runs:
+            arms.append(Arm(name, tuple(run for run in runs if run not in strangers)))
+    if not arms:
+        raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
+    return find(study.questions, arms, study, left_out)

@@ -1,0 +1,38 @@
+"""What is measured, and what an arm has of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runcard.compare.inference import Effect
+
+TITLES = {"dice": "Dice", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "bce": "BCE", "soft_dice_loss": "soft Dice loss"}
+TITLES |= {"dice_pooled": "pooled Dice", "hd95": "Hausdorff 95", "asd": "average surface distance"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of a run or of its images, and how it is written."""
+
+    key: str  # dice | epochs_to_threshold | …
+    title: str  # "Dice" | "epochs to 0.9" | …
+    better: str | None  # max | min; None where neither is (the gap)
+    per_image: bool  # a value per image, or one per run
+    is_ratio: bool = False  # a time: arms are compared on the log scale, and the difference is a ratio
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measure of one arm."""
+
+    runs: tuple[float, ...]  # in the order of arm.runs; NaN where a run has none (threshold never reached)
+    mean: Effect | None  # the arm's mean with its interval, of logarithms where the measure is a ratio; None: see note
+    note: str = ""  # "2 of 3 reached 0.9", "too short to say", ""
+
+    def __bool__(self) -> bool:
+        return bool(self.runs)
+
+
+def title(metric: str) -> str:
+    """Returns a metric's name as a sentence writes it."""
+    return TITLES.get(metric, metric.replace("_", " "))

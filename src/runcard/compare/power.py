@@ -1,0 +1,50 @@
+"""How many seeds or images a difference would need, told on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from rich.console import Console
+
+from runcard.compare import endpoints
+from runcard.compare.factors import incomparable
+from runcard.compare.measures import title
+from runcard.compare.planning import Scatter
+from runcard.compare.runs import Arm
+from runcard.errors import UserError
+from runcard.progress import print_table
+
+SEEDS = (3, 5, 10, 20)
+TIMES_IMAGES = (1, 2, 4, 10)
+
+
+def print_power(console: Console, arms: Sequence[Arm], metric: str, differences: Sequence[float]) -> None:
+    """Prints, for each pair of arms or for one alone, what it can detect now and what each difference would need."""
+    if in_folds := [arm.name for arm in arms if endpoints.in_folds(arm)]:
+        raise UserError(f"{', '.join(in_folds)}: of folds nothing can be planned; name runs of one split.")
+    if few := [arm.name for arm in arms if len(arm.runs) < 2]:
+        raise UserError(f"{', '.join(few)}: one seed; how far seeds differ takes at least two. Run seed=0,1.")
+    pairs = [pair for pair in combinations(arms, 2) if not incomparable(*pair, metric)]
+    for first, second in pairs or [(arms[0], arms[0])]:
+        counted = endpoints.units([first, second], metric)
+        num_runs, num_images = min(len(first.runs), len(second.runs)), counted.values[0].shape[1]
+        scatter = Scatter.of(*counted.values)
+        name = f"{first.name} and one like it" if first is second else f"{first.name} against {second.name}"
+        console.print(f"\n{name}, {title(metric)}: {num_runs} seeds each, {num_images} {counted.word}", style="bold")
+        rows = [[f"{d:g}", *_needs(scatter, d, num_runs, num_images, counted.word)] for d in differences]
+        columns = ["difference", f"seeds, at {num_images} {counted.word}", f"{counted.word}, at {num_runs} seeds"]
+        print_table(console, columns, rows)
+        console.print(f"\nSmallest difference that is found four times in five, by seeds and {counted.word}:")
+        numbers = [num_images * times for times in TIMES_IMAGES]
+        seeds = sorted({num_runs, *SEEDS})
+        grid = [[str(s), *(f"{scatter.planned(s, n).detectable():.3f}" for n in numbers)] for s in seeds]
+        print_table(console, ["seeds", *(f"{n} {counted.word}" for n in numbers)], grid)
+
+
+def _needs(scatter: Scatter, d: float, num_runs: int, num_images: int, word: str) -> list[str]:
+    seeds, images = scatter.runs_needed(d, num_images), scatter.images_needed(d, num_runs)
+    return [
+        f"no number: the {word} alone leave more" if seeds is None else str(seeds),
+        "no number: the seeds alone leave more" if images is None else str(images),
+    ]

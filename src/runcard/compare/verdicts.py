@@ -1,0 +1,130 @@
+"""Verdicts in words. Every sentence carries its numbers, and none says more than the runs can bear."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from runcard.compare.inference import ALPHA, Effect
+from runcard.compare.measures import Measure
+from runcard.compare.questions import Question
+
+MIN_UNITS = 6  # patients or images; below, an interval is about these very ones
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict in a word and in a sentence, and what becomes of the claim."""
+
+    word: str
+    sentence: str
+    claim: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict goes by, where two arms can be compared at all."""
+
+    effect: Effect | None  # first − second; None where some run never reached the threshold
+    p: float  # adjusted, where the question is one of a family
+    alpha: float  # the level that Holm held p against
+    num_questions: int  # of the family
+    first_lower: bool  # whether the first arm has the lower values
+    counts: str = ""  # "5 of 5 and 2 of 5 reached 0.9", where there is no effect
+
+
+def judge(question: Question, measure: Measure, evidence: Evidence, confounded: bool) -> Verdict:
+    """Returns the verdict on two arms with several runs each."""
+    first, second, margin = question.first, question.second, question.margin
+    numbers = in_numbers(measure, evidence)
+    effect = evidence.effect
+    inside = _inside(effect, evidence.alpha, margin)
+    if evidence.p < ALPHA:
+        word = _direction(measure, evidence.first_lower)
+        sentence = f"{first} is {word} than {second}: {numbers}."
+        if measure.better is None:
+            sentence = f"{first} has the {word} {measure.title}: {numbers}."
+        if inside:
+            sentence += f" It lies within the margin of {margin:g}: real, and too small to matter."
+        expected = question.expect == ("lower" if evidence.first_lower else "higher")
+        claim = "supported" if expected else "contradicted"
+    elif inside:
+        word, claim = "equivalent", "contradicted"
+        sentence = f"{first} and {second} are equivalent within {margin:g}: {numbers}."
+    else:
+        word = claim = "cannot tell"
+        sentence = f"Cannot tell {first} from {second}: {numbers}.{_detectable(measure, evidence)}"
+    if confounded:
+        claim = "confounded"
+        sentence += " They differ in more than one thing, so that no single one can be given as the reason."
+    return Verdict(word, sentence, claim if question.claim else "")
+
+
+def judge_networks(question: Question, measure: Measure, evidence: Evidence, images: str) -> Verdict:
+    """Returns the verdict on two networks, where an arm has one run: never one on the methods."""
+    first, second = f"this {question.first} network", f"this {question.second} network"
+    numbers = in_numbers(measure, evidence)
+    if evidence.p < ALPHA:
+        word = _direction(measure, evidence.first_lower)
+        verb = {"better": "beats", "worse": "loses to"}.get(word, f"has a {word} {measure.title} than")
+        sentence = f"{_capital(first)} {verb} {second} on these {images}: {numbers}. Another seed could reverse it."
+    else:
+        sentence = (
+            f"Cannot tell {first} from {second} on these {images}: {numbers}. "
+            "And one seed says nothing of what another would do."
+        )
+    return Verdict("one seed", sentence, "cannot tell" if question.claim else "")
+
+
+def in_numbers(measure: Measure, evidence: Evidence) -> str:
+    """Returns "Dice +0.012 (95 % interval +0.004 to +0.020, p = 0.003)"."""
+    adjusted = f" after Holm over {evidence.num_questions} questions" if evidence.num_questions > 1 else ""
+    p = f"p {in_p(evidence.p)}{adjusted}"
+    if evidence.effect is None:
+        return f"{evidence.counts} (by ranks, {p})"
+    interval = in_interval(measure, evidence.effect, evidence.alpha)
+    return f"{measure.title} {amount(measure, evidence.effect.estimate)} ({interval}, {p})"
+
+
+def in_interval(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
+    """Returns "95 % interval +0.004 to +0.020"."""
+    low, high = (amount(measure, bound) for bound in effect.interval(alpha))
+    return f"{100 * (1 - alpha):.4g} % interval {low} to {high}"
+
+
+def in_p(p: float) -> str:
+    """Returns "= 0.012", or "< 0.001"."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+
+
+def amount(measure: Measure, value: float) -> str:
+    """Returns a difference as "+0.012", or as "× 0.62" where the measure is compared by ratio."""
+    if measure.is_ratio:
+        return f"× {math.exp(value):.2f}"
+    digits = ".3f" if abs(value) >= 0.0005 or value == 0 else ".1g"  # never +0.000 of what is not nothing
+    return f"{value:+{digits}}".replace("-", "−")
+
+
+def _detectable(measure: Measure, evidence: Evidence) -> str:
+    if evidence.effect is None:
+        return ""
+    smallest = evidence.effect.detectable(evidence.alpha)
+    text = f"× {math.exp(smallest):.2f}" if measure.is_ratio else f"{smallest:.3f}"
+    return f" A true difference of {text} would be found four times in five, a smaller one more rarely."
+
+
+def _inside(effect: Effect | None, alpha: float, margin: float | None) -> bool:
+    if effect is None or margin is None:
+        return False
+    low, high = effect.interval(alpha)
+    return -margin < low and high < margin
+
+
+def _direction(measure: Measure, first_lower: bool) -> str:
+    if measure.better is None:
+        return "lower" if first_lower else "higher"
+    return "better" if first_lower == (measure.better == "min") else "worse"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

@@ -1,0 +1,282 @@
+"""Runs what a study misses: every arm with every seed, through Hydra's multirun, so that any launcher can do it.
+
+A run is there already where its recorded card equals the one asked for, whatever its folder is called. The others run
+as `python train.py -m …` would run them; one that was interrupted gets its own folder again, and goes on in it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from runcard.atomic import write_json
+from runcard.compare.dynamics import MEASURES
+from runcard.compare.questions import Study, select, to_json
+from runcard.compare.runs import read_run
+from runcard.compare.study_file import check_seeds, read_study
+from runcard.errors import UserError, nearest
+from runcard.facts import differing_keys, flatten, matters
+from runcard.hydra_errors import in_words
+from runcard.launch import folder_name
+from runcard.progress import duration, print_table
+
+TRAIN, CONF = Path("train.py"), Path("conf")
+OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
+INTERRUPTED = 130  # train.py's exit code
+
+Key = tuple[str, int]  # the name of an arm, and a seed
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A study's folder, and the runs that are still missing in it, each with the reason."""
+
+    folder: Path
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What an arm's runs are started with, and the card that they will record, seed and derived apart."""
+
+    experiment: str
+    own: tuple[str, ...]  # what the arm sets on it
+    common: tuple[str, ...]  # what all runs of the study are given, without what the arm sets itself
+    config: DictConfig
+
+    def is_of(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether the resolved config of a run is this card's, with whatever seed."""
+        filled = self.config.copy()
+        filled.seed, filled.derived = recorded["seed"], recorded["derived"]
+        try:
+            card: Any = OmegaConf.to_container(filled, resolve=True)
+        except OmegaConfBaseException:  # an older run derived less than this card names
+            return False
+        return not differing_keys(recorded, card, but=("weights_sha256",))  # known once the run has read the file
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run folder of the study."""
+
+    folder: Path
+    facts: dict[str, Any]  # run.json
+    fault: str  # why it cannot be compared; "" where it can
+
+
+def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
+    """Runs what is missing of a study, and writes study.json; returns its folder and what is missing still.
+
+    arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given. Raises
+    UserError for a mistake in either, before anything runs. A run that fails does not keep the others from running.
+    """
+    own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
+    passed = _by_key([a for a in arguments if a.partition("=")[0] not in OWN])
+    of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
+    given = {key: text for key, text in passed.items() if key not in of_hydra}
+    for path in (TRAIN, CONF):
+        if not path.exists():
+            raise UserError(f"{path}: not in this folder. Runs are started here: go to the folder that has train.py.")
+    study = _asked(read_study(file), own)
+    common = _by_key(study.overrides) | given
+    cards = {arm: _card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
+    _check_measures(file, study, cards)
+
+    that_matter = sorted(text for key, text in given.items() if matters(key))
+    name = own.get("name", folder_name(",".join([study.name, *that_matter])))
+    if name != folder_name(name) or not name.strip("."):
+        raise UserError(f"name must be a folder's name, got {name!r}. It may be {folder_name(name)}.")
+    folder = Path("outputs") / name
+    study = replace(study, overrides=(*study.overrides, *that_matter))
+    wanted = [(arm, seed) for arm in study.arms for seed in study.seeds]
+    found = find(folder, cards)
+    _announce(folder, study, found)
+    try:
+        for sweep in sweeps(cards, [key for key in wanted if not is_done(found, key)]):
+            _launch([*sweep, f"name='{name}'", *of_hydra.values()])
+    finally:
+        found = find(folder, cards)
+        command = shlex.join(["runcard", "study", *map(_without_machine, [str(file), *arguments])])
+        _write(folder, study, command, found)
+    return StudyRun(folder, tuple(_missing(wanted, found)))
+
+
+def sweeps(cards: Mapping[str, Card], missing: Sequence[Key]) -> list[list[str]]:
+    """Returns the arguments of train.py: a multirun for all arms that miss the same seeds and set the same on a card.
+
+    The seed changes slowest, so that whole seeds get finished first.
+    """
+    groups: dict[Any, list[str]] = {}
+    for arm in dict.fromkeys(arm for arm, _ in missing):
+        seeds = tuple(seed for other, seed in missing if other == arm)
+        groups.setdefault((seeds, cards[arm].own, cards[arm].common), []).append(cards[arm].experiment)
+    return [
+        [
+            f"seed={','.join(map(str, seeds))}",
+            f"experiment={','.join(dict.fromkeys(experiments))}",
+            *common,
+            *own,
+            f"hydra.sweep.subdir='{_subfolder(own)}'",
+        ]
+        for (seeds, own, common), experiments in groups.items()
+    ]
+
+
+def find(folder: Path, cards: Mapping[str, Card]) -> dict[Key, Found]:
+    """Returns the runs below folder that are an arm's, by arm and seed, rather one that can be compared."""
+    found: dict[Key, Found] = {}
+    for path in sorted(folder.rglob("run.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        run = Found(path.parent, facts, read_run(path.parent)[1])
+        for key in [(arm, facts["config"]["seed"]) for arm, card in cards.items() if card.is_of(facts["config"])]:
+            if key not in found or not run.fault:
+                found[key] = run
+    return found
+
+
+def is_done(found: Mapping[Key, Found], key: Key) -> bool:
+    """Whether there is a run of this arm and seed that can be compared."""
+    return key in found and not found[key].fault
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    """Returns the overrides by key or group; raises UserError for what cannot be one of all runs."""
+    for text in overrides:
+        if "=" not in text or text.startswith("-"):
+            raise UserError(f"{text}: a study takes key=value: {', '.join(f'{key}=…' for key in OWN)}, or Hydra's.")
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(in_words(error, CONF.absolute(), overrides)) from None
+    found = {override.key_or_group: text for override, text in zip(parsed, overrides, strict=True)}
+    for override in parsed:
+        key = override.key_or_group
+        if key in ("experiment", "seed", "run_dir", "hydra.sweep.subdir"):
+            raise UserError(f"{key}: a study sets it itself, for every run. Use seeds=… or name=…")
+        if override.is_sweep_override() and not key.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{key}: one value, for all runs; what differs is a study's arms.{nearest(key, OWN)}")
+    return found
+
+
+def _asked(study: Study, own: Mapping[str, str]) -> Study:
+    """Returns the study with the seeds and questions that were asked for, and the arms that these need."""
+    seeds = study.seeds
+    if "seeds" in own:
+        numbers = [int(seed) if seed.isdecimal() else seed for seed in own["seeds"].strip("[]").split(",")]
+        try:
+            seeds = check_seeds("seeds", numbers)
+        except ValueError as error:
+            raise UserError(f"{error}.") from None
+    chosen = select(study, own["questions"].strip("[]").split(",")) if "questions" in own else study
+    return replace(chosen, seeds=seeds)
+
+
+def _card(where: str, text: str, common: Mapping[str, str]) -> Card:
+    """Returns an arm's card, composed as train.py would."""
+    experiment, *own = text.split()
+    shared = [text for key, text in common.items() if key not in _by_key(own)]
+    overrides = [f"experiment={experiment}", *shared, *own]
+    try:
+        with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
+            config = compose("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{where}: {in_words(error, CONF.absolute(), overrides)}") from None
+    leaves: Any = OmegaConf.to_container(config, resolve=False)
+    for key, value in flatten(leaves).items():
+        if value == "???" and not key.startswith("derived."):
+            raise UserError(f"{where}: {key}: this key has no default and must be given: {key}=…")
+    return Card(experiment, tuple(own), tuple(shared), config)
+
+
+def _check_measures(file: Path, study: Study, cards: Mapping[str, Card]) -> None:
+    """Refuses a question for a metric that its arms do not measure, before they have run for nothing."""
+    for question in study.questions:
+        metric = question.of or question.measure
+        for arm in (question.first, question.second) if metric not in MEASURES else ():
+            known = [*map(str, cards[arm].config.metric.scores), "loss"]
+            if not any(metric == name or metric.startswith(f"{name}_") for name in known):  # dice_left is one of dice's
+                closest = nearest(metric, known) or nearest(metric, MEASURES)
+                raise UserError(
+                    f"{file}: questions.{question.key}: {metric} is no metric of {study.arms[arm]}, which has "
+                    f"{', '.join(known)}; and none of {', '.join(MEASURES)}.{closest}"
+                )
+
+
+def _announce(folder: Path, study: Study, found: Mapping[Key, Found]) -> None:
+    """Prints what is there, what will run, and how long that took other seeds of the same arm."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    rows, known, num_unknown = [], 0.0, 0
+    for arm, card in study.arms.items():
+        done = [found[arm, seed].facts["seconds"] for seed in study.seeds if is_done(found, (arm, seed))]
+        missing = [seed for seed in study.seeds if not is_done(found, (arm, seed))]
+        seconds = len(missing) * sum(each["total"] + each["caching"] for each in done) / max(1, len(done))
+        rows.append([arm, card, str(len(done)), ",".join(map(str, missing)) or "–", duration(seconds) if done else "?"])
+        known += seconds
+        num_unknown += 0 if done else len(missing)
+    console.print(folder, style="bold")
+    print_table(console, ["arm", "card", "runs done", "seeds to run", "training, about"], rows)
+    if any(row[3] != "–" for row in rows):
+        unknown = f"{num_unknown} runs of which nothing is known yet" if num_unknown else ""
+        console.print("to train: " + " and ".join(filter(None, [duration(known) if known else "", unknown])))
+    console.file.flush()
+
+
+def _subfolder(own: Sequence[str]) -> str:
+    """Returns the name of a run's folder in the study's: its card, what its arm sets on it, its seed."""
+    middle = f",{folder_name(','.join(own))}" if own else ""
+    return f"experiment=${{runcard.folder:${{hydra.runtime.choices.experiment}}}}{middle},seed=${{seed}}"
+
+
+def _launch(arguments: Sequence[str]) -> None:
+    """Runs train.py -m. Its failures are told by itself; a kill reaches it, and it writes down where it stopped."""
+    with subprocess.Popen([sys.executable, str(TRAIN), "-m", *arguments]) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the terminal's Ctrl-C went to both
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+
+
+def _missing(wanted: Sequence[Key], found: Mapping[Key, Found]) -> Iterator[str]:
+    """Yields "arm, seeds 0, 1: why" for the runs of an arm that cannot be compared for the same reason."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for arm, seed in wanted:
+        if not is_done(found, (arm, seed)):
+            fault = found[arm, seed].fault if (arm, seed) in found else "did not start; its error is above"
+            seeds.setdefault((arm, fault), []).append(str(seed))
+    for (arm, fault), missing in seeds.items():
+        yield f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {fault}"
+
+
+def _write(folder: Path, study: Study, command: str, found: Mapping[Key, Found]) -> None:
+    """Writes study.json: the study as asked, the command that repeats it, and the folders of each arm's runs."""
+    runs = {
+        arm: [found[arm, s].folder.relative_to(folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]
+        for arm in study.arms
+    }
+    write_json(folder / "study.json", {"study": to_json(study), "command": command, "runs": runs})
+
+
+def _without_machine(argument: str) -> str:
+    """Returns an argument without the path of this machine that it may name."""
+    key, equals, value = argument.rpartition("=")
+    return f"{key}{equals}…" if Path(value.strip("'\"")).expanduser().is_absolute() else argument

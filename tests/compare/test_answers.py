@@ -1,0 +1,378 @@
+"""What a comparison says, word for word, of run folders whose truth is known; and what it refuses to say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from folders import BONE, of_classes, simulate, write_run
+
+from runcard.compare.answers import answer
+from runcard.compare.factors import group_arms
+from runcard.compare.findings import Findings, ask_pairs, find
+from runcard.compare.inference import difference, wilcoxon
+from runcard.compare.questions import Question
+from runcard.compare.runs import Arm, Images, find_runs
+
+IMAGES = 47
+POOLED = {"auroc": 0.9, "sensitivity": 0.8, "balanced_accuracy": 0.8}
+DICE = {"config": {"loss._target_": "runcard.losses.dice.SoftDice"}, "choices": {"loss": "dice"}}
+BCE = {"config": {"loss._target_": "runcard.losses.bce.BCE"}, "choices": {"loss": "bce"}}
+ASKED = Question("1", "Does Dice loss give a higher Dice?", "Dice loss", "BCE", "dice", factor="loss")
+
+
+def write_arm(folder, name, values, **special):
+    """Writes one run per row of values (S, I), seeds 0, 1, …"""
+    for seed, row in enumerate(values):
+        write_run(folder / f"{name}_{seed}", **({"seed": seed, "images": {"dice": row}} | special))
+
+
+def write_pair(folder, num_seeds=3, effect=0.0, first=None, second=None, num_images=IMAGES, **special):
+    """Writes two arms that differ in the loss: bce, better by effect, and dice."""
+    values = simulate(np.random.default_rng(1), num_seeds, num_images, effect)
+    for name, arm, own, y in (("a", BCE, first, values[0]), ("b", DICE, second, values[1])):
+        config = arm["config"] | special.get("config", {}) | (own or {}).get("config", {})
+        write_arm(folder, name, y, **(arm | special | (own or {}) | {"config": config}))
+    return values
+
+
+def found_in(*folders, **asked) -> Findings:
+    found = find_runs([str(folder) for folder in folders])
+    arms, again = group_arms(found.runs)
+    return find(ask_pairs(arms, **asked), arms, left_out=[*found.left_out, *again])
+
+
+def only(findings):
+    (one,) = findings.answers
+    return one
+
+
+# The sentence
+
+
+def test_a_difference(tmp_path):
+    values = write_pair(tmp_path, effect=0.03)
+    one = only(found_in(tmp_path))
+    expected = difference(*values)
+    low, high = expected.interval()
+    assert one.verdict.word == "better"
+    assert one.verdict.sentence == (
+        f"loss=bce is better than loss=dice: Dice {expected.estimate:+.3f} "
+        f"(95 % interval {low:+.3f} to {high:+.3f}, p = {expected.p:.2g})."
+    )
+    assert one.scope == "on this split of these data: 47 validation images, last epoch, 3 and 3 seeds"
+    assert (one.factor, one.confounds, one.incomparable) == ("loss (bce | dice)", (), ())
+
+
+def test_no_difference_says_what_would_have_been_found(tmp_path):
+    values = write_pair(tmp_path)
+    one = only(found_in(tmp_path))
+    assert one.verdict.word == "cannot tell"
+    assert one.verdict.sentence.startswith("Cannot tell loss=bce from loss=dice: Dice ")
+    smallest = f"{difference(*values).detectable():.3f}"
+    assert f"A true difference of {smallest} would be found four times in five" in one.verdict.sentence
+
+
+def test_equivalent_within_the_margin(tmp_path):
+    write_pair(tmp_path)
+    assert "and loss=dice are equivalent within 0.05: " in only(found_in(tmp_path, margin=0.05)).verdict.sentence
+    assert only(found_in(tmp_path, margin=0.001)).verdict.word == "cannot tell"
+
+
+def test_a_real_difference_within_the_margin(tmp_path):
+    write_pair(tmp_path, effect=0.03)
+    sentence = only(found_in(tmp_path, margin=0.1)).verdict.sentence
+    assert sentence.endswith("It lies within the margin of 0.1: real, and too small to matter.")
+
+
+def test_one_seed_is_never_a_claim_about_a_method(tmp_path):
+    write_pair(tmp_path, num_seeds=1, effect=0.03)
+    one = only(found_in(tmp_path))
+    assert one.verdict.word == "one seed"
+    assert one.verdict.sentence.startswith("This loss=bce network beats this loss=dice network on these 47 images: ")
+    assert one.verdict.sentence.endswith("Another seed could reverse it.")
+    assert (
+        answer(
+            [replace(ASKED, first="loss=dice", second="loss=bce", claim="better", expect="higher")],
+            found_in(tmp_path).arms,
+        )[0].verdict.claim
+        == "cannot tell"
+    )
+
+
+def test_one_seed_without_a_difference(tmp_path):
+    write_pair(tmp_path, num_seeds=1, effect=-0.004)
+    sentence = only(found_in(tmp_path)).verdict.sentence
+    assert sentence.startswith("Cannot tell this loss=bce network from this loss=dice network on these 47 images: ")
+
+
+@pytest.mark.parametrize(
+    ("effect", "expect", "margin", "fate"),
+    [
+        (0.03, "higher", None, "supported"),
+        (0.03, "lower", None, "contradicted"),
+        (-0.03, "higher", None, "contradicted"),
+        (0.0, "higher", None, "cannot tell"),
+        (0.0, "higher", 0.05, "contradicted"),
+    ],
+)
+def test_what_becomes_of_a_claim(tmp_path, effect, expect, margin, fate):
+    write_pair(tmp_path, effect=effect)
+    arms = found_in(tmp_path).arms
+    asked = replace(ASKED, first="loss=bce", second="loss=dice", claim="…", expect=expect, margin=margin)
+    assert answer([asked], arms)[0].verdict.claim == fate
+
+
+def test_holm_counts_the_questions_that_can_support_a_claim(tmp_path):
+    write_pair(tmp_path, effect=0.03)
+    arms = found_in(tmp_path).arms
+    asked = replace(ASKED, first="loss=bce", second="loss=dice")
+    several = [asked, replace(asked, key="2", measure="bce"), replace(asked, key="3", settled_by=("1",))]
+    answers = answer([*several, replace(asked, key="4", second="not run")], arms)
+    assert [a.alpha for a in answers] == [0.05, 0.025, 0.05, 0.05], "two of the four are members of the family"
+    assert "after Holm over 2 questions" in answers[0].verdict.sentence
+    assert "Holm" not in answers[2].verdict.sentence
+    assert answers[3].verdict.sentence == "No completed run of not run."
+
+
+# Rates, of the sentences themselves
+
+
+def arms_of(template, values):
+    """Two arms with these values (S, I) in the place of the templates' own."""
+    arms = []
+    for arm, y in zip(template, values, strict=True):
+        runs = []
+        for row in y:
+            run = replace(arm.first)
+            ids = tuple(str(i) for i in range(len(row)))
+            run.__dict__["_images"] = {("val", "last"): Images(ids, ids, {"dice": row}, ())}
+            runs.append(run)
+        arms.append(Arm(arm.name, tuple(runs)))
+    return arms
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("template")
+    write_pair(folder, num_seeds=1)
+    return [replace(arm, name=name) for arm, name in zip(found_in(folder).arms, ("BCE", "Dice loss"), strict=True)]
+
+
+@pytest.mark.parametrize("run_sd", [0, 0.006, 0.012])
+@pytest.mark.parametrize("num_seeds", [3, 5])
+def test_how_often_a_sentence_is_wrong(template, num_seeds, run_sd):
+    """At no effect, at most 5 % better or worse and at least 93 % coverage; at the stated difference, 80 % found."""
+    rng, replicates = np.random.default_rng(0), 500
+    told, covered, stated, naive = 0, 0, [], 0
+    for _ in range(replicates):
+        values = simulate(rng, num_seeds, IMAGES, 0.0, run_sd)
+        (one,) = answer([ASKED], arms_of(template, values))
+        told += bool(re.search("is (better|worse) than", one.verdict.sentence))
+        low, high = one.effect.interval()
+        covered += low <= 0 <= high
+        stated.append(one.effect.detectable())
+        naive += wilcoxon(*values) < 0.05
+    sampling = 2 * np.sqrt(0.05 * 0.95 / replicates)
+    assert told / replicates <= 0.05 + sampling
+    assert covered / replicates >= 0.93 - sampling
+    assert naive / replicates > (0.05 + sampling if run_sd else 0), "Wilcoxon on the images errs where runs differ"
+    found = 0
+    for _ in range(replicates):
+        values = simulate(rng, num_seeds, IMAGES, float(np.median(stated)), run_sd)
+        (one,) = answer([replace(ASKED, first="BCE", second="Dice loss")], arms_of(template, values))
+        found += one.verdict.word == "better"
+    assert 0.7 <= found / replicates <= 0.9
+
+
+# What is refused, and told for what it is
+
+
+def test_another_split(tmp_path):
+    ids = [f"CHNCXR_{i:04}_0" for i in range(IMAGES)]
+    train = [f"t{i}" for i in range(8)]
+    moved = {"ids": [*ids[:-1], train[0]], "train_ids": [ids[-1], *train[1:]]}
+    write_pair(tmp_path, first={"ids": ids, "train_ids": train}, second=moved)
+    one = only(found_in(tmp_path))
+    assert one.verdict.word == "not comparable"
+    assert one.verdict.sentence == "Not comparable: another split: they were not measured on the same images."
+    assert one.effect is None
+
+
+def test_other_bytes(tmp_path):
+    write_pair(tmp_path, second={"files": "brighter"})
+    assert only(found_in(tmp_path)).incomparable == ("other data: the files differ in names or bytes",)
+
+
+def test_another_split_within_one_card_is_another_arm(tmp_path):
+    values = simulate(np.random.default_rng(0), 2, IMAGES)[0]
+    write_arm(tmp_path, "a", values)
+    write_arm(tmp_path, "b", values, files="brighter")
+    findings = found_in(tmp_path)
+    assert [len(arm.runs) for arm in findings.arms] == [2, 2]
+    assert only(findings).verdict.word == "not comparable"
+
+
+def test_another_definition_of_the_metric(tmp_path):
+    write_pair(tmp_path, second={"config": {"metric.scores.dice.num_classes": 3}})
+    one = only(found_in(tmp_path))
+    assert one.incomparable == ("another definition of dice",)
+    assert only(found_in(tmp_path, metric="bce")).effect is not None
+
+
+def test_the_losses_of_two_losses(tmp_path):
+    write_pair(tmp_path)
+    (reason,) = only(found_in(tmp_path, metric="loss")).incomparable
+    assert reason == ("the loss of each is its own: compare bce and soft_dice_loss, or log_loss, which all runs have")
+
+
+def test_a_missing_seed_is_named(tmp_path):
+    write_pair(tmp_path)
+    (tmp_path / "b_1" / "run.json").unlink()
+    findings = found_in(tmp_path)
+    assert "loss=dice: no run of seed 1, which other arms have" in findings.remarks
+    assert only(findings).scope.endswith("3 and 2 seeds")
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
+def test_a_run_that_did_not_complete_is_left_out(tmp_path, status):
+    write_pair(tmp_path)
+    write_run(tmp_path / "b_3", seed=3, status=status, facts={"error": "val/loss is nan\nin step 3"}, **DICE)
+    findings = found_in(tmp_path)
+    assert findings.left_out == (f"{tmp_path / 'b_3'}: {status}: val/loss is nan",)
+    assert [len(arm.runs) for arm in findings.arms] == [3, 3]
+
+
+def test_a_run_that_ends_in_nan_is_left_out(tmp_path):
+    write_pair(tmp_path)
+    dice = np.linspace(0.5, 0.9, 60)
+    dice[-1] = np.nan
+    write_run(tmp_path / "b_3", seed=3, images={"dice": np.full(IMAGES, 0.9)}, curves={"val/dice": dice}, **DICE)
+    assert found_in(tmp_path).left_out == (f"{tmp_path / 'b_3'}: val/dice is not a number in its last epoch",)
+
+
+def test_nan_epochs_before_the_end_are_told_where_a_curve_is_read(tmp_path):
+    dice = np.linspace(0.5, 0.9, 60)
+    dice[50] = np.nan
+    write_pair(tmp_path, second={"curves": {"val/dice": dice}})
+    findings = found_in(tmp_path, threshold=0.8)
+    note = findings.values["loss=dice"]["stability"].note
+    assert "val/dice is NaN in epoch 51" in note
+    assert findings.values["loss=dice"]["stability"].mean is None
+
+
+def test_images_without_a_value_are_left_out_of_all_arms_and_counted(tmp_path):
+    values = write_pair(tmp_path, num_images=IMAGES)
+    broken = values[1][0].copy()
+    broken[:2] = np.nan
+    write_run(tmp_path / "b_0", images={"dice": broken}, curves={"val/dice": 0.9}, **DICE)
+    one = only(found_in(tmp_path))
+    assert "45 validation images (2 more have no value in some run)" in one.scope
+    assert one.effect == difference(values[0][:, 2:], values[1][:, 2:])
+
+
+@pytest.mark.parametrize("num_patients", [5, 6])
+def test_five_patients_are_five_patients(tmp_path, num_patients):
+    groups = [f"p{i % num_patients}" for i in range(IMAGES)]
+    write_pair(tmp_path, effect=0.03, groups=groups)
+    one = only(found_in(tmp_path))
+    assert f"47 validation images of {num_patients} patients" in one.scope
+    if num_patients == 5:
+        assert one.verdict.word == "no verdict"
+        assert one.verdict.sentence.startswith("No verdict: these are 5 patients, too few to speak of others. ")
+    else:
+        assert one.verdict.word == "better"
+
+
+def test_a_rehearsal_supports_nothing(tmp_path):
+    write_pair(tmp_path, effect=0.03, config={"rehearsal": True})
+    findings = found_in(tmp_path)
+    assert only(findings).verdict.sentence.startswith("Rehearsal, which supports no conclusion: Dice +0.0")
+    asked = replace(ASKED, first="loss=bce", second="loss=dice", claim="…", expect="higher")
+    assert answer([asked], findings.arms)[0].verdict.claim == "rehearsal"
+    assert any("a rehearsal" in remark for remark in findings.remarks)
+
+
+def test_the_same_card_and_seed_twice_is_no_second_sample(tmp_path):
+    write_pair(tmp_path)
+    values = simulate(np.random.default_rng(5), 1, IMAGES)[0]
+    write_run(tmp_path / "again", images={"dice": values[0]}, facts={"end": "2020-01-01T00:00:00+00:00"}, **DICE)
+    findings = found_in(tmp_path)
+    assert findings.left_out == (f"{tmp_path / 'again'}: the same card and seed as {tmp_path / 'b_0'}, which is newer",)
+
+
+def test_confounds_are_listed_and_no_claim_is_decided(tmp_path):
+    write_pair(tmp_path, effect=0.03, second={"config": {"model.dropout": 0.2, "train.epochs": 60}})
+    findings = found_in(tmp_path)
+    one = only(findings)
+    assert one.confounds == ("loss (bce | dice)", "model.dropout (0.0 | 0.2)")
+    assert one.verdict.sentence.endswith("no single one can be given as the reason.")
+    asked = replace(ASKED, first=one.question.first, second=one.question.second, claim="…", expect="higher")
+    (named,) = answer([asked], findings.arms)
+    assert (named.factor, named.confounds) == ("loss (bce | dice)", ("model.dropout (0.0 | 0.2)",))
+    assert named.verdict.claim == "confounded"
+
+
+def test_a_factor_that_does_not_differ(tmp_path):
+    """LAB 5, item 7: a cell called dice that still used BCE."""
+    write_pair(tmp_path, effect=0.03)
+    arms = found_in(tmp_path).arms
+    asked = replace(ASKED, first="loss=bce", second="loss=dice", factor="model.dropout")
+    assert answer([asked], arms)[0].verdict.sentence == "Not comparable: they do not differ in model.dropout."
+
+
+def test_seconds_compare_on_one_machine_only(tmp_path):
+    gpu = {"hardware": {"cpu": "AMD EPYC", "cores": 2, "threads": 2, "gpu": "H200", "cuda": "13"}}
+    write_pair(tmp_path, effect=0.03, second={"session": gpu})
+    arms = found_in(tmp_path).arms
+    asked = replace(ASKED, first="loss=bce", second="loss=dice", measure="seconds", of="dice")
+    assert "seconds on another machine: hardware" in answer([asked], arms)[0].verdict.sentence
+    (dice,) = answer([replace(asked, measure="dice", of=None, claim="…", expect="higher")], arms)
+    assert dice.verdict.claim == "supported", "another machine is told, and is no other explanation of a Dice"
+    assert dice.confounds[0].startswith("hardware (")
+
+
+def test_another_precision_is_a_confound(tmp_path):
+    write_pair(tmp_path, effect=0.03, second={"session": {"precision": "32-true"}})
+    asked = replace(ASKED, first="loss=bce", second="loss=dice", claim="…", expect="higher")
+    assert answer([asked], found_in(tmp_path).arms)[0].verdict.claim == "confounded"
+
+
+# Classes, and folds
+
+
+def test_auroc_goes_by_pseudo_values(tmp_path):
+    rng = np.random.default_rng(0)
+    targets = np.array(["AFF", "NFF"] * 20)
+    for name, arm, skill in (("a", BCE, 2.0), ("b", DICE, 0.2)):
+        for seed in range(3):
+            score = rng.normal(np.where(targets == "AFF", skill, 0), 1)
+            prob = 1 / (1 + np.exp(-score))
+            images = of_classes(targets, np.stack([prob, 1 - prob], axis=1))
+            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=POOLED, **arm)
+    findings = found_in(tmp_path, metric="auroc")
+    one = only(findings)
+    assert one.verdict.word == "better"
+    assert one.verdict.sentence.startswith("loss=bce is better than loss=dice: AUROC +0.")
+    assert one.scope.startswith("on this split of these data: 40 validation images")
+
+
+def test_folds_go_by_the_corrected_t(tmp_path):
+    values = simulate(np.random.default_rng(0), 5, 20, effect=0.03)
+    names = [f"n{i}" for i in range(100)]
+    kfold = {"dataset.split.kind": "kfold"}
+    for name, arm, y in (("a", BCE, values[0]), ("b", DICE, values[1])):
+        for fold, row in enumerate(y):
+            ids = names[20 * fold : 20 * fold + 20]
+            config = arm["config"] | kfold | {"dataset.split.fold": fold}
+            others = [n for n in names if n not in ids]
+            special = {"ids": ids, "train_ids": others, "choices": arm["choices"], "config": config}
+            write_run(tmp_path / f"{name}{fold}", images={"dice": row}, **special)
+    one = only(found_in(tmp_path))
+    means = values[0].mean(axis=1) - values[1].mean(axis=1)
+    assert one.effect.estimate == pytest.approx(means.mean())
+    assert one.effect.se == pytest.approx(np.sqrt((1 / 5 + 20 / 80) * means.var(ddof=1)))
+    assert (one.effect.df, one.verdict.word) == (4, "better")
+    assert one.scope == "on these 5 folds of these data: validation images, last epoch, 1 and 1 seeds"

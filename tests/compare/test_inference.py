@@ -1,0 +1,204 @@
+"""Inference: tables worked out by hand, scipy and scikit-learn as references, and how often it errs when simulated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from scipy import stats
+
+from runcard.compare.inference import (
+    ALPHA,
+    Array,
+    Effect,
+    auroc,
+    bootstrap,
+    by_group,
+    corrected_resampled_t,
+    difference,
+    f1,
+    holm,
+    jackknife,
+    mean,
+    ranks_differ,
+    sensitivity,
+    specificity,
+    welch,
+    wilcoxon,
+)
+from runcard.compare.planning import Scatter
+from runcard.errors import UserError
+
+A = np.array([[1.0, 2], [3, 6]])  # run means 1.5 and 4.5, residual mean square 1
+B = np.array([[3.0, 0], [4, 1]])  # run means 1.5 and 2.5, no residual
+
+
+def crossed(rng: np.random.Generator, num: int, num_runs: int, num_images: int, run_sd: float) -> tuple[Array, Array]:
+    """Two equal arms (num, S, I) that share their images."""
+    shared = rng.normal(0.9, 0.04, (num, 1, num_images))
+    first, second = (
+        shared
+        + rng.normal(0, 0.01, (num, 1, num_images))
+        + rng.normal(0, run_sd, (num, num_runs, 1))
+        + rng.normal(0, 0.015, (num, num_runs, num_images))
+        for _ in range(2)
+    )
+    return first, second
+
+
+def test_a_difference_by_hand() -> None:
+    effect = difference(A, B)
+    runs, images, twice = (4.5 / 2, 0.5 / 2), 12.5 / 2, 1 / 4
+    variance = sum(runs) + images - twice  # 8.5
+    spread = images**2 + runs[0] ** 2 + runs[1] ** 2 + twice**2  # every part has one degree of freedom
+    assert effect.estimate == 1
+    assert effect.se == pytest.approx(math.sqrt(8.5))
+    assert effect.df == pytest.approx(variance**2 / spread)
+    assert effect.df_again == pytest.approx((variance**2 + 2 * spread) / (3 * spread))
+    assert effect.p == pytest.approx(2 * stats.t.sf(1 / math.sqrt(8.5), effect.df))
+    opposite = difference(B, A)
+    assert (opposite.estimate, opposite.se, opposite.df) == (-1, effect.se, effect.df)
+
+
+def test_a_variance_is_never_below_its_larger_part_nor_its_degrees_of_freedom_below_the_fewest() -> None:
+    effect = mean(np.array([[2.0, 0, 1], [0, 2, 4]]))  # runs 0.5/2, images 0.75/3, counted twice 3.5/6
+    assert (effect.estimate, effect.se) == (1.5, 0.5)
+    assert effect.df == 1
+    assert mean(np.array([[0.0, 2], [4, 2]])).se == 1  # runs 2/2, images 0, counted twice 4/4
+
+
+@pytest.mark.parametrize("num_runs", [1, 3])
+def test_with_one_run_in_an_arm_only_the_images_are_chance(num_runs: int) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(num_runs, 6)), rng.normal(size=(1, 6))
+    ours, reference = difference(a, b), stats.ttest_rel(a.mean(axis=0), b[0])
+    assert (ours.p, ours.df) == pytest.approx((reference.pvalue, 5))
+    assert ours.interval() == pytest.approx(tuple(reference.confidence_interval()))
+    assert mean(b).interval() == pytest.approx(tuple(stats.ttest_1samp(b[0], 0).confidence_interval()))
+
+
+def test_rounding_is_no_difference_and_equal_values_are_certain() -> None:
+    constant = difference(np.full((3, 10), 0.93), np.full((2, 10), 0.93))  # the mean of three 0.93 is another float
+    assert (constant.estimate, constant.p, constant.interval(), constant.detectable()) == (0, 1, (0, 0), 0)
+    assert difference(np.full((3, 10), 0.93), np.full((2, 10), 0.83)).p == 0
+    assert welch(np.full(3, 0.1), np.full(4, 0.1)).p == 1
+
+
+def test_groups_are_averaged_in_the_order_of_their_names() -> None:
+    values = np.array([[1.0, 2, 6], [3, 5, 5]])
+    assert by_group(values, ["p2", "p1", "p2"]).tolist() == [[2, 3.5], [5, 4]]
+
+
+def test_pseudo_values_of_a_mean_are_the_values() -> None:
+    values = np.array([0.2, 0.9, 0.4])
+    assert jackknife(lambda kept: float(values[kept].mean()), ["a", "b", "c"]) == pytest.approx(values)
+
+
+def test_pseudo_values_of_auroc_have_its_value_as_mean_and_delongs_variance() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(80) % 4 == 0
+    score = rng.normal(size=80) + truth
+    whole = auroc(truth, score)
+    pseudo = jackknife(lambda kept: auroc(truth[kept], score[kept]), [f"{i:02}" for i in range(80)])
+    assert pseudo.mean() == pytest.approx(whole)
+    wins = (score[truth][:, None] > score[~truth][None, :]).astype(float)  # DeLong 1988: 20 against 60
+    delong = wins.mean(axis=1).var(ddof=1) / 20 + wins.mean(axis=0).var(ddof=1) / 60
+    assert pseudo.var(ddof=1) / 80 == pytest.approx(delong, rel=0.05)
+
+
+def test_a_statistic_that_a_single_group_carries_is_refused_in_words() -> None:
+    truth, score = np.array([True, False, False, True]), np.array([0.9, 0.1, 0.2, 0.8])
+
+    def statistic(kept: np.ndarray) -> float:
+        return auroc(truth[kept], score[kept])
+
+    with pytest.raises(UserError, match=r"Without p1 a class has no image"):
+        jackknife(statistic, ["p1", "p2", "p3", "p1"])
+    with pytest.raises(UserError, match=r"A class has no image"):
+        jackknife(lambda kept: auroc(truth[kept] | True, score[kept]), ["p1", "p2", "p3", "p4"])
+
+
+def test_scores_of_classes_agree_with_scikit_learn_and_are_nan_without_a_class() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(40) < 0.3
+    score = (rng.random(40) + truth).round(1)  # ties
+    decided = score > 0.8
+    assert auroc(truth, score) == pytest.approx(sklearn.metrics.roc_auc_score(truth, score))
+    assert sensitivity(truth, decided) == pytest.approx(sklearn.metrics.recall_score(truth, decided))
+    assert specificity(truth, decided) == pytest.approx(sklearn.metrics.recall_score(~truth, ~decided))
+    assert f1(truth, decided) == pytest.approx(sklearn.metrics.f1_score(truth, decided))
+    for one_kind in (truth | True, truth & False):
+        assert math.isnan(auroc(one_kind, score))
+        assert all(math.isnan(value(one_kind, decided)) for value in (sensitivity, specificity, f1))
+    assert f1(truth, truth & False) == 0
+
+
+def test_folds_by_hand() -> None:
+    effect = corrected_resampled_t(np.array([0.01, 0.03, 0.02]), 1 / 2)
+    assert effect == Effect(pytest.approx(0.02), pytest.approx(math.sqrt((1 / 3 + 1 / 2) * 1e-4)), 2, 2)
+
+
+def test_welch_agrees_with_scipy() -> None:
+    a, b = np.array([1.0, 2, 4]), np.array([2.0, 9, 4, 7])
+    ours, reference = welch(a, b), stats.ttest_ind(a, b, equal_var=False)
+    assert (ours.estimate, ours.df, ours.p) == pytest.approx((a.mean() - b.mean(), reference.df, reference.pvalue))
+    assert ours.interval(0.1) == pytest.approx(tuple(reference.confidence_interval(0.9)))
+
+
+def test_ranks_by_counting() -> None:
+    assert ranks_differ(np.array([1.0, 2, 3]), np.array([4, 5, np.inf])) == pytest.approx(2 / 20)
+    assert ranks_differ(np.array([1.0, 2]), np.array([np.inf, np.inf])) == pytest.approx(2 / 6)
+    assert ranks_differ(np.full(3, np.inf), np.full(3, np.inf)) == 1
+
+
+def test_holm_by_hand() -> None:
+    adjusted, alphas = holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert alphas == pytest.approx([0.05 / 3, 0.025, 0.025, 0.0125])
+    assert holm([]) == ([], [])
+
+
+def test_adjusted_p_and_the_interval_at_holms_level_agree() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        effects = [Effect(rng.normal(0, 3), 1.0, rng.uniform(2, 40)) for _ in range(rng.integers(1, 9))]
+        for effect, p, alpha in zip(effects, *holm([effect.p for effect in effects]), strict=True):
+            low, high = effect.interval(alpha)
+            assert (p < ALPHA) == (low > 0 or high < 0)
+            found.append(p < ALPHA)
+    assert 0.2 < np.mean(found) < 0.8  # both happened often
+
+
+def test_a_bootstrap_over_the_images_of_single_runs_is_nearly_normal_and_repeats_itself() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 1, 100)) + np.array([[[1.0]], [[0.0]]])
+    images = a[0] - b[0]
+    half = 1.96 * images.std() / 10
+    assert bootstrap(a, b) == pytest.approx((images.mean() - half, images.mean() + half), abs=0.03)
+    assert bootstrap(a, b) == bootstrap(a, b)
+    assert bootstrap(A, A) != (0, 0)  # runs are drawn in each arm by itself
+
+
+def test_wilcoxon_is_scipys_on_means_over_runs() -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 20))
+    assert wilcoxon(a, b) == pytest.approx(stats.wilcoxon(a.mean(axis=0), b.mean(axis=0)).pvalue)
+    assert wilcoxon(np.full((3, 9), 0.1), np.full((2, 9), 0.1)) == 1  # rounding is no difference
+
+
+@pytest.mark.parametrize("num_runs", [3, 5])
+@pytest.mark.parametrize("run_sd", [0.0, 0.006, 0.012])
+def test_simulated_verdicts_err_as_rarely_as_they_say(num_runs: int, run_sd: float) -> None:
+    num = 2000
+    arms = crossed(np.random.default_rng(1), num, num_runs, 47, run_sd)
+    effects = [difference(a, b) for a, b in zip(*arms, strict=True)]
+    detectable = float(np.median([effect.detectable() for effect in effects]))
+    estimate, se, df = np.array([(effect.estimate, effect.se, effect.df) for effect in effects]).T
+    half = stats.t.isf(ALPHA / 2, df) * se
+    false, power = (float((np.abs(estimate + d) > half).mean()) for d in (0.0, detectable))
+    assert false <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / num)
+    assert 1 - false >= 0.93  # the interval at zero effect
+    assert power == pytest.approx(0.8, abs=0.04)
+    planned = Scatter((run_sd**2,) * 2, 2 * 0.01**2, (0.015**2,) * 2).planned(num_runs, 47)
+    assert detectable == pytest.approx(planned.detectable(), rel=0.05)  # what is stated is what the truth would say

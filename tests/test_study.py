@@ -1,0 +1,248 @@
+"""What runcard study launches and what it takes for done; its mistakes; and a real study, interrupted and gone on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ONE_THREAD, ROOT, TINY, card
+from folders import Card, write_run
+from omegaconf import OmegaConf
+
+from runcard import study
+from runcard.compare.study_file import read_study
+from runcard.errors import UserError
+from runcard.study import StudyRun, run_study
+
+STUDY = """
+name: little
+title: Which is better?
+primary: dice
+seeds: [0, 1]
+overrides: [train.epochs=3]
+arms:
+  plain: phantoms/chest
+  wide: phantoms/chest model.base=8
+  clever: phantoms/chest train.epochs=5 model.base=8
+questions:
+  width:
+    compare: [wide, plain]
+    ask: {dice: {text: is it better, measure: dice}, soon: {text: is it sooner, measure: seconds}}
+  more:
+    compare: [clever, plain]
+    ask: {dice: {text: is it better, measure: dice}}
+"""
+TWO_CARDS = """
+name: two
+title: Which is better?
+primary: dice
+seeds: [0]
+arms: {one: phantoms/chest, other: first/capacity}
+questions: {cards: {compare: [one, other], ask: {dice: {text: is it better, measure: dice}}}}
+"""
+DERIVED = ("derived.in_channels=1", "derived.out_channels=1", "derived.num_classes=2", "derived.classes=[a,b]")
+DERIVED += ("derived.positive=1", "derived.image_size_px=64", "derived.steps=30")
+CHEST = "hydra.sweep.subdir='experiment=${runcard.folder:${hydra.runtime.choices.experiment}}"
+PLAIN = ["experiment=phantoms/chest", "train.epochs=3", CHEST + ",seed=${seed}'", "name='little'"]
+WIDE = ["experiment=phantoms/chest", "train.epochs=3", "model.base=8", CHEST + ",model.base=8,seed=${seed}'"]
+CLEVER = ["experiment=phantoms/chest", "train.epochs=5", "model.base=8"]
+CLEVER += [CHEST + ",train.epochs=5,model.base=8,seed=${seed}'"]
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Returns the current folder, with train.py, conf/ and a study."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.py", "conf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "study.yml").write_text(STUDY, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def launched(house: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Returns a function that runs the study without training, and returns what train.py would have been given."""
+
+    def run_it(*arguments: str) -> list[list[str]]:
+        commands: list[list[str]] = []
+        monkeypatch.setattr(study, "_launch", commands.append)
+        run_it.result = run_study(Path("study.yml"), arguments)  # type: ignore[attr-defined]
+        return commands
+
+    return run_it
+
+
+def write(folder: Path, *overrides: str, seed: int = 0, epochs: int = 3, **special) -> None:
+    """Writes the run folder that a card leaves."""
+    config = card("experiment=phantoms/chest", *overrides, *DERIVED)
+    plain = OmegaConf.to_container(config, resolve=True)
+    write_run(folder, seed=seed, epochs=epochs, card=Card(plain, {"dataset": "phantom_chest"}), **special)
+
+
+def test_all_is_missing_at_first(launched):
+    name = "name='little'"
+    seeds = "seed=0,1"
+    assert launched() == [[seeds, *PLAIN], [seeds, *WIDE, name], [seeds, *CLEVER, name]]
+    assert launched.result == StudyRun(
+        Path("outputs/little"),
+        tuple(f"{arm}, seeds 0, 1: did not start; its error is above" for arm in ("plain", "wide", "clever")),
+    )
+
+
+def test_what_is_done_is_skipped_whatever_its_folder(launched, house, capsys):
+    write(house / "outputs/little/copied/from elsewhere", seed=0)
+    write(house / "outputs/little/b", "model.base=8", seed=0)
+    write(house / "outputs/little/c", "model.base=8", seed=1)
+    name = "name='little'"
+    assert launched() == [["seed=1", *PLAIN], ["seed=0,1", *CLEVER, name]]
+    content = json.loads((house / "outputs/little/study.json").read_text())
+    assert content["runs"] == {"plain": ["copied/from elsewhere"], "wide": ["b", "c"], "clever": []}
+    assert "and 2 runs of which nothing is known yet" in capsys.readouterr().out
+    assert launched.result.missing[0] == "plain, seed 1: did not start; its error is above"
+
+
+def test_arms_that_miss_the_same_seeds_are_one_sweep(launched, house):
+    (house / "study.yml").write_text(
+        STUDY.replace("chest model.base=8", "chest", 1).replace("plain: phantoms/chest", "plain: first/capacity")
+    )
+    assert launched("questions=width") == [
+        ["seed=0,1", "experiment=first/capacity,phantoms/chest", *PLAIN[1:]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("special", "reason"),
+    [
+        ({"config": {"optimizer.lr": 0.5}}, "did not start; its error is above"),
+        ({"epochs": 4}, "did not start; its error is above"),
+        ({"status": "interrupted"}, "interrupted"),
+        ({"status": "failed", "facts": {"error": "loss is NaN"}}, "failed: loss is NaN"),
+        ({"facts": {"schema": 2}}, "its schema is 2, this version of runcard reads 3"),
+    ],
+)
+def test_what_is_not_done(launched, house, special, reason):
+    write(house / "outputs/little/experiment=phantoms.chest,seed=0", **special)
+    assert launched("seeds=0")[0] == ["seed=0", *PLAIN]
+    assert launched.result.missing[0] == f"plain, seed 0: {reason}"
+
+
+def test_what_cannot_change_numbers_is_no_other_card(launched, house):
+    write(house / "outputs/little/a", config={"train.num_workers": 4, "name": "x", "weights_sha256": "ab"})
+    assert ["seed=0", *PLAIN] not in launched("seeds=0")
+
+
+def test_what_is_passed_on_reaches_every_run_and_names_the_folder(launched, house):
+    given = ["train.num_workers=2", "dataset.num_images=50", "train.cache_dir=/somewhere/here", "hydra/launcher=joblib"]
+    commands = launched(*given, "seeds=4", "questions=width_soon", "loss=bce")
+    assert len(commands) == 2
+    for command in commands:
+        assert {*given, "seed=4", "loss=bce", "train.epochs=3"} <= set(command)
+        assert "name='little,dataset.num_images=50,loss=bce'" in command
+    content = json.loads((house / "outputs/little,dataset.num_images=50,loss=bce/study.json").read_text())
+    assert content["study"]["overrides"] == ["train.epochs=3", "dataset.num_images=50", "loss=bce"]
+    assert [q["key"] for q in content["study"]["questions"]] == ["width_soon"]
+    assert (content["study"]["seeds"], list(content["study"]["arms"])) == ([4], ["plain", "wide"])
+    assert content["command"] == (
+        "runcard study study.yml train.num_workers=2 dataset.num_images=50 'train.cache_dir=…' hydra/launcher=joblib "
+        "seeds=4 questions=width_soon loss=bce"
+    )
+
+
+def test_an_arm_keeps_what_makes_it_one(launched):
+    """scale, size or epochs given for all runs do not undo what one arm sets."""
+    commands = launched("train.epochs=7", "name=short")
+    assert ["train.epochs=5" in command for command in commands] == [False, False, True]
+    assert ["train.epochs=7" in command for command in commands] == [True, True, False]
+    assert all("name='short'" in command for command in commands)
+
+
+MISTAKES = [
+    ("train.epoch=3", "study.yml: arms.plain: train.epoch: no such option. Did you mean 'train.epochs'?"),
+    ("loss=dic", "study.yml: arms.plain: loss=dic: no such file conf/loss/dic.yaml."),
+    ("dataset=lungs", "study.yml: arms.plain: dataset.root: this key has no default and must be given: dataset.root=…"),
+    ("seed=1", "seed: a study sets it itself, for every run. Use seeds=… or name=…"),
+    ("seds=1,2", "seds: one value, for all runs; what differs is a study's arms. Did you mean 'seeds'?"),
+    ("seeds=1,b", "seeds must be an integer >= 0, got 'b'"),
+    ("seeds=1,1", "seeds must be different integers, at least one, got [1, 1]"),
+    ("questions=wide", "questions: none is called wide."),
+    ("--multirun", "--multirun: a study takes key=value: seeds=…, questions=…, name=…, or Hydra's."),
+    ("name=../x", "name must be a folder's name, got '../x'."),
+]
+
+
+@pytest.mark.parametrize(("argument", "words"), MISTAKES)
+def test_a_mistake_is_told_before_anything_runs(launched, house, argument, words):
+    with pytest.raises(UserError) as caught:
+        launched(argument)
+    assert str(caught.value).startswith(words)
+    assert not (house / "outputs").exists()
+
+
+def test_a_metric_that_no_arm_measures(launched, house):
+    (house / "study.yml").write_text(STUDY.replace("measure: dice", "measure: dise", 1))
+    with pytest.raises(UserError, match=r"questions\.width_dice: dise is no metric of phantoms/chest .* 'dice'\?"):
+        launched()
+
+
+def test_where_there_is_no_train_py(house, monkeypatch):
+    monkeypatch.chdir(house / "conf" / "loss")
+    with pytest.raises(UserError, match=r"train\.py: not in this folder"):
+        run_study(house / "study.yml", [])
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "experiments").rglob("*.yml")), ids=lambda path: path.parent.name)
+def test_the_studies_of_the_house(file, launched, house):
+    """Every arm composes, every measure is one of its card's, and each factor is a key or group of it."""
+    (house / "study.yml").write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    asked = read_study(file)
+    root = ["dataset.root=anywhere"] if "lab4" in file.parts else []
+    commands = launched(*root)
+    cards = {name for command in commands for name in command[1].removeprefix("experiment=").split(",")}
+    assert cards == {arm.split()[0] for arm in asked.arms.values()}
+    assert {arm for q in asked.questions for arm in (q.first, q.second)} == set(asked.arms), "an arm is asked nothing"
+    for first, factor in {(asked.arms[q.first].split()[0], q.factor) for q in asked.questions}:
+        assert OmegaConf.select(card(f"experiment={first}"), factor) is not None
+
+
+def test_a_claim_stands_in_the_report():
+    """The words between [...] stand in the report, letter by letter."""
+    report = ROOT.parent / "shared" / "seed" / "lab4-report.txt"
+    if not report.exists():
+        pytest.skip("the report is not here")
+    words = " ".join(report.read_text(encoding="utf-8").split())
+    asked = read_study(ROOT / "experiments" / "lab4" / "study.yml")
+    for claim in [*(q.claim for q in asked.questions), *(u.claim.rpartition(" [task")[0] for u in asked.unasked)]:
+        assert all(part.strip() in words for part in claim.split("[...]")), claim
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
+def test_interrupted_it_goes_on(house):
+    (house / "study.yml").write_text(TWO_CARDS, encoding="utf-8")
+    code = "import sys; from pathlib import Path; from runcard.study import run_study; "
+    code += "print(run_study(Path('study.yml'), sys.argv[1:]).missing)"
+    command = [sys.executable, "-c", code, *TINY, "train.epochs=15", "model.depth=2", "train.pictures=0", "name=two"]
+    first, second = (house / f"outputs/two/experiment={card},seed=0" for card in ("phantoms.chest", "first.capacity"))
+    with subprocess.Popen(command, env=ONE_THREAD, start_new_session=True, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not (second / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+    done, stopped = (json.loads((folder / "run.json").read_text()) for folder in (first, second))
+    assert (done["status"], stopped["status"]) == ("completed", "interrupted")
+    runs = json.loads((house / "outputs/two/study.json").read_text())["runs"]
+    assert runs == {"one": [first.name], "other": []}
+
+    again = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=120, check=True)
+    assert again.stdout.endswith("()\n"), again.stdout
+    assert "going on after epoch" in again.stdout
+    assert json.loads((first / "run.json").read_text()) == done
+    assert len(json.loads((second / "run.json").read_text())["sessions"]) == 2
+    runs = json.loads((house / "outputs/two/study.json").read_text())["runs"]
+    assert runs == {"one": [first.name], "other": [second.name]}
