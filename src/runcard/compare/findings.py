@@ -19,7 +19,7 @@ from runcard.compare.questions import Question, Study, from_json
 from runcard.compare.runs import Arm, read_run, same_card
 from runcard.errors import UserError
 
-FLAT = 0.01  # a curve that rose by less over its last third is flat, where no margin says what matters
+FLAT = 0.01  # a curve that changes by less over its last third is flat, where no margin says what matters
 MAX_PAIRS = 10
 
 
@@ -122,11 +122,11 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
         remarks.append(f"stopped early, after {lengths[0]} to {lengths[-1]} epochs")
     rise = np.array(dynamics.value("rise", arm, monitored(arm), math.nan).runs)
     mean = float(rise[~np.isnan(rise)].mean()) if not np.isnan(rise).all() else 0.0
-    if abs(mean) > margin:
-        how = f"{'rising' if mean > 0 else 'falling'} at the end, by {abs(mean):.3f}"
+    if 2 * abs(mean) > margin:  # of a straight line, half the way from the third's first epoch to its last
+        how = f"{'rising' if mean > 0 else 'falling'} at the end, by about {2 * abs(mean):.3f}"
         remarks.append(
-            f"{title(monitored(arm))} is still {how} from one half of the last third of the epochs to the next: "
-            "what is compared is training of this length"
+            f"{title(monitored(arm))} is still {how} within the last third of the epochs: what is compared is training "
+            "of this length"
         )
     return [f"{arm.name}: {remark}" for remark in remarks]
 

@@ -1,0 +1,212 @@
+"""The report opens without a network, says what the findings say, and lets no name from a file become markup."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import replace
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from folders import simulate, write_run
+from PIL import Image
+
+from runcard.compare import charts
+from runcard.compare.factors import group_arms
+from runcard.compare.findings import Findings, find
+from runcard.compare.page import MARKS, write_report
+from runcard.compare.questions import Question, Study, Unasked
+from runcard.compare.runs import Arm, find_runs
+
+EVIL = "<img src=x onerror=alert(1)> | *a*"
+LOSSES = {"dice": "runcard.losses.dice.SoftDice", "bce": "runcard.losses.bce.BCE"}
+ASKED = Question(
+    "faster",
+    "Dice loss: is it better?",
+    "dice loss",
+    "BCE",
+    "dice",
+    factor="loss",
+    claim="much better",
+    expect="higher",
+)
+
+
+def write_arms(folder: Path, *, num_images=12, effect=0.1, num_seeds=3, special=()) -> Path:
+    for loss, values in zip(LOSSES, simulate(np.random.default_rng(0), num_seeds, num_images, effect), strict=True):
+        for seed, dice in enumerate(values):
+            own = {"config": {"loss._target_": LOSSES[loss]} | dict(special), "choices": {"loss": loss}}
+            write_run(folder / f"loss={loss},seed={seed}", seed=seed, images={"dice": dice}, previews=True, **own)
+    return folder
+
+
+def of(folder: Path, questions=(ASKED,), study: Study | None = None, **renamed) -> Findings:
+    found = find_runs([str(folder)])
+    names = {"dice": "dice loss", "bce": "BCE"} | renamed
+    arms = [Arm(names[arm.first.facts["choices"]["loss"]], arm.runs) for arm in group_arms(found.runs)[0]]
+    return find(questions, arms, study, found.left_out)
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, the ids that can be linked to, and the text outside scripts and styles."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags, self.ids, self.links, self.addresses, self.words, self._open = [], set(), [], [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        of = dict(attrs)
+        self.tags.append(tag)
+        self._open = tag
+        self.ids.add(of.get("id"))
+        self.links += [of["href"]] if tag == "a" else []
+        self.addresses += [of[name] for name in ("src", "href", "data", "action") if name in of and tag != "a"]
+
+    def handle_endtag(self, tag):
+        self._open = ""
+
+    def handle_data(self, data):
+        self.words += [] if self._open in ("script", "style") else [data]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> tuple[Path, Findings]:
+    folder = write_arms(tmp_path_factory.mktemp("study") / "runs, 50 % [a]")
+    study = Study("s", "Which loss?", "dice", (0, 1, 2), {}, (ASKED,), (Unasked("it generalizes", "one hospital"),))
+    findings = of(folder, study=study)
+    return write_report(findings, folder.parent / "out", "runcard study s.yml"), findings
+
+
+def test_the_page_fetches_nothing_and_every_link_leads_somewhere(report):
+    file, findings = report
+    page = Page(file.read_text())
+    assert page.addresses, "previews are inlined"
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert "default-src 'none'" in file.read_text()
+    inside = [link[1:] for link in page.links if link.startswith("#")]
+    outside = [link for link in page.links if not link.startswith("#")]
+    assert set(inside) <= page.ids
+    folders = {(file.parent / unquote(link)).resolve() for link in outside}
+    assert {run.folder.resolve() for arm in findings.arms for run in arm.runs} <= folders
+    assert file.stat().st_size < 1.5e6
+
+
+def test_html_and_markdown_say_what_the_findings_say(report):
+    file, findings = report
+    (answer,) = findings.answers
+    assert answer.verdict.claim == "supported"
+    markdown = (file.parent / "report.md").read_text()
+    for text in (Page(file.read_text()).text, unescape(markdown).replace("\\", "")):
+        for said in (answer.verdict.sentence, answer.scope, "much better", "✓ supported", "▲ better", "Which loss?"):
+            assert said in text
+        for said in ("it generalizes", "one hospital", "chosen on these same images", "runcard study s.yml"):
+            assert said in text
+        for run in findings.arms[0].runs:
+            assert f"{run.facts['last']['values']['val/dice']:.3f} in epoch {run.facts['last']['epoch']}" in text
+    pictures = re.findall(r"\]\((report/[^)]+)\)", markdown)
+    assert len(pictures) == len(set(pictures)) >= 4
+    assert all(Image.open(file.parent / picture).width >= 32 for picture in pictures)
+
+
+def test_names_from_files_never_become_markup(tmp_path):
+    evil = replace(ASKED, first=EVIL, text=EVIL, claim=EVIL)
+    findings = replace(of(write_arms(tmp_path / "runs"), (evil,), dice=EVIL), left_out=(EVIL,), remarks=(EVIL,))
+    file = write_report(findings, tmp_path, EVIL)
+    html, plain = file.read_text(), write_report(of(tmp_path / "runs"), tmp_path / "plain").read_text()
+    assert Page(html).tags.count("img") == Page(plain).tags.count("img")
+    assert EVIL in Page(html).text
+    specs = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
+    assert [EVIL, "BCE"] in [json.loads(spec)["layer"][0]["transform"][0]["filter"]["oneOf"] for spec in specs[:1]]
+    for line in (tmp_path / "report.md").read_text().splitlines():
+        assert "<img" not in line or line.startswith("    "), "raw only in the code block of the command"
+        assert not re.search(r"(?<!\\)\*a", line) or line.startswith("    ")
+
+
+def test_a_rehearsal_cannot_be_missed(tmp_path):
+    findings = of(write_arms(tmp_path / "runs", special={"rehearsal": True}))
+    file = write_report(findings, tmp_path)
+    assert "Nothing here supports or contradicts a claim" in Page(file.read_text()).text
+    assert "! rehearsal" in (tmp_path / "report.md").read_text()
+
+
+def test_a_confounded_claim_cites_the_questions_that_settle_it(tmp_path):
+    write_arms(tmp_path / "runs")
+    settled = replace(ASKED, key="all_at_once", text="All at once?", factor="model", settled_by=("faster",))
+    first = replace(ASKED, key="absent", text="Is it run?", first="nobody")
+    file = write_report(of(tmp_path / "runs", (settled, ASKED, first)), tmp_path)
+    text = Page(file.read_text()).text
+    ledger = text[text.index("what was claimed") : text.index("How often this errs")]
+    assert re.search(r"“much better”.*is it better\?.*✓ supported.*As it was compared: All at once\?", ledger)
+    assert "– not run" in ledger
+    assert "No completed run of nobody." in text
+
+
+def test_every_word_that_a_verdict_can_be_has_a_mark():
+    source = "".join((Path(charts.__file__).with_name(f"{name}.py")).read_text() for name in ("verdicts", "answers"))
+    words = set(re.findall(r'Verdict\(\s*"([a-z ]+)"', source)) | set(
+        re.findall(r'word(?:, | = )claim = "(.*?)"', source)
+    )
+    assert {"not run", "rehearsal", "one seed", "cannot tell"} <= words <= set(MARKS)
+
+
+def test_two_arms_of_a_pair_never_share_a_colour():
+    names = [f"arm{i}" for i in range(12)]
+    pairs = [(names[i], names[i + 1]) for i in range(11)] + [("arm0", "arm2")]
+    chosen = charts.colours(names, pairs)
+    assert all(chosen[first] != chosen[second] for first, second in pairs)
+    assert len({chosen[name] for name in names[:6]}) == 6
+
+
+def test_curves_are_mean_lowest_and_highest_run_as_far_as_all_go(tmp_path):
+    for seed, dice in enumerate(([0.1, 0.4, 0.9], [0.3, 0.2])):
+        write_run(tmp_path / f"{seed}", seed=seed, epochs=len(dice), curves={"val/dice": dice, "train_eval/dice": dice})
+    arm = Arm("a, b", find_runs([str(tmp_path)]).runs)
+    rows = list(csv.DictReader(charts.curve_table([arm], "dice").splitlines()))
+    of_val = [row for row in rows if row["images"] == "validation"]
+    assert [(row["epoch"], row["mean"], row["lowest"], row["highest"]) for row in of_val] == [
+        ("1", "0.2", "0.1", "0.3"),
+        ("2", "0.3", "0.2", "0.4"),
+    ]
+    assert of_val[0]["arm"] == "a, b"
+    assert of_val[0]["each run"] == "0.1, 0.3"
+
+
+def test_losses_are_drawn_on_their_own_scale_only_where_they_are_the_same(report, tmp_path):
+    file, _ = report
+    assert not list(file.parent.glob("report/*-curves-loss.png"))
+    assert list(file.parent.glob("report/*-curves-bce.png"))
+    for seed in range(2):
+        for base in (8, 16):
+            write_run(tmp_path / f"{base}_{seed}", seed=seed, config={"model.base": base})
+    arms = [Arm(f"base{i}", arm.runs) for i, arm in enumerate(group_arms(find_runs([str(tmp_path)]).runs)[0])]
+    write_report(find([replace(ASKED, first="base0", second="base1", factor="model")], arms), tmp_path / "out")
+    assert list(tmp_path.glob("out/report/*-curves-loss.png"))
+
+
+def test_the_images_that_changed_most_are_the_ones_shown(tmp_path):
+    bce = np.linspace(0.5, 0.9, 8)
+    gain = np.array([0.01, -0.2, 0.05, 0.0, 0.03, -0.02, 0.001, np.nan])  # the last one has no value
+    for loss, iou in (("dice", bce + gain), ("bce", bce)):
+        own = {"config": {"loss._target_": LOSSES[loss]}, "choices": {"loss": loss}, "previews": True}
+        for seed in range(2):
+            columns = {"dice": bce, "iou": iou}
+            write_run(tmp_path / f"{loss}{seed}", seed=seed, images=columns, ids=[f"image{i}" for i in range(8)], **own)
+    findings = of(tmp_path, (replace(ASKED, measure="iou"),))
+    text = Page(write_report(findings, tmp_path / "out").read_text()).text
+    better, worse = text[text.index("Better with dice loss") : text.index("Arms The mean")].split(
+        "Worse with dice loss"
+    )
+    assert re.findall(r"image\d", better) == ["image2", "image4", "image0"]
+    assert re.findall(r"image\d", worse) == ["image1", "image5"]
+    # image | truth | the first arm's prediction | the second arm's
+    assert Image.open(tmp_path / "out/report/pair1-image2.jpg").size == (32, 8)

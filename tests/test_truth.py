@@ -1,0 +1,52 @@
+"""A study from the command line to the report, on phantoms, where the truth is known: one difference was planted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ONE_THREAD, ROOT
+
+from runcard.compare.findings import of_study
+
+SMALLER = ("dataset.image_size_px=32", "dataset.num_images=80", "train.epochs=20", "optimizer.lr=3e-3")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("house")
+    for name in ("train.py", "conf", "experiments"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def study(house: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("runcard")), "study", "experiments/phantoms/study.yml", *SMALLER]
+    return subprocess.run(
+        [*command, "name=truth"], cwd=house, env=ONE_THREAD, capture_output=True, text=True, timeout=600, check=True
+    )
+
+
+def test_the_verdicts_are_right(house):
+    last = study(house).stdout.splitlines()[-1]
+    folder = house / "outputs" / "truth"
+    assert Path(last) == Path("outputs/truth/report.html")
+    answers = {answer.question.key: answer for answer in of_study(folder).answers}
+    planted, nothing = answers["planted_dice"], answers["nothing_dice"]
+    assert (planted.verdict.word, planted.verdict.claim) == ("worse", "supported")
+    assert planted.factor == "optimizer.lr (1e-05 | 0.003)"
+    assert nothing.verdict.word in ("equivalent", "cannot tell")
+    assert nothing.verdict.claim != "supported"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<script src" not in page, "it opens offline"
+    assert len(page) < 3e6
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    for answer in answers.values():
+        assert answer.verdict.sentence in text
+    for picture in (part.partition(")")[0] for part in text.split("](")[1:] if part.startswith("report/")):
+        assert (folder / picture).stat().st_size > 0
+
+    again = study(house).stdout
+    assert "epoch" not in again.partition("training, about")[2].partition("report.html")[0], "all is done already"
