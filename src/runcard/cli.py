@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,6 +99,9 @@ def report(
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: the study's, or the first one named")] = None,
+    images: Annotated[
+        bool, typer.Option(help="show images of the data; without, the report may leave the house")
+    ] = True,
 ) -> None:
     """Write report.html, one file that opens offline, and report.md: verdicts, curves, images, claims, methods."""
     from runcard.compare import findings
@@ -108,7 +112,7 @@ def report(
         found = findings.of_study(first)
     else:
         found = _find(runs, metric, margin, threshold)
-    print(write_report(found, output or (first if first.is_dir() else Path())))
+    print(write_report(found, output or (first if first.is_dir() else Path()), images))
 
 
 @app.command()
@@ -141,7 +145,10 @@ def _find(runs: list[str], metric: str | None, margin: float | None, threshold: 
     if margin is not None and margin <= 0:
         raise UserError(f"--margin must be greater than 0, got {margin:g}")
     arms, left_out = _arms(runs, metric)
-    return findings.find(findings.ask_pairs(arms, metric, margin, threshold), arms, left_out=left_out)
+    asked = findings.ask_pairs(arms, metric, margin, threshold)
+    options = {"metric": metric, "margin": margin, "threshold": threshold}
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    return findings.find(asked, arms, left_out=left_out, command=shlex.join(["runcard", "report", *runs, *given]))
 
 
 def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:

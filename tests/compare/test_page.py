@@ -49,7 +49,7 @@ def of(folder: Path, questions=(ASKED,), study: Study | None = None, **renamed) 
     found = find_runs([str(folder)])
     names = {"dice": "dice loss", "bce": "BCE"} | renamed
     arms = [Arm(names[arm.first.facts["choices"]["loss"]], arm.runs) for arm in group_arms(found.runs)[0]]
-    return find(questions, arms, study, found.left_out)
+    return find(questions, arms, study, found.left_out, command="runcard study s.yml")
 
 
 class Page(HTMLParser):
@@ -210,3 +210,13 @@ def test_the_images_that_changed_most_are_the_ones_shown(tmp_path):
     assert re.findall(r"image\d", worse) == ["image1", "image5"]
     # image | truth | the first arm's prediction | the second arm's
     assert Image.open(tmp_path / "out/report/pair1-image2.jpg").size == (32, 8)
+
+
+def test_without_images_nothing_of_the_data_is_shown(tmp_path):
+    findings = of(write_arms(tmp_path / "runs"))
+    shown = write_report(findings, tmp_path / "with").read_text()
+    hidden = write_report(findings, tmp_path / "without", with_images=False).read_text()
+    assert "data:image/" in shown.partition("</main>")[0]
+    assert "data:image/" not in hidden.partition("</main>")[0]
+    assert not list((tmp_path / "without" / "report").glob("*.jpg"))
+    assert findings.answers[0].verdict.sentence in hidden

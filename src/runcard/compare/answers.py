@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from runcard.compare import dynamics, endpoints, inference
 from runcard.compare.dynamics import RunContrast
 from runcard.compare.endpoints import Units
@@ -26,9 +28,18 @@ HARMLESS = ("hardware", "code", "version of")  # told, but no other explanation 
 class Paired:
     """Two arms image by image: each value is the mean over the arm's runs."""
 
-    ids: tuple[str, ...]
+    measure: Measure
+    ids: tuple[str, ...]  # those with a value in all runs
     first: Array  # (I,)
     second: Array  # (I,)
+
+
+@dataclass(frozen=True)
+class Others:
+    """What methods say that leave out a source of chance; no verdict goes by them."""
+
+    bootstrap: tuple[float, float]  # 95 % interval, runs and images resampled
+    wilcoxon: float  # p of the images' means
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Answer:
     first: Arm | None  # None where no run of the arm is there
     second: Arm | None
     effect: Effect | None  # first − second (of logarithms where measure.is_ratio); None where none can be had
+    counts: str  # "5 of 5 and 2 of 5 reached 0.9": why there is no effect; "" where there is one
     p: float | None  # adjusted by Holm where the question is one of a family
     alpha: float  # the level that Holm held p against: the printed interval is at 1 − alpha
     verdict: Verdict
@@ -47,7 +59,8 @@ class Answer:
     factor: str  # "loss (bce | dice)": what they differ in as asked; "" where that is nothing, or several things
     confounds: tuple[str, ...]  # "model.base (8 | 16)": what differs besides
     incomparable: tuple[str, ...]  # "another split", …: what makes the arms not comparable at all
-    paired: Paired | None  # of per-image measures
+    paired: Paired | None  # of the measure, or of the metric whose curve it is read from
+    others: Others | None  # of measures with a value per image, where each arm has several runs
     exploratory: tuple[tuple[Measure, Effect], ...] = ()  # the other measures of the same pair, not adjusted
 
 
@@ -152,6 +165,7 @@ def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, nu
         first=case.first,
         second=case.second,
         effect=contrast.effect if contrast else None,
+        counts=contrast.note if contrast else "",
         p=p,
         alpha=alpha,
         verdict=_verdict(case, p, alpha, num_questions),
@@ -160,6 +174,7 @@ def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, nu
         confounds=tuple(str(each) for each in case.confounds),
         incomparable=case.incomparable,
         paired=_paired(case),
+        others=_others(case),
         exploratory=_explored(case),
     )
 
@@ -215,11 +230,25 @@ def _scope(case: _Case) -> str:
 
 def _paired(case: _Case) -> Paired | None:
     """Returns the two arms image by image, where each image has a value of its own."""
-    if case.units is None:
+    metric = case.question.of or case.question.measure
+    if not case.first or not case.second or endpoints.in_folds(case.first):
         return None
-    ids = case.arms[0].first.images().ids
-    first, second = (endpoints.of_images(arm, case.measure.key, ids) for arm in case.arms)
-    return None if first is None or second is None else Paired(ids, first, second)
+    if case.incomparable or incomparable(case.first, case.second, metric):
+        return None
+    ids = case.first.first.images().ids
+    first, second = (endpoints.of_images(arm, metric, ids) for arm in case.arms)
+    if first is None or second is None:
+        return None
+    kept = np.isfinite(first + second)
+    known = tuple(name for name, is_kept in zip(ids, kept, strict=True) if is_kept)
+    return Paired(of_metric(metric, case.first.first.better(metric)), known, first[kept], second[kept])
+
+
+def _others(case: _Case) -> Others | None:
+    if case.units is None or case.one_seed or case.too_few:
+        return None
+    first, second = case.units.values
+    return Others(inference.bootstrap(first, second), inference.wilcoxon(first, second))
 
 
 def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:

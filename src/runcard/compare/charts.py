@@ -19,7 +19,7 @@ import numpy as np
 import vl_convert
 
 from runcard.compare.answers import Paired
-from runcard.compare.measures import Measure, title
+from runcard.compare.measures import title
 from runcard.compare.runs import Arm
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
@@ -125,9 +125,10 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
     return Chart(f"curves-{metric}", f"{title(metric)} over the epochs", caption, _spec(alt.layer(*layers)))
 
 
-def pairs(paired: Paired, measure: Measure, arms: Mapping[str, str]) -> Chart:
+def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
     """Returns two arms (first, second; name -> colour) image by image, with the diagonal of equal values."""
     first, second = arms
+    measure = paired.measure
     sign = {"max": 1, "min": -1, None: 0}[measure.better]
     places: dict[tuple[float, float], list[str]] = {}  # where values are 0 or 1, many images have the same
     for name, x, y in zip(paired.ids, paired.second.tolist(), paired.first.tolist(), strict=True):

@@ -13,7 +13,7 @@ import numpy as np
 
 from runcard.compare import dynamics, endpoints
 from runcard.compare.answers import Answer, answer, of_metric
-from runcard.compare.factors import factors, session_factors
+from runcard.compare.factors import session_factors
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
 from runcard.compare.runs import Arm, read_run, same_card
@@ -33,12 +33,17 @@ class Findings:
     values: Mapping[str, Mapping[str, Value]]  # arm name -> measure key -> value
     best: Mapping[str, Value]  # arm name -> the primary measure at the best epoch, "chosen on these same images"
     answers: tuple[Answer, ...]
+    command: str  # what finds this again
     left_out: tuple[str, ...]  # runs that are not compared, each with the reason
     remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, rehearsals
 
 
 def find(
-    questions: Sequence[Question], arms: Sequence[Arm], study: Study | None = None, left_out: Sequence[str] = ()
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    study: Study | None = None,
+    left_out: Sequence[str] = (),
+    command: str = "",
 ) -> Findings:
     """Returns what the runs of these arms say to the questions; left_out names the runs that do not count."""
     tables = {arm.name: _values(arm, questions) for arm in arms}
@@ -50,6 +55,7 @@ def find(
         values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
         best={arm.name: _value(arm, monitored(arm), "best") for arm in arms},
         answers=tuple(answer(questions, arms)),
+        command=command,
         left_out=tuple(left_out),
         remarks=tuple(remark for arm in arms for remark in _remarks(arm, arms, min(margins, default=FLAT))),
     )
@@ -65,11 +71,11 @@ def ask_pairs(
 ) -> list[Question]:
     """Returns a question per pair of arms: does the first differ from the second in the metric, theirs if None?
 
-    Of more than MAX_PAIRS pairs only those are asked of that differ in one factor, which a comparison can speak about.
+    Where these would be more than MAX_PAIRS, each arm is compared with the first one alone.
     """
     pairs = list(combinations(arms, 2))
     if len(pairs) > MAX_PAIRS:
-        pairs = [pair for pair in pairs if len(factors(pair[0].first, pair[1].first)) == 1]
+        pairs = [(arm, arms[0]) for arm in arms[1:]]
     return [
         Question(
             key=f"{i + 1}",
@@ -90,11 +96,10 @@ def _values(arm: Arm, questions: Sequence[Question]) -> dict[Measure, Value]:
     names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
     table = {of_metric(name, arm.first.better(name)): _value(arm, name, "last") for name in names}
     asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
-    for key in dynamics.MEASURES:
-        if "threshold" not in key or asked:
-            threshold = asked[0] if asked else math.nan
-            table[dynamics.measure(key, metric, threshold)] = dynamics.value(key, arm, metric, threshold)
-    return table
+    threshold = asked[0] if asked else math.nan
+    keys = [key for key in dynamics.MEASURES if asked or not key.endswith("_to_threshold")]
+    table |= {dynamics.measure(key, metric, threshold): dynamics.value(key, arm, metric, threshold) for key in keys}
+    return {measure: value for measure, value in table.items() if measure.key != "caching" or any(value.runs)}
 
 
 def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
@@ -139,7 +144,7 @@ def of_study(folder: Path) -> Findings:
     file = folder / "study.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        study, members = from_json(content["study"]), content["runs"]
+        study, members, command = from_json(content["study"]), content["runs"], content["command"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
@@ -155,4 +160,4 @@ def of_study(folder: Path) -> Findings:
             arms.append(Arm(name, tuple(run for run in runs if run not in strangers)))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
-    return find(study.questions, arms, study, left_out)
+    return find(study.questions, arms, study, left_out, command)

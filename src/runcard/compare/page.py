@@ -25,7 +25,7 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.runs import Arm, Run
 from runcard.compare.sections import both, sections
 from runcard.compare.table import cell, number
-from runcard.compare.verdicts import amount, in_interval, in_p
+from runcard.compare.verdicts import amount, in_interval, in_p, in_range
 
 SIMULATION = Path(__file__).with_name("simulation.json")  # written by benchmarks/inference.py
 # Of a verdict, and of what becomes of a claim: a sign beside the colour, and the colour's name in style.css.
@@ -65,20 +65,19 @@ class Claim:
     as_compared: tuple[Answer, ...]
 
 
-def write_report(findings: Findings, folder: Path, command: str = "") -> Path:
+def write_report(findings: Findings, folder: Path, with_images: bool = True) -> Path:
     """Writes report.html, and report.md with its pictures in report/, into folder; returns the path of the HTML.
 
-    command is what makes the report again; links to runs are relative to folder.
+    Links to runs are relative to folder. Without images nothing of the data is shown but names and values.
     """
     pairs = [(arms[0].name, arms[1].name) for answer in findings.answers if (arms := both(answer))]
     colours = charts.colours([arm.name for arm in findings.arms], pairs)
-    parts = sections(findings.answers, colours)
+    parts = sections(findings.answers, colours, with_images)
     drawn = dict.fromkeys(metric for section in parts for metric in section.metrics)
     tables = {metric: charts.curve_table(findings.arms, metric) for metric in drawn}
     runs = [run for arm in findings.arms for run in arm.runs]
     context = {
         "findings": findings,
-        "command": command,
         "sections": parts,
         "claims": _claims(findings.answers),
         "colours": colours,
@@ -104,8 +103,10 @@ def write_report(findings: Findings, folder: Path, command: str = "") -> Path:
 
 def evidence(answer: Answer) -> str:
     """Returns an answer's numbers in a line; its sentence where it has none, or none to go by."""
-    if answer.effect is None or answer.p is None or answer.verdict.word == "no verdict":
+    if answer.p is None or answer.verdict.word == "no verdict":
         return answer.verdict.sentence
+    if answer.effect is None:
+        return f"{title(answer.measure.title)}: {answer.counts} (by ranks, p {in_p(answer.p)})"
     difference = f"{title(answer.measure.title)} {amount(answer.measure, answer.effect.estimate)}"
     return f"{difference} ({in_interval(answer.measure, answer.effect, answer.alpha)}, p {in_p(answer.p)})"
 
@@ -122,7 +123,7 @@ def _environment(kind: str) -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"evidence": evidence, "title": title, "number": number, "in_p": in_p}
-    environment.globals |= {"amount": amount, "in_interval": in_interval, "marks": MARKS}
+    environment.globals |= {"amount": amount, "in_interval": in_interval, "in_range": in_range, "marks": MARKS}
     return environment
 
 

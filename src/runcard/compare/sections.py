@@ -56,7 +56,7 @@ class Section:
     answers: tuple[Answer, ...]
     metrics: tuple[str, ...]  # whose curves are drawn
     charts: tuple[Chart, ...]
-    by_image: Answer | None  # the answer that better and worse go by
+    by_image: Paired | None  # what better and worse go by
     better: tuple[Extreme, ...]  # where the first arm gains most
     worse: tuple[Extreme, ...]  # and where it loses most
     panels: tuple[tuple[str, tuple[Picture, ...]], ...]  # what they show, and one for each arm that has it
@@ -80,12 +80,12 @@ class Section:
         return of_images + [picture for _, pictures in self.panels for picture in pictures]
 
 
-def sections(answers: Sequence[Answer], colours: Mapping[str, str]) -> list[Section]:
+def sections(answers: Sequence[Answer], colours: Mapping[str, str], with_images: bool) -> list[Section]:
     """Returns a section for each two arms that some question compares; colours has one for every arm's name."""
     by_pair: dict[tuple[str, str], list[Answer]] = {}
     for answer in answers:
         by_pair.setdefault((answer.question.first, answer.question.second), []).append(answer)
-    return [_section(f"pair{i + 1}", tuple(group), colours) for i, group in enumerate(by_pair.values())]
+    return [_section(f"pair{i + 1}", tuple(group), colours, with_images) for i, group in enumerate(by_pair.values())]
 
 
 def both(answer: Answer) -> list[Arm]:
@@ -93,18 +93,19 @@ def both(answer: Answer) -> list[Arm]:
     return [answer.first, answer.second] if answer.first and answer.second else []
 
 
-def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str]) -> Section:
+def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], with_images: bool) -> Section:
     arms = both(answers[0])
     metrics = _metrics(answers, *arms) if arms else ()
     of_arms = {arm.name: colours[arm.name] for arm in arms}
     thresholds = {answer.question.of: answer.question.threshold for answer in answers if answer.question.threshold}
     drawn = [charts.curves(metric, of_arms, thresholds.get(metric)) for metric in metrics]
-    drawn += [charts.pairs(_whole(answer.paired), answer.measure, of_arms) for answer in answers if answer.paired]
-    by_image = next((answer for answer in answers if answer.paired and answer.measure.better), None)
-    better, worse = _extremes(key, by_image) if by_image else ((), ())
+    paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
+    drawn += [charts.pairs(each, of_arms) for each in paired.values()]
+    by_image = next((each for each in paired.values() if each.measure.better), None)
+    better, worse = _extremes(key, by_image, arms, with_images) if by_image else ((), ())
     panels = [
         (words, tuple(p for i, arm in enumerate(arms) if (p := _panel(f"{key}-{name}{i + 1}.jpg", arm, name))))
-        for name, words in PANELS.items()
+        for name, words in (PANELS.items() if with_images else ())
     ]
     return Section(
         key=key,
@@ -130,21 +131,16 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
     return tuple(name for name in drawn if all(f"val/{name}" in arm.first.curves for arm in (first, second)))
 
 
-def _whole(paired: Paired) -> Paired:
-    """Returns those images that have a value in both arms: a distance to an empty mask has none."""
-    kept = np.isfinite(paired.first + paired.second)
-    return Paired(tuple(np.array(paired.ids)[kept].tolist()), paired.first[kept], paired.second[kept])
-
-
-def _extremes(key: str, answer: Answer) -> tuple[tuple[Extreme, ...], tuple[Extreme, ...]]:
+def _extremes(
+    key: str, paired: Paired, arms: Sequence[Arm], with_images: bool
+) -> tuple[tuple[Extreme, ...], tuple[Extreme, ...]]:
     """Returns the images in which the first arm gains most on the second, and those in which it loses most."""
-    assert answer.paired is not None
-    paired, runs = _whole(answer.paired), [arm.first for arm in both(answer)]
-    gain = (paired.first - paired.second) * (1 if answer.measure.better == "max" else -1)
+    gain = (paired.first - paired.second) * (1 if paired.measure.better == "max" else -1)
     order = np.argsort(-gain, kind="stable").tolist()
 
     def extreme(i: int) -> Extreme:
-        picture = _side_by_side(f"{key}-image{i + 1}.jpg", paired.ids[i], *runs)
+        runs = (arm.first for arm in arms)
+        picture = _side_by_side(f"{key}-image{i + 1}.jpg", paired.ids[i], *runs) if with_images else None
         return Extreme(paired.ids[i], float(paired.first[i]), float(paired.second[i]), picture)
 
     better = [extreme(i) for i in order[:NUM_EXTREMES] if gain[i] > 0]

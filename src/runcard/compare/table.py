@@ -66,7 +66,7 @@ def cell(measure: Measure, value: Value) -> str:
 
 def number(value: float) -> str:
     """Returns a number with the digits that its size deserves: 0.932, 25.3, 246."""
-    digits = 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    digits = 4 if 0 < abs(value) < 0.01 else 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{digits}f}".replace("-", "−")
 
 

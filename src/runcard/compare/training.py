@@ -96,7 +96,7 @@ class Training:
         return self._seconds(self.run.facts["best"]["epoch"])
 
     def caching(self) -> float:
-        """Returns the seconds that making a frozen backbone's features took, in whichever run; 0 where none are cached."""
+        """Returns the seconds that making a frozen backbone's features took, in whichever run; 0 without them."""
         features = self.run.facts.get("features")
         return float(features["seconds_when_made"]) if features else 0.0
 

@@ -81,15 +81,20 @@ def in_numbers(measure: Measure, evidence: Evidence) -> str:
     adjusted = f" after Holm over {evidence.num_questions} questions" if evidence.num_questions > 1 else ""
     p = f"p {in_p(evidence.p)}{adjusted}"
     if evidence.effect is None:
-        return f"{evidence.counts} (by ranks, {p})"
+        return f"{measure.title}: {evidence.counts} (by ranks, {p})"
     interval = in_interval(measure, evidence.effect, evidence.alpha)
     return f"{measure.title} {amount(measure, evidence.effect.estimate)} ({interval}, {p})"
 
 
 def in_interval(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
     """Returns "95 % interval +0.004 to +0.020"."""
-    low, high = (amount(measure, bound) for bound in effect.interval(alpha))
-    return f"{100 * (1 - alpha):.4g} % interval {low} to {high}"
+    return f"{100 * (1 - alpha):.4g} % interval {in_range(measure, effect.interval(alpha))}"
+
+
+def in_range(measure: Measure, bounds: tuple[float, float]) -> str:
+    """Returns "+0.004 to +0.020"."""
+    low, high = (amount(measure, bound) for bound in bounds)
+    return f"{low} to {high}"
 
 
 def in_p(p: float) -> str:
@@ -98,9 +103,9 @@ def in_p(p: float) -> str:
 
 
 def amount(measure: Measure, value: float) -> str:
-    """Returns a difference as "+0.012", or as "× 0.62" where the measure is compared by ratio."""
+    """Returns a difference as "+0.012", or as "×0.62" where the measure is compared by ratio."""
     if measure.is_ratio:
-        return f"× {math.exp(value):.2f}"
+        return f"×{math.exp(value):.2f}"
     digits = ".3f" if abs(value) >= 0.0005 or value == 0 else ".1g"  # never +0.000 of what is not nothing
     return f"{value:+{digits}}".replace("-", "−")
 
@@ -109,7 +114,7 @@ def _detectable(measure: Measure, evidence: Evidence) -> str:
     if evidence.effect is None:
         return ""
     smallest = evidence.effect.detectable(evidence.alpha)
-    text = f"× {math.exp(smallest):.2f}" if measure.is_ratio else f"{smallest:.3f}"
+    text = f"×{math.exp(smallest):.2f}" if measure.is_ratio else f"{smallest:.3f}"
     return f" A true difference of {text} would be found four times in five, a smaller one more rarely."
 
 
