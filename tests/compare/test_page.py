@@ -219,4 +219,4 @@ def test_without_images_nothing_of_the_data_is_shown(tmp_path):
     assert "data:image/" in shown.partition("</main>")[0]
     assert "data:image/" not in hidden.partition("</main>")[0]
     assert not list((tmp_path / "without" / "report").glob("*.jpg"))
-    assert findings.answers[0].verdict.sentence in hidden
+    assert findings.answers[0].verdict.sentence in Page(hidden).text
