@@ -111,8 +111,9 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     finally:
         found = find(folder, cards)
         command = shlex.join(["runcard", "study", *map(_without_machine, [str(file), *arguments])])
-        _write(folder, study, command, found)
-    return StudyRun(folder, tuple(_missing(wanted, found)))
+        missing = tuple(_missing(wanted, found))
+        _write(folder, study, command, found, missing)
+    return StudyRun(folder, missing)
 
 
 def sweeps(cards: Mapping[str, Card], missing: Sequence[Key]) -> list[list[str]]:
@@ -267,13 +268,15 @@ def _missing(wanted: Sequence[Key], found: Mapping[Key, Found]) -> Iterator[str]
         yield f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {fault}"
 
 
-def _write(folder: Path, study: Study, command: str, found: Mapping[Key, Found]) -> None:
-    """Writes study.json: the study as asked, the command that repeats it, and the folders of each arm's runs."""
+def _write(folder: Path, study: Study, command: str, found: Mapping[Key, Found], missing: Sequence[str]) -> None:
+    """Writes study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
     runs = {
         arm: [found[arm, s].folder.relative_to(folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]
         for arm in study.arms
     }
-    write_json(folder / "study.json", {"study": to_json(study), "command": command, "runs": runs})
+    write_json(
+        folder / "study.json", {"study": to_json(study), "command": command, "runs": runs, "missing": list(missing)}
+    )
 
 
 def _without_machine(argument: str) -> str:

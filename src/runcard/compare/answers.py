@@ -63,6 +63,11 @@ class Answer:
     others: Others | None  # of measures with a value per image, where each arm has several runs
     exploratory: tuple[tuple[Measure, Effect], ...] = ()  # the other measures of the same pair, not adjusted
 
+    @property
+    def arms(self) -> list[Arm]:
+        """Returns the two arms, or none where one of them has no run."""
+        return [self.first, self.second] if self.first and self.second else []
+
 
 @dataclass(frozen=True)
 class _Case:
@@ -80,7 +85,7 @@ class _Case:
 
     @property
     def arms(self) -> list[Arm]:
-        """Returns the two arms, where both are there."""
+        """Returns the two arms, or none where one of them has no run."""
         return [self.first, self.second] if self.first and self.second else []
 
     @property

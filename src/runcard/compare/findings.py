@@ -144,12 +144,12 @@ def of_study(folder: Path) -> Findings:
     file = folder / "study.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        study, members, command = from_json(content["study"]), content["runs"], content["command"]
+        study, members, left_out = from_json(content["study"]), content["runs"], list(content["missing"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
         ) from None
-    arms, left_out = [], []
+    arms = []
     for name, folders in members.items():
         read = {folder / each: read_run(folder / each) for each in folders}
         runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
@@ -160,4 +160,4 @@ def of_study(folder: Path) -> Findings:
             arms.append(Arm(name, tuple(run for run in runs if run not in strangers)))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
-    return find(study.questions, arms, study, left_out, command)
+    return find(study.questions, arms, study, left_out, content["command"])

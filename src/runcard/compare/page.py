@@ -23,7 +23,7 @@ from runcard.compare.answers import Answer
 from runcard.compare.findings import Findings, monitored
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.runs import Arm, Run
-from runcard.compare.sections import both, sections
+from runcard.compare.sections import sections
 from runcard.compare.table import cell, number
 from runcard.compare.verdicts import amount, in_interval, in_p, in_range
 
@@ -70,7 +70,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
 
     Links to runs are relative to folder. Without images nothing of the data is shown but names and values.
     """
-    pairs = [(arms[0].name, arms[1].name) for answer in findings.answers if (arms := both(answer))]
+    pairs = [(answer.question.first, answer.question.second) for answer in findings.answers if answer.arms]
     colours = charts.colours([arm.name for arm in findings.arms], pairs)
     parts = sections(findings.answers, colours, with_images)
     drawn = dict.fromkeys(metric for section in parts for metric in section.metrics)
@@ -90,7 +90,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "relative": lambda path: _relative(path, folder),
     }
     for section in parts:
-        its_tables = {metric: charts.curve_table(both(section.one), metric) for metric in section.metrics}
+        its_tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
         for chart in section.charts:
             _write(folder / "report" / f"{section.key}-{chart.key}.png", charts.to_png(chart, its_tables))
         for picture in section.pictures:

@@ -88,13 +88,8 @@ def sections(answers: Sequence[Answer], colours: Mapping[str, str], with_images:
     return [_section(f"pair{i + 1}", tuple(group), colours, with_images) for i, group in enumerate(by_pair.values())]
 
 
-def both(answer: Answer) -> list[Arm]:
-    """Returns the two arms of an answer, or none where one of them has no run."""
-    return [answer.first, answer.second] if answer.first and answer.second else []
-
-
 def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], with_images: bool) -> Section:
-    arms = both(answers[0])
+    arms = answers[0].arms
     metrics = _metrics(answers, *arms) if arms else ()
     of_arms = {arm.name: colours[arm.name] for arm in arms}
     thresholds = {answer.question.of: answer.question.threshold for answer in answers if answer.question.threshold}
