@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from runcard import study
 from runcard.compare.study_file import read_study
 from runcard.errors import UserError
+from runcard.facts import code_hash
 from runcard.study import StudyRun, run_study
 
 STUDY = """
@@ -108,6 +109,72 @@ def test_what_is_done_is_skipped_whatever_its_folder(launched, house, capsys):
     assert launched.result.missing[0] == "plain, seed 1: did not start; its error is above"
 
 
+def test_a_damaged_folder_is_no_run(launched, house):
+    write(house / "outputs/little/a")
+    for name, text in (("b", "{"), ("c", "{}"), ("d", "[]"), ("e", '{"config": {"seed": 0, "derived": []}}')):
+        (house / "outputs/little" / name).mkdir()
+        (house / "outputs/little" / name / "run.json").write_text(text)
+    assert launched("seeds=0", "questions=width") == [["seed=0", *WIDE, "name='little'"]]
+
+
+def runs_in(folder: Path) -> dict[str, list[str]]:
+    return json.loads((folder / "study.json").read_text())["runs"]
+
+
+def test_the_newest_run_counts_and_none_that_was_moved_aside(launched, house):
+    for day, name in ((3, "again"), (2, "last"), (4, "again.old1")):
+        write(house / "outputs/little" / name, facts={"end": f"2026-11-0{day}T00:00:00+00:00"})
+    write(house / "outputs/little/newer", status="interrupted", facts={"end": "2026-11-05T00:00:00+00:00"})
+    launched("seeds=0")
+    assert runs_in(house / "outputs/little")["plain"] == ["again"]
+
+
+def test_runs_of_other_images_or_code_are_told(launched, house, capsys):
+    (house / "study.yml").write_text(
+        TWO_CARDS.replace("phantoms/chest", "lab4/task4a").replace("first/capacity", "lab4/task4b"), encoding="utf-8"
+    )
+    config = OmegaConf.to_container(card("experiment=lab4/task4a", "dataset.root=here", *DERIVED), resolve=True)
+    lungs = Card(config, {"dataset": "lungs"})
+    now = {"code": code_hash()}
+    for seed, session in ((0, now), (1, now), (2, {})):
+        write_run(house / f"outputs/two/{seed}", seed=seed, epochs=3, card=lungs, session=session)
+    words = "images in here, not there: if these are other images, use name=…\n"
+    given = ("seeds=0,1,2", "train.epochs=3", "name=two")
+    launched(*given, "dataset.root=there")
+    assert (
+        f"3 runs here were made of the {words}1 run here was made by other code: overwrite=true runs them again\n"
+        in (capsys.readouterr().out)
+    )
+    (again, _) = launched(*given, f"dataset.root={house / 'here'}", "overwrite=true")
+    assert again[:2] == ["seed=2", "experiment=lab4/task4a"], "what is of this code and these images stays"
+    assert " here w" not in capsys.readouterr().out
+
+
+def test_asking_less_afterwards_takes_nothing_back(launched, house):
+    def asked() -> tuple[list[int], list[str], int]:
+        study = json.loads((house / "outputs/little/study.json").read_text())["study"]
+        return study["seeds"], [q["key"] for q in study["questions"]], study["num_questions"]
+
+    write(house / "outputs/little/b", "model.base=8", seed=1)
+    launched("questions=width_dice", "seeds=1,0")
+    assert asked() == ([1, 0], ["width_dice"], 3)
+    commands = launched("questions=more_dice", "seeds=4")
+    assert {command[0] for command in commands} == {"seed=4"}, "what was asked before does not run"
+    assert len(commands) == 2
+    assert asked() == ([0, 1, 4], ["width_dice", "more_dice"], 3)
+    assert runs_in(house / "outputs/little") == {"plain": [], "wide": ["b"], "clever": []}
+    content = json.loads((house / "outputs/little/study.json").read_text())
+    assert content["command"] == "runcard study study.yml seeds=0,1,4 questions=width_dice,more_dice"
+    assert [each.partition(",")[0] for each in content["missing"]] == ["plain", "clever"]
+
+    (house / "study.yml").write_text(STUDY.replace("  more:", "  less:"), encoding="utf-8")
+    launched("questions=less", "seeds=4")
+    assert asked() == ([0, 1, 4], ["width_dice", "less_dice"], 3), "what the file asks no longer"
+    (house / "outputs/little/study.json").write_text("{}")
+    launched("questions=less", "seeds=4")
+    assert asked() == ([4], ["less_dice"], 3)
+
+
 def test_arms_that_miss_the_same_seeds_are_one_sweep(launched, house):
     (house / "study.yml").write_text(
         STUDY.replace("chest model.base=8", "chest", 1).replace("plain: phantoms/chest", "plain: first/capacity")
@@ -169,9 +236,18 @@ MISTAKES = [
     ("dataset=lungs", "study.yml: arms.plain: dataset.root: this key has no default and must be given: dataset.root=…"),
     ("seed=1", "seed: a study sets it itself, for every run. Use seeds=… or name=…"),
     ("seds=1,2", "seds: one value, for all runs; what differs is a study's arms. Did you mean 'seeds'?"),
-    ("seeds=1,b", "seeds must be an integer >= 0, got 'b'"),
-    ("seeds=1,1", "seeds must be different integers, at least one, got [1, 1]"),
+    *(
+        (
+            f"seeds={seeds}",
+            "seeds must be different integers >= 0 with commas between them, such as seeds=0,1,2, got '" + seeds,
+        )
+        for seeds in ("", "1,b", "1,1", "-1", "range(0,3)")
+    ),
     ("questions=wide", "questions: none is called wide."),
+    (
+        "questions=",
+        "questions must be names with commas between them, such as questions=4b,4c, got ''. There are width_",
+    ),
     ("--multirun", "--multirun: a study takes key=value: seeds=…, questions=…, name=…, or Hydra's."),
     ("name=../x", "name must be a folder's name, got '../x'."),
 ]

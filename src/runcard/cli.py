@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -86,10 +87,13 @@ def power(
     from runcard.compare.findings import monitored
     from runcard.compare.power import print_power
 
-    if wrong := [d for d in difference if d <= 0]:
-        raise UserError(f"--difference must be greater than 0, got {wrong[0]:g}")
-    arms, _ = _arms(runs, metric)
-    print_power(Console(soft_wrap=True, highlight=False, markup=False), arms, metric or monitored(arms[0]), difference)
+    if wrong := [d for d in difference if not 0 < d < math.inf]:
+        raise UserError(f"--difference must be a number greater than 0, got {wrong[0]:g}")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    arms, left_out = _arms(runs, metric)
+    for line in left_out:
+        console.print(f"left out  {line}", style="yellow")
+    print_power(console, arms, metric or monitored(arms[0]), difference)
 
 
 @app.command()
@@ -98,7 +102,7 @@ def report(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
-    output: Annotated[Path | None, typer.Option(help="a folder; none: the study's, or the first one named")] = None,
+    output: Annotated[Path | None, typer.Option(help="a folder; none: the study's or sweep's")] = None,
     images: Annotated[
         bool, typer.Option(help="show images of the data; without, the report may leave the house")
     ] = True,
@@ -112,7 +116,8 @@ def report(
         found = findings.of_study(first)
     else:
         found = _find(runs, metric, margin, threshold)
-    print(write_report(found, output or (first if first.is_dir() else Path()), images))
+    is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
+    print(write_report(found, output or (first if is_sweep else Path("outputs/report")), images))
 
 
 @app.command()
@@ -124,7 +129,7 @@ def study(
     ] = None,
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
-    from runcard.compare import findings
+    from runcard.compare import findings, table
     from runcard.compare.page import write_report
     from runcard.study import run_study
 
@@ -133,7 +138,9 @@ def study(
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    print(write_report(findings.of_study(done.folder), done.folder))
+    found = findings.of_study(done.folder)
+    table.print_answers(Console(soft_wrap=True, highlight=False, markup=False), found)
+    print(write_report(found, done.folder))
     if done.missing:
         raise UserError("\n".join(["Not all runs are there; the same command runs these again:", *done.missing]))
 
@@ -142,13 +149,15 @@ def _find(runs: list[str], metric: str | None, margin: float | None, threshold: 
     """Returns what the runs in these folders say about each other."""
     from runcard.compare import findings
 
-    if margin is not None and margin <= 0:
-        raise UserError(f"--margin must be greater than 0, got {margin:g}")
+    for name, value in {"margin": margin, "threshold": threshold}.items():
+        if value is not None and not (math.isfinite(value) and (value > 0 or name == "threshold")):
+            raise UserError(f"--{name} must be a number{' greater than 0' if name == 'margin' else ''}, got {value:g}")
     arms, left_out = _arms(runs, metric)
     asked = findings.ask_pairs(arms, metric, margin, threshold)
     options = {"metric": metric, "margin": margin, "threshold": threshold}
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    return findings.find(asked, arms, left_out=left_out, command=shlex.join(["runcard", "report", *runs, *given]))
+    command = shlex.join(["runcard", "report", *runs, *given])
+    return findings.find(asked, arms, left_out=left_out, command=command, metric=metric)
 
 
 def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:

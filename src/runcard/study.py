@@ -2,6 +2,9 @@
 
 A run is there already where its recorded card equals the one asked for, whatever its folder is called. The others run
 as `python train.py -m …` would run them; one that was interrupted gets its own folder again, and goes on in it.
+
+What was asked in a study's folder stays asked there: study.json gathers the questions, the arms and the seeds of all
+calls, so that nobody makes a p smaller by asking less once the runs are seen.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,11 +30,11 @@ from rich.console import Console
 
 from runcard.atomic import write_json
 from runcard.compare.dynamics import MEASURES
-from runcard.compare.questions import Study, select, to_json
-from runcard.compare.runs import read_run
+from runcard.compare.questions import Study, from_json, keep, select, to_json
+from runcard.compare.runs import Types, faults, read_facts, read_run, run_folders
 from runcard.compare.study_file import check_seeds, read_study
 from runcard.errors import UserError, nearest
-from runcard.facts import differing_keys, flatten, matters
+from runcard.facts import code_hash, differing_keys, flatten, matters
 from runcard.hydra_errors import in_words
 from runcard.launch import folder_name
 from runcard.progress import duration, print_table
@@ -37,6 +42,7 @@ from runcard.progress import duration, print_table
 TRAIN, CONF = Path("train.py"), Path("conf")
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
 INTERRUPTED = 130  # train.py's exit code
+OF_CARD: Types = {"config.seed": int, "config.derived": dict}  # what a run.json says before anything has run
 
 Key = tuple[str, int]  # the name of an arm, and a seed
 
@@ -61,12 +67,20 @@ class Card:
     def is_of(self, recorded: Mapping[str, Any]) -> bool:
         """Whether the resolved config of a run is this card's, with whatever seed."""
         filled = self.config.copy()
-        filled.seed, filled.derived = recorded["seed"], recorded["derived"]
         try:
+            filled.seed, filled.derived = recorded["seed"], recorded["derived"]
             card: Any = OmegaConf.to_container(filled, resolve=True)
         except OmegaConfBaseException:  # an older run derived less than this card names
             return False
         return not differing_keys(recorded, card, but=("weights_sha256",))  # known once the run has read the file
+
+    def made_otherwise(self, facts: Mapping[str, Any], code: str) -> Iterator[str]:
+        """Yields how a completed run of this card was made otherwise than by this code now, and what to do about it."""
+        there, here = facts["config"]["dataset"].get("root"), OmegaConf.select(self.config, "dataset.root")
+        if there and here and Path(str(there)).resolve() != Path(here).resolve():
+            yield f"made of the images in {there}, not {here}: if these are other images, use name=…"
+        if {session["code"] for session in facts["sessions"]} != {code}:
+            yield "made by other code: overwrite=true runs them again"
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
 
     arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given. Raises
     UserError for a mistake in either, before anything runs. A run that fails does not keep the others from running.
+    With overwrite=true a completed run that other code made, or that is of images elsewhere, is missing too.
     """
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     passed = _by_key([a for a in arguments if a.partition("=")[0] not in OWN])
@@ -91,25 +106,35 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     for path in (TRAIN, CONF):
         if not path.exists():
             raise UserError(f"{path}: not in this folder. Runs are started here: go to the folder that has train.py.")
-    study = _asked(read_study(file), own)
-    common = _by_key(study.overrides) | given
-    cards = {arm: _card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
-    _check_measures(file, study, cards)
+    whole = read_study(file)
+    asked = _asked(whole, own)
+    common = _by_key(whole.overrides) | given
 
     that_matter = sorted(text for key, text in given.items() if matters(key))
-    name = own.get("name", folder_name(",".join([study.name, *that_matter])))
+    name = own.get("name", folder_name(",".join([whole.name, *that_matter])))
     if name != folder_name(name) or not name.strip("."):
         raise UserError(f"name must be a folder's name, got {name!r}. It may be {folder_name(name)}.")
     folder = Path("outputs") / name
+    study = _with_earlier(asked, whole, folder)
     study = replace(study, overrides=(*study.overrides, *that_matter))
-    wanted = [(arm, seed) for arm in study.arms for seed in study.seeds]
+    cards = {arm: _card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
+    _check_measures(file, study, cards)
+
+    wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
     found = find(folder, cards)
-    _announce(folder, study, found)
+    done, code = [key for key in wanted if is_done(found, key)], code_hash()
+    otherwise = {key: [*cards[key[0]].made_otherwise(found[key].facts, code)] for key in done}
+    again = {arm for arm, card in cards.items() if card.config.overwrite}
+    to_run = [key for key in wanted if key not in otherwise or (otherwise[key] and key[0] in again)]
+    _warn(Counter(how for key, each in otherwise.items() if key not in to_run for how in each))
+    _announce(folder, asked, found, to_run)
     try:
-        for sweep in sweeps(cards, [key for key in wanted if not is_done(found, key)]):
+        for sweep in sweeps(cards, to_run):
             _launch([*sweep, f"name='{name}'", *of_hydra.values()])
     finally:
         found = find(folder, cards)
+        if (study.questions, study.seeds) != (asked.questions, asked.seeds):
+            arguments = [*(a for a in arguments if a.partition("=")[0] not in ("seeds", "questions")), *_asking(study)]
         command = shlex.join(["runcard", "study", *map(_without_machine, [str(file), *arguments])])
         missing = tuple(_missing(wanted, found))
         _write(folder, study, command, found, missing)
@@ -138,14 +163,19 @@ def sweeps(cards: Mapping[str, Card], missing: Sequence[Key]) -> list[list[str]]
 
 
 def find(folder: Path, cards: Mapping[str, Card]) -> dict[Key, Found]:
-    """Returns the runs below folder that are an arm's, by arm and seed, rather one that can be compared."""
+    """Returns the runs below folder that are an arm's, by arm and seed: one that can be compared, and the newest.
+
+    A folder whose run.json names no card is nobody's run. What overwrite=true moved aside does not count.
+    """
+    runs = []
+    for path in run_folders(folder):
+        with suppress(ValueError):
+            runs.append(Found(path, read_facts(path), read_run(path)[1]))
     found: dict[Key, Found] = {}
-    for path in sorted(folder.rglob("run.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        run = Found(path.parent, facts, read_run(path.parent)[1])
-        for key in [(arm, facts["config"]["seed"]) for arm, card in cards.items() if card.is_of(facts["config"])]:
-            if key not in found or not run.fault:
-                found[key] = run
+    for run in sorted(runs, key=lambda run: (not run.fault, str(run.facts.get("end")))):
+        if not any(faults(run.facts, OF_CARD)):
+            config = run.facts["config"]
+            found |= {(arm, config["seed"]): run for arm, card in cards.items() if card.is_of(config)}
     return found
 
 
@@ -177,13 +207,45 @@ def _asked(study: Study, own: Mapping[str, str]) -> Study:
     """Returns the study with the seeds and questions that were asked for, and the arms that these need."""
     seeds = study.seeds
     if "seeds" in own:
-        numbers = [int(seed) if seed.isdecimal() else seed for seed in own["seeds"].strip("[]").split(",")]
         try:
-            seeds = check_seeds("seeds", numbers)
-        except ValueError as error:
-            raise UserError(f"{error}.") from None
-    chosen = select(study, own["questions"].strip("[]").split(",")) if "questions" in own else study
-    return replace(chosen, seeds=seeds)
+            seeds = check_seeds("seeds", [int(seed) for seed in _list(own["seeds"])])
+        except ValueError:
+            rule = "different integers >= 0 with commas between them, such as seeds=0,1,2"
+            raise UserError(f"seeds must be {rule}, got {own['seeds']!r}.") from None
+    if "questions" in own:
+        names = _list(own["questions"])
+        if not all(names):
+            known = ", ".join(question.key for question in study.questions)
+            rule = "names with commas between them, such as questions=4b,4c"
+            raise UserError(f"questions must be {rule}, got {own['questions']!r}. There are {known}.")
+        study = select(study, names)
+    return replace(study, seeds=seeds)
+
+
+def _list(text: str) -> list[str]:
+    """Returns the words of 0,1,2 or [0, 1, 2]."""
+    return [word.strip() for word in text.strip("[]").split(",")]
+
+
+def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
+    """Returns the study with what was asked in this folder before too, as far as its file still asks it."""
+    try:
+        content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        earlier = from_json(content["study"])
+    except (OSError, ValueError, LookupError, TypeError):  # none, or none that says anything
+        return asked
+    if earlier.name != whole.name:
+        return asked
+    both = keep(whole, {question.key for question in (*asked.questions, *earlier.questions)})
+    arms = {name: card for name, card in whole.arms.items() if name in both.arms or name in asked.arms}
+    return replace(both, arms=arms, seeds=tuple(sorted({*asked.seeds, *earlier.seeds})))
+
+
+def _asking(study: Study) -> list[str]:
+    """Returns the arguments that ask for all of a study's questions and seeds at once."""
+    settling = {key for question in study.questions for key in question.settled_by}
+    keys = [question.key for question in study.questions if question.key not in settling]
+    return [f"seeds={','.join(map(str, study.seeds))}", f"questions={','.join(keys)}"]
 
 
 def _card(where: str, text: str, common: Mapping[str, str]) -> Card:
@@ -217,13 +279,13 @@ def _check_measures(file: Path, study: Study, cards: Mapping[str, Card]) -> None
                 )
 
 
-def _announce(folder: Path, study: Study, found: Mapping[Key, Found]) -> None:
+def _announce(folder: Path, study: Study, found: Mapping[Key, Found], to_run: Sequence[Key]) -> None:
     """Prints what is there, what will run, and how long that took other seeds of the same arm."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = _console()
     rows, known, num_unknown = [], 0.0, 0
     for arm, card in study.arms.items():
         done = [found[arm, seed].facts["seconds"] for seed in study.seeds if is_done(found, (arm, seed))]
-        missing = [seed for seed in study.seeds if not is_done(found, (arm, seed))]
+        missing = [seed for seed in study.seeds if (arm, seed) in to_run]
         seconds = len(missing) * sum(each["total"] + each["caching"] for each in done) / max(1, len(done))
         rows.append([arm, card, str(len(done)), ",".join(map(str, missing)) or "–", duration(seconds) if done else "?"])
         known += seconds
@@ -234,6 +296,17 @@ def _announce(folder: Path, study: Study, found: Mapping[Key, Found]) -> None:
         unknown = f"{num_unknown} runs of which nothing is known yet" if num_unknown else ""
         console.print("to train: " + " and ".join(filter(None, [duration(known) if known else "", unknown])))
     console.file.flush()
+
+
+def _warn(otherwise: Mapping[str, int]) -> None:
+    """Prints of how many runs that count as done it is doubtful that they should."""
+    for how, number in otherwise.items():
+        runs = f"{number} runs here were" if number > 1 else "1 run here was"
+        _console().print(f"{runs} {how}", style="yellow")
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def _subfolder(own: Sequence[str]) -> str:

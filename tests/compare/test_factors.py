@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
-from folders import write_run
+from conftest import card
+from folders import Card, of_classes, write_run
+from omegaconf import OmegaConf
 
 from runcard.compare.factors import factors, group_arms, incomparable, parted
 from runcard.compare.runs import find_runs
@@ -37,9 +41,17 @@ def config(**changes):
         (config(train__num_workers=4, dataset__root="/elsewhere", name="other"), []),
         (config(metric__scores__dice__num_classes=3), []),
         (config(metric__monitor="val/loss"), ["metric.monitor (val/dice | val/loss)"]),
-        (config(model__out_channels=2, derived__out_channels=2), []),
+        (
+            config(dataset__image_size_px=256, derived__image_size_px=256, dataset__channels=3, derived__in_channels=3),
+            ["dataset.channels (1 | 3)", "dataset.image_size_px (128 | 256)"],
+        ),
         (config(model__weights="random", weights_sha256="ab"), ["model.weights (absent | random)"]),
         (config(weights_sha256="ab"), ["weights_sha256 (absent | ab)"]),
+        (
+            config(weights_sha256="ab", model__dropout=0.2),
+            ["model.dropout (0.0 | 0.2)", "weights_sha256 (absent | ab)"],
+        ),
+        (config(train__extend="outputs/run/a"), []),
         ({"seed": 7}, []),
         ({"choices": {"experiment": "another", "scale": "quick"}}, []),
     ],
@@ -89,7 +101,7 @@ def test_arms_that_miss_a_fold_are_not_comparable(tmp_path):
             others = [each for each in names if each not in ids]
             write_run(tmp_path / f"{name}{fold}", ids=ids, train_ids=others, **special)
     arms, _ = group_arms(find_runs([str(tmp_path)]).runs)
-    assert any("another split" in reason for reason in incomparable(*arms, "dice"))
+    assert incomparable(*arms, "dice") == ["only one of them has fold 2 seed 0 of model.base=3"]
 
 
 def test_a_test_split_against_none(tmp_path):
@@ -107,15 +119,20 @@ def test_a_test_split_against_none(tmp_path):
          ["model.dropout=0.0, model.base=8", "model.dropout=0.2, model.base=8", "model.dropout=0.2, model.base=32"]),
         ([{"choices": {"experiment": f"lab4/{t}"}, **config(model__base=i)} for i, t in ((8, "4a"), (9, "4b"))],
          ["lab4/4a", "lab4/4b"]),
-        ([{}, {"files": "other bytes"}], ["this card (1)", "this card (2)"]),
+        ([{}, {"files": "other bytes"}], None),
         ([{}], ["lab4/task4a"]),
     ],
 )  # fmt: skip
 def test_names_of_arms(tmp_path, cards, names):
-    for i, card in enumerate(cards):
-        write_run(tmp_path / f"{i}", **card)
+    for i, special in enumerate(cards):
+        write_run(tmp_path / f"{i}", **special)
     arms, _ = group_arms(find_runs([str(tmp_path)]).runs)
-    assert [arm.name for arm in arms] == names
+    found = [arm.name for arm in arms]
+    if names is None:  # nothing but the data differs
+        assert all(re.fullmatch(r"this card \(data \w{6}, split \w{6}\)", name) for name in found)
+        assert len(set(found)) == len(cards)
+    else:
+        assert found == names
 
 
 def test_values_are_matched_by_id_and_not_by_place(tmp_path):
@@ -129,3 +146,36 @@ def test_values_are_matched_by_id_and_not_by_place(tmp_path):
     runs = find_runs([str(tmp_path)]).runs
     (y,) = units([Arm("both", runs)], "dice").values
     assert (y[0] == y[1]).all()
+
+
+def record(folder, name, *overrides):
+    """A run folder of a card as it is composed from conf/ and experiments/."""
+    derived = ("derived.num_classes=2", "derived.classes=[a,b]", "derived.positive=0", "derived.steps=30")
+    composed = card(f"experiment={name}", "dataset.root=x", *derived, *overrides)
+    text = OmegaConf.to_yaml(composed)
+    OmegaConf.resolve(composed)
+    images = of_classes(["AFF", "NFF"] * 6, np.full((12, 2), 0.5))
+    whole = Card(OmegaConf.to_container(composed), {"dataset": "labelled", "model": name})
+    write_run(folder, card=whole, images=images, config={"train.epochs": 60})
+    (folder / ".hydra").mkdir()
+    (folder / ".hydra" / "config.yaml").write_text(text)
+
+
+def test_task_2_as_the_report_compared_it_is_confounded(tmp_path):
+    """LAB 5, item 10: other input sizes, channels, epochs and augmentation."""
+    rgb = ("derived.in_channels=3", "derived.out_channels=1", "derived.image_size_px=224")
+    grey = ("derived.in_channels=1", "derived.out_channels=2", "derived.image_size_px=128")
+    record(tmp_path / "a", "lab4/task2_bone_pretrained", *rgb)
+    record(tmp_path / "b", "lab4/task2_bone_scratch", *grey)
+    found = {factor.key for factor in factors(*find_runs([str(tmp_path)]).runs)}
+    assert {"dataset.image_size_px", "dataset.channels", "model"} <= found
+    assert any(key.startswith("augmentation.") for key in found)
+
+
+def test_what_follows_from_the_loss_is_no_factor(tmp_path):
+    size = ("derived.in_channels=1", "derived.image_size_px=128")
+    record(tmp_path / "a", "lab4/task3_base8", *size, "derived.out_channels=2")
+    record(tmp_path / "b", "lab4/task3_base8", *size, "derived.out_channels=1", "loss=bce")
+    runs = find_runs([str(tmp_path)]).runs
+    assert runs[0].config["model.out_channels"] != runs[1].config["model.out_channels"]
+    assert [factor.key for factor in factors(*runs)] == ["loss"]

@@ -19,7 +19,7 @@ from PIL import Image
 from runcard.compare import charts
 from runcard.compare.factors import group_arms
 from runcard.compare.findings import Findings, find
-from runcard.compare.page import MARKS, write_report
+from runcard.compare.page import MARKS, SIMULATION, write_report
 from runcard.compare.questions import Question, Study, Unasked
 from runcard.compare.runs import Arm, find_runs
 
@@ -103,11 +103,11 @@ def test_the_page_fetches_nothing_and_every_link_leads_somewhere(report):
 
 def test_html_and_markdown_say_what_the_findings_say(report):
     file, findings = report
-    (answer,) = findings.answers
-    assert answer.verdict.claim == "supported"
+    (one,) = findings.answers
+    assert one.verdict.claim == "supported"
     markdown = (file.parent / "report.md").read_text()
     for text in (Page(file.read_text()).text, unescape(markdown).replace("\\", "")):
-        for said in (answer.verdict.sentence, answer.scope, "much better", "✓ supported", "▲ better", "Which loss?"):
+        for said in (one.verdict.sentence, one.scope, "much better", "claim: ✓ supported", "▲ better", "Which loss?"):
             assert said in text
         for said in ("it generalizes", "one hospital", "chosen on these same images", "runcard study s.yml"):
             assert said in text
@@ -146,7 +146,9 @@ def test_a_confounded_claim_cites_the_questions_that_settle_it(tmp_path):
     file = write_report(of(tmp_path / "runs", (settled, ASKED, first)), tmp_path)
     text = Page(file.read_text()).text
     ledger = text[text.index("what was claimed") : text.index("How often this errs")]
-    assert re.search(r"“much better”.*is it better\?.*✓ supported.*As it was compared: All at once\?", ledger)
+    assert re.search(
+        r"“much better”.*is it better\?.*12 validation images.*✓ supported.*As it was compared: All at once\?", ledger
+    )
     assert "– not run" in ledger
     assert "No completed run of nobody." in text
 
@@ -220,3 +222,71 @@ def test_without_images_nothing_of_the_data_is_shown(tmp_path):
     assert "data:image/" not in hidden.partition("</main>")[0]
     assert not list((tmp_path / "without" / "report").glob("*.jpg"))
     assert findings.answers[0].verdict.sentence in Page(hidden).text
+
+
+def test_a_picture_that_cannot_be_read_is_left_out_and_another_size_is_fitted(tmp_path):
+    runs = write_arms(tmp_path / "runs", num_seeds=2)
+    for name, size in (("dice", (24, 8)), ("bce", (48, 16))):
+        for i in range(12):
+            preview = runs / f"loss={name},seed=0" / "previews" / f"CHNCXR_{i:04}_0.png"
+            Image.new("RGB", size, "gray").save(preview)
+    write_report(of(runs), tmp_path / "out")
+    assert {Image.open(file).size for file in tmp_path.glob("out/report/*.jpg")} == {(32, 8)}
+    for i, file in enumerate(runs.glob("loss=bce,seed=0/previews/*.png")):
+        content = file.read_bytes()
+        file.write_bytes((b"", content[:40], content.replace(b"IDAT", b"IDOT"))[i % 3])
+    (runs / "loss=bce,seed=0" / "figures").mkdir()
+    (runs / "loss=bce,seed=0" / "figures" / "predictions.png").touch()
+    text = Page(write_report(of(runs), tmp_path / "out").read_text()).text
+    assert "Better with dice loss CHNCXR_" in text
+    assert not list(tmp_path.glob("out/report/*.jpg")), "and those of the report before are gone"
+
+
+def test_only_pictures_of_a_report_make_way_for_those_of_the_next(tmp_path):
+    findings = of(write_arms(tmp_path / "runs"))
+    stale, own = (tmp_path / "out" / "report" / name for name in ("pair12-curves-dice.png", "mine.png"))
+    stale.parent.mkdir(parents=True)
+    for file in (stale, own):
+        file.touch()
+    write_report(findings, tmp_path / "out")
+    assert own.exists()
+    assert not stale.exists()
+
+
+def test_with_a_test_split_its_values_are_shown_and_the_best_epoch_was_chosen_elsewhere(tmp_path):
+    for loss, dice in zip(LOSSES, simulate(np.random.default_rng(0), 1, 12, 0.1), strict=True):
+        own = {"config": {"loss._target_": LOSSES[loss]}, "choices": {"loss": loss}, "split": "test"}
+        write_run(tmp_path / loss, images={"dice": dice[0]}, best={"dice": dice[0] / 2}, **own)
+    findings = of(tmp_path)
+    file = write_report(findings, tmp_path / "out")
+    mean = np.mean(findings.arms[0].first.images().values["dice"])
+    for text in (Page(file.read_text()).text, (tmp_path / "out" / "report.md").read_text()):
+        assert re.search(rf"test/dice {mean:.3f} in epoch 60[ |]+test/dice {mean / 2:.3f} in epoch 60", text)
+        assert "Dice, best epoch (chosen on the validation images)" in text
+        assert "these same images)" not in text
+
+
+def test_folds_have_no_split_in_common(tmp_path):
+    ids = [f"image{i}" for i in range(18)]
+    for fold in range(3):
+        held_out = {"ids": ids[fold::3], "train_ids": [name for name in ids if name not in ids[fold::3]]}
+        for loss, target in LOSSES.items():
+            config = {"dataset.split.kind": "kfold", "dataset.split.fold": fold, "loss._target_": target}
+            dice = np.linspace(0.8, 0.9, 6)
+            own = {"config": config, "choices": {"loss": loss}, "images": {"dice": dice}}
+            write_run(tmp_path / f"{loss}{fold}", **held_out, **own)
+    findings = of(tmp_path)
+    head = write_report(findings, tmp_path / "out").read_text().partition("</header>")[0]
+    assert "3 folds" in head
+    assert not any(run.facts["data"]["split_hash"][:8] in head for arm in findings.arms for run in arm.runs)
+
+
+def test_the_methods_say_where_they_err_most(report):
+    text = Page(report[0].read_text()).text
+    methods = text[text.index("How often this errs") : text.index("What other methods would have said")]
+    rows = json.loads(SIMULATION.read_text())["rows"]
+    for num_runs in ("2 + 2", "3 + 3", "5 + 5", "2 + 5"):
+        those = [row["ours"]["false"] for row in rows if " + ".join(map(str, row["num_runs"])) == num_runs]
+        assert f"{max(those):.3f} with {num_runs} runs" in methods
+    shown = [row for row in rows if row["num_images"] == 47]
+    assert len(re.findall(r"(?:normal|like Dice|right or wrong) \d \+ \d 0", methods)) == len(shown)

@@ -85,6 +85,7 @@ READ = Study(
     ),
     unasked=(Unasked("it is nicer", "nobody measures that"),),
     overrides=("train.epochs=5",),
+    num_questions=3,
 )
 
 
@@ -103,7 +104,10 @@ def test_a_study_is_read(read):
 
 def test_a_study_survives_its_json(tmp_path):
     write_json(tmp_path / "study.json", to_json(READ))
-    assert from_json(json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))) == READ
+    content = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    assert from_json(content) == READ
+    del content["num_questions"]  # as it was written before
+    assert from_json(content) == READ
 
 
 def test_margin_and_threshold_are_of_the_primary_metric(read):
@@ -116,6 +120,7 @@ def test_selected_questions_bring_what_settles_them_and_what_they_need():
     dice = select(READ, ["1a_dice"])
     assert [q.key for q in dice.questions] == ["1a_dice", "1a_dice_base"]
     assert list(dice.arms) == ["one", "other", "narrow", "wide"]
+    assert dice.num_questions == 3, "of the whole file"
     assert list(select(READ, ["1a_time"]).arms) == ["one", "other"]
     assert select(READ, ["1a"]) == READ
     with pytest.raises(UserError, match=r"questions: none is called 1a_tme\. Did you mean '1a_time'\?"):
@@ -131,6 +136,7 @@ MISTAKES = [
     ("margin: 0.01", "margin: 0", "margin must be above 0, got 0"),
     ("margin: 0.01", "margin: a little", "margin must be a number >= 0, got 'a little'"),
     ("one: a/card", "one: 5", "arms.one must be text, got 5"),
+    ("name: little", "name: \x07", "not YAML: unacceptable character #x0007: special characters are not allowed."),
     ("  1a:", "  1:", "questions: 1 is no name. Put it in quotes: '1'"),
     ("name: little", "- little", "not YAML in line "),
     ("  other: a/card", "  one: a/card", "not YAML in line 11: the key one stands there twice."),

@@ -12,7 +12,7 @@ from folders import simulate, write_run
 from typer.testing import CliRunner
 
 from runcard.cli import app, main
-from runcard.compare.runs import find_runs, read_run
+from runcard.compare.runs import OF_RUN, OF_SESSION, find_runs, read_run
 from runcard.errors import UserError
 
 
@@ -55,10 +55,8 @@ def test_ten_comes_after_two(tmp_path):
     ("damage", "reason"),
     [
         (lambda folder: (folder / "run.json").write_text("{"), "run.json cannot be read"),
-        (
-            lambda folder: (folder / "run.json").write_text('{"schema": 2}'),
-            "its schema is 2, this version",
-        ),
+        (lambda folder: (folder / "run.json").write_text("[1]"), "run.json cannot be read (it holds [1], no keys)"),
+        (lambda folder: (folder / "run.json").write_text('{"schema": 2}'), "its schema is 2, this version"),
         (lambda folder: (folder / "run.json").write_text('{"schema": 99}'), "its schema is 99"),
         (lambda folder: (folder / "metrics.csv").unlink(), "metrics.csv, per_image.csv or split.json"),
         (lambda folder: (folder / "per_image.csv").write_text(""), "metrics.csv, per_image.csv or split.json"),
@@ -76,6 +74,103 @@ def test_a_damaged_folder_is_told(tmp_path, damage, reason):
     assert reason in why
 
 
+def put(content, key, value):
+    """Puts value under a dotted key, or takes the key away where value is None."""
+    *above, name = key.split(".")
+    for step in above:
+        content = content[int(step) if step.isdigit() else step]
+    content.pop(name) if value is None else content.update({name: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        *((key, None, f"run.json: {key} is missing") for key in [*OF_RUN, "status"]),
+        *((f"sessions.0.{key}", None, f"run.json: sessions: {key} is missing") for key in OF_SESSION),
+        ("config", [1], "run.json: config.seed is missing"),
+        ("config.seed", "1", "run.json: config.seed is damaged: '1'"),
+        ("sessions", [], "run.json: sessions is empty"),
+        ("sessions.0.versions.torch", 2, "run.json: sessions: version of torch is damaged: 2"),
+        ("features", {"reused": True}, "run.json: features.seconds_when_made is missing"),
+        ("last.values", {"val/dice": "?"}, "run.json: val/dice of the last epoch is damaged: '?'"),
+        ("better.bce", None, "run.json: better says neither max nor min of bce"),
+        ("best.monitor", "val/iou", "metrics.csv, per_image.csv or split.json is missing or damaged ('val/iou')"),
+        ("epochs", 61, "metrics.csv has 60 epochs, or not in order; run.json says 61"),
+    ],
+)
+def test_a_damaged_run_json_is_told(tmp_path, key, value, reason):
+    folder = write_run(tmp_path / "run")
+    facts = json.loads((folder / "run.json").read_text())
+    put(facts, key, value)
+    (folder / "run.json").write_text(json.dumps(facts))
+    assert read_run(folder) == (None, reason)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("metrics.csv", lambda lines: lines[:31], "metrics.csv has 30 epochs, or not in order; run.json says 60"),
+        (
+            "metrics.csv",
+            lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+            "metrics.csv has 60 epochs, or not",
+        ),
+        ("metrics.csv", lambda lines: [*lines[:-1], lines[-1][:40]], "(metrics.csv: line 61 has "),
+        ("per_image.csv", lambda lines: lines[:1], "(per_image.csv is empty)"),
+        (
+            "per_image.csv",
+            lambda lines: [lines[0], *lines[3:]],
+            "per_image.csv, last epoch: 10 rows, which are not the 12",
+        ),
+        ("per_image.csv", lambda lines: [*lines[:2], *lines[1:]], "per_image.csv, last epoch: 13 rows, which are not"),
+        (
+            "per_image.csv",
+            lambda lines: [*lines[:2], lines[1], *lines[3:]],
+            "per_image.csv, last epoch: 12 rows, which",
+        ),
+        (
+            "per_image.csv",
+            lambda lines: lines[:13],
+            "per_image.csv, best epoch: 0 rows, which are not the 12 val images",
+        ),
+        ("per_image.csv", lambda lines: [*lines[:-1], lines[-1][:-30]], "(per_image.csv: line 25 has "),
+        (
+            "per_image.csv",
+            lambda lines: [lines[0].replace("group", "g"), *lines[1:]],
+            "or damaged (could not convert string",
+        ),
+        ("split.json", lambda lines: ["[1]"], "or damaged (list indices must be integers"),
+        ("split.json", lambda lines: ['{"train": [], "val": ["a"], "test": []}'], "or damaged (string indices must be"),
+    ],
+)
+def test_files_that_do_not_fit_each_other_are_told(tmp_path, file, change, reason):
+    folder = write_run(tmp_path / "run")
+    lines = (folder / file).read_text().splitlines()
+    (folder / file).write_text("\n".join(change(lines)) + "\n")
+    run, why = read_run(folder)
+    assert run is None
+    assert reason in why
+
+
+def test_an_infinite_value_is_none(tmp_path):
+    write_run(tmp_path / "run", images={"dice": [0.9, np.inf, np.inf, 0.8]}, curves={"val/dice": 0.9, "val/loss": 0.1})
+    run, why = read_run(tmp_path / "run")
+    assert run, why
+    np.testing.assert_array_equal(run.images().values["dice"], [0.9, np.nan, np.nan, 0.8])
+
+
+def test_one_damaged_folder_stops_no_other_and_what_was_moved_aside_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("sweep/a", "sweep/a.old1", "sweep/b", "sweep/c.older"):
+        write_run(tmp_path / name)
+    (tmp_path / "sweep/b/run.json").write_text("[]")
+    for pattern in ("sweep", "sweep/*"):
+        found = find_runs([pattern])
+        assert [run.folder.name for run in found.runs] == ["a", "c.older"]
+        assert found.left_out == ("sweep/b: run.json cannot be read (it holds [], no keys)",)
+    assert len(find_runs(["sweep/a.old1"]).runs) == 1, "named itself, it is meant"
+
+
 # The commands
 
 
@@ -85,7 +180,9 @@ def test_compare(sweep):
     )
     assert result.exit_code == 0
     assert "1. model.dropout=0.0 is better than model.dropout=0.2: Dice +0.0" in result.output
-    assert "On this split of these data: 12 validation images, last epoch, 3 and 3 seeds." in result.output
+    assert (
+        "On this split of these data: 12 validation images of 128 px, after 60 epochs, 3 and 3 seeds." in result.output
+    )
     for row in (
         "seeds",
         "parameters",
@@ -117,10 +214,10 @@ def test_power(sweep):
     ("arguments", "message"),
     [
         (["compare", "{sweep}", "--metric", "dicee"], "metric: dicee was not measured in "),
-        (["compare", "{sweep}", "--metric", "auroc"], "Use one of loss, bce, soft_dice_loss, dice."),
-        (["compare", "{sweep}", "--margin", "0"], "--margin must be greater than 0, got 0"),
+        (["compare", "{sweep}", "--metric", "auroc"], "There are loss, bce, soft_dice_loss, dice."),
+        (["compare", "{sweep}", "--margin", "0"], "--margin must be a number greater than 0, got 0"),
         (["compare", "nowhere"], "nowhere: no run folder here or below"),
-        (["power", "{sweep}", "--difference", "-1"], "--difference must be greater than 0, got -1"),
+        (["power", "{sweep}", "--difference", "-1"], "--difference must be a number greater than 0, got -1"),
         (["power", "{sweep}/a0"], "one seed; how far seeds differ takes at least two. Run seed=0,1."),
     ],
 )

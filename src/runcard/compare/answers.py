@@ -11,8 +11,8 @@ import numpy as np
 
 from runcard.compare import dynamics, endpoints, inference
 from runcard.compare.dynamics import RunContrast
-from runcard.compare.endpoints import Units
-from runcard.compare.factors import Factor, incomparable, parted, session_factors
+from runcard.compare.endpoints import Count, Units
+from runcard.compare.factors import Factor, incomparable, length_factors, parted, session_factors
 from runcard.compare.inference import ALPHA, Array, Effect
 from runcard.compare.measures import Measure, title
 from runcard.compare.questions import Question
@@ -21,7 +21,7 @@ from runcard.compare.verdicts import MIN_UNITS, Evidence, Verdict, amount, in_nu
 from runcard.errors import UserError
 
 MATTER_TO_TIMES = ("hardware", "precision")
-HARMLESS = ("hardware", "code", "version of")  # told, but no other explanation of a difference in a metric
+HARMLESS = ("hardware", "version of")  # told, but no other explanation of a difference in a metric
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class _Case:
     incomparable: tuple[str, ...] = ()
     contrast: RunContrast | None = None  # None where an arm is missing or the two cannot be compared
     units: Units | None = None  # of measures with a value per image; None of folds
+    count: Count | None = None  # of the compared split; None where an arm is missing
 
     @property
     def arms(self) -> list[Arm]:
@@ -103,7 +104,7 @@ class _Case:
     @property
     def too_few(self) -> bool:
         """Whether there are too few patients or images to speak of others."""
-        return self.units is not None and self.units.values[0].shape[1] < MIN_UNITS
+        return self.count is not None and self.count.patients < MIN_UNITS
 
     @property
     def rehearsal(self) -> bool:
@@ -112,15 +113,20 @@ class _Case:
 
 
 def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
-    """Returns the answers to all questions, adjusted by Holm over those whose tests can support a claim.
+    """Returns the answers to all questions, adjusted by Holm.
 
-    A question that another one settles (settled_by) is no member of that family, and its p is as it is.
+    The family is every question but those that others settle (settled_by), and those whose arms cannot be compared. It
+    does not depend on what has been run: a question without a p so far counts as one of p = 1.
     """
     by_name = {arm.name: arm for arm in arms}
     cases = [_case(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
-    family = {i: case.p for i, case in enumerate(cases) if case.p is not None and not case.question.settled_by}
-    adjusted = dict(zip(family, zip(*inference.holm(list(family.values())), strict=True), strict=True))
-    return [_answer(case, *adjusted[i], len(family)) if i in family else _answer(case) for i, case in enumerate(cases)]
+    family = [i for i, case in enumerate(cases) if not case.question.settled_by and not case.incomparable]
+    ps = [1.0 if (p := cases[i].p) is None else p for i in family]
+    held = dict(zip(family, zip(*inference.holm(ps), strict=True), strict=True))
+    return [
+        _answer(case, *held[i], len(family)) if i in held and case.p is not None else _answer(case)
+        for i, case in enumerate(cases)
+    ]
 
 
 def of_metric(metric: str, better: str | None) -> Measure:
@@ -148,7 +154,8 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
     studied, others = parted(first.first, second.first, question.factor)
     if question.factor and not studied:
         reasons.append(f"they do not differ in {question.factor}")
-    case = _Case(question, measure, first, second, tuple(studied), (*others, *machines), tuple(reasons))
+    besides = (*others, *length_factors(first, second), *machines)
+    case = _Case(question, measure, first, second, tuple(studied), besides, tuple(reasons), count=Count.of(first))
     if reasons:
         return case
     if dynamic:
@@ -173,7 +180,7 @@ def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, nu
         counts=contrast.note if contrast else "",
         p=p,
         alpha=alpha,
-        verdict=_verdict(case, p, alpha, num_questions),
+        verdict=_with_losses(case, _verdict(case, p, alpha, num_questions)),
         scope=_scope(case),
         factor=", ".join(str(each) for each in case.factor),
         confounds=tuple(str(each) for each in case.confounds),
@@ -197,40 +204,53 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
         return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.", told)
     if contrast.p is None or p is None:
         return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.", told)
-    evidence = Evidence(contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note)
+    grain = -math.log(alpha / 2) / len(case.units.values[0][0]) if case.units and case.units.are_right_or_wrong else 0.0
+    evidence = Evidence(contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note, grain)
     if case.rehearsal:
         sentence = f"Rehearsal, which supports no conclusion: {in_numbers(measure, evidence)}."
         return Verdict("rehearsal", sentence, "rehearsal" if question.claim else "")
-    if case.units and case.too_few:
-        number, word = case.units.values[0].shape[1], case.units.word
+    if case.count and case.too_few:
         between = f"{measure.title} {amount(measure, contrast.effect.estimate)}" if contrast.effect else contrast.note
-        sentence = f"No verdict: these are {number} {word}, too few to speak of others. Between them: {between}."
+        few = f"these are {case.count.patients} {case.count.word}, too few to speak of others"
+        return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.", told)
+    if endpoints.identical(*case.arms):
+        what = ", ".join(each.key for each in case.factor) or "what differs"
+        sentence = f"No verdict: both arms give the same value of every image. Does {what} reach the model?"
         return Verdict("no verdict", sentence, told)
     if contrast.effect and contrast.effect.se == 0:
-        sentence = f"Cannot tell {question.first} from {question.second}: no {measure.title} differs from any other."
+        sentence = f"Cannot tell {question.first} from {question.second}: no {measure.title} varies by image or seed."
         return Verdict("cannot tell", f"{sentence} That leaves nothing to measure chance by.", told)
-    if case.units and case.one_seed:
-        return judge_networks(question, measure, evidence, f"{case.units.values[0].shape[1]} {case.units.word}")
+    if case.count and case.one_seed:
+        networks = [
+            (name, len(arm.runs)) for name, arm in zip((question.first, question.second), case.arms, strict=True)
+        ]
+        images = f"{case.count.patients} {case.count.word}"
+        return judge_networks(question, measure, evidence, networks, images)
     confounded = any(not each.key.startswith(HARMLESS) for each in case.confounds)
     return judge(question, measure, evidence, confounded)
 
 
+def _with_losses(case: _Case, verdict: Verdict) -> Verdict:
+    """Returns the verdict with the images that it leaves out, in the sentence: an arm may win by failing on them."""
+    if case.units is None or not case.units.num_left_out:
+        return verdict
+    lost = f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
+    return replace(verdict, sentence=verdict.sentence + lost)
+
+
 def _scope(case: _Case) -> str:
-    """Returns what a verdict is about: this split of these data, its images, the epoch and the seeds."""
-    if not case.arms:
+    """Returns what a verdict is about: these data and their split, the images, the length of training, the seeds."""
+    if case.contrast is None or case.count is None:
         return ""
     first, run = case.arms[0], case.arms[0].first
+    size = run.facts["config"]["derived"]["image_size_px"]
+    images = f"{case.count.images} {'validation' if run.split == 'val' else 'test'} images of {size} px"
+    images += f" of {case.count.patients} patients" if case.count.word == "patients" else ""
+    epochs = " and ".join(dict.fromkeys(str(arm.first.facts["epochs"]) for arm in case.arms))
+    length = f"after {epochs} epochs" if case.measure.per_image else f"over {epochs} epochs"
     seeds = " and ".join(str(len(arm.seeds)) for arm in case.arms) + " seeds"
-    split = {"val": "validation", "test": "test"}[run.split]
-    if endpoints.in_folds(first):
-        return f"on these {len({r.fold for r in first.runs})} folds of these data: {split} images, last epoch, {seeds}"
-    images = f"{len(run.images().ids)} {split} images"
-    if case.units:
-        number, word = case.units.values[0].shape[1], case.units.word
-        images = f"{case.units.num_images} {split} images" + (f" of {number} patients" if word == "patients" else "")
-        if case.units.num_left_out:
-            images += f" ({case.units.num_left_out} more have no value in some run)"
-    return f"on this split of these data: {images}, {'last epoch' if case.units else 'all epochs'}, {seeds}"
+    where = f"these {len({r.fold for r in first.runs})} folds" if endpoints.in_folds(first) else "this split"
+    return f"on {where} of these data: {images}, {length}, {seeds}"
 
 
 def _paired(case: _Case) -> Paired | None:

@@ -24,6 +24,7 @@ class Dynamic:
     of: Callable[[Training], float]
     better: str | None  # max | min; None where neither is
     is_ratio: bool = False  # compared on the log scale
+    says: tuple[str, str] = ("is faster than", "is slower than")
     by_clock: bool = False  # comparable on the same hardware and precision only
     metric: str | None = None  # what it speaks of whatever the question's metric; loss only where the losses are alike
 
@@ -33,7 +34,9 @@ MEASURES = {
     "seconds_to_threshold": Dynamic(
         "seconds to {metric} {threshold:g}", Training.seconds_to_threshold, "min", True, by_clock=True
     ),
-    "stability": Dynamic("fluctuation of {metric}", Training.stability, "min"),
+    "stability": Dynamic(
+        "fluctuation of {metric}", Training.stability, "min", says=("is steadier than", "fluctuates more than")
+    ),
     "rise": Dynamic("rise of {metric} at the end", Training.rise, None),
     "gap": Dynamic("gap of {metric}, validation − training", Training.gap, None),
     "loss_gap": Dynamic("gap of {metric}, validation − training", Training.gap, None, metric="loss"),
@@ -59,7 +62,7 @@ def measure(key: str, metric: str, threshold: float) -> Measure:
     """Returns how one of MEASURES is written, of a metric and a threshold."""
     dynamic = MEASURES[key]
     written = dynamic.title.format(metric=title(dynamic.metric or metric), threshold=threshold)
-    return Measure(key, written, dynamic.better, per_image=False, is_ratio=dynamic.is_ratio)
+    return Measure(key, written, dynamic.better, per_image=False, is_ratio=dynamic.is_ratio, says=dynamic.says)
 
 
 def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:

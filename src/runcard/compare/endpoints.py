@@ -11,8 +11,8 @@ import numpy as np
 
 from runcard.compare import inference
 from runcard.compare.inference import Array, Effect
-from runcard.compare.runs import Arm, Images, Run
-from runcard.errors import UserError
+from runcard.compare.runs import PROBABILITY, Arm, Images, Run
+from runcard.errors import UserError, nearest
 
 # What torchmetrics counts over all images, by its class's name: there a pseudo-value stands for each image.
 STATISTICS: dict[str, Callable[[Any, Any], float]] = {
@@ -26,18 +26,41 @@ THRESHOLDED = ("BinaryRecall", "BinarySpecificity", "BinaryF1Score")  # of decis
 
 @dataclass(frozen=True)
 class Units:
-    """What is independent in the compared split: its patients where it names them, else its images."""
+    """A value per run and unit: what is independent, the patient where one is named, else the image."""
 
     values: tuple[Array, ...]  # of each arm, (S, U)
-    word: str  # images | patients
-    num_images: int
     num_left_out: int  # images without a value in some run
+
+    @property
+    def are_right_or_wrong(self) -> bool:
+        """Whether every value is 0 or 1, as of accuracy: then what was not seen to happen may still be."""
+        return all(np.isin(y, (0, 1)).all() for y in self.values)
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many images were measured, of how many patients, over all folds."""
+
+    images: int
+    patients: int  # as many as images where none are named
+
+    @classmethod
+    def of(cls, arm: Arm) -> Count:
+        """Returns the count of an arm's compared split."""
+        folds = {run.fold: run.images() for run in arm.runs}.values()
+        groups = [group for images in folds for group in images.groups]
+        return cls(len(groups), len(set(groups)))
+
+    @property
+    def word(self) -> str:
+        """Returns what is independent: patients where they are named, else images."""
+        return "images" if self.images == self.patients else "patients"
 
 
 def metrics(run: Run) -> list[str]:
     """Returns the names of all metrics with a value per image, or a pseudo-value: those that can be compared."""
     images = run.images()
-    direct = [name for name in images.values if name not in {f"prob_{c}" for c in images.probs}]
+    direct = [name for name in images.values if not name.startswith(PROBABILITY)]
     return direct + [name for name in _statistics(run) if name not in direct]
 
 
@@ -46,7 +69,9 @@ def check_metric(run: Run, metric: str) -> str:
     if metric not in (known := metrics(run)):
         pooled = f"{run.split}/{metric}" in run.facts["last"]["values"]
         why = "counts all images together and has no value per image" if pooled else "was not measured"
-        raise UserError(f"metric: {metric} {why} in {run.folder}. Use one of {', '.join(known)}.")
+        raise UserError(
+            f"metric: {metric} {why} in {run.folder}.{nearest(metric, known)} There are {', '.join(known)}."
+        )
     return metric
 
 
@@ -67,8 +92,7 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
     else:
         kept = np.ones(len(first.ids), bool)
         values = [np.stack([_pseudo_values(run, metric, checkpoint, first.ids) for run in arm.runs]) for arm in arms]
-    word = "images" if len(set(first.groups)) == len(first.ids) else "patients"
-    return Units(tuple(values), word, int(kept.sum()), int((~kept).sum()))
+    return Units(tuple(values), int((~kept).sum()))
 
 
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
@@ -83,6 +107,12 @@ def contrast(first: Arm, second: Arm, metric: str) -> Effect:
     if in_folds(first):
         return _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
     return inference.difference(*units([first, second], metric).values)
+
+
+def identical(first: Arm, second: Arm) -> bool:
+    """Whether runs of the same seed give the same values of all images in both arms: what differs changes nothing."""
+    pairs = [(a, b) for a in first.runs for b in second.runs if (a.fold, a.seed) == (b.fold, b.seed)]
+    return bool(pairs) and all(a.images().equals(b.images()) for a, b in pairs)
 
 
 def in_folds(arm: Arm) -> bool:
@@ -134,11 +164,11 @@ def _statistics(run: Run) -> dict[str, str]:
 def _pseudo_values(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> Array:
     images, target = run.images(checkpoint), _statistics(run)[metric]
     classes = list(images.probs)
-    probs = np.stack([_in_order(images, f"prob_{name}", ids) for name in classes], axis=1)
+    probs = np.stack([_in_order(images, f"{PROBABILITY}{name}", ids) for name in classes], axis=1)
     place = {name: i for i, name in enumerate(images.ids)}
     truth = np.array([classes.index(images.targets[place[name]]) for name in ids])
     groups = [images.groups[place[name]] for name in ids]
-    positive = run.config[f"metric.scores.{metric}.positive"]
+    positive = run.config.get(f"metric.scores.{metric}.positive")
     decided = probs.argmax(axis=1)
 
     def statistic(kept: Any) -> float:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from runcard.compare.runs import Arm, Run, same_card
+import yaml
 
-OF_RUNS = ("seed", "dataset.split.fold")  # what runs of one arm may differ in
+from runcard.compare.runs import Arm, Run, same_card
+from runcard.facts import flatten
+
+OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in
 WEIGHTS = "weights_sha256"  # the file that model.weights names
+DERIVED = "${derived."  # how a card refers to what follows from data and loss
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,9 @@ def factors(first: Run, second: Run) -> list[Factor]:
     """
     a, b = first.config, second.config
     keys = [k for k in sorted(a.keys() | b.keys()) if k not in OF_RUNS and a.get(k) != b.get(k)]
-    keys = [k for k in keys if not k.startswith("metric.scores.") and not _is_derived(k, first, second)]
-    if any(key.startswith("model") for key in keys):
+    derived = _derived_keys(first.folder) & _derived_keys(second.folder)
+    keys = [k for k in keys if not k.startswith("metric.scores.") and k not in derived]
+    if "model.weights" in keys or _replaced("model.weights", first, second):
         keys = [key for key in keys if key != WEIGHTS]
     found: dict[str, Factor] = {}
     for key in keys:
@@ -63,13 +70,21 @@ def parted(first: Run, second: Run, factor: str | None) -> tuple[list[Factor], l
 
 def session_factors(first: Arm, second: Arm) -> list[Factor]:
     """Returns in what the machines, the precision, the code or the packages of two arms' runs differ."""
-    facts = [[_of_session(run) for run in arm.runs] for arm in (first, second)]
+    facts = [[_of_session(each) for run in arm.runs for each in run.sessions] for arm in (first, second)]
     found = []
-    for key in facts[0][0]:
-        a, b = (sorted({each[key] for each in arm}) for arm in facts)
+    for key in dict.fromkeys(key for arm in facts for each in arm for key in each):
+        a, b = (sorted({each.get(key, "absent") for each in arm}) for arm in facts)
         if len({*a, *b}) > 1:
             found.append(Factor(key, ", ".join(a), ", ".join(b)))
     return found
+
+
+def length_factors(first: Arm, second: Arm) -> list[Factor]:
+    """Returns in how many epochs were run the arms differ, where their cards do not say so: by early stopping."""
+    ran = [sorted({int(run.facts["epochs"]) for run in arm.runs}) for arm in (first, second)]
+    if ran[0] == ran[1] or _differ(first.first, second.first, "train.epochs"):
+        return []
+    return [Factor("epochs run", *(", ".join(map(str, lengths)) for lengths in ran))]
 
 
 def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
@@ -78,14 +93,15 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
     reasons = []
     if a.facts["data"]["hash"] != b.facts["data"]["hash"]:
         reasons.append("other data: the files differ in names or bytes")
+    elif lone := _lone_folds(first, second):
+        reasons.append(f"only one of them has {', '.join(lone)}")
     elif _splits(first) != _splits(second):
         reasons.append("another split: they were not measured on the same images")
     if _differ(a, b, "dataset.classes") or a.split != b.split:
         reasons.append("other classes" if a.split == b.split else "one has a test split, the other has none")
     if metric == "loss" and _differ(a, b, "loss."):
         reasons.append("the loss of each is its own: compare bce and soft_dice_loss, or log_loss, which all runs have")
-    scores = f"metric.scores.{metric}."
-    if _differ(a, b, scores if any(key.startswith(scores) for key in a.config) else "metric.scores."):
+    if metric != "loss" and any(_differ(a, b, scores) for scores in _definitions(a, metric)):
         reasons.append(f"another definition of {metric}")
     return reasons
 
@@ -102,9 +118,28 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
         if (known := arm.setdefault((run.fold, run.seed), run)) is not run:
             left_out.append(f"{run.folder}: the same card and seed as {known.folder}, which is newer")
     place = {run.folder: i for i, run in enumerate(runs)}
-    members = [tuple(run for _, run in sorted(arm.items())) for arm in cards.values()]
+    members = []
+    for each in cards.values():
+        kept, copies = distinct([run for _, run in sorted(each.items())])
+        members.append(kept)
+        left_out += copies
     members.sort(key=lambda arm: min(place[run.folder] for run in arm))
     return [Arm(name, arm) for name, arm in zip(_names([arm[0] for arm in members]), members, strict=True)], left_out
+
+
+def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:
+    """Returns the runs that are samples of their own, and those left out: another seed gives other values."""
+    kept: list[Run] = []
+    left_out = []
+    for run in runs:
+        twin = next((k for k in kept if k.fold == run.fold and k.images().equals(run.images())), None)
+        if twin is None:
+            kept.append(run)
+        else:
+            left_out.append(
+                f"{run.folder}: every value is that of {twin.folder}: a copy, or a seed that changes nothing"
+            )
+    return tuple(kept), left_out
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -114,19 +149,26 @@ def _names(runs: Sequence[Run]) -> list[str]:
         return cards
     keys = list(dict.fromkeys(f.key for pair in pairwise(runs) for f in factors(*pair)))
     keys += [f.key for f in factors(runs[0], runs[-1]) if f.key not in keys]
-    columns = [
-        [_text(r.config, k) for r in runs] if any(k in r.config for r in runs) else _in_place(k, *runs) for k in keys
-    ]
-    names = [", ".join(f"{k}={v}" for k, v in zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
-    names = names or ["this card"] * len(runs)
-    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    labels = [[f"{key}={value}" for value in _values(key, runs)] for key in keys]
+    names = [", ".join(label) for label in zip(*labels, strict=True)] or ["this card"] * len(runs)
+    data = [f"data {run.facts['data']['hash'][:6]}, split {run.facts['data']['split_hash'][:6]}" for run in runs]
+    return [name if names.count(name) == 1 else f"{name} ({of})" for name, of in zip(names, data, strict=True)]
 
 
-def _is_derived(key: str, first: Run, second: Run) -> bool:
-    """Whether a key's value is one of derived's in both runs: written as ${derived.…} in the card."""
-    derived = [run.facts["config"]["derived"] for run in (first, second)]
-    pair = (first.config.get(key), second.config.get(key))
-    return any(pair == (derived[0][name], derived[1].get(name)) for name in derived[0])
+@cache
+def _derived_keys(folder: Path) -> frozenset[str]:
+    """Returns the keys that the card of a run refers to derived by, such as model.out_channels: they are no factors."""
+    file = folder / ".hydra" / "config.yaml"
+    if not file.exists():
+        return frozenset()
+    card = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    return frozenset(key for key, value in flatten(card).items() if isinstance(value, str) and DERIVED in value)
+
+
+def _definitions(run: Run, metric: str) -> list[str]:
+    """Returns where the card defines a metric: dice_left is one of dice_of_classes' columns, so all count for it."""
+    own = f"metric.scores.{metric}."
+    return [own] if any(key.startswith(own) for key in run.config) else ["metric.scores.", "dataset.classes"]
 
 
 def _replaced(key: str, first: Run, second: Run) -> str | None:
@@ -163,12 +205,20 @@ def _differ(first: Run, second: Run, prefix: str) -> bool:
     return any(first.config.get(key) != second.config.get(key) for key in keys)
 
 
+def _lone_folds(first: Arm, second: Arm) -> list[str]:
+    """Returns the folds and seeds of a cross-validation that only one of the arms has."""
+    if not (first.first.is_fold and second.first.is_fold):
+        return []
+    a, b = ({(run.fold, run.seed) for run in arm.runs} for arm in (first, second))
+    lone = [(arm.name, each) for arm, own in ((first, a - b), (second, b - a)) for each in sorted(own)]
+    return [f"fold {fold} seed {seed} of {name}" for name, (fold, seed) in lone]
+
+
 def _splits(arm: Arm) -> set[tuple[int, str]]:
     return {(run.fold, str(run.facts["data"]["split_hash"])) for run in arm.runs}
 
 
-def _of_session(run: Run) -> dict[str, str]:
-    session = run.session
+def _of_session(session: Mapping[str, Any]) -> dict[str, str]:
     hardware = session["hardware"]
     return {
         "precision": session["precision"],

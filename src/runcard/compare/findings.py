@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -13,10 +14,11 @@ import numpy as np
 
 from runcard.compare import dynamics, endpoints
 from runcard.compare.answers import Answer, answer, of_metric
-from runcard.compare.factors import session_factors
+from runcard.compare.factors import distinct, session_factors
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
-from runcard.compare.runs import Arm, read_run, same_card
+from runcard.compare.runs import Arm, Run, read_run, same_card
+from runcard.compare.training import MIN_EPOCHS
 from runcard.errors import UserError
 
 FLAT = 0.01  # a curve that changes by less over its last third is flat, where no margin says what matters
@@ -44,9 +46,13 @@ def find(
     study: Study | None = None,
     left_out: Sequence[str] = (),
     command: str = "",
+    metric: str | None = None,
 ) -> Findings:
-    """Returns what the runs of these arms say to the questions; left_out names the runs that do not count."""
-    tables = {arm.name: _values(arm, questions) for arm in arms}
+    """Returns what the runs of these arms say to the questions; left_out names the runs that do not count.
+
+    metric is the one that the table of arms begins with, and whose dynamics it shows; None: the one that each monitors.
+    """
+    tables = {arm.name: _values(arm, metric or monitored(arm), questions) for arm in arms}
     margins = [question.margin for question in questions if question.margin is not None]
     return Findings(
         study=study,
@@ -57,13 +63,22 @@ def find(
         answers=tuple(answer(questions, arms)),
         command=command,
         left_out=tuple(left_out),
-        remarks=tuple(remark for arm in arms for remark in _remarks(arm, arms, min(margins, default=FLAT))),
+        remarks=(
+            *_remarks_on_questions(study, questions, arms),
+            *(remark for arm in arms for remark in _remarks(arm, arms, min(margins, default=FLAT))),
+        ),
     )
 
 
 def monitored(arm: Arm) -> str:
     """Returns the metric that an arm's best epoch goes by: dice of val/dice."""
     return str(arm.first.facts["best"]["monitor"]).partition("/")[2]
+
+
+def best_title(measure: Measure, arms: Sequence[Arm]) -> str:
+    """Returns how the values of the best epoch are headed: they are no fair measure of the images that chose it."""
+    these = "these same" if all(arm.first.split == "val" for arm in arms) else "the validation"
+    return f"{measure.title}, best epoch (chosen on {these} images)"
 
 
 def ask_pairs(
@@ -90,9 +105,8 @@ def ask_pairs(
     ]
 
 
-def _values(arm: Arm, questions: Sequence[Question]) -> dict[Measure, Value]:
-    """Returns every measure of one arm, the monitored metric first, then the others and the dynamics of that metric."""
-    metric = monitored(arm)
+def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measure, Value]:
+    """Returns every measure of one arm: this metric first, then the others and the dynamics of this one."""
     names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
     table = {of_metric(name, arm.first.better(name)): _value(arm, name, "last") for name in names}
     asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
@@ -119,12 +133,20 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
         which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]
         remarks.append(f"no run of {', '.join(which)}, which other arms have")
-    if len(arm.runs) == 1:
+    if len(arm.seeds) == 1 and not arm.first.is_fold:
         remarks.append("one seed, so that nothing is known of how far seeds differ")
+    if len(arm.seeds) == 2 and not arm.first.is_fold:
+        remarks.append("two seeds, so that little is known of how far seeds differ: three or more err less")
+    if arm.first.is_fold:
+        remarks += _remarks_on_folds(arm)
     remarks += [f"its runs differ in {each.key} ({each.first})" for each in session_factors(arm, arm)]
     lengths = sorted({int(run.facts["epochs"]) for run in arm.runs})
     if lengths[0] < arm.first.config["train.epochs"]:
-        remarks.append(f"stopped early, after {lengths[0]} to {lengths[-1]} epochs")
+        span = " to ".join(dict.fromkeys((str(lengths[0]), str(lengths[-1]))))
+        remarks.append(f"stopped early, after {span} epochs: where to stop was chosen on the validation images")
+    remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]
+    if lengths[0] < 3 * MIN_EPOCHS:
+        remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")
     rise = np.array(dynamics.value("rise", arm, monitored(arm), math.nan).runs)
     mean = float(rise[~np.isnan(rise)].mean()) if not np.isnan(rise).all() else 0.0
     if 2 * abs(mean) > margin:  # of a straight line, half the way from the third's first epoch to its last
@@ -136,6 +158,31 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     return [f"{arm.name}: {remark}" for remark in remarks]
 
 
+def _hole(run: Run, metric: str) -> str:
+    """Returns in which epochs a run's curve has no number; "" where it has one in all."""
+    epochs = run.curves["epoch"][~np.isfinite(run.curves[f"val/{metric}"])].astype(int).tolist()
+    return f"val/{metric} is not a number in epoch {', '.join(map(str, epochs))}" if epochs else ""
+
+
+def _remarks_on_folds(arm: Arm) -> list[str]:
+    """Returns what is missing of a cross-validation."""
+    seeds = {fold: {run.seed for run in arm.runs if run.fold == fold} for fold in {run.fold for run in arm.runs}}
+    num_folds = round(1 / arm.first.config["dataset.split.val_fraction"])
+    remarks = [f"{len(seeds)} of {num_folds} folds were run"] if len(seeds) < num_folds else []
+    return remarks + ["not every fold has every seed"] * (len({frozenset(each) for each in seeds.values()}) > 1)
+
+
+def _remarks_on_questions(study: Study | None, questions: Sequence[Question], arms: Sequence[Arm]) -> list[str]:
+    """Returns which questions are asked, where more could be."""
+    num_asked = sum(not question.settled_by for question in questions)
+    if study and num_asked < study.num_questions:
+        return [f"{num_asked} of the study's {study.num_questions} questions are asked, and Holm adjusts for these"]
+    num_pairs = len(arms) * (len(arms) - 1) // 2
+    if not study and num_asked < num_pairs:
+        return [f"{len(arms)} arms make {num_pairs} pairs: each is compared with {arms[0].name} alone"]
+    return []
+
+
 def of_study(folder: Path) -> Findings:
     """Returns what the runs named in a study's folder (study.json) say to its questions.
 
@@ -144,7 +191,7 @@ def of_study(folder: Path) -> Findings:
     file = folder / "study.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        study, members, left_out = from_json(content["study"]), content["runs"], list(content["missing"])
+        study, members, left_out = from_json(content["study"]), content["runs"], list(content.get("missing", []))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
@@ -152,12 +199,15 @@ def of_study(folder: Path) -> Findings:
     arms = []
     for name, folders in members.items():
         read = {folder / each: read_run(folder / each) for each in folders}
-        runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
         left_out += [f"{path}: {reason}" for path, (run, reason) in read.items() if run is None]
-        strangers = [run for run in runs if same_card(run) != same_card(runs[0])]
-        left_out += [f"{run.folder}: not the card or data of {name}'s other runs" for run in strangers]
+        runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
         if runs:
-            arms.append(Arm(name, tuple(run for run in runs if run not in strangers)))
+            (card, _), *_ = Counter(map(same_card, runs)).most_common()
+            strangers = [run for run in runs if same_card(run) != card]
+            left_out += [f"{run.folder}: not the card or data of {name}'s other runs" for run in strangers]
+            kept, copies = distinct([run for run in runs if same_card(run) == card])
+            left_out += copies
+            arms.append(Arm(name, kept))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
     return find(study.questions, arms, study, left_out, content["command"])

@@ -18,12 +18,12 @@ import jinja2
 from markupsafe import Markup
 
 from runcard.atomic import replacing, write_text
-from runcard.compare import charts
+from runcard.compare import charts, endpoints
 from runcard.compare.answers import Answer
-from runcard.compare.findings import Findings, monitored
+from runcard.compare.findings import Findings, best_title, monitored
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.runs import Arm, Run
-from runcard.compare.sections import sections
+from runcard.compare.sections import Section, sections
 from runcard.compare.table import cell, number
 from runcard.compare.verdicts import amount, in_interval, in_p, in_range
 
@@ -89,12 +89,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
         "relative": lambda path: _relative(path, folder),
     }
-    for section in parts:
-        its_tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
-        for chart in section.charts:
-            _write(folder / "report" / f"{section.key}-{chart.key}.png", charts.to_png(chart, its_tables))
-        for picture in section.pictures:
-            _write(folder / "report" / picture.name, picture.content)
+    _write_pictures(parts, folder / "report")
     page = {"tables": tables, "config": charts.PAGE_CONFIG, "library": charts.library()}
     write_text(folder / "report.html", _environment("html").get_template("report.html").render(context | page))
     write_text(folder / "report.md", _environment("md").get_template("report.md").render(context))
@@ -111,6 +106,14 @@ def evidence(answer: Answer) -> str:
     return f"{difference} ({in_interval(answer.measure, answer.effect, answer.alpha)}, p {in_p(answer.p)})"
 
 
+def at(run: Run, checkpoint: str) -> str:
+    """Returns "test/dice 0.932 in epoch 60": the monitored metric on the compared split, at the last or best epoch."""
+    metric = run.facts["best"]["monitor"].partition("/")[2]
+    value = endpoints.value(run, metric, checkpoint)
+    shown = "–" if math.isnan(value) else number(value)
+    return f"{run.split}/{metric} {shown} in epoch {run.facts[checkpoint]['epoch']}"
+
+
 def _environment(kind: str) -> jinja2.Environment:
     """Returns the templates of HTML or Markdown (md), with every value escaped for either."""
     environment = jinja2.Environment(
@@ -122,7 +125,7 @@ def _environment(kind: str) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"evidence": evidence, "title": title, "number": number, "in_p": in_p}
+    environment.filters |= {"evidence": evidence, "title": title, "number": number, "in_p": in_p, "at": at}
     environment.globals |= {"amount": amount, "in_interval": in_interval, "in_range": in_range, "marks": MARKS}
     return environment
 
@@ -160,13 +163,14 @@ def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
     for arm in arms:
         config, data = arm.first.facts["config"], arm.first.facts["data"]
+        folds = len({run.fold for run in arm.runs})
         facts = {
             "name": arm.first.facts["choices"]["dataset"],
             "classes": config["derived"]["classes"],
             "size": config["derived"]["image_size_px"],
             "sizes": {part: size for part, size in arm.first.split_sizes.items() if size},
-            "folds": len({run.fold for run in arm.runs}),
-            "split_hash": data["split_hash"][:8],
+            "folds": folds,
+            "split_hash": data["split_hash"][:8] if folds == 1 else "",  # each fold has its own
         }
         found.setdefault(json.dumps([facts, data["hash"]]), facts | {"arms": []})["arms"].append(arm.name)
     return list(found.values())
@@ -181,7 +185,7 @@ def _rows(findings: Findings) -> list[tuple[str, list[Cell | None]]]:
         bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in findings.arms]
         if any(bests):
             shown = [_cell(measure, *each) for each in zip(findings.arms, bests, strict=True)]
-            rows.append((f"{measure.title}, best epoch (chosen on these same images)", shown))
+            rows.append((best_title(measure, findings.arms), shown))
     return [(title(words), cells) for words, cells in rows if any(cells)]
 
 
@@ -196,6 +200,16 @@ def _relative(path: Path, folder: Path) -> str:
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
 
 
-def _write(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+def _write_pictures(parts: Sequence[Section], folder: Path) -> None:
+    """Writes the charts and images that the Markdown shows, in place of those of an earlier report."""
+    contents: dict[str, bytes] = {}
+    for section in parts:
+        tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
+        contents |= {f"{section.key}-{chart.key}.png": charts.to_png(chart, tables) for chart in section.charts}
+        contents |= {picture.name: picture.content for picture in section.pictures}
+    for kind in ("png", "jpg"):
+        for stale in folder.glob(f"pair[0-9]*-*.{kind}"):  # as sections and their pictures are named
+            stale.unlink()
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)

@@ -25,21 +25,28 @@ def print_power(console: Console, arms: Sequence[Arm], metric: str, differences:
         raise UserError(f"{', '.join(in_folds)}: of folds nothing can be planned; name runs of one split.")
     if few := [arm.name for arm in arms if len(arm.runs) < 2]:
         raise UserError(f"{', '.join(few)}: one seed; how far seeds differ takes at least two. Run seed=0,1.")
-    pairs = [pair for pair in combinations(arms, 2) if not incomparable(*pair, metric)]
-    for first, second in pairs or [(arms[0], arms[0])]:
+    pairs = list(combinations(arms, 2)) or [(arms[0], arms[0])]
+    if reasons := [f"{a.name}, {b.name}: {'; '.join(why)}" for a, b in pairs if (why := incomparable(a, b, metric))]:
+        raise UserError("\n".join(["These arms cannot be compared, so nothing can be planned of them:", *reasons]))
+    for first, second in pairs:
         counted = endpoints.units([first, second], metric)
         num_runs, num_images = min(len(first.runs), len(second.runs)), counted.values[0].shape[1]
+        word = endpoints.Count.of(first).word
         scatter = Scatter.of(*counted.values)
         name = f"{first.name} and one like it" if first is second else f"{first.name} against {second.name}"
-        console.print(f"\n{name}, {title(metric)}: {num_runs} seeds each, {num_images} {counted.word}", style="bold")
-        rows = [[f"{d:g}", *_needs(scatter, d, num_runs, num_images, counted.word)] for d in differences]
-        columns = ["difference", f"seeds, at {num_images} {counted.word}", f"{counted.word}, at {num_runs} seeds"]
+        console.print(f"\n{name}, {title(metric)}: {num_runs} seeds each, {num_images} {word}", style="bold")
+        rows = [[f"{d:g}", *_needs(scatter, d, num_runs, num_images, word)] for d in differences]
+        columns = ["difference", f"seeds, at {num_images} {word}", f"{word}, at {num_runs} seeds"]
         print_table(console, columns, rows)
-        console.print(f"\nSmallest difference that is found four times in five, by seeds and {counted.word}:")
+        if first is second:
+            console.print(
+                "the least that it takes: two methods also differ from image to image, which one arm cannot show"
+            )
+        console.print(f"\nSmallest difference that is found four times in five, by seeds and {word}:")
         numbers = [num_images * times for times in TIMES_IMAGES]
         seeds = sorted({num_runs, *SEEDS})
         grid = [[str(s), *(f"{scatter.planned(s, n).detectable():.3f}" for n in numbers)] for s in seeds]
-        print_table(console, ["seeds", *(f"{n} {counted.word}" for n in numbers)], grid)
+        print_table(console, ["seeds", *(f"{n} {word}" for n in numbers)], grid)
 
 
 def _needs(scatter: Scatter, d: float, num_runs: int, num_images: int, word: str) -> list[str]:

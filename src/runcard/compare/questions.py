@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -47,6 +47,7 @@ class Study:
     questions: tuple[Question, ...]
     unasked: tuple[Unasked, ...] = ()
     overrides: tuple[str, ...] = ()  # of every run: dataset.image_size_px=128
+    num_questions: int = 0  # of the whole file, those that another one settles apart: what select() chose from
 
 
 def to_json(study: Study) -> dict[str, Any]:
@@ -55,11 +56,12 @@ def to_json(study: Study) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> Study:
-    """Returns the study that to_json gave."""
+    """Returns the study that to_json gave. One that was written before num_questions was had all of its questions."""
     lists = {key: tuple(content[key]) for key in ("seeds", "overrides")}
     questions = tuple(Question(**q | {"settled_by": tuple(q["settled_by"])}) for q in content["questions"])
     unasked = tuple(Unasked(**each) for each in content["unasked"])
-    return Study(**{**content, **lists, "questions": questions, "unasked": unasked})
+    whole = {"num_questions": sum(not question.settled_by for question in questions)}
+    return Study(**{**whole, **content, **lists, "questions": questions, "unasked": unasked})
 
 
 def select(study: Study, names: Sequence[str]) -> Study:
@@ -74,7 +76,12 @@ def select(study: Study, names: Sequence[str]) -> Study:
             keys = [q.key for q in study.questions]
             raise UserError(f"questions: none is called {name}.{nearest(name, keys)} There are {', '.join(keys)}.")
         wanted |= chosen
-    wanted |= {key for q in study.questions if q.key in wanted for key in q.settled_by}
+    return keep(study, wanted)
+
+
+def keep(study: Study, keys: Collection[str]) -> Study:
+    """Returns the study with the questions of these keys, those that settle them, and the arms that they need."""
+    wanted = {*keys, *(key for q in study.questions if q.key in keys for key in q.settled_by)}
     questions = tuple(q for q in study.questions if q.key in wanted)
     needed = {arm for q in questions for arm in (q.first, q.second)}
     arms = {name: card for name, card in study.arms.items() if name in needed}

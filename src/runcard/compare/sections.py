@@ -6,6 +6,7 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -144,27 +145,38 @@ def _extremes(
 
 
 def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | None:
-    """Returns an image's preview in the first run with the second run's prediction to its right.
+    """Returns an image's preview in the first run with the second run's prediction to its right, as high as the first.
 
-    The preview of a mask has three tiles, image, truth and prediction; that of a class has one.
+    The preview of a mask has three tiles, image, truth and prediction; that of a class has one. None where a run has
+    no preview that can be read.
     """
-    paths = [run.folder / "previews" / f"{image}.png" for run in (first, second)]
-    if not all(path.is_file() for path in paths):
+    left, right = (_read(run.folder / "previews" / f"{image}.png") for run in (first, second))
+    if left is None or right is None:
         return None
-    previews = [np.asarray(Image.open(path).convert("RGB")) for path in paths]
     num_tiles = 1 if first.images().targets else 3
-    prediction = previews[1][:, -previews[1].shape[1] // num_tiles :]
-    shown = Image.fromarray(np.concatenate([previews[0], prediction], axis=1))
+    tile_px = max(1, right.width // num_tiles)
+    prediction = right.crop((right.width - tile_px, 0, right.width, right.height))
+    prediction = prediction.resize((max(1, tile_px * left.height // right.height), left.height))
+    shown = Image.new("RGB", (left.width + prediction.width, left.height))
+    shown.paste(left, (0, 0))
+    shown.paste(prediction, (left.width, 0))
     return Picture(name, f"{image}, as one run of each arm predicts it", _jpeg(shown, TILE_PX * (num_tiles + 1)))
 
 
 def _panel(file: str, arm: Arm, name: str) -> Picture | None:
-    """Returns a figure of an arm's first run; None where there is none."""
-    path = arm.first.folder / "figures" / f"{name}.png"
-    if not path.is_file():
+    """Returns a figure of an arm's first run; None where there is none that can be read."""
+    figure = _read(arm.first.folder / "figures" / f"{name}.png")
+    if figure is None:
         return None
-    content = _jpeg(Image.open(path).convert("RGB"), PANEL_PX)
-    return Picture(file, f"{arm.name}, seed {arm.first.seed}: {PANELS[name]}", content)
+    return Picture(file, f"{arm.name}, seed {arm.first.seed}: {PANELS[name]}", _jpeg(figure, PANEL_PX))
+
+
+def _read(path: Path) -> Image.Image | None:
+    """Returns the picture in RGB; None where the file is missing, empty or damaged: no report fails for a picture."""
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, SyntaxError, ValueError):  # SyntaxError is what Pillow raises of a PNG's broken chunk
+        return None
 
 
 def _jpeg(image: Image.Image, width: int) -> bytes:

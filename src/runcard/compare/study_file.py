@@ -31,6 +31,8 @@ def read_study(file: Path) -> Study:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}: not YAML{line}: {error.problem}.") from None
+    except yaml.YAMLError as error:  # a character that no text has
+        raise UserError(f"{file}: not YAML: {str(error).splitlines()[0]}.") from None
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
@@ -82,6 +84,7 @@ def _study(content: object) -> Study:
         questions=tuple(questions),
         unasked=tuple(Unasked(each.text("claim"), each.text("why")) for each in unasked),
         overrides=tuple(map(str, top.list("overrides"))),
+        num_questions=sum(not question.settled_by for question in questions),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from runcard.compare.answers import Answer
-from runcard.compare.findings import Findings, monitored
-from runcard.compare.inference import Effect
+from runcard.compare.findings import Findings, best_title, monitored
+from runcard.compare.inference import ALPHA, Effect
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.runs import Arm
 from runcard.compare.verdicts import amount, in_p
@@ -19,29 +19,37 @@ ARMS_ABREAST = 4  # columns of the table of arms, before the next ones come belo
 
 
 def print_findings(console: Console, findings: Findings) -> None:
-    """Prints what is left out, the arms measure by measure, then pair by pair the numbers and the verdict."""
-    for line in findings.left_out:
-        console.print(f"left out  {line}", style="yellow")
+    """Prints the arms measure by measure, then pair by pair the numbers and the verdict."""
     for start in range(0, len(findings.arms), ARMS_ABREAST):
         console.print()
         arms = findings.arms[start : start + ARMS_ABREAST]
         print_table(console, ["", *(arm.name for arm in arms)], _rows(findings, arms))
     console.print(
-        "\nIn brackets the 95 % interval; without one, the values of single runs. Last epoch, but where it says."
+        "\nOf the last epoch, but where it says. In brackets the 95 % interval; without, the runs' own values."
     )
-    for line in findings.remarks:
-        console.print(f"note  {line}", style="yellow")
     if findings.answers:
         console.print()
         columns = ["", "first − second", "difference", "interval", "p (Holm)", "detectable", "verdict"]
         print_table(console, columns, [_pair(i + 1, answer) for i, answer in enumerate(findings.answers)])
+    print_answers(console, findings)
+
+
+def print_answers(console: Console, findings: Findings) -> None:
+    """Prints the verdicts, what becomes of the claims, what is left out, and what to know before reading any of it."""
     for i, answer in enumerate(findings.answers):
-        console.print(f"\n{i + 1}. {answer.verdict.sentence}", style="bold")
-        console.print(f"   {answer.scope[:1].upper()}{answer.scope[1:]}." if answer.scope else "")
+        claim = f" Claim: {answer.verdict.claim}." if answer.verdict.claim else ""
+        console.print(f"\n{i + 1}. {answer.verdict.sentence}{claim}", style="bold")
+        if answer.scope:
+            console.print(f"   {answer.scope[:1].upper()}{answer.scope[1:]}.")
         if answer.factor:
             console.print(f"   They differ in {answer.factor}.")
         for confound in answer.confounds:
             console.print(f"   differs too: {confound}", style="yellow")
+    console.print()
+    for line in findings.left_out:
+        console.print(f"left out  {line}", style="yellow")
+    for line in findings.remarks:
+        console.print(f"note  {line}", style="yellow")
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
@@ -79,7 +87,7 @@ def _rows(findings: Findings, arms: tuple[Arm, ...]) -> list[list[str]]:
             rows.append([measure.title, *(cell(measure, value) if value else "–" for value in values)])
         if any(monitored(arm) == measure.key for arm in arms):
             bests = [cell(measure, findings.best[arm.name]) if monitored(arm) == measure.key else "–" for arm in arms]
-            rows.append([f"{measure.title}, best epoch (chosen on these same images)", *bests])
+            rows.append([best_title(measure, arms), *bests])
     return rows
 
 
@@ -138,7 +146,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _effect(measure: Measure, effect: Effect, alpha: float = 0.05) -> dict[str, Any]:
+def _effect(measure: Measure, effect: Effect, alpha: float = ALPHA) -> dict[str, Any]:
     """Returns an effect on the scale that it is written in: a ratio where arms are compared by ratio."""
     back = math.exp if measure.is_ratio else float
     return {

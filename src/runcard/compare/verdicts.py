@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from runcard.compare.inference import ALPHA, Effect
@@ -31,19 +32,18 @@ class Evidence:
     num_questions: int  # of the family
     first_lower: bool  # whether the first arm has the lower values
     counts: str = ""  # "5 of 5 and 2 of 5 reached 0.9", where there is no effect
+    grain: float = 0.0  # of right-or-wrong values: a difference that I images may hide, −ln(α/2) / I
 
 
 def judge(question: Question, measure: Measure, evidence: Evidence, confounded: bool) -> Verdict:
     """Returns the verdict on two arms with several runs each."""
     first, second, margin = question.first, question.second, question.margin
     numbers = in_numbers(measure, evidence)
-    effect = evidence.effect
-    inside = _inside(effect, evidence.alpha, margin)
+    inside = _inside(evidence, margin)
     if evidence.p < ALPHA:
         word = _direction(measure, evidence.first_lower)
-        sentence = f"{first} is {word} than {second}: {numbers}."
-        if measure.better is None:
-            sentence = f"{first} has the {word} {measure.title}: {numbers}."
+        verb = measure.says[word != "better"] if measure.better else f"has a {word} {measure.title} than"
+        sentence = f"{first} {verb} {second}: {numbers}."
         if inside:
             sentence += f" It lies within the margin of {margin:g}: real, and too small to matter."
         expected = question.expect == ("lower" if evidence.first_lower else "higher")
@@ -60,9 +60,11 @@ def judge(question: Question, measure: Measure, evidence: Evidence, confounded: 
     return Verdict(word, sentence, claim if question.claim else "")
 
 
-def judge_networks(question: Question, measure: Measure, evidence: Evidence, images: str) -> Verdict:
-    """Returns the verdict on two networks, where an arm has one run: never one on the methods."""
-    first, second = f"this {question.first} network", f"this {question.second} network"
+def judge_networks(
+    question: Question, measure: Measure, evidence: Evidence, arms: Sequence[tuple[str, int]], images: str
+) -> Verdict:
+    """Returns the verdict on these very networks, where an arm (name, number of runs) has one: never on the methods."""
+    first, second = (f"this {name} network" if num == 1 else f"the mean of {num} {name} networks" for name, num in arms)
     numbers = in_numbers(measure, evidence)
     if evidence.p < ALPHA:
         word = _direction(measure, evidence.first_lower)
@@ -115,14 +117,18 @@ def _detectable(measure: Measure, evidence: Evidence) -> str:
         return ""
     smallest = evidence.effect.detectable(evidence.alpha)
     text = f"×{math.exp(smallest):.2f}" if measure.is_ratio else f"{smallest:.3f}"
-    return f" A true difference of {text} would be found four times in five, a smaller one more rarely."
+    return f" A true difference of {text} would be found four times in five at best, a smaller one more rarely."
 
 
-def _inside(effect: Effect | None, alpha: float, margin: float | None) -> bool:
-    if effect is None or margin is None:
+def _inside(evidence: Evidence, margin: float | None) -> bool:
+    """Whether the interval lies within the margin, with what right-or-wrong values may hide added on either side.
+
+    Where an error was not seen once in I images, its rate may still be −ln(α/2) / I: exact, of a binomial count of 0.
+    """
+    if evidence.effect is None or margin is None:
         return False
-    low, high = effect.interval(alpha)
-    return -margin < low and high < margin
+    low, high = evidence.effect.interval(evidence.alpha)
+    return -margin < low - evidence.grain and high + evidence.grain < margin
 
 
 def _direction(measure: Measure, first_lower: bool) -> str:
