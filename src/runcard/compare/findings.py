@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -53,11 +53,15 @@ def find(
     metric is the one that the table of arms begins with, and whose dynamics it shows; None: the one that each monitors.
     """
     tables = {arm.name: _values(arm, metric or monitored(arm), questions) for arm in arms}
+    losses = {str([(k, v) for k, v in arm.first.config.items() if k.startswith("loss.")]) for arm in arms}
+    written = {"loss": "loss, of each its own"} if len(losses) > 1 else {}
     margins = [question.margin for question in questions if question.margin is not None]
     return Findings(
         study=study,
         arms=tuple(arms),
-        measures=tuple(dict.fromkeys(measure for table in tables.values() for measure in table)),
+        measures=tuple(
+            dict.fromkeys(replace(m, title=written.get(m.key, m.title)) for table in tables.values() for m in table)
+        ),
         values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
         best={arm.name: _value(arm, monitored(arm), "best") for arm in arms},
         answers=tuple(answer(questions, arms)),
