@@ -66,6 +66,12 @@ def test_a_difference(tmp_path):
     assert (one.factor, one.confounds, one.incomparable) == ("loss (bce | dice)", (), ())
 
 
+def test_curves_that_move_by_more_than_the_difference(tmp_path):
+    write_pair(tmp_path, effect=0.03, curves={"val/dice": np.linspace(0.1, 0.9, 60)})
+    sentence = only(found_in(tmp_path)).verdict.sentence
+    assert sentence.endswith("Within the last third of the epochs the curves still moved by 0.271.")
+
+
 def test_no_difference_says_what_would_have_been_found(tmp_path):
     values = write_pair(tmp_path)
     one = only(found_in(tmp_path))

@@ -21,6 +21,7 @@ from runcard.compare.verdicts import MIN_UNITS, Evidence, Verdict, amount, in_nu
 from runcard.errors import UserError
 
 MATTER_TO_TIMES = ("hardware", "precision")
+DECIDED = ("better", "worse", "higher", "lower", "equivalent")
 HARMLESS = ("hardware", "version of")  # told, but no other explanation of a difference in a metric
 
 
@@ -180,7 +181,7 @@ def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, nu
         counts=contrast.note if contrast else "",
         p=p,
         alpha=alpha,
-        verdict=_with_losses(case, _verdict(case, p, alpha, num_questions)),
+        verdict=_qualified(case, _verdict(case, p, alpha, num_questions)),
         scope=_scope(case),
         factor=", ".join(str(each) for each in case.factor),
         confounds=tuple(str(each) for each in case.confounds),
@@ -230,12 +231,16 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
     return judge(question, measure, evidence, confounded)
 
 
-def _with_losses(case: _Case, verdict: Verdict) -> Verdict:
-    """Returns the verdict with the images that it leaves out, in the sentence: an arm may win by failing on them."""
-    if case.units is None or not case.units.num_left_out:
-        return verdict
-    lost = f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
-    return replace(verdict, sentence=verdict.sentence + lost)
+def _qualified(case: _Case, verdict: Verdict) -> Verdict:
+    """Returns the verdict with what weakens it said in its sentence: images left out, curves that still move."""
+    sentence = verdict.sentence
+    if case.units and case.units.num_left_out:  # an arm may win by failing on them
+        sentence += f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
+    effect = case.contrast.effect if case.contrast else None
+    moved = [abs(dynamics.still_rising(arm, case.measure.key)) for arm in case.arms]
+    if verdict.word in DECIDED and case.measure.per_image and effect and max(moved) > abs(effect.estimate):
+        sentence += f" Within the last third of the epochs the curves still moved by {max(moved):.3f}."
+    return replace(verdict, sentence=sentence)
 
 
 def _scope(case: _Case) -> str:

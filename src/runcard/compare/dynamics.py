@@ -77,6 +77,15 @@ def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:
     return Value(tuple(values.tolist()), _mean(_scaled(key, values)) if whole else None, note)
 
 
+def still_rising(arm: Arm, metric: str) -> float:
+    """Returns by how much val/<metric> still rises within the last third of the epochs, on average over the runs.
+
+    Twice Training.rise, as of a straight line; 0 where no run is long enough to say.
+    """
+    known = [rise for rise in value("rise", arm, metric, math.nan).runs if not math.isnan(rise)]
+    return 2 * sum(known) / len(known) if known else 0.0
+
+
 def compare(key: str, a: Arm, b: Arm, metric: str, threshold: float) -> RunContrast:
     """Returns the runs of a against those of b: Welch's t, on logarithms for a ratio.
 

@@ -151,10 +151,8 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]
     if lengths[0] < 3 * MIN_EPOCHS:
         remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")
-    rise = np.array(dynamics.value("rise", arm, monitored(arm), math.nan).runs)
-    mean = float(rise[~np.isnan(rise)].mean()) if not np.isnan(rise).all() else 0.0
-    if 2 * abs(mean) > margin:  # of a straight line, half the way from the third's first epoch to its last
-        how = f"{'rising' if mean > 0 else 'falling'} at the end, by about {2 * abs(mean):.3f}"
+    if abs(rise := dynamics.still_rising(arm, monitored(arm))) > margin:
+        how = f"{'rising' if rise > 0 else 'falling'} at the end, by about {abs(rise):.3f}"
         remarks.append(
             f"{title(monitored(arm))} is still {how} within the last third of the epochs: what is compared is training "
             "of this length"
