@@ -163,7 +163,7 @@ def _find(runs: list[str], metric: str | None, margin: float | None, threshold: 
 def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
     """Returns the arms that the runs in these folders form, and the runs left out, each with the reason."""
     from runcard.compare import endpoints, factors
-    from runcard.compare.runs import find_runs
+    from runcard.compare.reading import find_runs
 
     found = find_runs(runs)
     if not found.runs:

@@ -17,7 +17,7 @@ UNHASHED = {  # what cannot change the numbers
     "name", "run_dir", "overwrite", "dataset.root", "train.num_workers", "train.persistent_workers",
     "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "derived",
 }  # fmt: skip
-READERS = ("compare/", "cli.py", "study.py")  # they cannot change a run's numbers
+READERS = ("compare/", "cli.py", "study")  # they cannot change a run's numbers
 PACKAGES = (
     *("torch", "torchvision", "torchmetrics", "lightning-fabric", "hydra-core", "albumentations"),
     *("numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow"),

@@ -16,35 +16,23 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from runcard.atomic import write_json
 from runcard.compare.dynamics import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select, to_json
-from runcard.compare.runs import Types, faults, read_facts, read_run, run_folders
 from runcard.compare.study_file import check_seeds, read_study
 from runcard.errors import UserError, nearest
-from runcard.facts import code_hash, differing_keys, flatten, matters
-from runcard.hydra_errors import in_words
+from runcard.facts import code_hash, matters
 from runcard.launch import folder_name
 from runcard.progress import duration, print_table
+from runcard.study_cards import CONF, OWN, Card, Found, Key, by_key, compose_card, find, is_done, sweeps
 
-TRAIN, CONF = Path("train.py"), Path("conf")
-OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
+TRAIN = Path("train.py")
 INTERRUPTED = 130  # train.py's exit code
-OF_CARD: Types = {"config.seed": int, "config.derived": dict}  # what a run.json says before anything has run
-
-Key = tuple[str, int]  # the name of an arm, and a seed
 
 
 @dataclass(frozen=True)
@@ -55,43 +43,6 @@ class StudyRun:
     missing: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Card:
-    """What an arm's runs are started with, and the card that they will record, seed and derived apart."""
-
-    experiment: str
-    own: tuple[str, ...]  # what the arm sets on it
-    common: tuple[str, ...]  # what all runs of the study are given, without what the arm sets itself
-    config: DictConfig
-
-    def is_of(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether the resolved config of a run is this card's, with whatever seed."""
-        filled = self.config.copy()
-        try:
-            filled.seed, filled.derived = recorded["seed"], recorded["derived"]
-            card: Any = OmegaConf.to_container(filled, resolve=True)
-        except OmegaConfBaseException:  # an older run derived less than this card names
-            return False
-        return not differing_keys(recorded, card, but=("weights_sha256",))  # known once the run has read the file
-
-    def made_otherwise(self, facts: Mapping[str, Any], code: str) -> Iterator[str]:
-        """Yields how a completed run of this card was made otherwise than by this code now, and what to do about it."""
-        there, here = facts["config"]["dataset"].get("root"), OmegaConf.select(self.config, "dataset.root")
-        if there and here and Path(str(there)).resolve() != Path(here).resolve():
-            yield f"made of the images in {there}, not {here}: if these are other images, use name=…"
-        if {session["code"] for session in facts["sessions"]} != {code}:
-            yield "made by other code: overwrite=true runs them again"
-
-
-@dataclass(frozen=True)
-class Found:
-    """A run folder of the study."""
-
-    folder: Path
-    facts: dict[str, Any]  # run.json
-    fault: str  # why it cannot be compared; "" where it can
-
-
 def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     """Runs what is missing of a study, and writes study.json; returns its folder and what is missing still.
 
@@ -100,7 +51,7 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     With overwrite=true a completed run that other code made, or that is of images elsewhere, is missing too.
     """
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
-    passed = _by_key([a for a in arguments if a.partition("=")[0] not in OWN])
+    passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
     of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
     given = {key: text for key, text in passed.items() if key not in of_hydra}
     for path in (TRAIN, CONF):
@@ -108,7 +59,7 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
             raise UserError(f"{path}: not in this folder. Runs are started here: go to the folder that has train.py.")
     whole = read_study(file)
     asked = _asked(whole, own)
-    common = _by_key(whole.overrides) | given
+    common = by_key(whole.overrides) | given
 
     that_matter = sorted(text for key, text in given.items() if matters(key))
     name = own.get("name", folder_name(",".join([whole.name, *that_matter])))
@@ -117,7 +68,7 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     folder = Path("outputs") / name
     study = _with_earlier(asked, whole, folder)
     study = replace(study, overrides=(*study.overrides, *that_matter))
-    cards = {arm: _card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
+    cards = {arm: compose_card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
     _check_measures(file, study, cards)
 
     wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
@@ -139,68 +90,6 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
         missing = tuple(_missing(wanted, found))
         _write(folder, study, command, found, missing)
     return StudyRun(folder, missing)
-
-
-def sweeps(cards: Mapping[str, Card], missing: Sequence[Key]) -> list[list[str]]:
-    """Returns the arguments of train.py: a multirun for all arms that miss the same seeds and set the same on a card.
-
-    The seed changes slowest, so that whole seeds get finished first.
-    """
-    groups: dict[Any, list[str]] = {}
-    for arm in dict.fromkeys(arm for arm, _ in missing):
-        seeds = tuple(seed for other, seed in missing if other == arm)
-        groups.setdefault((seeds, cards[arm].own, cards[arm].common), []).append(cards[arm].experiment)
-    return [
-        [
-            f"seed={','.join(map(str, seeds))}",
-            f"experiment={','.join(dict.fromkeys(experiments))}",
-            *common,
-            *own,
-            f"hydra.sweep.subdir='{_subfolder(own)}'",
-        ]
-        for (seeds, own, common), experiments in groups.items()
-    ]
-
-
-def find(folder: Path, cards: Mapping[str, Card]) -> dict[Key, Found]:
-    """Returns the runs below folder that are an arm's, by arm and seed: one that can be compared, and the newest.
-
-    A folder whose run.json names no card is nobody's run. What overwrite=true moved aside does not count.
-    """
-    runs = []
-    for path in run_folders(folder):
-        with suppress(ValueError):
-            runs.append(Found(path, read_facts(path), read_run(path)[1]))
-    found: dict[Key, Found] = {}
-    for run in sorted(runs, key=lambda run: (not run.fault, str(run.facts.get("end")))):
-        if not any(faults(run.facts, OF_CARD)):
-            config = run.facts["config"]
-            found |= {(arm, config["seed"]): run for arm, card in cards.items() if card.is_of(config)}
-    return found
-
-
-def is_done(found: Mapping[Key, Found], key: Key) -> bool:
-    """Whether there is a run of this arm and seed that can be compared."""
-    return key in found and not found[key].fault
-
-
-def _by_key(overrides: Sequence[str]) -> dict[str, str]:
-    """Returns the overrides by key or group; raises UserError for what cannot be one of all runs."""
-    for text in overrides:
-        if "=" not in text or text.startswith("-"):
-            raise UserError(f"{text}: a study takes key=value: {', '.join(f'{key}=…' for key in OWN)}, or Hydra's.")
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(in_words(error, CONF.absolute(), overrides)) from None
-    found = {override.key_or_group: text for override, text in zip(parsed, overrides, strict=True)}
-    for override in parsed:
-        key = override.key_or_group
-        if key in ("experiment", "seed", "run_dir", "hydra.sweep.subdir"):
-            raise UserError(f"{key}: a study sets it itself, for every run. Use seeds=… or name=…")
-        if override.is_sweep_override() and not key.startswith(("hydra.", "hydra/")):
-            raise UserError(f"{key}: one value, for all runs; what differs is a study's arms.{nearest(key, OWN)}")
-    return found
 
 
 def _asked(study: Study, own: Mapping[str, str]) -> Study:
@@ -248,23 +137,6 @@ def _asking(study: Study) -> list[str]:
     return [f"seeds={','.join(map(str, study.seeds))}", f"questions={','.join(keys)}"]
 
 
-def _card(where: str, text: str, common: Mapping[str, str]) -> Card:
-    """Returns an arm's card, composed as train.py would."""
-    experiment, *own = text.split()
-    shared = [text for key, text in common.items() if key not in _by_key(own)]
-    overrides = [f"experiment={experiment}", *shared, *own]
-    try:
-        with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
-            config = compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {in_words(error, CONF.absolute(), overrides)}") from None
-    leaves: Any = OmegaConf.to_container(config, resolve=False)
-    for key, value in flatten(leaves).items():
-        if value == "???" and not key.startswith("derived."):
-            raise UserError(f"{where}: {key}: this key has no default and must be given: {key}=…")
-    return Card(experiment, tuple(own), tuple(shared), config)
-
-
 def _check_measures(file: Path, study: Study, cards: Mapping[str, Card]) -> None:
     """Refuses a question for a metric that its arms do not measure, before they have run for nothing."""
     for question in study.questions:
@@ -307,12 +179,6 @@ def _warn(otherwise: Mapping[str, int]) -> None:
 
 def _console() -> Console:
     return Console(soft_wrap=True, highlight=False, markup=False)
-
-
-def _subfolder(own: Sequence[str]) -> str:
-    """Returns the name of a run's folder in the study's: its card, what its arm sets on it, its seed."""
-    middle = f",{folder_name(','.join(own))}" if own else ""
-    return f"experiment=${{runcard.folder:${{hydra.runtime.choices.experiment}}}}{middle},seed=${{seed}}"
 
 
 def _launch(arguments: Sequence[str]) -> None:

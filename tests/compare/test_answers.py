@@ -14,7 +14,8 @@ from runcard.compare.factors import group_arms
 from runcard.compare.findings import Findings, ask_pairs, find
 from runcard.compare.inference import difference, wilcoxon
 from runcard.compare.questions import Question
-from runcard.compare.runs import Arm, Images, find_runs
+from runcard.compare.reading import find_runs
+from runcard.compare.runs import Arm, Images
 
 IMAGES = 47
 POOLED = {"auroc": 0.9, "sensitivity": 0.8, "balanced_accuracy": 0.8}

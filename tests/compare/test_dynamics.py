@@ -11,7 +11,8 @@ from folders import write_run
 from scipy import stats
 
 from runcard.compare.dynamics import MEASURES, compare, measure, value
-from runcard.compare.runs import Arm, Run, read_run
+from runcard.compare.reading import read_run
+from runcard.compare.runs import Arm, Run
 from runcard.compare.training import NoValueError, Training
 
 NAN, NEVER = math.nan, math.inf

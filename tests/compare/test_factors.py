@@ -11,7 +11,7 @@ from folders import Card, of_classes, write_run
 from omegaconf import OmegaConf
 
 from runcard.compare.factors import factors, group_arms, incomparable, parted
-from runcard.compare.runs import find_runs
+from runcard.compare.reading import find_runs
 
 
 def pair(tmp_path, first=None, second=None):

@@ -21,7 +21,8 @@ from runcard.compare.factors import group_arms
 from runcard.compare.findings import Findings, find
 from runcard.compare.page import MARKS, SIMULATION, write_report
 from runcard.compare.questions import Question, Study, Unasked
-from runcard.compare.runs import Arm, find_runs
+from runcard.compare.reading import find_runs
+from runcard.compare.runs import Arm
 
 EVIL = "<img src=x onerror=alert(1)> | *a*"
 LOSSES = {"dice": "runcard.losses.dice.SoftDice", "bce": "runcard.losses.bce.BCE"}

@@ -12,7 +12,7 @@ from folders import simulate, write_run
 from typer.testing import CliRunner
 
 from runcard.cli import app, main
-from runcard.compare.runs import OF_RUN, OF_SESSION, find_runs, read_run
+from runcard.compare.reading import OF_RUN, OF_SESSION, find_runs, read_run
 from runcard.errors import UserError
 
 

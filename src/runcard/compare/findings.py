@@ -17,7 +17,8 @@ from runcard.compare.answers import Answer, answer, of_metric
 from runcard.compare.factors import distinct, session_factors
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
-from runcard.compare.runs import Arm, Run, read_run, same_card
+from runcard.compare.reading import read_run
+from runcard.compare.runs import Arm, Run, same_card
 from runcard.compare.training import MIN_EPOCHS
 from runcard.errors import UserError
 
