@@ -449,3 +449,15 @@ def test_right_or_wrong_is_not_equivalent_because_nothing_was_seen(tmp_path):
             write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=POOLED, **arm)
     assert only(found_in(tmp_path, metric="accuracy", margin=0.05)).verdict.word == "cannot tell"
     assert only(found_in(tmp_path, metric="accuracy", margin=0.2)).verdict.word == "equivalent"
+
+
+def test_the_same_right_and_wrong_answers_everywhere_tell_nothing(tmp_path):
+    """Two networks that always say AFF: the accuracy is equal in each image, which is no proof of equivalence."""
+    for name, arm in (("a", BCE), ("b", DICE)):
+        for seed in range(3):
+            prob = np.full(40, 0.6 + 0.01 * seed + 0.1 * (name == "b"))
+            images = of_classes(["AFF", "NFF"] * 20, np.stack([prob, 1 - prob], axis=1))
+            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=POOLED, **arm)
+    one = only(found_in(tmp_path, metric="accuracy", margin=0.2))
+    assert one.verdict.word == "cannot tell"
+    assert one.verdict.sentence.endswith("which leaves nothing to measure chance by.")

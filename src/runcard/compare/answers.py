@@ -219,8 +219,11 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
         sentence = f"No verdict: both arms give the same value of every image. Does {what} reach the model?"
         return Verdict("no verdict", sentence, told)
     if contrast.effect and contrast.effect.se == 0:
-        sentence = f"Cannot tell {question.first} from {question.second}: no {measure.title} varies by image or seed."
-        return Verdict("cannot tell", f"{sentence} That leaves nothing to measure chance by.", told)
+        same = f"the difference in {measure.title} is the same in every image and seed"
+        sentence = (
+            f"Cannot tell {question.first} from {question.second}: {same}, which leaves nothing to measure chance by."
+        )
+        return Verdict("cannot tell", sentence, told)
     if case.count and case.one_seed:
         networks = [
             (name, len(arm.runs)) for name, arm in zip((question.first, question.second), case.arms, strict=True)

@@ -98,7 +98,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
 
 def evidence(answer: Answer) -> str:
     """Returns an answer's numbers in a line; its sentence where it has none, or none to go by."""
-    if answer.p is None or answer.verdict.word == "no verdict":
+    if answer.p is None or answer.verdict.word == "no verdict" or (answer.effect and answer.effect.se == 0):
         return answer.verdict.sentence
     if answer.effect is None:
         return f"{title(answer.measure.title)}: {answer.counts} (by ranks, p {in_p(answer.p)})"
