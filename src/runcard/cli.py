@@ -112,11 +112,11 @@ def report(
     from runcard.compare.page import write_report
 
     first = Path(runs[0])
-    if len(runs) == 1 and (first / "study.json").exists():
-        found = findings.of_study(first)
-    else:
-        found = _find(runs, metric, margin, threshold)
+    if len(runs) == 1 and (folder := _study_folder(first)):
+        print(write_report(findings.of_study(folder), output or folder, images))
+        return
     is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
+    found = _find(runs, metric, margin, threshold)
     print(write_report(found, output or (first if is_sweep else Path("outputs/report")), images))
 
 
@@ -143,6 +143,23 @@ def study(
     print(write_report(found, done.folder))
     if done.missing:
         raise UserError("\n".join(["Not all runs are there; the same command runs these again:", *done.missing]))
+
+
+def _study_folder(named: Path) -> Path | None:
+    """Returns the folder of a study, named by that folder or by the file of its questions; else None."""
+    if (named / "study.json").exists():
+        return named
+    if named.suffix != ".yml":
+        return None
+    from runcard.compare.study_file import read_study
+
+    name = read_study(named).name
+    folders = sorted(file.parent for file in Path("outputs").glob("*/study.json"))
+    folders = [folder for folder in folders if f"{folder.name},".startswith(f"{name},")]
+    if len(folders) == 1:
+        return folders[0]
+    found = f"has several folders: {', '.join(map(str, folders))}. Name one" if folders else "has not been run"
+    raise UserError(f"{named}: this study {found}. (runcard study {named} … runs it.)")
 
 
 def _find(runs: list[str], metric: str | None, margin: float | None, threshold: float | None) -> Findings:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from folders import simulate, write_run
 from typer.testing import CliRunner
 
@@ -217,12 +218,15 @@ def test_power(sweep):
         (["compare", "{sweep}", "--metric", "auroc"], "There are loss, bce, soft_dice_loss, dice."),
         (["compare", "{sweep}", "--margin", "0"], "--margin must be a number greater than 0, got 0"),
         (["compare", "nowhere"], "nowhere: no run folder here or below"),
+        (["report", "{study}"], "study.yml: this study has not been run."),
         (["power", "{sweep}", "--difference", "-1"], "--difference must be a number greater than 0, got -1"),
         (["power", "{sweep}/a0"], "one seed; how far seeds differ takes at least two. Run seed=0,1."),
     ],
 )
 def test_a_mistake_is_told_in_words(sweep, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, "argv", ["runcard", *(a.format(sweep=sweep) for a in arguments)])
+    monkeypatch.chdir(sweep.parent)
+    questions = ROOT / "experiments" / "lab4" / "study.yml"
+    monkeypatch.setattr(sys, "argv", ["runcard", *(a.format(sweep=sweep, study=questions) for a in arguments)])
     with pytest.raises(SystemExit) as exit_:
         main()
     assert exit_.value.code == 2
