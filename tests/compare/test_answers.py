@@ -461,3 +461,29 @@ def test_the_same_right_and_wrong_answers_everywhere_tell_nothing(tmp_path):
     one = only(found_in(tmp_path, metric="accuracy", margin=0.2))
     assert one.verdict.word == "cannot tell"
     assert one.verdict.sentence.endswith("which leaves nothing to measure chance by.")
+
+
+@pytest.mark.parametrize("num_left", [1, 5])
+def test_a_metric_of_a_few_images_is_no_verdict(tmp_path, num_left):
+    """As a distance to an outline that most images do not have."""
+    values = write_pair(tmp_path, effect=0.03)
+    broken = values[1][0].copy()
+    broken[num_left:] = np.nan
+    write_run(tmp_path / "b_0", images={"dice": broken}, curves={"val/dice": 0.9}, **DICE)
+    sentence = only(found_in(tmp_path)).verdict.sentence
+    if num_left == 1:
+        assert "dice is a number in fewer than two images" in sentence
+    else:
+        assert sentence.startswith("No verdict: these are 5 images, too few to speak of others.")
+
+
+def test_right_or_wrong_is_of_images_also_where_patients_are_the_unit(tmp_path):
+    groups = [f"p{i // 2}" for i in range(60)]
+    for name, arm in (("a", BCE), ("b", DICE)):
+        for seed in range(3):
+            sure = np.full(60, 0.9 - 0.01 * seed)
+            sure[seed if name == "a" else 5] = 0.3
+            images = of_classes(["AFF"] * 60, np.stack([sure, 1 - sure], axis=1))
+            special = {"seed": seed, "images": images, "groups": groups, "card": BONE, "pooled": POOLED}
+            write_run(tmp_path / f"{name}{seed}", **special, **arm)
+    assert only(found_in(tmp_path, metric="accuracy", margin=0.05)).verdict.word == "cannot tell"

@@ -103,9 +103,15 @@ class _Case:
         return self.contrast.p
 
     @property
+    def num_units(self) -> int:
+        """Returns the number of patients or images that were measured; of those with a value, where each has one."""
+        measured = self.count.patients if self.count else 0
+        return self.units.count if self.units else measured
+
+    @property
     def too_few(self) -> bool:
         """Whether there are too few patients or images to speak of others."""
-        return self.count is not None and self.count.patients < MIN_UNITS
+        return self.num_units < MIN_UNITS
 
     @property
     def rehearsal(self) -> bool:
@@ -205,14 +211,14 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
         return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.", told)
     if contrast.p is None or p is None:
         return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.", told)
-    grain = -math.log(alpha / 2) / len(case.units.values[0][0]) if case.units and case.units.are_right_or_wrong else 0.0
+    grain = -math.log(alpha / 2) / case.units.count if case.units and case.units.right_or_wrong else 0.0
     evidence = Evidence(contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note, grain)
     if case.rehearsal:
         sentence = f"Rehearsal, which supports no conclusion: {in_numbers(measure, evidence)}."
         return Verdict("rehearsal", sentence, "rehearsal" if question.claim else "")
     if case.count and case.too_few:
         between = f"{measure.title} {amount(measure, contrast.effect.estimate)}" if contrast.effect else contrast.note
-        few = f"these are {case.count.patients} {case.count.word}, too few to speak of others"
+        few = f"these are {case.num_units} {case.count.word}, too few to speak of others"
         return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.", told)
     if endpoints.identical(*case.arms):
         what = ", ".join(each.key for each in case.factor) or "what differs"
@@ -228,7 +234,7 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
         networks = [
             (name, len(arm.runs)) for name, arm in zip((question.first, question.second), case.arms, strict=True)
         ]
-        images = f"{case.count.patients} {case.count.word}"
+        images = f"{case.num_units} {case.count.word}"
         return judge_networks(question, measure, evidence, networks, images)
     confounded = any(not each.key.startswith(HARMLESS) for each in case.confounds)
     return judge(question, measure, evidence, confounded)

@@ -30,11 +30,12 @@ class Units:
 
     values: tuple[Array, ...]  # of each arm, (S, U)
     num_left_out: int  # images without a value in some run
+    right_or_wrong: bool  # whether every image's value is 0 or 1, as of accuracy: what was not seen may still happen
 
     @property
-    def are_right_or_wrong(self) -> bool:
-        """Whether every value is 0 or 1, as of accuracy: then what was not seen to happen may still be."""
-        return all(np.isin(y, (0, 1)).all() for y in self.values)
+    def count(self) -> int:
+        """Returns U, the number of patients or images that have a value."""
+        return len(self.values[0][0])
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,16 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
     if metric in first.values:
         stacked = [np.stack([_in_order(images, metric, first.ids) for images in arm]) for arm in read]
         kept = ~np.isnan(np.concatenate(stacked)).any(axis=0)
-        if not kept.any():
-            raise UserError(f"metric: {metric} is not a number in any image of {arms[0].first.folder}.")
-        values = [inference.by_group(y[:, kept], np.array(first.groups)[kept].tolist()) for y in stacked]
+        groups = np.array(first.groups)[kept].tolist()
+        if len(set(groups)) < 2:
+            raise UserError(f"metric: {metric} is a number in fewer than two images of {arms[0].first.folder}.")
+        values = [inference.by_group(y[:, kept], groups) for y in stacked]
+        right_or_wrong = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
     else:
+        right_or_wrong = False
         kept = np.ones(len(first.ids), bool)
         values = [np.stack([_pseudo_values(run, metric, checkpoint, first.ids) for run in arm.runs]) for arm in arms]
-    return Units(tuple(values), int((~kept).sum()))
+    return Units(tuple(values), int((~kept).sum()), right_or_wrong)
 
 
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
@@ -133,9 +137,12 @@ def value(run: Run, metric: str, checkpoint: str = "last") -> float:
 
 
 def _of_folds(arm: Arm, metric: str, checkpoint: str) -> Array:
-    """Returns a value per fold: the mean over its seeds."""
+    """Returns a value per fold: the mean over its seeds. Raises UserError where a fold has none."""
     folds = sorted({run.fold for run in arm.runs})
-    return np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.fold == fold]) for fold in folds])
+    means = np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.fold == fold]) for fold in folds])
+    if holes := [fold for fold, mean in zip(folds, means, strict=True) if np.isnan(mean)]:
+        raise UserError(f"metric: {metric} is not a number in fold {holes[0]} of {arm.first.folder.parent}.")
+    return means
 
 
 def _resampled(values: Array, arm: Arm) -> Effect:

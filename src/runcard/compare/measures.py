@@ -30,9 +30,6 @@ class Value:
     mean: Effect | None  # the arm's mean with its interval, of logarithms where the measure is a ratio; None: see note
     note: str = ""  # "2 of 3 reached 0.9", "too short to say", ""
 
-    def __bool__(self) -> bool:
-        return bool(self.runs)
-
 
 def title(metric: str) -> str:
     """Returns a metric's name as a sentence writes it."""
