@@ -18,7 +18,7 @@ from runcard.data import Samples, normalizer, prepare
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.datasets.phantom_bone import PhantomBone
 from runcard.datasets.phantom_chest import PhantomChest
-from runcard.errors import UserError
+from runcard.errors import DataError, UserError
 from runcard.loaders import Loaders, SampleDataset, make_loaders
 from runcard.seeding import derive
 from runcard.settings import TrainSettings
@@ -195,11 +195,11 @@ def test_faults_of_all_images_come_in_one_error():
         def __getitem__(self, i):
             if i == 1:
                 return super().__getitem__(i)
-            raise UserError(f"{i}.png: broken.")
+            raise DataError("unreadable", f"{i}.png", "broken", "Replace it.")
 
     with pytest.raises(UserError) as caught:
         prepare(Broken((GREY, 0), (GREY, 0), (GREY, 0)), 8, 1)
-    assert str(caught.value) == "0.png: broken.\n2.png: broken."
+    assert str(caught.value) == "0.png: broken. Replace it.\n2.png: broken. Replace it."
 
 
 # Loaders

@@ -26,7 +26,8 @@ def write(path: Path, size: tuple[int, int] = (12, 10), high: int = 200, dtype: 
 
 
 def rows(source: Source, split: Split) -> dict[str, str]:
-    found = found_rows(source, prepare(source, image_size_px=8, channels=1), split)
+    samples = prepare(source, image_size_px=8, channels=1)
+    found = found_rows(source, samples.originals, samples.labels, split)
     assert len(found) <= 12
     return dict(found)  # type: ignore[arg-type]
 
@@ -107,7 +108,8 @@ def test_the_window_reaches_the_samples(tmp_path):
 @pytest.mark.parametrize("phantom", [PhantomBone, PhantomChest])
 def test_phantoms_have_no_table(phantom):
     source = phantom(2, 16)
-    assert found_rows(source, prepare(source, 16, 1), {"train": [0], "val": [1], "test": []}) == []
+    samples = prepare(source, 16, 1)
+    assert found_rows(source, samples.originals, samples.labels, {"train": [0], "val": [1], "test": []}) == []
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the images are not here")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +18,7 @@ from PIL import Image, ImageOps
 
 from runcard.data import prepare
 from runcard.errors import UserError
-from runcard.images import OnDisk, describe, list_images, read_image, read_mask, windowed
+from runcard.images import OnDisk, check_window, describe, list_images, read_image, read_mask, windowed
 
 HEIGHT, WIDTH = 24, 32
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -96,6 +99,14 @@ def test_the_window_is_linear_and_clips():
     assert windowed(np.array([[0, 257, 65535]], np.uint16), (0, 65535)).tolist() == [[0, 1, 255]]
     assert windowed(np.array([[0.0, 0.5, 1.0]], np.float32), (0, 1)).tolist() == [[0, 128, 255]]
     assert windowed(values, (0, 1)).dtype == np.uint8
+    with np.errstate(all="raise"):
+        assert windowed(np.array([[-3e38, 3e38]], np.float32), (0, 1)).tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("window", [[0, 10**400], [0, 1e300], [float("nan"), 1], [1, 1], [0, True], [0], "01"])
+def test_a_window_is_two_numbers(window):
+    with pytest.raises(ValueError, match="window must be two numbers"):
+        check_window(window)
 
 
 class OneFile:
@@ -130,6 +141,15 @@ def test_one_or_three_channels_can_be_had_of_any_file(name, tmp_path):
         "grey.png": (float(GREY.min()), float(GREY.max())),
         "colour.png": (float(DEEP.min()), float(DEEP.max())),
     }.get(name)
+
+
+def png(width: int, height: int, depth: int, colour: int, interlaced: bool, pixels: bytes) -> bytes:
+    """Returns a PNG of any header; Pillow writes no 16-bit colours, 16-bit grey with alpha, or interlaced pictures."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    palette = [(b"PLTE", bytes(range(240)))] if colour == 3 else []
+    chunks = [(b"IHDR", header), *palette, (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(c)) + name + c + struct.pack(">I", zlib.crc32(name + c)) for name, c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -197,6 +217,47 @@ def test_a_pixel_that_is_no_number_is_refused(tmp_path):
         read_image(path)
 
 
+def test_grey_of_16_bits_with_alpha_keeps_every_bit(tmp_path):
+    greys = np.array([[1, 300], [5000, 65535]], np.uint16)
+    rows = np.stack([greys, greys // 2], axis=-1).astype(">u2").reshape(2, 4).view(np.uint8)
+    path = tmp_path / "x.png"
+    path.write_bytes(png(2, 2, 16, 4, False, np.insert(rows, 0, 0, axis=1).tobytes()))  # a filter in front of each row
+    assert np.array_equal(read_image(path), np.repeat(greys[..., None], 3, axis=-1))
+
+
+def test_a_chunk_that_claims_gigabytes_is_refused_before_they_are_made_room_for(tmp_path):
+    content = bytearray(png(1, 7, 16, 4, False, bytes(100)))
+    content[33] = 0x6B  # the highest byte of the length of the pixels' chunk
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged or truncated"):
+        read_image(path)
+
+
+def test_a_file_of_another_format_is_refused_whatever_its_suffix(tmp_path):
+    """Pillow would start a program that draws it."""
+    path = tmp_path / "x.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UserError, match=r"not an image that can be read \(PNG, JPEG, BMP or TIFF\)"):
+        read_image(path)
+
+
+def test_nobody_waits_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"x.png: not a file"):
+        read_image(tmp_path / "x.png")
+
+
+def test_what_pillow_warns_of_is_not_told(tmp_path):
+    """In a process of its own: pytest has warning filters of its own."""
+    image = Image.fromarray(COLOURS).convert("P")
+    path = tmp_path / "x.png"
+    image.save(path, transparency=bytes(range(9)))
+    code = f"from pathlib import Path; from runcard.images import read_image; read_image(Path({str(path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_files_are_listed_in_natural_order(tmp_path):
     for name in ("Im10.png", "Im2.PNG", "Im1.jpeg", ".hidden.png", "Thumbs.db", "notes.txt"):
         (tmp_path / name).touch()
@@ -251,6 +312,12 @@ def test_a_mask_becomes_class_indices(values, dtype, num_classes, mask_values, e
 def test_a_black_and_white_mask_may_have_any_mode(mode, tmp_path):
     mask = stripes((0, 255))
     assert np.array_equal(read_mask(saved(mask, tmp_path / "x.png", mode), 2), mask // 255)
+
+
+def test_a_black_and_white_mask_may_be_in_lab(tmp_path):
+    neutral = Image.new("L", (16, HEIGHT), 128)
+    Image.merge("LAB", (Image.fromarray(stripes((0, 255))), neutral, neutral)).save(tmp_path / "x.tif")
+    assert np.array_equal(read_mask(tmp_path / "x.tif", 2), stripes((0, 1)))
 
 
 def test_a_palette_mask_is_read_by_index_not_by_colour(tmp_path):

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from runcard.errors import UserError, check_choice, check_integer
+from runcard.errors import DataError, UserError, check_choice, check_integer
 from runcard.images import OnDisk, describe, windowed
 
 NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 255
@@ -38,7 +38,7 @@ class Source(Protocol):
     files: list[tuple[Path, ...]]
     classes: list[str]
     given_split: list[str] | None
-    faults: Sequence[str]  # of the folder as a whole: told together with those of its files
+    faults: Sequence[DataError]  # of the folder as a whole: told together with those of its files
     on_disk: OnDisk | None  # None: made, not read
 
     def __len__(self) -> int: ...
@@ -54,6 +54,15 @@ class Original(NamedTuple):
     files: list[str]  # in words: "8-bit grey JPEG"
 
 
+class Sample(NamedTuple):
+    """One image as it is meant to be seen, at the size of its file."""
+
+    image: np.ndarray  # H×W or H×W×3 uint8
+    target: np.ndarray | int  # see Source
+    digest: str  # a hash of the bytes of its files (of its pixels where it has none)
+    original: Original
+
+
 @dataclass(frozen=True)
 class Samples:
     """A whole data set, decoded and resized, in memory."""
@@ -61,20 +70,26 @@ class Samples:
     images: np.ndarray  # (N, H, W, C) uint8
     targets: np.ndarray  # (N,) int64 classes, or (N, H, W) uint8 class maps
     ids: list[str]
-    digests: list[str]  # a hash of the bytes of each sample's files (of its pixels where it has none)
+    digests: list[str]
     originals: list[Original]
+    positions: list[int]  # in the source: all, but for those left out because their faults are allowed
 
     @property
     def has_masks(self) -> bool:
         """Whether targets are class maps rather than one class per image."""
         return self.targets.ndim == 3
 
+    @property
+    def labels(self) -> list[int] | None:
+        """Returns the class of each image; None with masks."""
+        return None if self.has_masks else self.targets.tolist()
 
-def prepare(source: Source, image_size_px: int, channels: int) -> Samples:
-    """Returns every sample decoded and resized to a square of image_size_px; all broken files in one UserError.
 
-    Images deeper than 8 bits are windowed, see Source. Images are resized by area averaging (down) or linearly (up),
-    masks by nearest neighbour. Grey becomes RGB by repetition, RGB becomes grey by luminance.
+def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence[str] = ()) -> Samples:
+    """Returns every sample decoded and resized to a square of image_size_px; all faults in one UserError.
+
+    A sample whose fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down)
+    or linearly (up), masks by nearest neighbour. Grey becomes RGB by repetition, RGB becomes grey by luminance.
     """
     check_integer("image_size_px", image_size_px, minimum=1)
     check_choice("channels", str(channels), ("1", "3"))
@@ -82,36 +97,50 @@ def prepare(source: Source, image_size_px: int, channels: int) -> Samples:
     size = (len(source), image_size_px, image_size_px, channels)
     images = _allocate(size)
 
-    def load(i: int) -> tuple[np.ndarray | int, str, Original] | UserError:
+    def load(i: int) -> tuple[np.ndarray | int, str, Original] | DataError:
         try:
-            image, target, _ = source[i]
-        except UserError as error:
-            return error
-        paths = source.files[i]
-        content = [p.read_bytes() for p in paths] if paths else [image.tobytes(), np.asarray(target).tobytes()]
-        digest = hashlib.sha256(b"".join(hashlib.sha256(c).digest() for c in content)).hexdigest()
-        original = _original(image, paths)
-        if source.on_disk and original.deep_range:
-            image = windowed(image, source.on_disk.window)
-            if image.min() == image.max() and original.deep_range[0] < original.deep_range[1]:
-                low, high = original.deep_range
-                return UserError(
-                    f"{paths[0]}: its values, {low:g} to {high:g}, are all one grey under "
-                    f"dataset.window={list(source.on_disk.window)}. Set it to the values to be black and white."
-                )
-        images[i] = _resize_image(_with_channels(image, channels), image_size_px)
-        if isinstance(target, np.ndarray) and target.shape != size[1:3]:
-            target = cv2.resize(target, (image_size_px,) * 2, interpolation=cv2.INTER_NEAREST_EXACT)
-        return target, digest, original
+            image, target, hashed, original = read_sample(source, i)
+        except DataError as fault:
+            return fault
+        images[i] = resize_image(with_channels(image, channels), image_size_px)
+        if isinstance(target, np.ndarray):
+            target = resize_mask(target, image_size_px)
+        return target, hashed, original
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
         loaded = list(pool.map(load, range(len(source))))
-    faults = [*source.faults, *(str(item) for item in loaded if isinstance(item, UserError))]
-    if faults:
-        more = [f"… and {len(faults) - MAX_FAULTS_SHOWN} more."] if len(faults) > MAX_FAULTS_SHOWN else []
-        raise UserError("\n".join(faults[:MAX_FAULTS_SHOWN] + more))
-    targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, UserError)), strict=True)
-    return Samples(images, np.stack(targets), list(source.ids), list(digests), list(originals))
+    faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
+    if forbidden := [str(fault) for fault in faults if fault.check not in allowed]:
+        more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
+        raise UserError("\n".join(forbidden[:MAX_FAULTS_SHOWN] + more))
+    positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
+    if not positions:
+        raise UserError("There is no image left that could be read: see audit.allow.")
+    targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, DataError)), strict=True)
+    ids = [source.ids[i] for i in positions]
+    kept = images if len(positions) == len(source) else images[positions]
+    return Samples(kept, np.stack(targets), ids, list(digests), list(originals), positions)
+
+
+def read_sample(source: Source, i: int) -> Sample:
+    """Returns item i of source, windowed where it is deeper than 8 bits. Raises DataError for what is wrong with it."""
+    image, target, _ = source[i]
+    paths = source.files[i]
+    original = _original(image, paths)
+    made = [] if paths else [image.tobytes(), np.asarray(target).tobytes()]
+    if source.on_disk and original.deep_range:
+        window, (low, high) = source.on_disk.window, original.deep_range
+        image = windowed(image, window)
+        if image.min() == image.max() and low < high:
+            what = f"its values, {low:g} to {high:g}, are all one grey under dataset.window={list(window)}"
+            raise DataError("window", paths[0], what, "Set it to the values to be black and white.")
+    return Sample(image, target, digest(paths, made), original)
+
+
+def digest(paths: Sequence[Path], made: Sequence[bytes] = ()) -> str:
+    """Returns a hash over the bytes of files, or over made ones."""
+    contents = made or (path.read_bytes() for path in paths)
+    return hashlib.sha256(b"".join(hashlib.sha256(content).digest() for content in contents)).hexdigest()
 
 
 def normalizer(name: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,7 +165,8 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Returns an image with 1 channel (H×W) or 3 (H×W×3): grey repeated, RGB by luminance."""
     if channels == 3 and image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if channels == 1 and image.ndim == 3:
@@ -144,8 +174,16 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return image
 
 
-def _resize_image(image: np.ndarray, size_px: int) -> np.ndarray:
+def resize_image(image: np.ndarray, size_px: int) -> np.ndarray:
+    """Returns a square of size_px (size_px, size_px, C): by area averaging where it gets smaller, else linearly."""
     if image.shape[:2] != (size_px, size_px):
         smaller = size_px < max(image.shape[:2])
         image = cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return image.reshape(size_px, size_px, -1)
+
+
+def resize_mask(mask: np.ndarray, size_px: int) -> np.ndarray:
+    """Returns a square of size_px whose pixels are those of the mask (H, W) that lie nearest."""
+    if mask.shape == (size_px, size_px):
+        return mask
+    return cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)

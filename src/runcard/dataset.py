@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,23 +35,36 @@ def open_source(dataset: Mapping[str, Any]) -> Source:
     return source
 
 
-def read_samples(source: Source, dataset: Mapping[str, Any]) -> Samples:
-    """Returns a source's images at the size and with the channels that a resolved card says."""
-    return checked("dataset.", lambda: prepare(source, dataset["image_size_px"], dataset["channels"]))
+def read_samples(source: Source, dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Samples:
+    """Returns a source's images at the size and with the channels that a resolved card says; see data.prepare."""
+    return checked("dataset.", lambda: prepare(source, dataset["image_size_px"], dataset["channels"], allowed))
 
 
-def read_data(dataset: Mapping[str, Any]) -> Data:
-    """Returns the data of the dataset part of a resolved card. Raises UserError for all that is wrong with it."""
+def read_data(dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Data:
+    """Returns the data of the dataset part of a resolved card. Raises UserError for all that is wrong with it.
+
+    allowed are the checks (audit.allow) whose faults leave an image out rather than stop.
+    """
+    check_dataset(dataset)
+    normalization = checked("dataset.", lambda: normalizer(dataset["normalization"], dataset["channels"]))
+    source = open_source(dataset)
+    classes, positive = list(source.classes), positive_class(dataset, source)
+    samples = read_samples(source, dataset, allowed)
+    given = source.given_split and [source.given_split[i] for i in samples.positions]
+    split, groups = checked("dataset.", lambda: make_split(samples.ids, samples.labels, given, **dataset["split"]))
+    position = None if positive is None else classes.index(positive)
+    return Data(source, samples, normalization, split, groups, classes, position)
+
+
+def check_dataset(dataset: Mapping[str, Any]) -> None:
+    """Checks, before any file is read, the keys that every dataset has. Raises UserError."""
     for key in OF_EVERY_DATASET:
         if key not in dataset:
             raise UserError(f"dataset.{key}: this key is needed.")
     checked("dataset.", lambda: check_integer("image_size_px", dataset["image_size_px"], minimum=1))
-    normalization = checked("dataset.", lambda: normalizer(dataset["normalization"], dataset["channels"]))
-    source = open_source(dataset)
-    classes, name = list(source.classes), dataset["positive"]
-    positive = None if name is None else checked("dataset.", lambda: check_choice("positive", str(name), classes))
-    samples = read_samples(source, dataset)
-    labels = None if samples.has_masks else samples.targets.tolist()
-    split, groups = checked("dataset.", lambda: make_split(samples.ids, labels, source.given_split, **dataset["split"]))
-    position = None if positive is None else classes.index(positive)
-    return Data(source, samples, normalization, split, groups, classes, position)
+
+
+def positive_class(dataset: Mapping[str, Any], source: Source) -> str | None:
+    """Returns the name of the positive class, or None where the card has none. Raises UserError for a strange one."""
+    name = dataset["positive"]
+    return None if name is None else checked("dataset.", lambda: check_choice("positive", str(name), source.classes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Iterable
 
 EXIT_USER_ERROR = 2
@@ -16,6 +17,14 @@ EXIT_USER_ERROR = 2
 
 class UserError(Exception):
     """A mistake of the person at the keyboard: the key or file, the rule, the value found and the fix."""
+
+
+class DataError(UserError):
+    """What is wrong with one file or folder of the data. check is the name that audit.allow knows it by."""
+
+    def __init__(self, check: str, place: object, what: str, fix: str) -> None:
+        super().__init__(f"{place}: {what}. {fix}")
+        self.check, self.place, self.what, self.fix = check, str(place), what, fix
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:
@@ -33,7 +42,7 @@ def check_integer(name: str, value: object, minimum: int) -> int:
 
 def check_number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
     """Returns value as a float, or raises ValueError where it is not a finite number in [minimum, maximum]."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not number or not minimum <= value <= maximum:  # type: ignore[operator]
         rule = f"in [{minimum:g}, {maximum:g}]" if math.isfinite(maximum) else f">= {minimum:g}"
         raise ValueError(f"{name} must be a number {rule}, got {value!r}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
-from runcard.data import Original, Samples, Source
+from runcard.data import Original, Source
 from runcard.images import OnDisk
 from runcard.splits import Split
 
@@ -14,13 +14,18 @@ MAX_LEFT_OUT_SHOWN = 5
 LITTLE_OF_WINDOW = 0.25  # files that use less of dataset.window get a hint
 
 
-def found_rows(source: Source, samples: Samples, split: Split) -> list[list[str]]:
-    """Returns rows of two cells, the data's folder first; none for data that do not lie on disk."""
-    if source.on_disk is None:
+def found_rows(
+    source: Source, originals: Sequence[Original], labels: Sequence[int] | None, split: Split
+) -> list[list[str]]:
+    """Returns rows of two cells, the data's folder first; none for data that do not lie on disk.
+
+    originals and labels (None with masks) are those of the images that split parts.
+    """
+    if source.on_disk is None or not originals:
         return []
-    disk, originals = source.on_disk, samples.originals
+    disk = source.on_disk
     rows = [("data", str(disk.location)), ("layout", disk.layout)]
-    rows += [(part, _counts(members, source.classes, samples)) for part, members in split.items() if members]
+    rows += [(part, _counts(members, source.classes, labels)) for part, members in split.items() if members]
     rows += [("sizes", _sizes(originals)), ("images", _commonest(original.files[0] for original in originals))]
     if disk.masks is not None:
         rows.append(("masks", f"{_commonest(original.files[1] for original in originals)}; {disk.masks}"))
@@ -33,16 +38,16 @@ def found_rows(source: Source, samples: Samples, split: Split) -> list[list[str]
     return [list(row) for row in rows]
 
 
-def _counts(members: list[int], classes: list[str], samples: Samples) -> str:
+def _counts(members: list[int], classes: list[str], labels: Sequence[int] | None) -> str:
     """Returns "40 images: 8 Mel, 32 Nev", or without the classes where they are drawn in masks."""
     total = f"{len(members)} image{'s' * (len(members) > 1)}"
-    if samples.has_masks:
+    if labels is None:
         return total
-    counts = Counter(samples.targets[members].tolist())
+    counts = Counter(labels[i] for i in members)
     return f"{total}: " + ", ".join(f"{counts[i]} {name}" for i, name in enumerate(classes))
 
 
-def _sizes(originals: list[Original]) -> str:
+def _sizes(originals: Sequence[Original]) -> str:
     """Returns the commonest sizes and, of many, the range that they lie in; pixels, width×height."""
     sizes = [(o.width_px, o.height_px) for o in originals]
     text = _commonest(f"{width}×{height}" for width, height in sizes)
@@ -62,7 +67,7 @@ def _commonest(values: Iterable[Hashable]) -> str:
     return shown + (f" and {more} other{'s' * (more > 1)}" if more > 0 else "")
 
 
-def _values(originals: list[Original], disk: OnDisk) -> str:
+def _values(originals: Sequence[Original], disk: OnDisk) -> str:
     """Returns the range of values in deep files, with a hint where the window shows little of its greys."""
     low, high = (pick(o.deep_range[k] for o in originals if o.deep_range) for k, pick in ((0, min), (1, max)))
     black, white = disk.window

@@ -6,7 +6,7 @@ reads those. Alpha is dropped.
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,24 @@ import numpy as np
 from natsort import natsorted
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from runcard.errors import UserError
+from runcard.errors import DataError, UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # whatever the suffix: others, such as PostScript, start programs or take long
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I": "32-bit grey", "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey"}
 LOSSY_FORMATS = {"JPEG", "MPO"}  # MPO: a JPEG of some cameras
 MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey with alpha", "P": "8-bit palette"} | DEEP_MODES
+MEND = "Replace or remove it."  # a file that cannot be read
+NO_IMAGES = "no images in this folder (.png, .jpg, .bmp or .tif)"
 FULL_WINDOW = (0, 65535)  # of 16 bits
+LARGEST_IN_WINDOW = 1e30  # either way: far below the largest float32, so that no difference overflows
 NEAR = 1 / 8  # of the smallest gap between a mask's values: a pixel this close to one of them is taken for it
 MIN_SHARE_NEAR = 0.95  # of a mask's pixels; measured: masks saved as JPEG of quality 30 >= 0.97, photographs <= 0.80
 MAX_SHARE_OF_OTHER_VALUE = 0.01  # of a mask's pixels: noise is spread, one value held by more is a class of its own
+
+# Pillow warns of damaged tags and of alpha, which nobody reads, and of large pictures, whose largest it refuses.
+warnings.filterwarnings("ignore", module=r"PIL\.")  # once and for all: catch_warnings is not for threads
 
 
 @dataclass(frozen=True)
@@ -47,9 +54,14 @@ def list_images(folder: Path) -> list[Path]:
     except PermissionError:
         raise UserError(f"{folder}: this folder may not be read by you.") from None
     for path in found:
-        if not path.name.isprintable():  # bytes of another encoding, say: nothing could be written about such a file
-            raise UserError(f"{folder}: the file name {path.name!r} holds signs that cannot be printed. Rename it.")
+        check_printable(path)
     return natsorted(found, key=lambda path: path.name)
+
+
+def check_printable(path: Path) -> None:
+    """Raises UserError for a name that holds bytes of another encoding, say: nothing could be written about it."""
+    if not path.name.isprintable():
+        raise UserError(f"{path.parent}: the name {path.name!r} holds signs that cannot be printed. Rename it.")
 
 
 def is_image(name: str) -> bool:
@@ -58,7 +70,7 @@ def is_image(name: str) -> bool:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Returns the image upright, H×W where the file is grey and H×W×3 (RGB) where it has colours.
+    """Returns the image upright, H×W where the file is grey and H×W×3 (RGB) where it has colours, or 16 bits and alpha.
 
     uint8, or of files deeper than 8 bits uint16, int32 or float32: see windowed.
     """
@@ -67,21 +79,21 @@ def read_image(path: Path) -> np.ndarray:
         return _read_deep_colour(path)
     if image.mode in DEEP_MODES:
         return _deep_grey(image, path)
-    return np.asarray(image.convert("L" if image.mode in GREY_MODES else "RGB"))
+    return np.asarray(_grey_or_rgb(image))
 
 
 def windowed(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Returns pixels as uint8: window's two values become 0 and 255, linearly, and what lies outside is clipped."""
     black, white = window
-    greys = np.clip((pixels.astype(np.float32) - black) * (255 / (white - black)), 0, 255)
-    return np.asarray(np.rint(greys), np.uint8)
+    inside = np.clip(pixels.astype(np.float32), black, white)
+    return np.asarray(np.rint((inside - black) * (255 / (white - black))), np.uint8)
 
 
 def check_window(window: object) -> tuple[float, float]:
     """Returns window as (black, white), or raises ValueError where it is not two numbers, the smaller first."""
     values = list(window) if isinstance(window, Sequence) and not isinstance(window, str) else []
-    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)]
-    if len(values) != 2 or len(numbers) != 2 or not values[0] < values[1]:
+    numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if len(values) != 2 or len(numbers) != 2 or not -LARGEST_IN_WINDOW <= values[0] < values[1] <= LARGEST_IN_WINDOW:
         raise ValueError(f"window must be two numbers, [black, white], black below white, got {window!r}")
     return values[0], values[1]
 
@@ -112,12 +124,17 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
     fix = "Replace it, or say the grey value of each class in dataset.mask_values."
     if num_classes > 1 and _is_clear(values, counts, fitting):
         fix = f"Set dataset.mask_values=[{_listed(fitting, ',')}] if these are the classes."
-    raise UserError(f"{path}: not a mask: it must hold {rule}, but has {found}. {fix}")
+    raise DataError("mask_values", path, f"not a mask: it must hold {rule}, but has {found}", fix)
+
+
+def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the values of a mask file as they are, in ascending order, and how many pixels have each."""
+    return _histogram(_read_grey(path)[0])
 
 
 def describe(path: Path) -> str:
     """Returns depth, mode and format of a readable image file, from its header: "8-bit grey JPEG"."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         bits = 16 if _has_deep_colour(image) else 8
         return f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}"
 
@@ -129,7 +146,8 @@ def _read_grey(path: Path) -> tuple[np.ndarray, bool]:
         return cv2.cvtColor(_read_deep_colour(path), cv2.COLOR_RGB2GRAY), False
     if image.mode in DEEP_MODES:
         return _deep_grey(image, path), False
-    return np.asarray(image if image.mode in ("L", "P") else image.convert("L")), image.format in LOSSY_FORMATS
+    grey = image if image.mode in ("L", "P") else _grey_or_rgb(image).convert("L")
+    return np.asarray(grey), image.format in LOSSY_FORMATS
 
 
 def _histogram(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,24 +183,41 @@ def _listed(values: Sequence[float] | np.ndarray, comma: str = ", ") -> str:
     return comma.join(f"{value:g}" for value in values)
 
 
+def _grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Returns a picture of 8 bits in mode L where it is grey, else in RGB, all that LAB can be converted to."""
+    mode = "L" if image.mode in GREY_MODES else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
 def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
     """Returns the decoded picture, upright, and whether it has colours of 16 bits, which Pillow has cut to 8.
 
     A missing, empty, truncated or undecodable file is a UserError.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise DataError("unreadable", path, "not a file", "Rename or remove it.")
         with path.open("rb") as file:  # of a name, Pillow 13 maps raw TIFFs to memory and then turns them wrongly
-            image = Image.open(file)
+            image = Image.open(file, formats=FORMATS)
             deep_colour = _has_deep_colour(image)
             image.load()
+        if deep_colour:  # OpenCV makes room for whatever length a damaged PNG's chunk claims
+            with Image.open(path, formats=FORMATS) as again:
+                again.verify()
         ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
+        raise DataError("unreadable", path, "no such file", "Is it a link that leads nowhere?") from None
+    except PermissionError:
+        raise DataError("unreadable", path, "this file may not be read by you", "Change its permissions.") from None
     except UnidentifiedImageError:
-        what = "the file is empty" if path.stat().st_size == 0 else "not an image that can be read"
-        raise UserError(f"{path}: {what}. Replace or remove it.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read, damaged or truncated ({error}). Replace or remove it.") from None
+        if path.stat().st_size == 0:
+            raise DataError("empty_file", path, "the file is empty", MEND) from None
+        raise DataError("unreadable", path, "not an image that can be read (PNG, JPEG, BMP or TIFF)", MEND) from None
+    except Image.DecompressionBombError as error:
+        raise DataError("unreadable", path, f"too large, or damaged ({error})", MEND) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        check = "truncated" if "truncated" in str(error) else "unreadable"
+        raise DataError(check, path, f"cannot be read, damaged or truncated ({error})", MEND) from None
     return image, deep_colour
 
 
@@ -195,12 +230,13 @@ def _read_deep_colour(path: Path) -> np.ndarray:
     """Returns colours of 16 bits as H×W×3 uint16, RGB, upright."""
     pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)  # OpenCV 5 reads TIFFs wrongly as RGB
     if pixels is None or pixels.dtype != np.uint16:  # a TIFF with an orientation of 5 to 8, or CMYK
-        raise UserError(f"{path}: 16-bit colours that cannot be read so. Save it as an upright 16-bit RGB PNG.")
+        what, fix = "16-bit colours that cannot be read so", "Save it as an upright 16-bit RGB PNG."
+        raise DataError("unreadable", path, what, fix)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 def _deep_grey(image: Image.Image, path: Path) -> np.ndarray:
     pixels = np.asarray(image)
     if not np.isfinite(pixels).all():
-        raise UserError(f"{path}: has pixels that are not finite numbers. Replace or remove it.")
+        raise DataError("unreadable", path, "has pixels that are not finite numbers", MEND)
     return pixels.astype(pixels.dtype.newbyteorder("="))

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from runcard.data import Source
 from runcard.dataset import open_source, read_samples
-from runcard.errors import UserError
-from runcard.images import FULL_WINDOW, OnDisk, is_image, read_image
+from runcard.errors import DataError, UserError
+from runcard.images import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read_image
 
 UNKNOWN = -1  # the target of an image whose class nobody has said
 
@@ -41,7 +41,7 @@ def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console
     if path.is_dir() and "root" in dataset:
         try:
             source = open_source(dataset | {"root": str(path), "folder": None, "classes": list(classes)})
-            reason = next(iter(source.faults), None)
+            reason = str(source.faults[0]) if source.faults else None
         except UserError as error:
             reason = str(error).partition("\n")[0]
         if reason is None:
@@ -49,7 +49,7 @@ def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console
         console.print(f"{path}: read without classes: {reason}")
     files = natsorted(p for p in path.rglob("*") if is_image(p.name)) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{path}: no images in this folder (.png, .jpg, .bmp or .tif).")
+        raise UserError(f"{path}: {NO_IMAGES}.")
     return Unlabelled(files, classes, dataset.get("window", FULL_WINDOW))  # data that are made have no window
 
 
@@ -61,7 +61,7 @@ class Unlabelled:
         self.files: list[tuple[Path, ...]] = [(path,) for path in paths]
         self.classes = list(classes)
         self.given_split: list[str] | None = None
-        self.faults: Sequence[str] = ()
+        self.faults: Sequence[DataError] = ()
         self.on_disk: OnDisk | None = OnDisk(paths[0].parent, "single images", [], window)
 
     def __len__(self) -> int:

@@ -42,7 +42,8 @@ class SavedRun:
         if not members:
             raise UserError(f"--split={split}: the run has no such images.")
         dataset = self.dataset(root)
-        samples = read_samples(open_source(dataset), dataset)
+        allowed = self.config["audit"]["allow"] if "audit" in self.config else ()  # a run of before there was an audit
+        samples = read_samples(open_source(dataset), dataset, allowed)
         position = {name: i for i, name in enumerate(samples.ids)}
         lost = [member["id"] for member in members if member["id"] not in position]
         if lost:

@@ -6,6 +6,7 @@ The split has its own seed: it does not move with the run's seed, so arms of a c
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -21,7 +22,7 @@ from sklearn.model_selection import (
     StratifiedShuffleSplit,
 )
 
-from runcard.errors import UserError, check_choice, check_integer, check_number
+from runcard.errors import check_choice, check_integer, check_number
 
 Split = dict[str, list[int]]  # "train", "val", "test" -> indices into the dataset, in ascending order
 
@@ -42,20 +43,23 @@ def make_split(
     labels are the classes to stratify by, or None for masks. kind "given" takes the data's own folders, "holdout"
     draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of 1 / val_fraction; a test
     folder of the data's own is never trained or validated on.
-    No group is ever on two sides; with groups, the fractions are of groups.
+    No group is parted by what is drawn, and the fractions are then of groups; the data's own folders are taken as they
+    are, and audited. ValueError where a setting is wrong or would leave nothing to train or to validate with.
     """
     check_choice("split.kind", kind, ("given", "holdout", "kfold"))
     check_number("split.val_fraction", val_fraction, 0.0, 1.0)
     check_number("split.test_fraction", test_fraction, 0.0, 1.0)
     check_integer("split.seed", seed, 0)
     check_integer("split.fold", fold, 0)
-    groups = [_group(name, group_regex) for name in ids]
+    pattern = _pattern(group_regex)
+    groups = [_group(name, pattern) if pattern else name for name in ids]
     if kind == "given":
         if given is None:
             raise ValueError("split.kind=given needs train and validation folders in the data. Try split.kind=holdout")
         split = {part: [i for i, g in enumerate(given) if g == part] for part in ("train", "val", "test")}
-        if not split["val"]:
-            raise ValueError("split.kind=given found no validation folder in the data. Try split.kind=holdout")
+        for part, name in (("train", "training"), ("val", "validation")):
+            if not split[part]:
+                raise ValueError(f"split.kind=given found no {name} folder in the data. Try split.kind=holdout")
     else:
         indices = np.arange(len(ids))
         test, share = np.array([i for i, part in enumerate(given or []) if part == "test"], int), val_fraction
@@ -65,7 +69,6 @@ def make_split(
         rest = np.setdiff1d(indices, test)
         val = _draw(rest, share, fold, kind == "kfold", seed, labels, groups)
         split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
-    _check_groups(split, groups)
     return split, groups
 
 
@@ -84,12 +87,12 @@ def _draw(
     strata = np.asarray(labels)[indices] if labels is not None else np.zeros(len(indices), int)
     if not 0 < fraction < 1:
         raise ValueError(f"split.val_fraction and split.test_fraction must leave images on every side, got {fraction}")
-    num_folds, taken = max(2, round(1 / fraction)), [fold]
+    num_folds, taken = max(2, round(min(1 / fraction, len(indices) + 1))), [fold]  # more folds than images: refused
     if kfold and fold >= num_folds:
         raise ValueError(f"split.fold must be below {num_folds} (1 / val_fraction folds), got {fold}")
     if not kfold:  # scikit-learn has no stratified grouped holdout: 3 of 10 folds are 0.3
-        share = Fraction(fraction).limit_denominator(max(2, min(20, len(set(held_groups)))))
-        share = min(max(share, Fraction(1, share.denominator)), Fraction(share.denominator - 1, share.denominator))
+        most = max(2, min(20, len(set(held_groups))))
+        share = min(max(Fraction(fraction).limit_denominator(most), Fraction(1, most)), Fraction(most - 1, most))
         num_folds, taken = share.denominator, list(range(share.numerator))
     options: dict[str, Any] = {"random_state": seed}
     if kfold or (grouped and labels is not None):
@@ -99,33 +102,30 @@ def _draw(
         kind = GroupShuffleSplit if grouped else ShuffleSplit if labels is None else StratifiedShuffleSplit
         splitter, taken = kind(1, test_size=fraction, **options), [0]
     try:
-        sides = list(splitter.split(indices, strata, held_groups if grouped else None))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a class has fewer images than there are folds
+            sides = list(splitter.split(indices, strata, held_groups if grouped else None))
     except ValueError as error:
         raise ValueError(f"split: {len(indices)} images cannot be parted so: {error}") from None
     return np.sort(indices[np.concatenate([sides[which][1] for which in taken])])
 
 
-def _group(name: str, group_regex: str | None) -> str:
+def _pattern(group_regex: object) -> re.Pattern[str] | None:
     if group_regex is None:
-        return name
+        return None
     if not isinstance(group_regex, str):
         raise ValueError(f"split.group_regex must be a regular expression, or null, got {group_regex!r}")
     try:
-        match = re.search(group_regex, name)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of signs that a later Python may read otherwise
+            return re.compile(group_regex)
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"split.group_regex is not a regular expression: {error}") from None
+
+
+def _group(name: str, pattern: re.Pattern[str]) -> str:
+    match = pattern.search(name)
     group = match and (match.group(1) if match.groups() else match.group())
-    if group is None:
-        raise ValueError(f"split.group_regex {group_regex!r} does not match the image '{name}'")
+    if not group:  # an empty one would make one patient of all such images
+        raise ValueError(f"split.group_regex {pattern.pattern!r} does not match the image '{name}', or nothing of it")
     return group
-
-
-def _check_groups(split: Split, groups: Sequence[str]) -> None:
-    sides: dict[str, str] = {}
-    for part, members in split.items():
-        for i in members:
-            if sides.setdefault(groups[i], part) != part:
-                raise UserError(
-                    f"dataset.split: group '{groups[i]}' is in both {sides[groups[i]]} and {part}: validation would "
-                    "see images of a patient it was trained on. Try dataset.split.kind=holdout."
-                )

@@ -345,7 +345,10 @@ def test_a_folder_of_the_class_name_goes_before_one_that_contains_it(tmp_path):
 def test_two_classes_on_one_folder_are_a_fault(tmp_path):
     photo(tmp_path / "Nevi" / "1.png")
     said = complaint(lambda: LabelledImages(str(tmp_path), None, ["Nev", "evi"]))
-    assert said == f"{tmp_path / 'Nevi'}: the classes 'Nev' and 'evi' both find this folder."
+    assert (
+        said
+        == f"{tmp_path / 'Nevi'}: the classes 'Nev' and 'evi' both find this folder. Give each class one of its own."
+    )
 
 
 # Flat files
@@ -380,7 +383,7 @@ def test_a_flat_file_of_no_class_or_of_two_is_a_fault(tmp_path):
     assert said == [
         f"{tmp_path / 'Mel_Nev.png'}: its name contains several of the classes: Mel, Nev. {fix}",
         f"{tmp_path / 'other.png'}: its name contains none of Mel, Nev, Bcc. {fix}",
-        f"{tmp_path}: no image is of the class 'Bcc': its name would contain that.",
+        f"{tmp_path}: no image is of the class 'Bcc'. Its name would contain that.",
     ]
 
 
@@ -560,6 +563,32 @@ def test_a_file_name_that_cannot_be_written_down_is_told(bones):
     photo(bones / "AFF" / "1.png").tofile(os.fsencode(bones / "AFF") + b"/M\xe9lanome.png")
     with pytest.raises(UserError, match="holds signs that cannot be printed"):
         LabelledImages(str(bones), None, ["AFF", "NFF"])
+
+
+@pytest.mark.parametrize("root", ["~nobody_of_this_name", "a" * 300])
+def test_a_root_that_cannot_be_is_told(root):
+    with pytest.raises(UserError, match=r"no such (user|folder)"):
+        LabelledImages(root, None, None)
+
+
+def test_links_to_themselves_and_pipes_are_no_folders(bones):
+    (bones / "loop").symlink_to("loop")
+    os.mkfifo(bones / "AFF" / "pipe")
+    source = LabelledImages(str(bones), None, ["AFF", "NFF"])
+    assert source.on_disk.left_out[-1] == "2 × a file without suffix"
+
+
+@pytest.mark.parametrize("name", ["a\udcff", "a\nb"])
+def test_a_folder_name_that_cannot_be_written_down_is_told(name, bones):
+    (bones / name).mkdir()
+    with pytest.raises(UserError, match="holds signs that cannot be printed") as caught:
+        LabelledImages(str(bones), None, None)
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_name_that_cannot_be_written_down_is_left_out_in_other_words(bones):
+    (bones / "a\udcff.\udcff").touch()
+    assert all(text.isprintable() for text in LabelledImages(str(bones), None, None).on_disk.left_out)
 
 
 def test_a_window_that_shows_nothing_is_refused(tmp_path):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from runcard.datasets.layouts import find_data, image_and_mask, subfolders
-from runcard.errors import UserError, check_integer, check_names
-from runcard.images import FULL_WINDOW, OnDisk, check_window, list_images, read_image, read_mask
+from runcard.errors import DataError, check_integer, check_names
+from runcard.images import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image, read_mask
 
 
 class ImageMaskFolder:
@@ -37,12 +37,15 @@ class ImageMaskFolder:
         limits = check_window(window)
         base = find_data(root, folder, image_and_mask, "Image/1.png and Mask/1.png")
         image_folder, mask_folder = pair = image_and_mask(base) or []
-        self.faults: list[str] = []
+        self.faults: list[DataError] = []
         images, masks = (_by_stem(path, self.faults) for path in pair)
         if images and masks:
             for have, lack, there in ((images, masks, mask_folder), (masks, images, image_folder)):
-                where = f"no {there.name.lower()} with this stem in {there}"
-                self.faults += [f"{have[stem]}: {where}." for stem in have if stem not in lack]
+                what, fix = (
+                    f"no {there.name.lower()} with this stem in {there}",
+                    "Add or rename it, or remove this file.",
+                )
+                self.faults += [DataError("unpaired", have[stem], what, fix) for stem in have if stem not in lack]
         self.ids = [stem for stem in images if stem in masks]
         self.files = [(images[stem], masks[stem]) for stem in self.ids]
         self.on_disk = OnDisk(
@@ -62,7 +65,8 @@ class ImageMaskFolder:
         mask = read_mask(mask_path, len(self.classes), self.mask_values)
         if image.shape[:2] != mask.shape:
             sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
-            raise UserError(f"{mask_path}: image and mask must be of one size, got {sizes} pixels (width×height).")
+            what = f"image and mask must be of one size, got {sizes} pixels (width×height)"
+            raise DataError("mask_size", mask_path, what, "Export the mask again, at the image's own size.")
         return image, mask, self.ids[i]
 
     def _meaning(self) -> str:
@@ -89,12 +93,13 @@ def _check_mask_values(mask_values: object, num_classes: int) -> list[int] | Non
     return [check_integer("mask_values", value, minimum=0) for value in values]
 
 
-def _by_stem(folder: Path, faults: list[str]) -> dict[str, Path]:
+def _by_stem(folder: Path, faults: list[DataError]) -> dict[str, Path]:
     """Returns the images of folder by stem; what is wrong with the folder is added to faults."""
     paths = list_images(folder)
     if not paths:
-        faults.append(f"{folder}: no images in this folder (.png, .jpg, .bmp or .tif).")
+        faults.append(DataError("no_images", folder, NO_IMAGES, "Is dataset.folder the one that is meant?"))
     twice = [stem for stem, count in Counter(p.stem for p in paths).items() if count > 1]
     if twice:
-        faults.append(f"{folder}: several files share a stem, so pairs are ambiguous: {', '.join(twice)}.")
+        what = f"several files share a stem, so pairs are ambiguous: {', '.join(twice)}"
+        faults.append(DataError("ambiguous_pair", folder, what, "Keep one file of each stem."))
     return {p.stem: p for p in paths}

@@ -10,8 +10,8 @@ import numpy as np
 from natsort import natsorted
 
 from runcard.datasets.layouts import find_data, has_images, image_and_mask, other_files, subfolders
-from runcard.errors import UserError, check_names, nearest
-from runcard.images import FULL_WINDOW, OnDisk, check_window, list_images, read_image
+from runcard.errors import DataError, UserError, check_names, nearest
+from runcard.images import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image
 
 SPLIT_FOLDERS = {  # in any letter case
     "train": ("train", "training"),
@@ -43,13 +43,14 @@ class LabelledImages:
         for part, places in parts.items():
             if len(places) > 1:
                 both = " and ".join(f"{path.name}/" for path in places)
-                raise UserError(f"{base}: {both} are both for {part}. Rename one of them.")
+                raise DataError("layout", base, f"{both} are both for {part}", "Rename one of them.")
         tops = {part: places[0] for part, places in parts.items()} or {"": base}
         if parts and "train" not in parts:
-            raise UserError(f"{base}: has {', '.join(p.name for p in tops.values())} but no train folder.")
+            what = f"has {', '.join(p.name for p in tops.values())} but no train folder"
+            raise DataError("layout", base, what, "Name it train or training.")
         self.classes = _class_names(list(tops.values())) if names is None else names
         self.ids, self.files, self.targets = [], [], []
-        self.faults: list[str] = []  # of folders and names; those of a file are told when it is read
+        self.faults: list[DataError] = []  # of folders and names; those of a file are told when it is read
         given, layouts = [], {}
         for part, top in tops.items():
             layouts[top] = _layout(top, names)
@@ -137,11 +138,9 @@ def _layout(top: Path, classes: list[str] | None) -> str:
     in_folders = any(_matching(name, [path.name for path in folders]) for name in classes or [])
     in_names = any(_named(path, classes or []) for path in loose)
     if in_folders == in_names:
-        raise UserError(
-            f"{top}: holds both loose images ({loose[0].name}, …) and class folders "
-            f"({', '.join(path.name for path in folders)}). Move one of them away, or name dataset.classes that only "
-            "one of them has."
-        )
+        both = f"({loose[0].name}, …) and class folders ({', '.join(path.name for path in folders)})"
+        fix = "Move one of them away, or name dataset.classes that only one of them has."
+        raise DataError("layout", top, f"holds both loose images {both}", fix)
     return CLASS_FOLDERS if in_folders else FLAT_FILES
 
 
@@ -164,7 +163,7 @@ def _named(path: Path, classes: list[str]) -> list[int]:
     return [classes.index(name) for name in longest]  # C12_3.jpg is of C12, not of C1
 
 
-def _in_class_folders(top: Path, classes: list[str], faults: list[str]) -> list[tuple[Path, int]]:
+def _in_class_folders(top: Path, classes: list[str], faults: list[DataError]) -> list[tuple[Path, int]]:
     """Returns the images of each class's folder with their class; what is wrong with the folders is added to faults."""
     names = [path.name for path in _class_folders(top)]
     owners: dict[str, str] = {}
@@ -173,14 +172,17 @@ def _in_class_folders(top: Path, classes: list[str], faults: list[str]) -> list[
         found = _matching(name, names)
         if len(found) != 1:
             what = f"several folders fit the class '{name}': {', '.join(found)}" if found else _missing(name, names)
-            faults.append(f"{top}: {what}. Set dataset.classes to the folders' names.{nearest(name, found or names)}")
+            fix = f"Set dataset.classes to the folders' names.{nearest(name, found or names)}"
+            faults.append(DataError("class_folders", top, what, fix))
         elif found[0] in owners:
-            faults.append(f"{top / found[0]}: the classes '{owners[found[0]]}' and '{name}' both find this folder.")
+            what = f"the classes '{owners[found[0]]}' and '{name}' both find this folder"
+            faults.append(DataError("class_folders", top / found[0], what, "Give each class one of its own."))
         else:
             owners[found[0]] = name
             paths = list_images(top / found[0])
             if not paths:
-                faults.append(f"{top / found[0]}: no images in this folder (.png, .jpg, .bmp or .tif).")
+                fix = "Fill it, or leave the class out of dataset.classes."
+                faults.append(DataError("no_images", top / found[0], NO_IMAGES, fix))
             images += [(path, index) for path in paths]
     return images
 
@@ -189,7 +191,7 @@ def _missing(name: str, names: list[str]) -> str:
     return f"no class folder '{name}', found {', '.join(names) or 'no folders'}"
 
 
-def _by_name(top: Path, classes: list[str], faults: list[str]) -> list[tuple[Path, int]]:
+def _by_name(top: Path, classes: list[str], faults: list[DataError]) -> list[tuple[Path, int]]:
     """Returns the flat images of top, class by class; names that hold no class or several are added to faults."""
     images = []
     for path in list_images(top):
@@ -198,7 +200,10 @@ def _by_name(top: Path, classes: list[str], faults: list[str]) -> list[tuple[Pat
             images.append((path, classes.index(found[0])))
         else:
             what = f"several of the classes: {', '.join(found)}" if found else f"none of {', '.join(classes)}"
-            faults.append(f"{path}: its name contains {what}. Rename or remove it, or change dataset.classes.")
+            fix = "Rename or remove it, or change dataset.classes."
+            faults.append(DataError("class_in_name", path, f"its name contains {what}", fix))
     lost = set(range(len(classes))) - {target for _, target in images}
-    faults += [f"{top}: no image is of the class '{classes[i]}': its name would contain that." for i in sorted(lost)]
+    for i in sorted(lost):
+        what, fix = f"no image is of the class '{classes[i]}'", "Its name would contain that."
+        faults.append(DataError("no_images", top, what, fix))
     return sorted(images, key=lambda image: image[1])

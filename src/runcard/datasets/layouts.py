@@ -8,8 +8,8 @@ from pathlib import Path, PurePath
 
 from natsort import natsorted
 
-from runcard.errors import UserError, nearest
-from runcard.images import is_image
+from runcard.errors import DataError, UserError, nearest
+from runcard.images import check_printable, is_image
 
 MAX_DEPTH = 4  # folders below root that are looked into
 MAX_LISTED = 10
@@ -30,11 +30,10 @@ def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> P
     top = _existing(str(root))
     candidates = list(_search(top, inner_of))
     if not candidates:
-        there = [f"{p.name}/" for p in subfolders(top)] + natsorted(e.name for e in _entries(top) if e.is_file())
-        raise UserError(
-            f"{top}: no data here, or up to {MAX_DEPTH} folders below, that look like {example}. "
-            f"There is: {_shortened(there)}."
-        )
+        files = natsorted(_shown(entry.name) for entry in _entries(top) if not _is_folder(entry))
+        there = [f"{path.name}/" for path in subfolders(top)] + files
+        what = f"no data here, or up to {MAX_DEPTH} folders below, that look like {example}"
+        raise DataError("layout", top, what, f"There is: {_shortened(there)}.")
     wanted = PurePath(str(folder or "")).parts
     below = {path: str(path.relative_to(top)) for path in candidates}
     ranks = {path: _rank(path, wanted) for path in candidates}
@@ -48,10 +47,9 @@ def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> P
     best = [path for path in meant if ranks[path] == max(ranks[p] for p in meant)]
     if len(best) > 1:
         names = [below[path] if path != top else top.name for path in best]
-        raise UserError(
-            f"{top}: holds several folders of data{f' that fit dataset.folder={folder}' if folder else ''}: "
-            f"{_shortened(names)}. Say which is meant: dataset.folder={names[-1]}"
-        )
+        which = f" that fit dataset.folder={folder}" if folder else ""
+        what, fix = f"holds several folders of data{which}: {_shortened(names)}", "Say which is meant: dataset.folder="
+        raise DataError("layout", top, what, f"{fix}{names[-1]}")
     return best[0]
 
 
@@ -62,8 +60,11 @@ def image_and_mask(directory: Path) -> list[Path] | None:
 
 
 def subfolders(directory: Path) -> list[Path]:
-    """Returns the visible folders directly in directory, in natural order."""
-    return natsorted((Path(entry.path) for entry in _entries(directory) if entry.is_dir()), key=lambda p: p.name)
+    """Returns the visible folders directly in directory, in natural order. UserError for names that cannot be shown."""
+    found = [Path(entry.path) for entry in _entries(directory) if _is_folder(entry)]
+    for path in found:
+        check_printable(path)
+    return natsorted(found, key=lambda path: path.name)
 
 
 def has_images(directory: Path) -> bool:
@@ -73,7 +74,8 @@ def has_images(directory: Path) -> bool:
 
 def other_files(directory: Path) -> list[str]:
     """Returns the names of visible files directly in directory that are not read as images, in natural order."""
-    return natsorted(entry.name for entry in _entries(directory) if entry.is_file() and not is_image(entry.name))
+    names = (entry.name for entry in _entries(directory) if not _is_folder(entry))
+    return natsorted(_shown(name) for name in names if not is_image(name))
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
@@ -84,12 +86,27 @@ def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
         return  # a folder that may not be read, somewhere below root, is none of the data
 
 
+def _is_folder(place: Path | os.DirEntry[str]) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:  # a link to itself or into a folder that may not be entered, or a name that is too long
+        return False
+
+
+def _shown(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
 def _existing(root: str) -> Path:
     """Returns root as an absolute path that exists, whatever the letter case that it was typed in."""
-    typed = Path(os.path.normpath(Path(root).expanduser().absolute()))  # resolve() would lose the names of links
+    try:
+        home = Path(root).expanduser()
+    except RuntimeError:
+        raise UserError(f"dataset.root={root}: no such user. For a folder of this name, write ./{root}") from None
+    typed = Path(os.path.normpath(home.absolute()))  # resolve() would lose the names of links
     found = Path(typed.anchor)
     for part in typed.parts[1:]:
-        names = [path.name for path in subfolders(found)] if not (found / part).is_dir() else [part]
+        names = [path.name for path in subfolders(found)] if not _is_folder(found / part) else [part]
         same = [name for name in names if name.casefold() == part.casefold()]
         if len(same) != 1:
             raise UserError(
