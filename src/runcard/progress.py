@@ -91,4 +91,4 @@ def print_table(console: Console, columns: list[str], rows: list[list[str]]) -> 
         shown.add_column(column, no_wrap=True)
     for row in rows:
         shown.add_row(*row)
-    Console(file=console.file, width=WIDTH, highlight=False).print(shown)
+    Console(file=console.file, width=WIDTH, highlight=False, markup=False).print(shown)

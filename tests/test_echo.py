@@ -1,0 +1,218 @@
+"""What is told of a built model: its receptive field against closed forms, its layers, and dead knobs of its card."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from conftest import ROOT
+from torch import Tensor, nn
+
+from runcard.build import build
+from runcard.echo import echo, receptive_field
+from runcard.models.unet import UNet
+from runcard.models.vgg16 import VGG16
+
+DERIVED = {"in_channels": 1, "out_channels": 1, "image_size_px": 32}
+
+
+def unet_field(width: int, depth: int, upsample: str) -> int:
+    """Walks back from the output in the middle, layer by layer: the first and last column that each one reads."""
+    low = high = width // 2
+    for _ in range(depth):
+        low, high = low - 2, high + 2  # two 3x3 convolutions
+        if upsample == "bilinear":
+            low, high = low - 1, high + 1  # its convolution
+            low, high = (low - 1) // 2, (high + 1) // 2
+        else:  # a kernel of 2 reads one place, a kernel of 3 with padding 1 two of them for odd columns
+            low, high = low // 2, (high + (upsample == "transpose3")) // 2
+    low, high = low - 2, high + 2
+    for _ in range(depth):
+        low, high = 2 * low - 2, 2 * high + 1 + 2
+    return min(high, width - 1) - max(low, 0) + 1
+
+
+@pytest.mark.parametrize("upsample", ["transpose3", "transpose2", "bilinear"])
+@pytest.mark.parametrize(("width", "depth"), [(64, 1), (65, 2), (128, 3), (150, 3), (256, 4), (128, 4)])
+def test_field_of_a_unet(width, depth, upsample):
+    model = UNet(1, 1, base=1, depth=depth, upsample=upsample, batchnorm=True)
+    expected = unet_field(width, depth, upsample)
+    assert receptive_field(model, (1, 64, width)) == expected
+    assert (expected < width) == ((width, depth) != (128, 4))
+
+
+STACKS = [  # (kernel, stride, dilation) of each convolution
+    [(1, 1, 1)],
+    [(3, 1, 1)] * 5,
+    [(3, 2, 1), (3, 2, 1)],
+    [(5, 2, 1), (3, 1, 2), (3, 2, 4), (1, 1, 1)],
+    [(7, 4, 1), (3, 1, 3)],
+]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_field_of_strided_and_dilated_convolutions(stack):
+    """1 + sum of (kernel - 1) * dilation * stride so far (Araujo et al. 2019, eq. 2)."""
+    layers, expected, stride_so_far = [], 1, 1
+    for kernel, stride, dilation in stack:
+        layers += [nn.Conv2d(1, 1, kernel, stride, (kernel - 1) * dilation // 2, dilation), nn.ReLU()]
+        expected += (kernel - 1) * dilation * stride_so_far
+        stride_so_far *= stride
+    assert receptive_field(nn.Sequential(*layers), (1, 97, 97)) == expected
+
+
+class Weigh(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images * torch.softmax(images.flatten(1), 1).view_as(images)
+
+
+@pytest.mark.parametrize("model", [VGG16(1, 2, 48, base=1), nn.InstanceNorm2d(1), Weigh()])
+def test_field_that_is_the_whole_image(model):
+    told = echo(model, (1, 48, 48), {})
+    assert told.receptive_field_px == 48
+    assert "receptive field the whole image" in told.rows()[1][1]
+
+
+class Refuses(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise AssertionError
+
+
+class RefusesNaN(nn.Conv2d):
+    def forward(self, images: Tensor) -> Tensor:
+        if images.isnan().any():
+            raise ArithmeticError
+        return super().forward(images)
+
+
+class HidesNaN(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.nan_to_num()
+
+
+class DividesByZero(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images / images.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("model", "output_shape"),
+    [(Refuses(), None), (RefusesNaN(1, 2, 1), (2, 8, 8)), (HidesNaN(), (1, 8, 8)), (DividesByZero(), (1, 8, 8))],
+)
+def test_what_cannot_be_said_is_unknown(model, output_shape):
+    told = echo(model, (1, 8, 8), {})
+    assert told.output_shape == output_shape
+    assert told.receptive_field_px is None
+    assert "receptive field unknown" in told.rows()[1][1]
+
+
+def test_the_model_is_left_as_it_was():
+    model = UNet(1, 1, base=2, depth=2, dropout=0.5, batchnorm=True)
+    model(torch.rand(2, 1, 16, 16))  # running statistics that a pass could move
+    model.bottleneck.eval()  # a frozen part
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    random = torch.get_rng_state()
+    echo(model, (1, 16, 16), {})
+    assert {False, True} == set(modes)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+    model(torch.rand(2, 1, 16, 16)).sum().backward()
+
+
+def test_words_and_facts():
+    model = UNet(1, 3, base=4, depth=2, dropout=0.25, batchnorm=True)
+    model.encoder.requires_grad_(False)
+    card = {
+        "_target_": "library.UNet",
+        "dropout": 0.25,
+        "dropout_at": ["pool", "concat"],
+        "weights": None,
+        "act": {"inplace": True},
+    }
+    told = echo(model, (1, 64, 64), card)
+    assert told.rows() == [
+        ["card", "UNet: dropout 0.25, dropout_at [pool, concat], weights null, act.inplace true"],
+        [
+            "built",
+            "convolution ×11, BatchNorm2d ×10, transposed convolution ×2, dropout 0.25 ×2 · "
+            f"{told.num_parameters:,} parameters, {told.num_trained:,} trained · receptive field 48 px · "
+            "(1, 64, 64) → (3, 64, 64)",
+        ],
+    ]
+    assert json.loads(json.dumps(told.facts())) == told.facts()
+    assert told.facts()["layers"]["dropout 0.25"] == 2
+    assert told.num_trained == sum(p.numel() for p in model.parameters() if p.requires_grad) < told.num_parameters
+
+
+def test_what_is_absent_is_told():
+    layers = nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.Dropout(0.0), nn.MultiheadAttention(4, 2))
+    built = echo(layers, (1, 4, 4), {}).rows()[1][1]
+    assert built.startswith("dense layer ×2, PReLU ×1, MultiheadAttention ×1, no normalization layer, no dropout · ")
+
+
+class Functional(nn.Module):
+    """Dropout and batch norm without a layer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        images = F.dropout2d(images, 0.2, self.training)
+        return F.batch_norm(images, torch.zeros(1), torch.ones(1), training=self.training)
+
+
+def test_dropout_without_a_layer_is_told():
+    assert echo(Functional(), (1, 4, 4), {}).layers == {"normalization layer": 0, "dropout 0.2": 1}
+
+
+def conf_models() -> list[tuple[str, dict[str, Any]]]:
+    """Returns the models of conf/model with the choices that mismatches are about."""
+    unet = [
+        {"dropout": p, "dropout_at": at, "batchnorm": norm, "base": 1}
+        for p, at, norm in itertools.product((0.0, 0.3), (["pool"], ["bottleneck", "concat"]), (True, False))
+    ]
+    vgg16 = [{"dropout": p, "batchnorm": norm, "base": 1} for p, norm in itertools.product((0, 0.4), (True, False))]
+    vgg16 += [{"dropout": 0.0, "head": [], "base": 1}]
+    pretrained = [
+        {"weights": "random", "freeze": freeze, "dropout": p} for freeze, p in (("none", 0.0), ("features", 0.5))
+    ]
+    choices = {"unet": unet, "vgg16": vgg16, "vgg16_pretrained": pretrained}
+    return [(name, changed) for name, some in choices.items() for changed in some]
+
+
+@pytest.mark.parametrize(("name", "changed"), conf_models())
+def test_our_own_models_pass_on_what_they_are_given(name, changed):
+    card = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
+    card |= {key: value for key, value in DERIVED.items() if key in card} | changed
+    with torch.device("meta"):  # layers without memory
+        model = build("model", card)
+    assert echo(model, (1, 32, 32), card).mismatches == []
+
+
+DROPOUT, NORM = nn.Dropout(0.5), nn.BatchNorm2d(1)
+NO_RATE = "no dropout of that rate was built"
+NO_NORM = "no batch norm was built"
+CARDS = [
+    (nn.ReLU(), {"dropout": 0.5}, f"model.dropout=0.5: {NO_RATE}"),
+    (DROPOUT, {"decoder": {"dropout_rate": 0.2}}, f"model.decoder.dropout_rate=0.2: {NO_RATE}"),
+    (DROPOUT, {"dropouts": [0.5, 0.1]}, f"model.dropouts=[0.5, 0.1]: {NO_RATE}"),
+    (DROPOUT, {"dropout": 0.5, "attention_dropout": 0.0, "dropout_dim": 1, "dropout_at": ["pool"]}, None),
+    (nn.MultiheadAttention(4, 2, dropout=0.1), {"attention_dropout": 0.1}, None),
+    (nn.ReLU(), {"use_batch_norm": True}, f"model.use_batch_norm=true: {NO_NORM}"),
+    (nn.InstanceNorm2d(1), {"decoder": {"bn": True}}, f"model.decoder.bn=true: {NO_NORM}"),
+    (NORM, {"BatchNorm": False}, "model.BatchNorm=false: batch norm was built all the same"),
+    (NORM, {"decoder": {"batchnorm": False}, "bn_momentum": 0.1, "freeze_batchnorm": False}, None),
+    (nn.ReLU(), {"batchnorm": False, "dropout": 0.0}, None),
+    (Functional(), {"dropout": 0.2, "batchnorm": True}, None),
+    (Functional(), {"dropout": 0.3}, f"model.dropout=0.3: {NO_RATE}"),
+]
+
+
+@pytest.mark.parametrize(("model", "card", "sentence"), CARDS)
+def test_knobs_that_the_built_model_contradicts(model, card, sentence):
+    assert echo(model, (1, 8, 8), card).mismatches == ([sentence] if sentence else [])
