@@ -6,10 +6,12 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from runcard.errors import UserError
 
@@ -47,6 +49,28 @@ def replacing(path: Path) -> Iterator[Path]:
 def is_disk_full(error: BaseException) -> bool:
     """Whether the error says that nothing more can be written."""
     return isinstance(error, OSError) and error.errno in DISK_FULL
+
+
+@contextmanager
+def alone(path: Path, key: str, fix: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """Lets no other process make or read the file at path meanwhile; waiting() tells that one does.
+
+    A folder that cannot be written is a UserError about the card's key that names it.
+    """
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+    except OSError as error:
+        raise UserError(f"{key}: {path.parent} cannot be written: {error.strerror}. {fix}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

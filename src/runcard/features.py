@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
@@ -25,13 +23,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from runcard.atomic import replacing
-from runcard.errors import UserError
+from runcard.atomic import alone, replacing
 from runcard.facts import hardware
 from runcard.loaders import Batch, EpochSampler, SampleDataset, make_loaders
 
 if TYPE_CHECKING:
     from runcard.parts import Parts
+
+
+WAITING = "frozen layers: another run makes the same features, waiting for them"
 
 
 @runtime_checkable
@@ -75,7 +75,8 @@ def with_cached_features(parts: Parts, console: Console) -> tuple[Parts, dict[st
     started = perf_counter()
     key = feature_key(parts, front)
     path = Path(parts.train.cache_dir).expanduser() / f"{key}.safetensors"
-    with _alone(path, console):
+    fix = "Choose another folder, or train.cache_features=never."
+    with alone(path, "train.cache_dir", fix, lambda: console.print(WAITING)):
         stored = _read(path)
         features, made_in = stored or _make(parts, front, console)
         if stored:
@@ -89,28 +90,6 @@ def with_cached_features(parts: Parts, console: Console) -> tuple[Parts, dict[st
     seconds = perf_counter() - started
     facts = {"key": key, "reused": stored is not None, "seconds": seconds, "seconds_when_made": made_in}
     return replace(parts, network=parts.fabric.setup_module(rest), loaders=loaders), facts
-
-
-@contextmanager
-def _alone(path: Path, console: Console) -> Iterator[None]:
-    """Lets no other process make or read the features at path meanwhile: the folder is shared by all runs."""
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            console.print("frozen layers: another run makes the same features, waiting for them")
-            lock.acquire()
-    except OSError as error:
-        raise UserError(
-            f"train.cache_dir: {path.parent} cannot be written: {error.strerror}. Choose another folder, or "
-            "train.cache_features=never."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def size_bytes(front: nn.Module, images: SampleDataset) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from runcard.atomic import write_json
+from runcard.cards import CONF
 from runcard.compare.dynamics import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select, to_json
 from runcard.compare.study_file import check_seeds, read_study
@@ -29,7 +30,7 @@ from runcard.errors import UserError, nearest
 from runcard.facts import code_hash, matters
 from runcard.launch import folder_name
 from runcard.progress import duration, print_table
-from runcard.study_cards import CONF, OWN, Card, Found, Key, by_key, compose_card, find, is_done, sweeps
+from runcard.study_cards import OWN, Card, Found, Key, arm_card, by_key, find, is_done, sweeps
 
 TRAIN = Path("train.py")
 INTERRUPTED = 130  # train.py's exit code
@@ -68,7 +69,7 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     folder = Path("outputs") / name
     study = _with_earlier(asked, whole, folder)
     study = replace(study, overrides=(*study.overrides, *that_matter))
-    cards = {arm: compose_card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
+    cards = {arm: arm_card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
     _check_measures(file, study, cards)
 
     wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]

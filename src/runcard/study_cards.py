@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runcard.cards import CONF, compose_card
 from runcard.compare.reading import Types, faults, read_facts, read_run, run_folders
 from runcard.errors import UserError, nearest
-from runcard.facts import differing_keys, flatten
+from runcard.facts import differing_keys
 from runcard.hydra_errors import in_words
 from runcard.launch import folder_name
 
-CONF = Path("conf")
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
 OF_CARD: Types = {"config.seed": int, "config.derived": dict}  # what a run.json says before anything has run
 
@@ -126,21 +125,12 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def compose_card(where: str, text: str, common: Mapping[str, str]) -> Card:
+def arm_card(where: str, text: str, common: Mapping[str, str]) -> Card:
     """Returns an arm's card, composed as train.py would."""
     experiment, *own = text.split()
     shared = [text for key, text in common.items() if key not in by_key(own)]
     overrides = [f"experiment={experiment}", *shared, *own]
-    try:
-        with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
-            config = compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{where}: {in_words(error, CONF.absolute(), overrides)}") from None
-    leaves: Any = OmegaConf.to_container(config, resolve=False)
-    for key, value in flatten(leaves).items():
-        if value == "???" and not key.startswith("derived."):
-            raise UserError(f"{where}: {key}: this key has no default and must be given: {key}=…")
-    return Card(experiment, tuple(own), tuple(shared), config)
+    return Card(experiment, tuple(own), tuple(shared), compose_card(overrides, f"{where}: "))
 
 
 def _subfolder(own: Sequence[str]) -> str:
