@@ -1,0 +1,276 @@
+"""Does each mask fit its own image better than other images' masks do?
+
+What foreground looks like is learnt from the data themselves: gradient-boosted trees (Friedman 2001) predict, from how
+a pixel and its surroundings look, how much of it is foreground, for images that they were not trained on. A mask agrees
+with an image by the correlation of its pixels with that prediction, a number from −1 to 1.
+
+The features do not say where a pixel lies. So trees trained on masks of other images still learn more of the truth than
+of the fault, and what they predict agrees better with the right masks than with the ones that they were trained on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+Array = NDArray[np.float32]
+
+GRID = 32  # side of the maps that are compared; features are made at twice that
+MIN_IMAGES = 8  # with different masks; of fewer nothing is said
+FOLDS = 3
+TRAINING_IMAGES = 300  # and pixels, at most, of a fold: more change little
+TRAINING_PIXELS = 15_000
+CHUNK = 500  # images whose features are in memory at a time
+MAX_REFERENCES = 512  # masks that an image's own is ranked among
+MAX_PAIRED = 1000  # images that are paired anew
+
+FITS = 3.0  # standard errors of the mean rank above chance
+MIN_FOR_ERROR = 20  # images, before all of a data set is called wrong
+# By how much the agreement of another pairing must exceed that of the pairs as they are, and of any pairing of these
+# masks upside down. Shuffled films gain 0.1 and more by either, masks drawn anywhere at most 0.06 by the second.
+ABOVE_OWN, ABOVE_UPSIDE_DOWN = 0.05, 0.1
+SOME, MOSTLY = 0.1, 0.9  # shares of the images that a turn must improve: any turn for a doubt, one to be believed
+# What a better mask must gain in agreement, in units of what the median mask lacks of 1. On clean chest films 1 % gain
+# 0.4 by another's mask, nothing by a turned one, and 0.7 by a moved one.
+GAIN_OF_PAIRING, GAIN_OF_TURN, GAIN_OF_SHIFT = 0.4, 0.25, 1.0
+LEAST_LACKING = 0.02
+REACH = 6  # pixels of the grid: masks are sought up to 3/16 of the side away
+SCALES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # sigmas of the surroundings, as shares of the side
+
+# How a mask may lie against its image, and what would set it right (of arrays whose last axes are rows and columns).
+TURNS: dict[str, Callable[[Array], Array]] = {
+    "mirrored left to right": lambda mask: mask[..., ::-1],
+    "mirrored top to bottom": lambda mask: mask[..., ::-1, :],
+    "turned by 180°": lambda mask: mask[..., ::-1, ::-1],
+    "turned by 90° clockwise": lambda mask: np.rot90(mask, 1, (-2, -1)),
+    "turned by 90° counterclockwise": lambda mask: np.rot90(mask, -1, (-2, -1)),
+    "transposed": lambda mask: mask.swapaxes(-2, -1),
+    "transposed and turned by 180°": lambda mask: mask.swapaxes(-2, -1)[..., ::-1, ::-1],
+}
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A mask that something else would fit better than its own image."""
+
+    index: int
+    what: str  # of the mask: "of another image", or how it lies against its image
+    gain: float  # in agreement, if that were mended
+    partner: int | None = None  # the image whose mask would fit this one
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the masks of a data set fit their images."""
+
+    num_images: int  # whose masks show something
+    mean_rank: float  # mean share of other images' masks that fit an image worse than its own: 0.5 by chance
+    z: float  # standard errors by which that exceeds chance
+    agreement: float  # median, of masks with their own images
+    paired_anew: float | None  # the same if masks went where they fit best; None where they fit or are turned
+    upside_down: float | None  # and if they went there upside down: what any masks of such shapes reach
+    turned: str | None  # how nearly all masks lie against their images; None where they do not
+    suspects: tuple[Misfit, ...]  # single masks; none where the whole is wrong
+
+    @property
+    def fits(self) -> bool:
+        """Whether masks fit their own images better than others', whatever the single ones do."""
+        return self.z >= FITS
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether the masks are beyond doubt other images': they fit theirs by chance only, and others well."""
+        if self.paired_anew is None or self.upside_down is None or self.num_images < MIN_FOR_ERROR:
+            return False
+        return self.paired_anew >= max(self.agreement + ABOVE_OWN, self.upside_down + ABOVE_UPSIDE_DOWN)
+
+
+def mask_fit(thumbs: np.ndarray, masks: np.ndarray) -> Fit | None:
+    """Returns how masks (N, 64, 64) of class indices fit the images thumbs (N, 64, 64) uint8; None with too few to say.
+
+    Everything above 0 is foreground. Left out are masks of one class alone and images of a single grey.
+    """
+    if len(masks) < MIN_IMAGES:
+        return None
+    areas = np.stack([_small((mask > 0).astype(np.float32)) for mask in masks])
+    shown = np.flatnonzero((np.ptp(areas, axis=(1, 2)) > 0) & (np.ptp(thumbs, axis=(1, 2)) > 0))
+    images, areas = thumbs[shown], areas[shown]
+    if len({area.tobytes() for area in areas}) < MIN_IMAGES:
+        return None
+    looks = _predict(images, areas)
+    own = _agreement(looks, areas)
+    rank = float(_ranks(looks, areas, own).mean())
+    z = (rank - 0.5) * math.sqrt(12 * len(shown))
+    turned = _all_turned(images, areas, looks)
+    paired_anew = None if turned or z >= FITS else _paired_anew(images, areas)
+    upside_down = None if turned or z >= FITS else _paired_anew(images, areas[:, ::-1])
+    suspects = () if turned or z < FITS else tuple(_suspects(images, areas, looks, shown))
+    return Fit(len(shown), rank, z, float(np.median(own)), paired_anew, upside_down, turned, suspects)
+
+
+def _predict(images: np.ndarray, areas: Array, by_place: bool = False) -> Array:
+    """Returns (N, 32, 32): the share of foreground that trees predict, each for the images of another fold.
+
+    by_place tells them where a pixel lies and how often there is foreground.
+    """
+    rng = np.random.default_rng(0)
+    fold = rng.permutation(len(images)) % FOLDS
+    place = _place(areas) if by_place else None
+    predicted = np.empty_like(areas)
+    for k in range(FOLDS):
+        train = rng.permutation(np.flatnonzero(fold != k))[:TRAINING_IMAGES]
+        features, targets = _features(images[train], place), areas[train].ravel()
+        pixels = rng.permutation(len(targets))[:TRAINING_PIXELS]
+        trees = HistGradientBoostingRegressor(
+            max_iter=40, learning_rate=0.2, max_leaf_nodes=15, early_stopping=False, random_state=0
+        ).fit(features[pixels], targets[pixels])
+        for chunk in _chunks(np.flatnonzero(fold == k)):
+            predicted[chunk] = trees.predict(_features(images[chunk], place)).reshape(-1, GRID, GRID)
+    return predicted
+
+
+def _features(images: np.ndarray, place: Array | None) -> Array:
+    """Returns (N·32·32, F): grey, means around, edge, edges and spread around; and place (32, 32, P) where given."""
+    described = np.stack([_described(image) for image in images])
+    if place is not None:
+        described = np.concatenate([described, np.broadcast_to(place, (len(images), *place.shape))], axis=-1)
+    return described.reshape(-1, described.shape[-1])
+
+
+def _described(image: np.ndarray) -> Array:
+    """Returns (32, 32, 9) of one image, of greys with mean 0 and standard deviation 1."""
+    grey = cv2.resize(image, (2 * GRID, 2 * GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = (grey - grey.mean()) / max(float(grey.std()), 1.0)
+    around = [_blur(grey, scale) for scale in SCALES]
+    edge = np.hypot(cv2.Sobel(around[0], cv2.CV_32F, 1, 0), cv2.Sobel(around[0], cv2.CV_32F, 0, 1))
+    spread = np.sqrt(np.maximum(_blur(grey**2, 1 / 16) - _blur(grey, 1 / 16) ** 2, 0))
+    return np.stack([_small(layer) for layer in (grey, *around, edge, _blur(edge, 1 / 16), spread)], axis=-1)
+
+
+def _place(areas: Array) -> Array:
+    """Returns (32, 32, 3): how often a pixel is foreground, its column and its row."""
+    rows, columns = np.mgrid[:GRID, :GRID].astype(np.float32) / GRID
+    return np.stack([_blur(areas.mean(axis=0), 1 / GRID), columns, rows], axis=-1)
+
+
+def _blur(layer: Array, scale: float) -> Array:
+    return np.asarray(cv2.GaussianBlur(layer, (0, 0), scale * len(layer)))
+
+
+def _small(layer: Array) -> Array:
+    return np.asarray(cv2.resize(layer, (GRID, GRID), interpolation=cv2.INTER_AREA))
+
+
+def _chunks(which: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
+    return (which[start : start + CHUNK] for start in range(0, len(which), CHUNK))
+
+
+def _standardised(maps: Array) -> Array:
+    """Returns (N, 32·32) with mean 0 and length 1, so that products are correlations."""
+    rows = maps.reshape(len(maps), -1)
+    rows = rows - rows.mean(axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
+
+
+def _agreement(predicted: Array, areas: Array) -> Array:
+    """Returns (N,): the correlation of each prediction with its own mask."""
+    return np.asarray((_standardised(predicted) * _standardised(areas)).sum(axis=1))
+
+
+def _ranks(predicted: Array, areas: Array, own: Array) -> Array:
+    """Returns (N,): the share of other images' masks, of up to 512, that agree less than an image's own; ties half."""
+    references = _spread_out(len(areas), MAX_REFERENCES)
+    others = _standardised(predicted) @ _standardised(areas[references]).T - own[:, None]
+    itself = np.isin(np.arange(len(areas)), references)
+    ties = (np.abs(others) <= 1e-5).sum(axis=1) - itself
+    return np.asarray(((others < -1e-5).sum(axis=1) + ties / 2) / (len(references) - itself))
+
+
+def _spread_out(num: int, most: int) -> NDArray[np.intp]:
+    """Returns up to most of num positions, evenly spread."""
+    return np.unique(np.linspace(0, num - 1, min(num, most)).astype(np.intp))
+
+
+def _paired_anew(images: np.ndarray, areas: Array) -> float:
+    """Returns the median agreement if masks went to the images that they fit best, after learning from such a pairing.
+
+    Where masks were shuffled, the first pairing is right often enough for trees trained on it to see more clearly.
+    """
+    few = _spread_out(len(images), MAX_REFERENCES)
+    images, areas = images[few], areas[few]
+    masks = _standardised(areas)
+    _, best = linear_sum_assignment(-_standardised(_predict(images, areas)) @ masks.T)
+    agreements = _standardised(_predict(images, areas[best])) @ masks.T
+    return float(np.median(agreements[linear_sum_assignment(-agreements)]))
+
+
+def _all_turned(images: np.ndarray, areas: Array, looks: Array) -> str | None:
+    """Returns how nearly all masks lie against their images, or None.
+
+    Trees trained on turned masks are blurred by the fault, so those of each turn get trees of their own.
+    """
+    few = _spread_out(len(images), TRAINING_IMAGES)
+    images, areas, looks = images[few], areas[few], looks[few]
+    own = _agreement(looks, areas)
+    doubtful = any((_agreement(looks, right(areas)) > own).mean() > SOME for right in TURNS.values())
+    if len(few) < MIN_FOR_ERROR or not doubtful:
+        return None
+    mended = {name: _agreement(_predict(images, right(areas)), right(areas)) for name, right in TURNS.items()}
+    best = max(mended, key=lambda name: float(np.median(mended[name])))
+    return best if (mended[best] > own).mean() >= MOSTLY else None
+
+
+def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.intp]) -> Iterator[Misfit]:
+    """Yields the single masks that something would improve; index (N,) are the images' positions.
+
+    Where nearly all is right, where a pixel lies helps to tell it; the mean with the prediction that does not know is
+    better than either.
+    """
+    predicted: Array = np.float32(0.5) * (looks + _predict(images, areas, by_place=True))
+    own = _agreement(predicted, areas)
+    unit = max(LEAST_LACKING, 1 - float(np.median(own)))
+    swaps = _swaps(predicted, areas, own, GAIN_OF_PAIRING * unit)
+    turned = {name: _agreement(predicted, right(areas)) - own for name, right in TURNS.items()}
+    for i, position in enumerate(index.tolist()):
+        if i in swaps:
+            partner, gain = swaps[i]
+            yield Misfit(position, "of another image", gain, int(index[partner]))
+            continue
+        where, found = _moved(predicted[i], areas[i])
+        gains = {name: float(gain[i]) for name, gain in turned.items() if gain[i] > GAIN_OF_TURN * unit}
+        if found - own[i] > GAIN_OF_SHIFT * unit:
+            gains[where] = found - float(own[i])
+        if gains:
+            best = max(gains, key=lambda what: gains[what])
+            yield Misfit(position, best, gains[best])
+
+
+def _swaps(predicted: Array, areas: Array, own: Array, cost: float) -> dict[int, tuple[int, float]]:
+    """Returns image -> (image whose mask it should have, gain), in the best pairing where every change gains cost.
+
+    Masks go round in circles of two and more. In large data only those are paired whose own masks rank lowest.
+    """
+    lowest = np.argsort(_ranks(predicted, areas, own), kind="stable")[:MAX_PAIRED]
+    gains = _standardised(predicted[lowest]) @ _standardised(areas[lowest]).T - own[lowest][:, None]
+    offers = np.where(gains > cost, gains, -len(gains))
+    np.fill_diagonal(offers, 0)
+    pairs = zip(*linear_sum_assignment(-offers), strict=True)
+    return {int(lowest[i]): (int(lowest[j]), float(gains[i, j])) for i, j in pairs if i != j}
+
+
+def _moved(predicted: Array, area: Array) -> tuple[str, float]:
+    """Returns how a mask (32, 32) is moved against the prediction, in words, and its agreement if it were not."""
+    padded = cv2.copyMakeBorder(predicted, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE)
+    agreements = cv2.matchTemplate(padded, area, cv2.TM_CCOEFF_NORMED)
+    _, best, _, (column, row) = cv2.minMaxLoc(agreements)
+    right, down = (REACH - column) / GRID, (REACH - row) / GRID
+    across = f"{abs(right):.0%} to the {'right' if right > 0 else 'left'}" if right else ""
+    along = f"{abs(down):.0%} {'down' if down > 0 else 'up'}" if down else ""
+    return "moved " + " and ".join(part for part in (across, along) if part), float(best)

@@ -1,0 +1,185 @@
+"""How alike two small grey images are, whichever way up, mirrored or not, and a little cropped or stretched.
+
+The turn is where their rings correlate best; from there one is laid onto the other by an affine map that maximises
+their correlation (ECC: Evangelidis and Psarakis, IEEE TPAMI 30(10), 2008). Both see details at equal contrast
+everywhere, so that neither a vignette nor a bright bone decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Indices = NDArray[np.intp]
+
+NUM_RINGS, NUM_ANGLES = 16, 64
+NUM_FREQUENCIES, NUM_PHASES, RINGS_APART = 10, 6, (1, 2, 4)  # of the waves around a ring that describe an image
+COARSE_PX = 48  # of the images on which the map is first sought
+COARSE, FINE = (1.0, 4.0), (0.7, 1.5)  # bands: sd in pixels of the two Gaussians whose difference is kept
+COARSE_STEPS, FINE_STEPS = 20, 6  # of ECC, at the most
+LEAST_GAIN = 1e-4  # in correlation, of a step: less ends the search
+MAX_STRETCH = 1.5  # along any direction: a turn of an oblong image is a shear of its square thumb
+LEAST_OVERLAP = 0.6  # of the inscribed circle
+NO_FIT = -1.0  # the score of two images that cannot be laid onto each other
+CHUNK = 2048  # pairs whose turns are sought at once
+STRAIGHT_DEGREES = 1.5  # a turn this close to a quarter turn is told as one
+
+
+class Looks(NamedTuple):
+    """What is compared of N images: each a stack of N."""
+
+    coarse: Bytes  # (N, 48, 48) large details, 128 where there is none
+    fine: Bytes  # (N, S, S) the same of small details
+    rings: Floats  # (N, rings, angles) around the middle: mean 0, sd 1
+
+
+class Turn(NamedTuple):
+    """How an image is moved: mirrored or not (left and right exchanged), then turned clockwise."""
+
+    radians: float
+    mirrored: bool
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """The (2, 2) matrix that moves points (x, y), y pointing down."""
+        c, s = math.cos(self.radians), math.sin(self.radians)
+        return np.array([[c, -s], [s, c]]) * ([-1, 1] if self.mirrored else [1, 1])
+
+
+def looks(thumbs: Bytes) -> Looks:
+    """Returns what is compared of thumbs (N, S, S), N >= 1."""
+    size = thumbs.shape[-1]
+    coarse = [_band(cv2.resize(t, (COARSE_PX,) * 2, interpolation=cv2.INTER_AREA), COARSE) for t in thumbs]
+    radii = np.linspace(1.5, size / 2 - 1.5, NUM_RINGS)[:, None]
+    angles = 2 * np.pi * np.arange(NUM_ANGLES) / NUM_ANGLES
+    x, y = (((size - 1) / 2 + radii * way).astype(np.float32) for way in (np.cos(angles), np.sin(angles)))
+    greys = [cv2.remap(_blurred(t.astype(np.float32), 1.0), x, y, cv2.INTER_LINEAR) for t in thumbs]
+    rings = np.array([(grey - grey.mean()) / (grey.std() + 1e-6) for grey in greys], np.float32)
+    return Looks(np.stack(coarse), np.stack([_band(t, FINE) for t in thumbs]), rings)
+
+
+def descriptors(rings: Floats) -> Floats:
+    """Returns (N, D) of rings (N, R, A): their means, and what a turn or a mirroring leaves alone of their waves.
+
+    A turn adds the same phase to a wave in every ring, a mirroring reverses all phases: magnitudes stay as they are,
+    and so do the cosines of differences between rings. Roots are taken, so that no strong wave drowns the others.
+    """
+    waves = np.fft.rfft(rings, axis=2)[:, :, :NUM_FREQUENCIES] / NUM_ANGLES
+    magnitudes = np.sqrt(np.abs(waves[:, :, 1:]))
+    low = waves[:, :, 1 : NUM_PHASES + 1]
+    products = [low[:, :-apart] * low[:, apart:].conj() for apart in RINGS_APART]
+    cosines = [product.real / np.sqrt(np.abs(product) + 1e-6) for product in products]
+    parts = (waves[:, :, 0].real, magnitudes, *cosines)
+    return np.concatenate([part.reshape(len(rings), -1) for part in parts], axis=1).astype(np.float32)
+
+
+def compared(one: Looks, i: Indices, other: Looks, j: Indices) -> tuple[NDArray[np.float64], list[str]]:
+    """Returns for each pair one[i], other[j] its score, and in words how the first is moved to give the second.
+
+    The score is the correlation of their fine details where they overlap, in [-1, 1].
+    """
+    scores, hows = np.full(len(i), NO_FIT), [""] * len(i)
+    for k, turn in enumerate(_turns(one.rings, i, other.rings, j)):
+        a, b = (Looks(*(stack[place] for stack in of)) for of, place in ((one, i[k]), (other, j[k])))
+        move = _registered(a, b, turn)
+        if move is not None:
+            scores[k], hows[k] = _score(a.fine, b.fine, move), in_words(move)
+    return scores, hows
+
+
+def about_middle(matrix: NDArray[np.float64], size: int, shift: NDArray[np.float64] | float = 0.0) -> Floats:
+    """Returns the (2, 3) map of points that adds shift (x, y), then applies matrix (2, 2) about an image's middle."""
+    middle = np.full(2, (size - 1) / 2)
+    return np.column_stack([matrix, middle + matrix @ (shift - middle)]).astype(np.float32)
+
+
+@cache
+def disc(size: int) -> Bytes:
+    """Returns (size, size), 1 well inside the inscribed circle: what stays in sight however an image is turned."""
+    ways = np.arange(size) - (size - 1) / 2
+    return (ways**2 + ways[:, None] ** 2 < (0.46 * size) ** 2).astype(np.uint8)
+
+
+def in_words(move: Floats) -> str:
+    """Returns "as it is", "mirrored", "turned by 90°" or "turned by 5°, mirrored" for a (2, 3) map of points."""
+    mirrored = bool(np.linalg.det(move[:, :2]) < 0)
+    turned = move[:, :2] * ([-1, 1] if mirrored else [1, 1])
+    degrees = abs(math.degrees(math.atan2(turned[1, 0] - turned[0, 1], turned[0, 0] + turned[1, 1])))
+    quarters = 90 * round(degrees / 90)
+    shown = quarters if abs(degrees - quarters) < STRAIGHT_DEGREES else round(degrees)
+    words = [f"turned by {shown}°"] * (shown > 0) + ["mirrored"] * mirrored
+    return ", ".join(words) or "as it is"
+
+
+def _band(image: Bytes, band: tuple[float, float]) -> Bytes:
+    """Returns the details of image (S, S) between two scales, divided by their sd around; 128 is none, 40 one sd."""
+    narrow, wide = band
+    grey = image.astype(np.float32)
+    detail = _blurred(grey, narrow) - _blurred(grey, wide)
+    sd = np.sqrt(_blurred(detail * detail, 1.5 * wide)) + 1  # a grey level: what varies less is noise, and stays small
+    return np.asarray(np.clip(128 + 40 * detail / sd, 0, 255), np.uint8)
+
+
+def _blurred(image: Floats, sd: float) -> Floats:
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sd), np.float32)
+
+
+def _turns(one: Floats, i: Indices, other: Floats, j: Indices) -> Iterator[Turn]:
+    """Yields for each pair the turn of one's rings that is most like other's, by correlation around the circle."""
+    radii = np.arange(1, NUM_RINGS + 1, dtype=np.float32)[:, None]  # a ring counts by its length
+    for start in range(0, len(i), CHUNK):
+        pairs = slice(start, start + CHUNK)
+        a, b = np.fft.rfft(one[i[pairs]] * radii, axis=2), np.fft.rfft(other[j[pairs]], axis=2)
+        turned, mirrored = (np.fft.irfft((w * b).sum(axis=1), n=NUM_ANGLES, axis=1) for w in (a.conj(), a))
+        for straight, reverse in zip(turned, mirrored, strict=True):
+            if straight.max() >= reverse.max():
+                yield Turn(_peak(straight), mirrored=False)
+            else:  # left and right exchanged is the angle taken from half a turn
+                yield Turn(_peak(reverse) - math.pi, mirrored=True)
+
+
+def _peak(curve: NDArray[np.float64]) -> float:
+    """Returns the angle in radians at which a periodic curve is largest, by a parabola through three of its values."""
+    top = int(curve.argmax())
+    before, at, after = curve[top - 1], curve[top], curve[(top + 1) % len(curve)]
+    bend = before - 2 * at + after
+    return float(2 * np.pi / len(curve) * (top + ((before - after) / (2 * bend) if bend else 0.0)))
+
+
+def _registered(one: Looks, other: Looks, turn: Turn) -> Floats | None:
+    """Returns the (2, 3) map from points of one to those of other, both single; None where they do not fit."""
+    size = len(one.fine)
+    try:
+        move = _ecc(one.coarse, other.coarse, about_middle(turn.matrix, COARSE_PX), COARSE_STEPS, blur_px=5)
+        middle = np.full(2, 0.5) - move[:, :2] @ np.full(2, 0.5)  # pixels are areas: their corners, not middles, scale
+        move[:, 2] = (move[:, 2] + middle) * (size / COARSE_PX) - middle
+        move = _ecc(one.fine, other.fine, move, FINE_STEPS, blur_px=3)
+    except cv2.error:  # of ECC: no overlap, or a step that does not exist
+        return None
+    largest, smallest = np.linalg.svd(move[:, :2], compute_uv=False)
+    return move if largest <= MAX_STRETCH and smallest >= 1 / MAX_STRETCH else None
+
+
+def _ecc(one: Bytes, other: Bytes, move: Floats, steps: int, blur_px: int) -> Floats:
+    ending = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, steps, LEAST_GAIN)
+    found = cv2.findTransformECC(one, other, move, cv2.MOTION_AFFINE, ending, disc(len(one)), blur_px)[1]
+    return np.asarray(found, np.float32)
+
+
+def _score(one: Bytes, other: Bytes, move: Floats) -> float:
+    """Returns the correlation of one (S, S) with other, moved back onto it, inside the circle that both fill."""
+    flags = cv2.WARP_INVERSE_MAP
+    moved = cv2.warpAffine(other, move, one.shape, flags=cv2.INTER_CUBIC | flags)
+    inside = cv2.warpAffine(np.ones_like(other), move, one.shape, flags=cv2.INTER_NEAREST | flags) * disc(len(one)) > 0
+    if inside.sum() < LEAST_OVERLAP * disc(len(one)).sum():
+        return NO_FIT
+    a, b = (of[inside] - of[inside].mean(dtype=np.float32) for of in (one, moved))
+    return float(a @ b / (math.sqrt(float(a @ a) * float(b @ b)) + 1e-6))

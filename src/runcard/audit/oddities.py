@@ -1,0 +1,171 @@
+"""Images that are not like the rest: with reversed greys, or of something else.
+
+Both are judged by what the rest have in common. An image that is itself among the rest is measured as if it were not
+(leave-one-out, in closed form): otherwise it would vouch for itself.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+COARSE_PX = 8  # side to which images are averaged: where it is bright, nothing finer
+MAX_ROUNDS = 10
+
+MIN_FOR_POLARITY = 10  # images; of fewer nothing is said
+AGAINST = -0.3  # typical images score about 1, and their negatives −1
+MIN_AGREEING = 0.9  # share of images that must score beyond ±0.3: else there is no common polarity
+MAX_INVERTED = 0.4  # share of images: nearer to a half nobody can tell which are the negatives
+
+MIN_FOR_OUTLIERS = 20
+MAX_ODD = 0.1  # share of images: where more are unlike the rest, the data are of several kinds
+UNUSUAL = 3.75  # deviations above the usual distance: 4 in 1000 images of clean sets
+EXTREME = 6.0  # deviations of brightness, contrast, roughness or variety from the usual
+CELLS = 4  # a side, in each of which edges are counted by direction
+DIRECTIONS = 6
+STATISTICS_WEIGHT = 0.15  # of a deviation, beside patterns of length 1
+LEAST_SPREAD = 0.02  # of logarithms and shares: where most images are alike, the rest is not odd by a hair
+TINY = 1e-9
+
+
+def inverted(thumbs: np.ndarray) -> list[int]:
+    """Returns which of the thumbs (N, H, W) uint8 have reversed greys, as MONOCHROME1 read as MONOCHROME2 has.
+
+    A linear score is fitted that is 1 for each image and so −1 for its negative (ridge regression without intercept, on
+    standardised 8×8 greys). Who scores below 0 is turned round, and the score is fitted again, until nobody changes
+    sides; that also settles up to 40 % of negatives. Contrast and brightness do not matter. Images of a single grey are
+    left out, and there is no alarm where images have no polarity in common.
+    """
+    shown = _varied(thumbs)
+    if len(shown) < MIN_FOR_POLARITY:
+        return []
+    patterns = _patterns(thumbs[shown])
+    signs = np.ones(len(shown))
+    for _ in range(MAX_ROUNDS):
+        scores = signs * _scores_without_itself(patterns * signs[:, None])
+        turned = np.where(scores < 0, -1.0, 1.0)
+        if (turned == signs).all():
+            break
+        signs = turned
+    scores *= np.sign(np.median(scores)) or 1
+    negative = scores < AGAINST
+    agree = (np.abs(scores) > -AGAINST).mean() >= MIN_AGREEING
+    return [int(i) for i in shown[negative]] if agree and negative.mean() <= MAX_INVERTED else []
+
+
+def _scores_without_itself(patterns: Array) -> Array:
+    """Returns (N,): what ridge regression of 1 on patterns (N, D), without intercept, predicts from the others."""
+    inverse = _shrunk_inverse(patterns.T @ patterns)
+    fitted = patterns @ (inverse @ patterns.sum(axis=0))
+    leverage = ((patterns @ inverse) * patterns).sum(axis=1)
+    scores: Array = (fitted - leverage) / (1 - leverage)
+    return scores
+
+
+def outliers(thumbs: np.ndarray) -> list[int]:
+    """Returns which of the thumbs (N, H, W) uint8 are unlike the others: something else, turned, noise, nearly black.
+
+    An image is described by its coarse greys, the directions of its edges in 4×4 cells (histograms of oriented
+    gradients, Dalal and Triggs 2005) and four statistics. Its distance is Mahalanobis' from what is usual (see
+    _unusual), with a shrunk covariance. An alarm is a logarithm of it far above the median in units of the upper
+    spread, or a statistic far from its median. Images of a single grey are left out, and there is no alarm where more
+    than a tenth are unlike the rest.
+    """
+    shown = _varied(thumbs)
+    if len(shown) < MIN_FOR_OUTLIERS:
+        return []
+    few = thumbs[shown]
+    statistics = _deviations(_statistics(few))
+    features = np.concatenate([_patterns(few), _edges(few), STATISTICS_WEIGHT * np.clip(statistics, -8, 8)], axis=1)
+    unusual = _unusual(features)
+    odd = unusual | (np.abs(statistics) > EXTREME).any(axis=1)
+    return [int(i) for i in shown[odd]] if odd.mean() <= MAX_ODD else []
+
+
+def _unusual(features: Array) -> NDArray[np.bool_]:
+    """Returns (N,): which of features (N, D) lie far from the bulk.
+
+    The bulk is sought with the farthest tenth left out (concentration steps, Rousseeuw and Van Driessen 1999), so that
+    a group of strangers does not pass for usual. Then all but these return: what is merely rare is usual too.
+    """
+    members = np.ones(len(features), bool)
+    for _ in range(MAX_ROUNDS):
+        distances = _distances(features, members)
+        nearest = distances <= np.quantile(distances, 1 - MAX_ODD)
+        if (nearest == members).all():
+            break
+        members = nearest
+    for _ in range(2):
+        members = _deviations(np.log(distances)) < UNUSUAL
+        distances = _distances(features, members)
+    return np.asarray(_deviations(np.log(distances)) > UNUSUAL)
+
+
+def _distances(features: Array, members: NDArray[np.bool_]) -> Array:
+    """Returns (N,) Mahalanobis' distances, squared, from the members; a member's own is from the other members."""
+    num = members.sum()
+    centred = features - features[members].mean(axis=0)
+    inverse = _shrunk_inverse(centred[members].T @ centred[members])
+    leverage = ((centred @ inverse) * centred).sum(axis=1)
+    return np.asarray(num * np.where(members, leverage / (1 - leverage), leverage) + TINY)
+
+
+def _shrunk_inverse(gram: Array) -> Array:
+    """Returns the inverse of gram (D, D) with its mean eigenvalue added to all: it exists with few images too."""
+    return np.asarray(np.linalg.inv(gram + (np.trace(gram) / len(gram) + TINY) * np.eye(len(gram))))
+
+
+def _deviations(values: Array) -> Array:
+    """Returns values (N, …) as deviations from the median, in units of the spread on their own side of it.
+
+    The spread is from the median to the 16th or the 84th percentile, a standard deviation where values are normal, but
+    at least LEAST_SPREAD.
+    """
+    low, middle, high = np.quantile(values, [0.16, 0.5, 0.84], axis=0)
+    spread = np.where(values > middle, high - middle, middle - low)
+    return np.asarray((values - middle) / np.maximum(spread, LEAST_SPREAD))
+
+
+def _varied(thumbs: np.ndarray) -> NDArray[np.intp]:
+    """Returns the positions of the images of more than a single grey."""
+    return np.flatnonzero(np.ptp(thumbs, axis=(1, 2)) > 0)
+
+
+def _patterns(thumbs: np.ndarray) -> Array:
+    """Returns (N, 64): the greys averaged to 8×8, of mean 0 and length 1."""
+    small = [cv2.resize(thumb, (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA) for thumb in thumbs]
+    greys = np.stack(small).reshape(len(thumbs), -1).astype(np.float64)
+    return _unit(greys - greys.mean(axis=1, keepdims=True))
+
+
+def _edges(thumbs: np.ndarray) -> Array:
+    """Returns (N, 96), of length 1: the root of how much edge each of 4×4 cells has in each of six directions."""
+    rows, columns = (np.arange(side) * CELLS // side for side in thumbs.shape[1:])
+    cells = (rows[:, None] * CELLS + columns) * DIRECTIONS
+    histograms = []
+    for thumb in thumbs:
+        smooth = cv2.GaussianBlur(thumb.astype(np.float32), (0, 0), 0.8)
+        across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+        direction = (np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS).astype(np.intp) % DIRECTIONS
+        strength = np.hypot(across, down).ravel()
+        histograms.append(np.bincount((cells + direction).ravel(), strength, CELLS * CELLS * DIRECTIONS))
+    return _unit(np.sqrt(histograms))
+
+
+def _statistics(thumbs: np.ndarray) -> Array:
+    """Returns (N, 4): mean (0 to 1), contrast (log), roughness (log of mean step by contrast), entropy of 16 greys."""
+    described = []
+    for thumb in thumbs.astype(np.float64):
+        contrast = thumb.std() + 0.5
+        steps = np.abs(np.diff(thumb, axis=0)).mean() + np.abs(np.diff(thumb, axis=1)).mean() + 0.5
+        shares = np.bincount(thumb.astype(np.intp).ravel() // 16, minlength=16) / thumb.size
+        entropy = -(shares * np.log(shares + TINY)).sum()
+        described.append((thumb.mean() / 255, np.log(contrast), np.log(steps / contrast), entropy))
+    return np.array(described)
+
+
+def _unit(rows: Array) -> Array:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), TINY))

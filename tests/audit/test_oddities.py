@@ -1,0 +1,91 @@
+"""Negatives and strangers: what was planted is found, and nothing in clean data."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from runcard.audit.oddities import MIN_FOR_OUTLIERS, MIN_FOR_POLARITY, inverted, outliers
+from runcard.datasets.image_mask import LungCT
+from runcard.datasets.phantom_bone import PhantomBone
+
+NUM_FILMS = 80
+
+
+@pytest.fixture(scope="module")
+def films() -> np.ndarray:
+    """Returns films of femurs (80, 64, 64)."""
+    dataset = PhantomBone(NUM_FILMS, 64)
+    return np.stack([dataset[i][0] for i in range(NUM_FILMS)])
+
+
+@pytest.fixture(scope="module")
+def slices() -> np.ndarray:
+    """Returns the shipped CT slices (109, 64, 64)."""
+    dataset = LungCT(["background", "lung"])
+    shown = [dataset[i][0] for i in range(len(dataset))]
+    return np.stack([cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA) for image in shown])
+
+
+def test_clean_data_hold_no_negatives_and_hardly_a_stranger(films, slices):
+    assert inverted(films) == inverted(slices) == []
+    assert outliers(films) == []
+    assert set(outliers(slices)) <= set(range(40, 52))  # the highest of one patient, through the neck
+
+
+@pytest.mark.parametrize("num", [1, 4, 24])
+@pytest.mark.parametrize("contrast", [1, 0.4])
+def test_negatives_are_found_whatever_their_contrast(films, num, contrast):
+    which = np.random.default_rng(num).permutation(NUM_FILMS)[:num]
+    copy = films.copy()
+    copy[which] = contrast * (255 - films[which].astype(float)) + 20 * (contrast < 1)
+    assert inverted(copy) == sorted(which)
+
+
+def test_where_half_are_negatives_or_nothing_is_shared_nobody_is_accused(films):
+    half = np.where(np.arange(NUM_FILMS)[:, None, None] % 2, films, 255 - films)
+    assert inverted(half) == []
+    assert inverted(np.random.default_rng(0).integers(0, 256, films.shape, dtype=np.uint8)) == []
+
+
+@pytest.mark.parametrize("num", [1, 4])
+@pytest.mark.parametrize("kind", ["turned", "noise", "three quarters black", "of other data"])
+def test_strangers_are_found(films, slices, kind, num):
+    rng = np.random.default_rng(num)
+    which = rng.permutation(NUM_FILMS)[:num]
+    copy = films.copy()
+    if kind == "turned":
+        copy[which] = np.rot90(films[which], axes=(1, 2))
+    elif kind == "noise":
+        copy[which] = rng.integers(0, 256, copy[which].shape)
+    elif kind == "three quarters black":
+        copy[which, :, 16:] = 0
+    else:
+        copy[which] = slices[rng.permutation(len(slices))[:num]]
+    assert outliers(copy) == sorted(which)
+
+
+def test_images_of_one_grey_are_left_out_and_positions_kept(films):
+    empty = np.full((3, 64, 64), 7, np.uint8)
+    copy = np.concatenate([empty, films])
+    copy[10] = 255 - copy[10]
+    copy[20] = np.random.default_rng(0).integers(0, 256, (64, 64))
+    assert inverted(copy) == [10]
+    assert {20} <= set(outliers(copy)) <= {10, 20}  # a negative is a stranger too
+
+
+def test_copies_of_one_image_are_neither(films):
+    assert inverted(np.repeat(films[:1], 30, axis=0)) == []
+    assert outliers(np.repeat(films[:1], 30, axis=0)) == []
+    assert outliers(np.concatenate([np.repeat(films[:1], 300, axis=0), films])) == []
+
+
+def test_too_few_images_to_say(films):
+    for num in (0, 1, 2, MIN_FOR_POLARITY - 1):
+        assert inverted(np.concatenate([films[:num], 255 - films[num : num + 1]])[:num]) == []
+    few = films[:MIN_FOR_OUTLIERS].copy()
+    few[3] = np.random.default_rng(0).integers(0, 256, (64, 64))
+    for num in (0, 1, 2, MIN_FOR_OUTLIERS - 1):
+        assert outliers(few[:num]) == []
+    assert outliers(few) == [3]
