@@ -85,6 +85,7 @@ def write_run(
         "num_trained_parameters": 540_073,
         "better": {name[4:]: _better(name[4:]) for name in rows if name.startswith("val/")},
         "parent": None,
+        "audit": [],
         "status": status,
         "error": None,
     }

@@ -354,7 +354,7 @@ def test_rerun_repeats_a_saved_card(run_card, train, tmp_path):
     (again,) = tmp_path.glob("loss=dice,a-rerun-*")
     assert run_json(again)["config_hash"] == run_json(first)["config_hash"]
     assert numbers(again) == numbers(first)
-    assert sorted(tmp_path.iterdir()) == [first, again]
+    assert sorted(tmp_path.iterdir()) == [first, again, tmp_path / "outputs"], "and what the audit keeps"
 
     (first / ".hydra" / "config.yaml").write_text(
         (first / ".hydra" / "config.yaml").read_text().replace("seed: 5", "seed: 6")

@@ -251,7 +251,7 @@ def test_differing_keys():
 def test_run_json_is_whole(finished):
     record = run_json(finished)
     session = record["sessions"][0]
-    assert (record["schema"], record["status"], record["error"], record["parent"]) == (3, "completed", None, None)
+    assert (record["schema"], record["status"], record["error"], record["parent"]) == (4, "completed", None, None)
     assert record["config"]["model"]["base"] == 4
     assert record["config"]["derived"]["out_channels"] == 1
     assert record["config"]["seed"] == 3
@@ -266,6 +266,8 @@ def test_run_json_is_whole(finished):
     assert {"cpu", "threads", "gpu"} <= set(session["hardware"])
     assert (session["precision"], session["device"]) == ("32-true", "cpu")
     assert record["num_parameters"] > 0
+    assert (record["model"]["layers"]["convolution"], record["model"]["output_shape"]) == (19, [1, 32, 32])
+    assert all(finding["level"] == "warning" and not finding["allowed"] for finding in record["audit"])
     assert (record["better"]["dice"], record["better"]["loss"], record["better"]["bce"]) == ("max", "min", "min")
     assert datetime.fromisoformat(record["start"]) <= datetime.fromisoformat(record["end"])
     assert datetime.fromisoformat(record["start"]).tzinfo is not None
@@ -286,7 +288,7 @@ def test_split_json_parts_the_images(finished):
     ids = [member["id"] for members in split.values() for member in members]
     assert {part: len(members) for part, members in split.items()} == {"train": 16, "val": 4, "test": 0}
     assert len(set(ids)) == 20
-    assert all(set(member) == {"id", "group"} for members in split.values() for member in members)
+    assert all(set(member) == {"id", "group", "sha256"} for members in split.values() for member in members)
 
 
 def test_a_session_may_differ_and_is_recorded(a, monkeypatch):

@@ -191,7 +191,7 @@ def test_arms_that_miss_the_same_seeds_are_one_sweep(launched, house):
         ({"epochs": 4}, "did not start; its error is above"),
         ({"status": "interrupted"}, "interrupted"),
         ({"status": "failed", "facts": {"error": "loss is NaN"}}, "failed: loss is NaN"),
-        ({"facts": {"schema": 2}}, "its schema is 2, this version of runcard reads 3"),
+        ({"facts": {"schema": 2}}, "its schema is 2, this version of runcard reads 3 and 4"),
     ],
 )
 def test_what_is_not_done(launched, house, special, reason):

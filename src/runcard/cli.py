@@ -1,4 +1,4 @@
-"""The command runcard: what is done with runs that have ended. Training is train.py's."""
+"""The command runcard: what is done before and after training, which is train.py's."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from runcard.compare.findings import Findings
     from runcard.compare.runs import Arm
 
+EXIT_FOUND = 1  # errors in the data, or other data than the run's
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 DIFFERENCES = [0.005, 0.01, 0.02]  # of Dice or accuracy, that people ask about
 
@@ -55,6 +56,23 @@ def explain(
     from runcard.explain import explain_run  # torch takes seconds: a mistyped option does not wait for it
 
     explain_run(run, images or [], split=split, method=method, layer=layer, root=root)
+
+
+@app.command()
+def audit(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="of the card, as train.py takes them: dataset=lungs dataset.root=…")
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
+    output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
+) -> None:
+    """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
+    from runcard.audit.command import audit_against, audit_card
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    good = audit_against(against, overrides or [], console) if against else audit_card(overrides or [], output, console)
+    if not good:
+        raise typer.Exit(EXIT_FOUND)
 
 
 @app.command()

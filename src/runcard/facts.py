@@ -15,9 +15,9 @@ from typing import Any
 Config = dict[str, Any]  # nested, plain
 UNHASHED = {  # what cannot change the numbers
     "name", "run_dir", "overwrite", "dataset.root", "train.num_workers", "train.persistent_workers",
-    "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "derived",
+    "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "audit", "derived",
 }  # fmt: skip
-READERS = ("compare/", "cli.py", "study")  # they cannot change a run's numbers
+READERS = ("compare/", "audit/", "cli.py", "cards.py", "study")  # they cannot change a run's numbers
 PACKAGES = (
     *("torch", "torchvision", "torchmetrics", "lightning-fabric", "hydra-core", "albumentations"),
     *("numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow"),
@@ -60,11 +60,11 @@ def data_fingerprint(split: Mapping[str, Sequence[int]], ids: Sequence[str], dig
     return {"hash": everything, **parts, "split_hash": ids_alone}
 
 
-def code_hash() -> str:
-    """Returns a hash over the package's own source, but for what only reads finished runs."""
+def code_hash(but: tuple[str, ...] = READERS) -> str:
+    """Returns a hash over the package's own source, leaving out the files whose paths start so."""
     root = Path(__file__).parent
     names = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*.py"))}
-    return _hash(f"{name} {p.read_text(encoding='utf-8')}" for name, p in names.items() if not name.startswith(READERS))
+    return _hash(f"{name} {p.read_text(encoding='utf-8')}" for name, p in names.items() if not name.startswith(but))
 
 
 def commit() -> str | None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from runcard.audit.findings import check_allowed
 from runcard.build import build, build_with, checked
 from runcard.checkpoint import Checkpoint, State
 from runcard.checks import check_cache, check_keys, check_monitors, check_output
@@ -26,14 +27,14 @@ from runcard.engine import Loss, Monitor, Schedule, fit
 from runcard.errors import UserError, check_flag, check_integer
 from runcard.facts import flatten
 from runcard.features import Pretrained
-from runcard.loaders import Loaders, SampleDataset, make_loaders
+from runcard.loaders import Augment, Loaders, SampleDataset, make_loaders
 from runcard.seeding import forked
 from runcard.settings import TrainSettings
 from runcard.tracking import Tracker
 
 TOP_LEVEL = (
     *("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric"),
-    *("seed", "name", "run_dir", "rehearsal", "overwrite", "train", "derived"),
+    *("seed", "name", "run_dir", "rehearsal", "overwrite", "train", "audit", "derived"),
 )
 SPLIT_KEYS = ("kind", "val_fraction", "test_fraction", "seed", "group_regex", "fold")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
@@ -50,6 +51,7 @@ class Parts:
     fabric: Fabric
     precision: str  # resolved: 32-true | bf16-mixed
     data: Data
+    augment: Augment
     images: SampleDataset  # unaugmented, as the model takes them
     loaders: Loaders
     model: nn.Module  # its parameters are network's
@@ -63,6 +65,12 @@ class Parts:
     config: dict[str, Any]  # resolved
     card: str  # the config as composed, YAML, from which it can be run again
     total_matters: bool  # whether the scheduler depends on the total number of steps
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Returns what the model takes of one image: (C, H, W)."""
+        channels, height, width = self.images[0, 0].images.shape
+        return channels, height, width
 
     @property
     def num_parameters(self) -> int:
@@ -114,6 +122,7 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     check_keys("dataset.split.", cfg.dataset.split, SPLIT_KEYS)
     check_keys("scheduler.", cfg.scheduler, ("every", "monitor", "rule"))
     check_keys("metric.", cfg.metric, ("monitor", "scores"))
+    check_keys("audit.", cfg.audit, ("allow", "cache_dir"))
     for key in cfg.derived:
         if not OmegaConf.is_missing(cfg.derived, key):
             raise UserError(f"derived.{key}: filled in from dataset and loss; nobody types it.")
@@ -121,10 +130,11 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
     rehearsal = checked("", lambda: check_flag("rehearsal", cfg.rehearsal))
     overwrite = checked("", lambda: check_flag("overwrite", cfg.overwrite))
+    allowed = checked("audit.", lambda: check_allowed(_plain(cfg.audit)["allow"]))
     fabric, precision = _fabric(train)
     loss = build("loss", cfg.loss).to(fabric.device)
     augment = build("augmentation", cfg.augmentation)
-    data = read_data(_plain(cfg.dataset))
+    data = read_data(_plain(cfg.dataset), allowed)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
     loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
     _derive(cfg, data, loss, len(loaders.train), choices)
@@ -150,6 +160,7 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         fabric=fabric,
         precision=precision,
         data=data,
+        augment=augment,
         images=images,
         loaders=loaders,
         model=model,

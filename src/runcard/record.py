@@ -23,7 +23,7 @@ from runcard.errors import UserError
 from runcard.facts import Config, code_hash, commit, differing_keys, hardware, versions
 
 Row = dict[str, Any]  # of metrics.csv
-SCHEMA_VERSION = 3  # 2 added features, shortcut, num_trained_parameters and seconds.caching; 3 adds better
+SCHEMA_VERSION = 4  # 2 features, shortcut, num_trained_parameters, seconds.caching; 3 better; 4 audit, model, sha256
 
 
 class Record:
@@ -102,12 +102,12 @@ class Record:
         self._lock.release()
         (self.folder / ".lock").unlink(missing_ok=True)
 
-    def write_split(self, split: Mapping[str, Sequence[int]], ids: Sequence[str], groups: Sequence[str]) -> None:
-        """Writes split.json: the ids, and their groups, of train, val and test."""
-        write_json(
-            self.folder / "split.json",
-            {part: [{"id": ids[i], "group": groups[i]} for i in members] for part, members in split.items()},
-        )
+    def write_split(
+        self, split: Mapping[str, Sequence[int]], ids: Sequence[str], groups: Sequence[str], digests: Sequence[str]
+    ) -> None:
+        """Writes split.json: of train, val and test the ids, their groups, and a hash of each one's files."""
+        images = [{"id": i, "group": g, "sha256": d} for i, g, d in zip(ids, groups, digests, strict=True)]
+        write_json(self.folder / "split.json", {part: [images[i] for i in members] for part, members in split.items()})
 
     def write_per_image(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes per_image.csv: a row per image of validation (and test), for the last and the best weights."""

@@ -13,8 +13,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runcard.atomic import is_disk_full, write_figure
+from runcard.audit.before import audit_before_training, print_findings
+from runcard.audit.findings import as_json
 from runcard.checkpoint import Checkpoint
 from runcard.checks import better
+from runcard.echo import Echo, echo
 from runcard.engine import OUT_OF_MEMORY, columns
 from runcard.errors import UserError
 from runcard.facts import UNHASHED, code_hash, config_hash, data_fingerprint, flatten
@@ -38,6 +41,8 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     parts = compose(cfg, choices)
     samples, split = parts.data.samples, parts.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
+    built = echo(parts.model, parts.image_shape, parts.config["model"])
+    findings = audit_before_training(parts, fingerprint, built.mismatches, console)
     record = Record.open(folder, parts.config, fingerprint, parts.overwrite)
     try:
         if record.content.get("status") == "completed":
@@ -46,7 +51,8 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
         if parts.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
             parent = Path(parts.train.extend)
             check_parent(parent, parts.config, fingerprint, parts.total_matters)
-        _announce(parts, record.folder, choices, console)
+        _announce(parts, built, record.folder, choices, console)
+        print_findings(findings, parts.config["audit"]["allow"], overrides, console)
         exact = parts.fabric.device.type == "cpu" or parts.train.deterministic
         changed = record.start(
             parts.card,
@@ -64,6 +70,8 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             num_trained_parameters=parts.num_trained,
             better={name: better(name, parts.metrics) for name in ("loss", *columns(parts.metrics))},
             parent=parts.train.extend,
+            model=built.facts(),
+            audit=as_json(findings, parts.config["audit"]["allow"]),
         )
         if changed:
             what = " and ".join(changed)
@@ -71,7 +79,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
         with _ending(record, console) as ending:
             if parent:
                 copy_training(parent, folder)
-            record.write_split(split, samples.ids, parts.data.groups)
+            record.write_split(split, samples.ids, parts.data.groups, samples.digests)
             ending |= {"status": "completed", **_train(parts, record, console)}
         print_summary(console, parts, ending, folder)
         return float(ending["best"]["value"])
@@ -79,19 +87,20 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
         record.release()
 
 
-def _announce(parts: Parts, folder: Path, choices: dict[str, str], console: Console) -> None:
+def _announce(parts: Parts, built: Echo, folder: Path, choices: dict[str, str], console: Console) -> None:
     """Prints what is about to be trained, and where."""
     counts = ", ".join(f"{len(members)} {part}" for part, members in parts.data.split.items() if members)
     dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
     console.print(folder, style="bold")
-    if rows := found_rows(parts.data.source, parts.data.samples, parts.data.split):
+    samples = parts.data.samples
+    if rows := found_rows(parts.data.source, samples.originals, samples.labels, parts.data.split):
         print_table(console, rows[0], rows[1:])
-    frozen = parts.num_parameters - parts.num_trained
-    size = f"{parts.num_parameters:,} parameters" + (f", {parts.num_trained:,} of them trained" if frozen else "")
+    card, model_built = built.rows()
+    print_table(console, card, [model_built])
     if isinstance(parts.model, Pretrained):
         digest = parts.config.get("weights_sha256")
         console.print(f"pretrained weights: {f'a file of SHA-256 {digest[:8]}…' if digest else 'none, random ones'}")
-    console.print(f"{dataset}: {counts} · {model}: {size} · {loss} · {parts.fabric.device} {parts.precision}")
+    console.print(f"{dataset}: {counts} · {model} · {loss} · {parts.fabric.device} {parts.precision}")
     if parts.rehearsal:
         console.print("scale=quick: a rehearsal of this card. It supports no conclusion.", style="yellow")
 

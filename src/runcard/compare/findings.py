@@ -18,7 +18,7 @@ from runcard.compare.factors import distinct, session_factors
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
 from runcard.compare.reading import read_run
-from runcard.compare.runs import Arm, Run, same_card
+from runcard.compare.runs import Arm, Run, is_audited, same_card
 from runcard.compare.training import MIN_EPOCHS
 from runcard.errors import UserError
 
@@ -134,6 +134,9 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     remarks = []
     if any(run.rehearsal for run in arm.runs):
         remarks.append("a rehearsal (scale=quick, or a few batches only), which supports no conclusion")
+    remarks += [f"the audit found an error, which was allowed: {what}" for what in arm.allowed]
+    if not all(is_audited(run.facts) for run in arm.runs):
+        remarks.append("its data were not audited: a version without an audit made it")
     every = {(run.fold, run.seed) for each in arms for run in each.runs}
     if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
         which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from natsort import natsorted
 
-from runcard.compare.runs import PROBABILITY, Run
+from runcard.compare.runs import PROBABILITY, Run, is_audited
 from runcard.errors import UserError
 from runcard.record import SCHEMA_VERSION
 
 Types = Mapping[str, type | tuple[type, ...]]  # by dotted key
 ASIDE = re.compile(r"\.old\d+$")  # the end of a folder's name that overwrite=true has moved aside
 
+SCHEMAS = (3, SCHEMA_VERSION)  # a run of schema 3 was not audited, and has all else
 ABSENT = object()
 NUMBER, NOTHING = (int, float), type(None)
 OF_RUN: Types = {  # what a comparison asks of run.json
@@ -50,6 +51,8 @@ OF_RUN: Types = {  # what a comparison asks of run.json
     "better": dict,
 }
 OF_FEATURES: Types = {"features.seconds_when_made": NUMBER}  # of a run that trained on cached features
+OF_AUDITED: Types = {"audit": list}
+OF_FINDING: Types = {"check": str, "what": str, "allowed": bool}
 OF_SESSION: Types = {
     "precision": str,
     "code": str,
@@ -137,12 +140,12 @@ def faults(content: object, needed: Types) -> Iterator[str]:
 
 def _faults_of_facts(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yields why run.json is none of a run to compare. Each check relies on those before it: the first one counts."""
-    if facts.get("schema") != SCHEMA_VERSION:
-        yield f"its schema is {facts.get('schema')}, this version of runcard reads {SCHEMA_VERSION}"
+    if facts.get("schema") not in SCHEMAS:
+        yield f"its schema is {facts.get('schema')}, this version of runcard reads {' and '.join(map(str, SCHEMAS))}"
     if facts.get("status") != "completed":
         reason = f": {str(facts['error']).splitlines()[0]}" if facts.get("error") else ""
         yield f"{facts.get('status', 'run.json: status is missing')}{reason}"
-    needed = {**OF_RUN, **OF_FEATURES} if facts.get("features") else OF_RUN
+    needed = {**OF_RUN, **(OF_FEATURES if facts.get("features") else {}), **(OF_AUDITED if is_audited(facts) else {})}
     yield from (f"run.json: {fault}" for fault in faults(facts, needed))
     if not facts["sessions"]:
         yield "run.json: sessions is empty"
@@ -150,6 +153,8 @@ def _faults_of_facts(facts: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"run.json: sessions: {fault}" for fault in faults(session, OF_SESSION))
         versions = dict.fromkeys(session["versions"], str)
         yield from (f"run.json: sessions: version of {fault}" for fault in faults(session["versions"], versions))
+    for finding in facts["audit"] if is_audited(facts) else ():
+        yield from (f"run.json: audit: {fault}" for fault in faults(finding, OF_FINDING))
     for epoch in ("last", "best"):
         for name, value in facts[epoch]["values"].items():
             if not isinstance(value, (*NUMBER, NOTHING)):

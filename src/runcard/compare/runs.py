@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from runcard.facts import flatten, matters
 
 Array = NDArray[np.float64]
 PROBABILITY = "prob_"  # of per_image.csv: the columns of the classes' probabilities
+AUDITED_SINCE = 4  # schema of run.json
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,17 @@ class Arm:
     def seeds(self) -> tuple[int, ...]:
         """Returns the seeds, in order."""
         return tuple(sorted({run.seed for run in self.runs}))
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Returns the errors of the data that training went on with (audit.allow), in words."""
+        found = (finding for run in self.runs if is_audited(run.facts) for finding in run.facts["audit"])
+        return tuple(dict.fromkeys(f"{each['check']}: {each['what']}" for each in found if each["allowed"]))
+
+
+def is_audited(facts: Mapping[str, Any]) -> bool:
+    """Whether the version that made a run audited its data."""
+    return bool(facts["schema"] >= AUDITED_SINCE)
 
 
 def same_card(run: Run) -> tuple[Any, ...]:

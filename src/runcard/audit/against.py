@@ -1,0 +1,84 @@
+"""Whether data are those of a run: which images came, went, changed, or stand on another side of the split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runcard.audit.findings import counted, shortened
+from runcard.data import Source, digest
+from runcard.errors import UserError
+
+MAX_LISTED = 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a data set differs from that of a run; ids of images."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]  # other bytes under the same name
+    compared_bytes: bool  # False of a run that recorded no image's own hash
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    def lines(self) -> list[str]:
+        """Returns what to print: a line for each kind of difference, or that there is none."""
+        kinds = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        found = [
+            f"{kind:<8} {counted(len(ids), 'image')}: {shortened(ids, MAX_LISTED)}"
+            for kind, ids in kinds.items()
+            if ids
+        ]
+        if not self.compared_bytes:
+            found.append(
+                "The run is of an older version, which kept no hash of each file: changed ones cannot be told."
+            )
+        return found or ["The same images, byte for byte."]
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Returns the resolved card of a run's folder."""
+    try:
+        config: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--against: {run} is not a run folder ({error}). Name a folder outputs/<name>/<stamp>."
+        ) from None
+    return config
+
+
+def compare_with_run(source: Source, run: Path) -> Difference:
+    """Returns how the data of source differ from those that split.json of a run's folder lists."""
+    recorded = _recorded(run / "split.json")
+    position = {name: i for i, name in enumerate(source.ids)}
+    shared = [name for name in source.ids if name in recorded]
+    return Difference(
+        added=[name for name in source.ids if name not in recorded],
+        removed=[name for name in recorded if name not in position],
+        changed=[name for name in shared if recorded[name] not in (None, _digest(source, position[name]))],
+        compared_bytes=None not in recorded.values(),
+    )
+
+
+def _recorded(path: Path) -> dict[str, str | None]:
+    """Returns the hash of each image that a run used, by id; None where it kept none."""
+    try:
+        split: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
+        return {member["id"]: member.get("sha256") for members in split.values() for member in members}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
+
+
+def _digest(source: Source, i: int) -> str:
+    if source.files[i]:
+        return digest(source.files[i])
+    image, target, _ = source[i]
+    return digest((), [image.tobytes(), np.asarray(target).tobytes()])

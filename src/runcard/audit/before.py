@@ -1,0 +1,84 @@
+"""The audit's short form, before every training: kept by the data's fingerprint, so that it costs nothing again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from runcard.atomic import alone, write_json
+from runcard.audit import of_augmentation
+from runcard.audit.auditing import audit_data
+from runcard.audit.findings import Finding, as_json, by_level, from_json, stop_at_errors, summary
+from runcard.facts import code_hash
+
+if TYPE_CHECKING:
+    from runcard.parts import Parts
+
+WAITING = "audit: another run audits the same data, waiting for it"
+OF_DATA = ("dataset", "augmentation", "experiment")  # of the overrides of a run, those that an audit goes by
+STYLES = {"error": "red", "warning": "yellow", "note": "default"}
+
+
+def audit_before_training(
+    parts: Parts, fingerprint: Mapping[str, str], mismatches: Sequence[str], console: Console
+) -> list[Finding]:
+    """Returns what an audit finds of a run's data, augmentation and model; mismatches are those of its echo.
+
+    Raises UserError where an error is not allowed (audit.allow).
+    """
+    config, data = parts.config, parts.data
+    path = Path(config["audit"]["cache_dir"]).expanduser() / f"{_key(parts, fingerprint)}.json"
+    with alone(path, "audit.cache_dir", "Choose another folder.", lambda: console.print(WAITING)):
+        found = _read(path)
+        if found is None:
+            audit = audit_data(data.source, config["dataset"], console)
+            tried = of_augmentation.picked(data.source, audit.data, config["dataset"])
+            found = [*audit.findings, *of_augmentation.find(parts.augment, config["augmentation"], tried)]
+            write_json(path, as_json(found, ()))
+    findings = by_level([*found, *_of_run(parts, mismatches)])
+    stop_at_errors(findings, config["audit"]["allow"])
+    return findings
+
+
+def print_findings(
+    findings: Sequence[Finding], allowed: Sequence[str], overrides: Sequence[str], console: Console
+) -> None:
+    """Prints errors that are allowed, and warnings, a line each, and the command that says more."""
+    for finding in findings:
+        if finding.level != "note":
+            level = f"{finding.level}, allowed" if finding.check in allowed else finding.level
+            console.print(f"{level}  {finding.check}: {finding.what}", style=STYLES[finding.level])
+    if findings:
+        command = ["runcard", "audit", *(each for each in overrides if each.lstrip("+~").startswith(OF_DATA))]
+        console.print(f"{summary(findings)} Files and fixes: {shlex.join(command)}")
+
+
+def _of_run(parts: Parts, mismatches: Sequence[str]) -> Iterator[Finding]:
+    """Yields what is wrong with how this run uses its data and its model."""
+    if not of_augmentation.is_unaugmented(parts):
+        what = "validation images are not as they are on disk"
+        yield Finding("validation_augmented", "error", what, "Only the training loader may be given the augmentation.")
+    for mismatch in mismatches:
+        yield Finding("model_knob", "warning", mismatch, "Does the model pass it on?")
+
+
+def _key(parts: Parts, fingerprint: Mapping[str, str]) -> str:
+    """Returns a hash over all that an audit depends on: files, split, how the card reads them, and our code."""
+    config = parts.config
+    card = [{**config["dataset"], "root": None}, config["augmentation"], config["audit"]["allow"]]
+    everything = [dict(fingerprint), parts.data.groups, card, code_hash(but=())]
+    return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> list[Finding] | None:
+    """Returns kept findings; None where there are none that can be read."""
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

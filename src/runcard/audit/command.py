@@ -1,0 +1,136 @@
+"""The command runcard audit: all findings, in a table, as JSON and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from runcard.atomic import write_figure, write_json
+from runcard.audit import of_augmentation
+from runcard.audit.against import compare_with_run, read_config
+from runcard.audit.auditing import Audit, audit_data
+from runcard.audit.before import STYLES
+from runcard.audit.findings import (
+    MAX_PLACES_SHOWN,
+    Finding,
+    as_json,
+    by_level,
+    check_allowed,
+    counted,
+    of_faults,
+    summary,
+)
+from runcard.audit.knobs import extremes
+from runcard.audit.profiles import Inspected
+from runcard.audit.sheets import MAX_TILES, Tile, contact_sheet, extremes_sheet
+from runcard.build import build, checked
+from runcard.cards import compose_card, part
+from runcard.data import Source, read_sample
+from runcard.dataset import check_dataset, open_source
+from runcard.errors import DataError
+from runcard.facts import data_fingerprint
+from runcard.found import found_rows
+from runcard.progress import print_table
+
+MIN_OTHERS = 20  # images of which nothing was found, on the contact sheet
+INDENT = 9  # columns of a finding's further lines: its level stands before them
+
+
+def audit_card(overrides: Sequence[str], output: Path | None, console: Console) -> bool:
+    """Audits the data and the augmentation of a card, writes what it found, and returns whether training may begin."""
+    card = compose_card(overrides)
+    dataset, augmentation = part(card, "dataset"), part(card, "augmentation")
+    allowed = checked("audit.", lambda: check_allowed(part(card, "audit")["allow"]))
+    checked("dataset.", lambda: check_dataset(dataset))
+    augment = build("augmentation", augmentation)
+    try:
+        source = open_source(dataset)
+    except DataError as fault:
+        findings = list(of_faults([fault]))
+        _print(findings, allowed, console)
+        console.print(summary(findings))
+        return False
+    audit = audit_data(source, dataset, console)
+    data, tried = audit.data, of_augmentation.picked(source, audit.data, dataset)
+    findings = by_level([*audit.findings, *of_augmentation.find(augment, augmentation, tried)])
+    originals = [profile.original for profile in data.profiles]
+    labels = None if data.has_masks else [profile.target or 0 for profile in data.profiles]
+    if rows := found_rows(source, originals, labels, audit.split):
+        print_table(console, rows[0], rows[1:])
+    _print(findings, allowed, console)
+    name = source.on_disk.location.name if source.on_disk else str(dataset["_target_"]).rpartition(".")[2]
+    folder = output or Path("outputs") / "audit" / name
+    write_json(folder / "audit.json", _content(audit, findings, allowed, dataset, augmentation))
+    if data.profiles:
+        title = f"{name}: {counted(len(data.profiles), 'image')}"
+        write_figure(folder / "contact_sheet.png", contact_sheet(_tiles(source, data, findings), title))
+    if tried and (ends := extremes(augmentation, tried[0])):
+        title = "Each transform of the augmentation alone, at the ends of its ranges"
+        write_figure(folder / "augmentation.png", extremes_sheet(tried[0], ends, title))
+    console.print(f"{summary(findings)} See {folder}/")
+    return not any(finding.level == "error" and finding.check not in allowed for finding in findings)
+
+
+def audit_against(run: Path, overrides: Sequence[str], console: Console) -> bool:
+    """Prints how the data of a card, or where none is said of the run's own, differ from the run's; returns if not."""
+    recorded = read_config(run)
+    dataset = part(compose_card(overrides), "dataset") if overrides else recorded["dataset"]
+    difference = compare_with_run(open_source(dataset), run)
+    for line in difference.lines():
+        console.print(line)
+    return not difference
+
+
+def _print(findings: Sequence[Finding], allowed: Sequence[str], console: Console) -> None:
+    """Prints each finding: level and check, places, fix."""
+    for finding in findings:
+        waved = finding.level == "error" and finding.check in allowed
+        level = "allowed" if waved else finding.level
+        console.print(f"{level:<{INDENT}}{finding.check}: {finding.what}", style=STYLES[finding.level])
+        more = len(finding.places) - MAX_PLACES_SHOWN
+        further = [*finding.places[:MAX_PLACES_SHOWN], *([f"and {more} more"] if more > 0 else []), finding.fix]
+        for line in further:
+            console.print(f"{'':{INDENT}}{line}")
+
+
+def _content(
+    audit: Audit,
+    findings: Sequence[Finding],
+    allowed: Sequence[str],
+    dataset: Mapping[str, Any],
+    augmentation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns what audit.json holds. data is the fingerprint that run.json of a training has too."""
+    ids, digests = ([getattr(profile, key) for profile in audit.data.profiles] for key in ("id", "digest"))
+    return {
+        "dataset": dataset,
+        "augmentation": augmentation,
+        "data": data_fingerprint(audit.split, ids, digests),
+        "images": len(ids),
+        "findings": as_json(findings, allowed),
+    }
+
+
+def _tiles(source: Source, data: Inspected, findings: Sequence[Finding]) -> list[Tile]:
+    """Returns the samples of the contact sheet: those that something was found of, then others across the data."""
+    flags: dict[int, tuple[str, str]] = {}
+    for finding in findings:
+        for i in finding.samples:
+            flags.setdefault(i, (finding.check, finding.level))
+    others = [i for i in range(len(data.profiles)) if i not in flags]
+    spread = np.linspace(0, len(others) - 1, min(len(others), max(MIN_OTHERS, MAX_TILES - len(flags)))).astype(int)
+    shown = [*list(flags)[: MAX_TILES - len(spread)], *(others[i] for i in spread)]
+    position = {name: i for i, name in enumerate(source.ids)}
+    tiles = []
+    for i in shown:
+        profile, (check, level) = data.profiles[i], flags.get(i, (None, None))
+        image, target, *_ = read_sample(source, position[profile.id])
+        mask = target if isinstance(target, np.ndarray) else None
+        facts = [data.classes[profile.target]] if profile.target is not None else []
+        caption = "\n".join([profile.id, " · ".join([*facts, *filter(None, [data.sides[i]])])])
+        tiles.append(Tile(np.atleast_3d(image), mask, caption, check, level))
+    return tiles

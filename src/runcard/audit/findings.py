@@ -1,0 +1,163 @@
+"""What an audit finds: the names of its checks, and findings that say what is wrong, where, and how to mend it.
+
+An error is beyond doubt and stops training; what a detector suspects is a warning; a note is worth knowing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runcard.errors import DataError, UserError, check_choice, check_names
+
+LEVELS = ("error", "warning", "note")
+MAX_PLACES_SHOWN = 5
+MAX_PLACES_IN_A_LINE = 3
+CHECKS = {  # name -> what it looks for; a finding's level is said where it is made
+    # files and folders
+    "layout": "a folder with no known layout, or with several",
+    "no_images": "a folder or a class without images",
+    "class_folders": "classes and folders that do not fit one another",
+    "class_in_name": "a file whose name holds no class, or several",
+    "unpaired": "an image without a mask, or a mask without an image",
+    "ambiguous_pair": "several files that could be one side of a pair",
+    "unreadable": "a file that is no image, or cannot be decoded",
+    "truncated": "a file that ends too early",
+    "empty_file": "a file of no bytes",
+    "wrong_extension": "a file in another format than its name says",
+    "window": "16-bit images that are all one grey under dataset.window",
+    "mixed_depths": "images of 8 bits beside deeper ones: only these are windowed",
+    # images
+    "constant_image": "an image of a single grey",
+    "inverted": "an image whose greys are reversed against the others (MONOCHROME1)",
+    "outlier": "an image unlike all others",
+    # masks
+    "mask_values": "a mask that is none: a photograph, or other values than the card names",
+    "mask_size": "a mask of another size than its image",
+    "mask_soft": "masks with in-between greys at their edges, which are rounded",
+    "mask_encodings": "masks of 0 and 1 beside masks of 0 and 255",
+    "mask_is_image": "a mask that is its image again",
+    "mask_empty": "masks without any foreground",
+    "mask_full": "masks that are all foreground",
+    "mask_class_absent": "a class that no mask holds",
+    "mask_repeated": "one mask for several images",
+    "mask_misfit": "masks that fit other images as well as their own, or better",
+    # labels
+    "imbalance": "how accurate it is to always say the commonest class",
+    "label_against_name": "an image whose name says another class than its folder",
+    "class_shortcut": "format, depth, colour or size of the files tell the class",
+    # copies
+    "duplicates": "the same image twice, by bytes or pixels",
+    "duplicates_across": "the same image on two sides of the split",
+    "contradicting_labels": "the same image with two labels or masks",
+    "near_duplicates": "nearly the same image twice, turned or mirrored too",
+    "near_duplicates_across": "nearly the same image on two sides of the split",
+    "near_duplicates_labels": "nearly the same image with two labels",
+    # split
+    "split": "images that cannot be parted as dataset.split says",
+    "group_on_both_sides": "a patient's images on two sides of the split",
+    "groups_unnamed": "names that look like several images of one patient, and no group_regex",
+    "validation_in_training": "a file of validation that is a file of training",
+    "split_differs": "training and validation images that differ in brightness, contrast or size",
+    "few_images": "a side of the split with too few images to measure anything",
+    "few_patients": "a side of the split with too few patients to measure anything",
+    "few_positives": "a class that a side of the split has too few images of",
+    # augmentation and model
+    "augmentation_mask": "image and mask are not moved alike",
+    "augmentation_values": "augmented masks hold new values, or other sizes and types come out than went in",
+    "augmentation_random": "the same seed gives another draw",
+    "augmentation_loses_mask": "draws that move the foreground out of sight",
+    "dead_knob": "a knob of the augmentation that changes nothing",
+    "validation_augmented": "validation images that are not as they are on disk",
+    "model_knob": "a key of the model's card that nothing built shows",
+}
+MUST = ("layout", "split")  # without these there is nothing to train on
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an audit found, in all the places where it found it."""
+
+    check: str
+    level: str  # error | warning | note
+    what: str
+    fix: str
+    places: tuple[str, ...] = ()  # files, ids, pairs of these, or keys of the card
+    samples: tuple[int, ...] = ()  # positions among the profiles, for a picture of them
+
+    def __post_init__(self) -> None:
+        assert self.check in CHECKS, self.check
+        assert self.level in LEVELS, self.level
+
+    def __str__(self) -> str:
+        places = f" ({shortened(self.places, MAX_PLACES_IN_A_LINE)})" if self.places else ""
+        return f"{self.check}: {self.what}{places}. {self.fix}"
+
+
+def shortened(places: Sequence[str], most: int) -> str:
+    """Returns "a, b, c and 12 more"."""
+    more = len(places) - most
+    return ", ".join(places[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns "1 image" or "2 images"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iterator[Finding]:
+    """Yields the findings of faults that files and folders have, those that say the same together.
+
+    Their places are told below location, the data's folder, where it is known.
+    """
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for fault in faults:
+        below = location is not None and location in Path(fault.place).parents
+        place = str(Path(fault.place).relative_to(location)) if location and below else fault.place
+        groups.setdefault((fault.check, fault.what, fault.fix), []).append(place)
+    for (check, what, fix), places in groups.items():
+        yield Finding(check, "error", what, fix, tuple(places))
+
+
+def check_allowed(names: object) -> list[str]:
+    """Returns audit.allow as a list of checks, or raises ValueError where one of them is no check, or must hold."""
+    allowed = [] if names == [] else check_names("allow", names)
+    for name in allowed:
+        check_choice("allow", name, [check for check in CHECKS if check not in MUST])
+    return allowed
+
+
+def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
+    """Raises UserError with every error whose check is not allowed."""
+    errors = [finding for finding in findings if finding.level == "error" and finding.check not in allowed]
+    if errors:
+        names = ",".join(dict.fromkeys(finding.check for finding in errors if finding.check not in MUST))
+        way = f"\nTo train nevertheless, with this on record: 'audit.allow=[{names}]'" if names else ""
+        raise UserError("\n".join(map(str, errors)) + way)
+
+
+def as_json(findings: Iterable[Finding], allowed: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the findings as plain values, each with whether it was allowed."""
+    return [asdict(f) | {"allowed": f.level == "error" and f.check in allowed} for f in findings]
+
+
+def from_json(content: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Returns the findings that as_json gave."""
+    return [
+        Finding(f["check"], f["level"], f["what"], f["fix"], tuple(f["places"]), tuple(f["samples"])) for f in content
+    ]
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """Returns "1 error, 2 warnings, no notes."."""
+    numbers = Counter(finding.level for finding in findings)
+    return ", ".join(counted(numbers[level], level) if numbers[level] else f"no {level}s" for level in LEVELS) + "."
+
+
+def by_level(findings: Iterable[Finding]) -> list[Finding]:
+    """Returns the findings, errors first, in the order of CHECKS."""
+    order = list(CHECKS)
+    return sorted(findings, key=lambda f: (LEVELS.index(f.level), order.index(f.check)))

@@ -1,0 +1,180 @@
+"""One look at every sample: it is decoded once, at full size, and what the checks need of it is kept, in a few kB."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runcard.audit.findings import Finding
+from runcard.data import Original, Source, read_sample, resize_image, resize_mask
+from runcard.errors import DataError
+from runcard.images import grey_values
+
+THUMB_PX = 64
+AHEAD = 256  # samples under way at a time: memory stays bounded however many there are
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is kept of one sample."""
+
+    id: str
+    name: str  # what a person finds it by: its file, below the data's folder; the id of what is made
+    files: tuple[Path, ...]  # the image, and its mask; none for data that are made
+    digest: str  # of the bytes of its files
+    inode: tuple[int, int] | None  # of the image's file: links to one file share it
+    bytes_hash: str  # of the image's file, or of its pixels where it has none
+    pixel_hash: str  # of the image as decoded
+    num_bytes: int  # of the image's file
+    original: Original
+    is_colour: bool
+    mean: float  # of the greys at full size, 0 to 255
+    sd: float
+    is_constant: bool  # of a single grey
+    thumb: np.ndarray  # (64, 64) uint8 grey, whatever the aspect ratio
+    target: int | None  # the class; None with a mask
+    mask: Mask | None
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is kept of a mask."""
+
+    name: str  # see Profile
+    thumb: np.ndarray  # (64, 64) uint8 class indices
+    pixel_hash: str  # of the class indices
+    counts: tuple[int, ...]  # pixels of each class
+    values: tuple[int, ...]  # in the file, in ascending order
+    soft: float  # share of pixels with another value than the commonest one of a class
+    likeness: float  # correlation of image and mask, -1 to 1: 1 where the mask is its image
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is all background."""
+        return not any(self.counts[1:])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has no background."""
+        return self.counts[0] == 0
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A data set as the checks see it: every sample that could be read, and how the card parts them."""
+
+    profiles: Sequence[Profile]
+    classes: Sequence[str]
+    positive: str | None  # the class that metrics speak of
+    has_masks: bool
+    sides: Sequence[str]  # of each profile: train, val or test; "" where there is no split
+    groups: Sequence[str]  # of each profile: its patient, or its own id
+    is_grouped: bool  # whether the card says how a name tells the patient
+
+    def of(self, side: str) -> list[Profile]:
+        """Returns the profiles of one side of the split."""
+        return [profile for profile, other in zip(self.profiles, self.sides, strict=True) if other == side]
+
+    def finding(
+        self, check: str, level: str, what: str, fix: str, samples: Sequence[int], places: Sequence[str] | None = None
+    ) -> Finding:
+        """Returns what was found of these samples, by their position; places are their files where none are given."""
+        named = [self.profiles[i].name for i in samples] if places is None else places
+        return Finding(check, level, what, fix, tuple(named), tuple(samples))
+
+
+def look_at(source: Source) -> Iterator[Profile | DataError]:
+    """Yields, in order, the profile of every sample of source, or what is wrong with it."""
+    cv2.setNumThreads(0)  # the pool is the parallelism
+
+    def look(i: int) -> Profile | DataError:
+        try:
+            return _profile(source, i)
+        except DataError as fault:
+            return fault
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding, resizing and hashing release the GIL
+        for start in range(0, len(source), AHEAD):
+            yield from pool.map(look, range(start, min(start + AHEAD, len(source))))
+
+
+def thumbs_of(profiles: Sequence[Profile]) -> np.ndarray:
+    """Returns the images small and grey (N, 64, 64) uint8."""
+    return _stacked(profile.thumb for profile in profiles)
+
+
+def masks_of(profiles: Sequence[Profile]) -> np.ndarray:
+    """Returns the masks small (N, 64, 64) uint8 class indices, of profiles that all have one."""
+    return _stacked(profile.mask.thumb for profile in profiles if profile.mask)
+
+
+def _stacked(thumbs: Iterable[np.ndarray]) -> np.ndarray:
+    return np.stack([np.zeros((THUMB_PX, THUMB_PX), np.uint8), *thumbs])[1:]  # of none too
+
+
+def _profile(source: Source, i: int) -> Profile:
+    image, target, digest, original = read_sample(source, i)
+    files = source.files[i]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    mean, sd = (float(value[0, 0]) for value in cv2.meanStdDev(grey))
+    status = files[0].stat() if files else None
+    return Profile(
+        id=source.ids[i],
+        name=name_of(source, i, 0),
+        files=files,
+        digest=digest,
+        inode=(status.st_dev, status.st_ino) if status else None,
+        bytes_hash=_hash(files[0].read_bytes() if files else image.tobytes()),
+        pixel_hash=_hash(str(image.shape).encode() + image.tobytes()),
+        num_bytes=status.st_size if status else image.nbytes,
+        original=original,
+        is_colour=image.ndim == 3,
+        mean=mean,
+        sd=sd,
+        is_constant=bool(grey.min() == grey.max()),
+        thumb=resize_image(grey, THUMB_PX)[..., 0],
+        target=None if isinstance(target, np.ndarray) else int(target),
+        mask=_mask(source, i, grey, target) if isinstance(target, np.ndarray) else None,
+    )
+
+
+def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:
+    files = source.files[i]
+    counts = np.bincount(mask.ravel(), minlength=len(source.classes))
+    values, frequencies = grey_values(files[1]) if len(files) > 1 else (np.flatnonzero(counts), counts[counts > 0])
+    of_classes = np.sort(frequencies)[-np.count_nonzero(counts) :]  # a class's own value is its commonest
+    return Mask(
+        name=name_of(source, i, -1),
+        thumb=resize_mask(mask, THUMB_PX),
+        pixel_hash=_hash(str(mask.shape).encode() + mask.tobytes()),
+        counts=tuple(counts.tolist()),
+        values=tuple(values.tolist()),
+        soft=float(1 - of_classes.sum() / mask.size),
+        likeness=_correlation(grey, mask),
+    )
+
+
+def name_of(source: Source, i: int, which: int) -> str:
+    """Returns the name of one of the files of sample i: below the data's folder; the sample's id where it has none."""
+    if not source.files[i] or source.on_disk is None:
+        return source.ids[i]
+    path, location = source.files[i][which], source.on_disk.location
+    return str(path.relative_to(location) if path.is_relative_to(location) else path)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Returns Pearson's correlation of two images (H, W); 0 where either is constant."""
+    a, b = (array.astype(np.float32) - array.mean(dtype=np.float64) for array in (one, other))
+    scale = float(np.sqrt(np.square(a).sum(dtype=np.float64) * np.square(b).sum(dtype=np.float64)))
+    return float((a * b).sum(dtype=np.float64)) / scale if scale else 0.0
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,164 @@
+"""`runcard audit`, and the short audit before a training: what is said, written, allowed, kept and refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+from corpus import constant, copy, leave_out_costly, on, pixels, remove, several, shuffle_masks, truncate, write_clean
+
+from runcard.audit import auditing
+from runcard.cli import main
+
+IMAGE = "Image/film_07.png"
+RUN = ("dataset=lungs", *(o for o in TINY if not o.startswith("dataset.num_images")), "train.epochs=1")
+TWO_ERRORS = several(on("Image/film_03.png", truncate), pixels(IMAGE, constant(0)))
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clean")
+    write_clean(root)
+    return root / "pairs"
+
+
+@pytest.fixture
+def films(clean, tmp_path, monkeypatch) -> Path:
+    """A copy of the clean pairs, named films; the working directory holds conf/, as a checkout does."""
+    leave_out_costly(monkeypatch)
+    shutil.copytree(clean, tmp_path / "films")
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "films"
+
+
+@pytest.fixture
+def audit(films, monkeypatch, capsys):
+    """Returns a function that runs `runcard audit` on the films, and returns its exit code and what it printed."""
+
+    def command(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["runcard", "audit", *arguments])
+        capsys.readouterr()  # what was printed before
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        shown = capsys.readouterr()
+        return exit_.value.code or 0, shown.out + shown.err
+
+    return command
+
+
+def data(films: Path) -> tuple[str, str]:
+    return "dataset=lungs", f"dataset.root={films}"
+
+
+def test_clean_data_exit_with_0_and_are_written_down(films, audit):
+    code, shown = audit(*data(films))
+    assert code == 0
+    assert "no errors, no warnings, no notes." in shown
+    written = json.loads(Path("outputs/audit/films/audit.json").read_text(encoding="utf-8"))
+    assert (written["images"], written["findings"]) == (50, [])
+    assert written["dataset"]["root"] == str(films)
+
+
+def test_errors_exit_with_1_and_all_are_told(films, audit):
+    TWO_ERRORS(films)
+    code, shown = audit(*data(films), "--output", "there")
+    assert code == 1
+    lines = shown.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("error    truncated: "))
+    assert lines[first + 1].strip() == "Image/film_03.png"
+    assert any(line.startswith("error    constant_image: 1 image of a single grey") for line in lines)
+    assert lines[-1].startswith("2 errors, no warnings, no notes.")
+    assert "there/" in lines[-1]
+    findings = json.loads(Path("there/audit.json").read_text(encoding="utf-8"))["findings"]
+    assert [(f["check"], f["level"], f["allowed"]) for f in findings] == [
+        ("truncated", "error", False),
+        ("constant_image", "error", False),
+    ]
+    assert list(Path("there").glob("*.png")), "a contact sheet shows them"
+
+
+def test_what_is_allowed_is_said_to_be(films, audit):
+    TWO_ERRORS(films)
+    code, shown = audit(*data(films), "audit.allow=[truncated,constant_image]")
+    assert code == 0
+    assert "allowed  truncated: " in shown
+    code, shown = audit(*data(films), "audit.allow=[truncated]")
+    assert code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("audit.allow=[truncate]",), "audit.allow must be one of"),
+        (("audit.allow=[truncate]",), "Did you mean 'truncated'?"),
+        (("audit.allow=[split]",), "audit.allow must be one of"),
+        (("dataset.colour=1",), "dataset.colour"),
+        (("--against", "nowhere"), "--against: nowhere is not a run folder"),
+    ],
+)
+def test_a_mistake_exits_with_2(arguments, words, films, audit):
+    code, shown = audit(*data(films), *arguments)
+    assert code == 2
+    assert words in shown
+    assert "Traceback" not in shown
+
+
+def test_data_without_a_layout_are_an_error_in_words(films, audit):
+    shutil.rmtree(films / "Mask")
+    code, shown = audit(*data(films))
+    assert code == 1
+    assert "error    layout: " in shown
+    assert "1 error, no warnings, no notes." in shown
+
+
+def test_a_training_stops_before_it_has_a_folder(films, run_card, tmp_path):
+    pixels(IMAGE, constant(0))(films)
+    with pytest.raises(Exception, match=r"(?s)constant_image: .*'audit.allow=\[constant_image\]'"):
+        run_card("run", *RUN, f"dataset.root={films}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_allowed_trains_and_is_on_record(films, run_card, capsys):
+    pixels(IMAGE, constant(0))(films)
+    run = run_card("run", *RUN, f"dataset.root={films}", "audit.allow=[constant_image]")
+    (found,) = json.loads((run / "run.json").read_text())["audit"]
+    assert (found["check"], found["level"], found["allowed"]) == ("constant_image", "error", True)
+    assert [Path(place).name for place in found["places"]] == ["film_07.png"]
+    shown = capsys.readouterr().out
+    assert re.search("error, allowed:? +constant_image: 1 image of a single grey", shown)
+
+
+def test_data_that_were_audited_are_not_looked_at_again(films, run_card, monkeypatch):
+    pixels("Mask/film_07.png", constant(0))(films)
+    first = run_card("first", *RUN, f"dataset.root={films}")
+    with monkeypatch.context() as patched:
+        patched.setattr(auditing, "look_at", lambda _: pytest.fail("a second look"))
+        second = run_card("second", *RUN, f"dataset.root={films}", "seed=1")
+    found = [json.loads((run / "run.json").read_text())["audit"] for run in (first, second)]
+    assert found[0] == found[1]
+    assert [each["check"] for each in found[0]] == ["mask_empty"]
+
+
+def test_against_a_run_its_data_are_the_same_until_they_change(films, run_card, audit):
+    run = run_card("run", *RUN, f"dataset.root={films}")
+    assert audit("--against", str(run)) == (0, "The same images, byte for byte.\n")
+    several(
+        remove("*/film_01.png"),
+        copy("Image/film_02.png", "Image/new.png"),
+        copy("Mask/film_02.png", "Mask/new.png"),
+        shuffle_masks(lambda _: [1, 0], slice(4, 6)),
+    )(films)
+    code, shown = audit("--against", str(run))
+    assert code == 1
+    assert [line.split() for line in shown.splitlines()] == [
+        ["added", "1", "image:", "new"],
+        ["removed", "1", "image:", "film_01"],
+        ["changed", "2", "images:", "film_05,", "film_06"],
+    ]

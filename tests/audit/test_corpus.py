@@ -1,0 +1,119 @@
+"""Every fault of a folder is found by its name, all of them in one go, and clean data are left in peace."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from corpus import (
+    CARDS,
+    CASES,
+    Case,
+    audited,
+    constant,
+    leave_out_costly,
+    on,
+    photo,
+    pixels,
+    remove,
+    several,
+    truncate,
+    write,
+    write_clean,
+)
+
+from runcard.audit import of_copies
+from runcard.audit.duplicates import NearDuplicates
+from runcard.audit.findings import CHECKS, Finding
+
+SHARED = ROOT.parent / "shared" / "data"
+COSTLY = ("near_duplicates", "mask_misfit")  # detectors that take a second, asked only in cases that are about them
+OF_CARDS = {  # checks of an augmentation or a model: test_lab_errors.py and test_probe.py
+    "augmentation_mask",
+    "augmentation_values",
+    "augmentation_random",
+    "augmentation_loses_mask",
+    "dead_knob",
+    "validation_augmented",
+    "model_knob",
+}
+REAL = [
+    ("dataset=lungs", "dataset.folder=Lab3/X_ray"),
+    ("dataset=labelled", "dataset.folder=Lab2/Skin", "dataset.classes=[Mel,Nev]"),
+    ("dataset=labelled", "dataset.folder=Lab2/Bone"),
+    ("dataset=lungs", "dataset.folder=lung_ct"),
+]
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clean")
+    write_clean(root)
+    return root
+
+
+def errors_of(findings: list[Finding]) -> set[str]:
+    return {finding.check for finding in findings if finding.level == "error"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_a_folder_gives_its_findings(case: Case, clean, tmp_path, monkeypatch):
+    expected = f"{case.errors} {case.others}"
+    if not case.name.startswith("as it is") and not any(name in expected for name in COSTLY):
+        leave_out_costly(monkeypatch)
+    folder = tmp_path / "data"
+    shutil.copytree(clean / case.clean, folder)
+    case.damage(folder)
+    findings = audited(folder, (*CARDS[case.clean], *case.overrides))
+    assert errors_of(findings) == set(case.errors.split())
+    assert set(case.others.split()) <= {f"{finding.check}:{finding.level}" for finding in findings}
+    if case.is_fine:
+        assert not findings
+    if case.place:
+        checks = {name.partition(":")[0] for name in expected.split()}
+        places = [place for finding in findings if finding.check in checks for place in finding.places]
+        assert any(case.place in place for place in places), places
+
+
+def test_every_check_has_a_case():
+    told = {name.partition(":")[0] for case in CASES for name in f"{case.errors} {case.others}".split()}
+    assert told.isdisjoint(OF_CARDS)
+    assert told | OF_CARDS == set(CHECKS)
+    assert len({case.name for case in CASES}) == len(CASES) >= 100
+
+
+def test_seven_faults_of_a_folder_are_told_in_one_go(clean, tmp_path, monkeypatch):
+    leave_out_costly(monkeypatch)
+    folder = tmp_path / "data"
+    shutil.copytree(clean / "pairs", folder)
+    several(
+        on("Image/film_01.png", truncate),
+        write("Image/film_02.png"),
+        write("Mask/film_03.png", b"no image"),
+        remove("Mask/film_04.png"),
+        pixels("Mask/film_05.png", photo),
+        pixels("Mask/film_06.png", np.transpose),
+        pixels("Image/film_07.png", constant(0)),
+    )(folder)
+    errors = [finding for finding in audited(folder, CARDS["pairs"]) if finding.level == "error"]
+    places = {finding.check: [place.removeprefix(f"{folder}/") for place in finding.places] for finding in errors}
+    assert places == {
+        "truncated": ["Image/film_01.png"],
+        "empty_file": ["Image/film_02.png"],
+        "unreadable": ["Mask/film_03.png"],
+        "unpaired": ["Image/film_04.png"],
+        "mask_values": ["Mask/film_05.png"],
+        "mask_size": ["Mask/film_06.png"],
+        "constant_image": ["Image/film_07.png"],
+    }
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the images are not here")
+@pytest.mark.parametrize("overrides", REAL, ids=[row[1].rpartition("=")[2] for row in REAL])
+def test_real_data_have_no_errors(overrides, monkeypatch):
+    """Near duplicates are left out: they are never an error, and take the longest."""
+    monkeypatch.setattr(of_copies, "find_near_duplicates", lambda *_: NearDuplicates([], 1, 0, 0))
+    assert not errors_of(audited(SHARED, overrides))

@@ -1,0 +1,271 @@
+"""The augmentation probe: it finds what is broken, keeps silent about what is not, and names knobs that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from conftest import card
+from omegaconf import OmegaConf
+
+from runcard.audit.knobs import NUM_TRIALS, dead_knobs, extremes
+from runcard.audit.probe import Sample, probe, unaugmented
+from runcard.build import build
+from runcard.data import normalizer, prepare
+from runcard.datasets.phantom_chest import PhantomChest
+from runcard.errors import UserError
+from runcard.loaders import SampleDataset
+
+SIZE_PX = 128
+AFFINE = {"rotate": [-10, 10], "scale": [0.8, 1.2], "p": 1.0}
+PHOTOMETRIC: dict[str, dict[str, Any]] = {
+    "RandomBrightnessContrast": {"brightness_limit": 0.5, "contrast_limit": 0.5},
+    "GaussianBlur": {},
+    "GaussNoise": {},
+    "CLAHE": {},
+    "InvertImg": {},
+    "RandomGamma": {},
+}
+
+Image = np.ndarray
+
+
+def node(**transforms: dict[str, Any]) -> dict[str, Any]:
+    """An augmentation's part of a card; of each transform: library=its class, and its knobs."""
+    nodes = {
+        name: {"_target_": f"albumentations.{knobs['library']}", **{k: v for k, v in knobs.items() if k != "library"}}
+        for name, knobs in transforms.items()
+    }
+    return {"_target_": "runcard.augmentation.Pipeline", "transforms": nodes}
+
+
+def pipeline(**transforms: dict[str, Any]) -> Callable[..., tuple[Image, Image]]:
+    return build("augmentation", node(**{name: {"library": name, **knobs} for name, knobs in transforms.items()}))
+
+
+def shipped(name: str) -> dict[str, Any]:
+    return OmegaConf.to_container(card(f"augmentation={name}").augmentation, resolve=True)
+
+
+@pytest.fixture(scope="module")
+def chests() -> tuple[Image, Image]:
+    """Three films (3, H, W, 1) and their masks (3, H, W)."""
+    films = PhantomChest(3, SIZE_PX)
+    return np.stack([films[i][0] for i in range(3)])[..., None], np.stack([films[i][1] for i in range(3)])
+
+
+@pytest.fixture(scope="module")
+def sample(chests) -> Sample:
+    return Sample(chests[0][0], chests[1][0])
+
+
+def shifted(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+    """Moves the image by 3 px in a direction that the seed draws, and leaves the mask."""
+    x, y = 3 * np.exp(1j * seed).real, 3 * np.exp(1j * seed).imag
+    moved = cv2.warpAffine(image, np.float32([[1, 0, x], [0, 1, y]]), image.shape[:2], borderMode=cv2.BORDER_REPLICATE)
+    return moved.reshape(image.shape), mask
+
+
+FLIP, WILD = pipeline(HorizontalFlip={"p": 0.5}), pipeline(Affine=AFFINE, **PHOTOMETRIC)
+
+
+def image_alone(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+    return FLIP(image, None, seed)[0], mask
+
+
+def mask_alone(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+    return image, np.ascontiguousarray(mask[:, ::-1])
+
+
+def separately(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+    return WILD(image, None, seed)[0], WILD(image, mask, seed + 1000)[1]
+
+
+def blank(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+    return image, np.zeros_like(mask)
+
+
+@pytest.mark.parametrize("broken", [shifted, image_alone, mask_alone, separately, blank])
+def test_an_image_and_a_mask_that_part_are_found(broken, chests):
+    found = probe(broken, *chests)
+    assert not found.moves_together
+    image, mask = (array[found.worst_seed % 3].copy() for array in chests)
+    after = broken(image, mask, found.worst_seed)
+    assert not (np.array_equal(after[0], image) and np.array_equal(after[1], mask)), "the named draw is a broken one"
+
+
+def test_what_is_measured_is_the_shift(chests):
+    assert probe(shifted, *chests).apart_px == pytest.approx(3, abs=0.5)
+    assert probe(pipeline(), *chests).apart_px == 0
+
+
+@pytest.mark.parametrize("name", ["none", "lab", "strong"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_shipped_augmentations_are_sound(name, channels, chests):
+    images, masks = np.repeat(chests[0], channels, axis=3), chests[1]
+    found = probe(build("augmentation", shipped(name)), images, masks)
+    assert found.moves_together
+    assert found.apart_px is not None
+    assert (found.faults, found.repeatable, found.lost) == ((), True, 0)
+    assert found.identity == (name == "none")
+    assert dead_knobs(shipped(name), Sample(images[0], masks[0])) == []
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        PHOTOMETRIC | {"Affine": AFFINE},
+        {"ElasticTransform": {"alpha": 120, "sigma": 6}},
+        {"GridDistortion": {}},
+        {"RandomCrop": {"height": 64, "width": 64}, "Resize": {"height": SIZE_PX, "width": SIZE_PX}},
+        {"Affine": {"rotate": [-45, 45], "fill": 255}},
+        {"Perspective": {}},
+        {"RandomRotate90": {}, "Transpose": {}},
+        {"Downscale": {}},
+    ],
+    ids=lambda transforms: "+".join(transforms),
+)
+def test_no_usual_transform_is_suspected(transforms, chests):
+    found = probe(pipeline(**{name: {"p": 1.0} | knobs for name, knobs in transforms.items()}), *chests)
+    assert found.apart_px is not None
+    assert found.moves_together
+    assert found.faults == ()
+
+
+def test_a_foreground_painted_over_is_told_from_one_that_moved(chests):
+    found = probe(pipeline(CoarseDropout={"num_holes_range": [8, 8], "p": 1.0}), *chests)
+    assert found.moves_together
+    assert 0.05 < found.painted < 0.4
+    assert probe(pipeline(CoarseDropout={"fill_mask": 0, "p": 1.0}), *chests).painted == 0
+    assert probe(pipeline(Affine=AFFINE), *chests).painted < 0.01
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (
+            pipeline(RandomCrop={"height": 64, "width": 32, "p": 1.0}),
+            "an image of 128×128×1 uint8 comes out as 64×32×1",
+        ),
+        (pipeline(ToFloat={"p": 1.0}), "an image of 128×128×1 uint8 comes out as 128×128×1 float32"),
+        (
+            lambda image, mask, seed: (image, mask.astype(np.int64)),
+            "a mask of 128×128 uint8 comes out as 128×128 int64",
+        ),
+        (lambda image, mask, seed: (image, mask * 3), "a mask of the classes 0, 1 comes out with 3"),
+        (lambda image, mask, seed: (np.add(image, 1, out=image), mask), "written over"),
+    ],
+)
+def test_what_comes_out_otherwise_than_it_went_in(broken, said, chests):
+    before = chests[0].copy()
+    faults = probe(broken, *chests).faults
+    assert said in faults[0]
+    assert np.array_equal(before, chests[0]), "the data themselves are left alone"
+
+
+def test_masks_that_are_interpolated_give_a_class_in_between(chests):
+    knobs = {"rotate": [-10, 10], "mask_interpolation": 1, "p": 1.0}
+    images, masks = chests
+    assert probe(pipeline(Affine=knobs), images, masks * 2).faults == ("a mask of the classes 0, 2 comes out with 1",)
+
+
+def test_a_seed_that_is_not_kept(chests):
+    draws = np.random.default_rng(0)
+    found = probe(lambda image, mask, seed: shifted(image, mask, draws.integers(1000)), *chests)
+    assert not found.repeatable
+    assert found.apart_px is None, "of two different draws nothing can be said"
+
+
+def test_the_share_of_lost_masks(chests):
+    images, masks = chests
+    small = np.zeros_like(masks)
+    small[:, :10, :10] = 1
+    assert probe(pipeline(VerticalFlip={"p": 0.5}), images, small).lost == 0
+    away = pipeline(Affine={"translate_percent": {"x": [-0.5, -0.5], "y": [0, 0]}, "p": 0.5})
+    assert 0.2 < probe(away, images, small).lost < 0.8
+    assert probe(away, images, small * 0).lost is None
+
+
+def test_images_without_masks_are_probed_too(chests):
+    found = probe(lambda image, mask, seed: (image[:64], mask), chests[0], None)
+    assert "comes out as 64×128×1" in found.faults[0]
+    assert (found.apart_px, found.lost, found.moves_together) == (None, None, True)
+
+
+def test_a_draw_that_fails_names_the_image_and_what_the_library_says(chests):
+    with pytest.raises(UserError, match=r"augmentation: fails on an image of 128×128×1 uint8: .*3.channel"):
+        probe(pipeline(RandomFog={"p": 1.0}), *chests)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "dead"),
+    [
+        ({"turn": {"library": "Affine", "rotate": [0, 0], "scale": [0.8, 1.2], "keep_ratio": True}}, ["turn.rotate"]),
+        (
+            {"turn": {"library": "Affine", "rotate": 0, "scale": [1, 1], "shear": [-5, 5]}},
+            ["turn.rotate", "turn.scale"],
+        ),
+        (
+            {"move": {"library": "Affine", "translate_percent": {"x": [0, 0], "y": [0, 0]}, "rotate": 5}},
+            ["move.translate_percent"],
+        ),
+        ({"turn": {"library": "Affine", "rotate": [5, 5], "border_mode": 1, "fill": 0}}, []),
+        ({"turn": {"library": "Affine", "rotate": [0, 0]}}, ["turn"]),
+        ({"grey": {"library": "RandomBrightnessContrast", "brightness_limit": [0, 0]}}, ["grey.brightness_limit"]),
+        ({"grey": {"library": "RandomGamma", "gamma_limit": [100, 100]}}, ["grey"]),
+        ({"flip": {"library": "HorizontalFlip", "p": 0}}, ["flip.p"]),
+        ({"flip": {"library": "HorizontalFlip", "p": 0.001}}, []),
+        (
+            {
+                "crop": {"library": "RandomCrop", "height": 64, "width": 64, "p": 1.0},
+                "size": {"library": "Resize", "height": SIZE_PX, "width": SIZE_PX, "p": 1.0},
+            },
+            [],
+        ),
+        ({"size": {"library": "Resize", "height": SIZE_PX, "width": SIZE_PX}}, ["size"]),
+        ({"holes": {"library": "CoarseDropout", "num_holes_range": [1, 1], "fill": 0}}, []),
+        ({"blur": {"library": "GaussianBlur", "blur_limit": 0, "sigma_limit": [0.5, 1.5]}}, []),
+    ],
+)
+def test_knobs_that_change_nothing(transforms, dead, sample):
+    assert dead_knobs(node(**transforms), sample) == [f"augmentation.transforms.{key}" for key in dead]
+
+
+def test_an_augmentation_without_named_transforms_has_no_knobs(sample):
+    assert dead_knobs({"_target_": "somewhere.Else"}, sample) == []
+    assert extremes({"_target_": "somewhere.Else"}, sample) == {}
+
+
+def test_extremes_are_the_ends_of_every_range_and_nothing_besides(sample):
+    rows = extremes(shipped("strong"), sample)
+    assert list(rows) == ["affine", "flip", "brightness_contrast", "blur", "noise"]
+    labels = [draw.label for draws in rows.values() for draw in draws]
+    assert {"rotate −20", "rotate 20", "translate_percent y −0.1", "scale 1.3", "contrast_limit 0.2"} < set(labels)
+    assert len(labels) == 8 + 1 + 4 + 2 + 2
+    by_label = {draw.label: draw.sample for draws in rows.values() for draw in draws}
+    assert np.array_equal(by_label["HorizontalFlip"].image, sample.image[:, ::-1])
+    middle = (SIZE_PX - 1) / 2
+    turned = cv2.warpAffine(
+        sample.mask, cv2.getRotationMatrix2D((middle, middle), 20, 1), (SIZE_PX,) * 2, flags=cv2.INTER_NEAREST
+    )
+    assert (by_label["rotate 20"].mask != turned).mean() < 0.01, "turned, and neither moved nor scaled"
+    contrast = by_label["contrast_limit −0.2"].image.astype(float)
+    assert np.allclose(contrast, sample.image * 0.8, atol=1.5), "no brightness with it"
+
+
+def test_unaugmented_is_bit_for_bit():
+    samples, normalization = prepare(PhantomChest(4, 32), 32, 1), normalizer("symmetric", 1)
+
+    def is_plain(augment: Callable[..., Any] | None) -> bool:
+        return unaugmented(SampleDataset(samples, normalization, augment, seed=0), samples, normalization, range(4))
+
+    assert is_plain(None)
+    assert is_plain(pipeline())
+    assert not is_plain(pipeline(HorizontalFlip={"p": 0.5}))
+    assert not is_plain(lambda image, mask, seed: (image, mask[::-1]))
+    assert not is_plain(lambda image, mask, seed: (image + (seed % NUM_TRIALS == 0), mask))
+    other = normalizer("unit", 1)
+    assert not unaugmented(SampleDataset(samples, other, None, seed=0), samples, normalization, [0])
