@@ -235,6 +235,23 @@ def test_the_losses_of_two_losses(tmp_path):
     assert reason == ("the loss of each is its own: compare bce and soft_dice_loss, or log_loss, which all runs have")
 
 
+def test_an_error_of_the_data_that_was_allowed_is_told(tmp_path):
+    copies = {"check": "duplicates_across", "what": "3 images on two sides of the split"}
+    found = [copies | {"allowed": True}, {"check": "imbalance", "what": "24 and 1", "allowed": False}]
+    write_pair(tmp_path, first={"facts": {"audit": found}})
+    remarks = [remark for remark in found_in(tmp_path).remarks if "audit" in remark]
+    what = "duplicates_across: 3 images on two sides of the split"
+    assert remarks == [f"loss=bce: the audit found an error, which was allowed: {what}"]
+
+
+def test_runs_of_before_there_was_an_audit_are_compared_and_named(tmp_path):
+    folder = tmp_path / "old"
+    write_pair(folder, first={"facts": {"schema": 3, "audit": None}})
+    findings = found_in(folder)
+    assert only(findings).effect is not None
+    assert "loss=bce: its data were not audited: a version without an audit made it" in findings.remarks
+
+
 def test_a_missing_seed_is_named(tmp_path):
     write_pair(tmp_path)
     (tmp_path / "b_1" / "run.json").unlink()

@@ -93,6 +93,8 @@ def put(content, key, value):
         ("sessions", [], "run.json: sessions is empty"),
         ("sessions.0.versions.torch", 2, "run.json: sessions: version of torch is damaged: 2"),
         ("features", {"reused": True}, "run.json: features.seconds_when_made is missing"),
+        ("audit", None, "run.json: audit is missing"),
+        ("audit", [{"check": "split", "what": "?"}], "run.json: audit: allowed is missing"),
         ("last.values", {"val/dice": "?"}, "run.json: val/dice of the last epoch is damaged: '?'"),
         ("better.bce", None, "run.json: better says neither max nor min of bce"),
         ("best.monitor", "val/iou", "metrics.csv, per_image.csv or split.json is missing or damaged ('val/iou')"),

@@ -22,7 +22,7 @@ MAX_INVERTED = 0.4  # share of images: nearer to a half nobody can tell which ar
 
 MIN_FOR_OUTLIERS = 20
 MAX_ODD = 0.1  # share of images: where more are unlike the rest, the data are of several kinds
-UNUSUAL = 3.75  # deviations above the usual distance: 4 in 1000 images of clean sets
+UNUSUAL = 3.75  # deviations above the usual distance: 5 in 1000 images of clean sets are
 EXTREME = 6.0  # deviations of brightness, contrast, roughness or variety from the usual
 CELLS = 4  # a side, in each of which edges are counted by direction
 DIRECTIONS = 6
