@@ -18,7 +18,7 @@ MODULES = {
     for p in sorted(PACKAGE.rglob("*.py"))
 }
 SHARED_BY_LEAVES = {f"runcard.{name}" for name in ("errors", "images", "initialization", "seeding", "weights")}
-CONFIG_READERS = {f"runcard.{name}" for name in ("build", "parts", "run", "launch", "hydra_errors", "cards", "study_cards")}
+CONFIG_READERS = {f"runcard.{m}" for m in ("build", "parts", "run", "launch", "hydra_errors", "cards", "study_cards")}
 
 
 def tree(path: Path) -> ast.Module:

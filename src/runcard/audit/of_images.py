@@ -28,10 +28,11 @@ def _formats(data: Inspected) -> Iterator[Finding]:
     suffixes = Image.registered_extensions()
     wrong = []
     for i, profile in enumerate(data.profiles):
-        for path, kind in zip(profile.files, profile.original.files, strict=True):
+        names = [profile.name, *([profile.mask.name] if profile.mask else [])]
+        for name, path, kind in zip(names, profile.files, profile.original.files, strict=False):
             found, named = kind.rpartition(" ")[2], suffixes.get(path.suffix.lower())
             if named != found and not {named, found} <= LOSSY_FORMATS:
-                wrong.append((i, f"{path.name} is {found}"))
+                wrong.append((i, f"{name} is {found}"))
     if wrong:
         samples, places = zip(*wrong, strict=True)
         what = f"{counted(len(wrong), 'file')} in another format than the name says"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from runcard.audit.findings import Finding, counted
 from runcard.audit.fit import MIN_FOR_ERROR, Misfit, mask_fit
+from runcard.audit.oddities import inverted
 from runcard.audit.profiles import Inspected, Mask, masks_of, thumbs_of
 
 MAX_EMPTY = 0.2  # share of empty masks that is worth no more than a note
@@ -95,7 +96,10 @@ def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
 
 def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     """Yields masks that do not fit their images: all of them, by a wrong pairing or a turn, or single ones."""
-    fit = mask_fit(thumbs_of(data.profiles), masks_of(data.profiles))
+    thumbs = thumbs_of(data.profiles)
+    negatives = inverted(thumbs)  # a fault of the image, told elsewhere, and none of its mask
+    thumbs[negatives] = 255 - thumbs[negatives]
+    fit = mask_fit(thumbs, masks_of(data.profiles))
     if fit is None:
         return
     if fit.shuffled or fit.turned:

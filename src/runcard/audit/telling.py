@@ -35,6 +35,8 @@ def telling(values: np.ndarray, labels: np.ndarray) -> Telling | None:
 
     Numbers that take many values are cut into MAX_BINS parts of equal size; of numbers that hardly differ None is said.
     """
+    if not len(values):
+        return None
     if np.issubdtype(values.dtype, np.number) and np.ptp(values) <= MIN_SPREAD * np.abs(values).max():
         return None
     bins, answers = _binned(values), np.unique(labels, return_inverse=True)[1]
