@@ -19,11 +19,13 @@ from corpus import (
     photo,
     pixels,
     remove,
+    save,
     several,
     truncate,
     write,
     write_clean,
 )
+from PIL import Image
 
 from runcard.audit import of_copies
 from runcard.audit.duplicates import NearDuplicates
@@ -109,6 +111,16 @@ def test_seven_faults_of_a_folder_are_told_in_one_go(clean, tmp_path, monkeypatc
         "mask_size": ["Mask/film_06.png"],
         "constant_image": ["Image/film_07.png"],
     }
+
+
+def test_where_copies_cannot_be_told_that_is_said(clean, tmp_path):
+    folder, rng = tmp_path / "data", np.random.default_rng(0)
+    film = np.asarray(Image.open(clean / "classes" / "AFF" / "film_00.png")).astype(int)
+    for i in range(30):
+        noisy = np.clip(film + rng.normal(0, 3, film.shape), 0, 255).astype(np.uint8)
+        save(folder / ("AFF", "NFF")[i % 2] / f"film_{i:02}.png", noisy)
+    (said,) = [f.what for f in audited(folder, CARDS["classes"]) if "on purpose" in f.what]
+    assert said.startswith("of copies made on purpose ")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the images are not here")

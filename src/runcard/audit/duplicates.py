@@ -50,7 +50,7 @@ NUM_STRANGERS = 400  # pairs of such neighbours
 FEW_STRANGERS = 50
 OF_FEW = (0.5, 0.2)  # mean and sd of atanh(score) of different images where these are few: as on chest films
 HIGHEST = 0.999  # score that is told from a higher one
-FALSE_PAIRS = 0.5  # expected above the strangers' score in a data set without copies; the threshold is higher yet
+FALSE_PAIRS = 0.05  # expected above the strangers' score in a data set without copies
 
 
 class Pair(NamedTuple):

@@ -9,6 +9,7 @@ from runcard.audit.duplicates import find_near_duplicates
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile, thumbs_of
 
+MANY = 0.2  # share of copies, made to calibrate the search, that it may miss without a word
 SEED = 0  # of the copies that calibrate the search
 KEEP_ONE = "Keep one of each."
 ON_ONE_SIDE = (
@@ -65,6 +66,9 @@ def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     """Yields near copies; known are the positions of exact ones, told already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
     found = find_near_duplicates(thumbs_of([data.profiles[i] for i in kept]), SEED)
+    if found.missed > MANY:
+        what = f"of copies made on purpose {found.missed:.0%} were not found: these images are too much alike to tell"
+        yield Finding("near_duplicates", "note", what, "Look for copies by the names or dates of the files.")
     pairs = [(kept[pair.first], kept[pair.second], pair.how) for pair in found.pairs]
 
     def finding(check: str, level: str, pairs: Sequence[tuple[int, int, str]], what: str, fix: str) -> Finding:
