@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,11 @@ def test_every_check_has_a_case():
     assert told.isdisjoint(OF_CARDS)
     assert told | OF_CARDS == set(CHECKS)
     assert len({case.name for case in CASES}) == len(CASES) >= 100
+
+
+def test_the_page_lists_every_check():
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE) == list(CHECKS.items())
 
 
 def test_seven_faults_of_a_folder_are_told_in_one_go(clean, tmp_path, monkeypatch):
