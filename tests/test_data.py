@@ -199,7 +199,10 @@ def test_faults_of_all_images_come_in_one_error():
 
     with pytest.raises(UserError) as caught:
         prepare(Broken((GREY, 0), (GREY, 0), (GREY, 0)), 8, 1)
-    assert str(caught.value) == "0.png: broken. Replace it.\n2.png: broken. Replace it."
+    assert str(caught.value) == (
+        "0.png: broken. Replace it.\n2.png: broken. Replace it.\n"
+        "runcard audit tells all. To train nevertheless, on record: 'audit.allow=[unreadable]'"
+    )
 
 
 # Loaders

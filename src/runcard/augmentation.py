@@ -20,6 +20,8 @@ class Pipeline:
     """
 
     def __init__(self, transforms: Mapping[str, albumentations.BasicTransform]) -> None:
+        if not isinstance(transforms, Mapping):
+            raise ValueError(f"transforms must be transforms by name, got {transforms!r}")
         for name, transform in transforms.items():
             if not isinstance(transform, albumentations.BasicTransform):
                 raise ValueError(

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
+from runcard.audit.findings import way_past
 from runcard.errors import DataError, UserError, check_choice, check_integer
 from runcard.images import OnDisk, describe, windowed
 
@@ -73,6 +74,7 @@ class Samples:
     digests: list[str]
     originals: list[Original]
     positions: list[int]  # in the source: all, but for those left out because their faults are allowed
+    faults: list[DataError]  # which are allowed: of folders, and of what was left out
 
     @property
     def has_masks(self) -> bool:
@@ -110,16 +112,17 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
         loaded = list(pool.map(load, range(len(source))))
     faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
-    if forbidden := [str(fault) for fault in faults if fault.check not in allowed]:
+    if forbidden := [fault for fault in faults if fault.check not in allowed]:
         more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
-        raise UserError("\n".join(forbidden[:MAX_FAULTS_SHOWN] + more))
+        way = way_past(fault.check for fault in forbidden)
+        raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, f"runcard audit tells all. {way}"]))
     positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
     if not positions:
         raise UserError("There is no image left that could be read: see audit.allow.")
     targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, DataError)), strict=True)
     ids = [source.ids[i] for i in positions]
     kept = images if len(positions) == len(source) else images[positions]
-    return Samples(kept, np.stack(targets), ids, list(digests), list(originals), positions)
+    return Samples(kept, np.stack(targets), ids, list(digests), list(originals), positions, faults)
 
 
 def read_sample(source: Source, i: int) -> Sample:
@@ -132,9 +135,26 @@ def read_sample(source: Source, i: int) -> Sample:
         window, (low, high) = source.on_disk.window, original.deep_range
         image = windowed(image, window)
         if image.min() == image.max() and low < high:
-            what = f"its values, {low:g} to {high:g}, are all one grey under dataset.window={list(window)}"
-            raise DataError("window", paths[0], what, "Set it to the values to be black and white.")
+            what, fix = (
+                f"all one grey under dataset.window={list(window)}",
+                "Set it to the values to be black and white.",
+            )
+            raise DataError("window", paths[0], what, fix, f", its values are {low:g} to {high:g}")
     return Sample(image, target, digest(paths, made), original)
+
+
+def left_out(source: Source, samples: Samples) -> dict[str, str | None]:
+    """Returns the ids of what was left out, each with a hash of its files; None where they cannot be read."""
+    kept = set(samples.positions)
+    return {source.ids[i]: digest_or_none(source, i) for i in range(len(source)) if i not in kept}
+
+
+def digest_or_none(source: Source, i: int) -> str | None:
+    """Returns a hash of item i's files, of its pixels where it has none; None where these cannot be read."""
+    try:
+        return digest(source.files[i]) if source.files[i] else read_sample(source, i).digest
+    except (OSError, DataError):
+        return None
 
 
 def digest(paths: Sequence[Path], made: Sequence[bytes] = ()) -> str:

@@ -45,8 +45,7 @@ def read_data(dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Data:
 
     allowed are the checks (audit.allow) whose faults leave an image out rather than stop.
     """
-    check_dataset(dataset)
-    normalization = checked("dataset.", lambda: normalizer(dataset["normalization"], dataset["channels"]))
+    normalization = check_dataset(dataset)
     source = open_source(dataset)
     classes, positive = list(source.classes), positive_class(dataset, source)
     samples = read_samples(source, dataset, allowed)
@@ -56,12 +55,17 @@ def read_data(dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Data:
     return Data(source, samples, normalization, split, groups, classes, position)
 
 
-def check_dataset(dataset: Mapping[str, Any]) -> None:
-    """Checks, before any file is read, the keys that every dataset has. Raises UserError."""
+def check_dataset(dataset: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Checks, before any file is read, the keys that every dataset has; returns scale and shift, see data.normalizer.
+
+    Raises UserError.
+    """
     for key in OF_EVERY_DATASET:
         if key not in dataset:
             raise UserError(f"dataset.{key}: this key is needed.")
     checked("dataset.", lambda: check_integer("image_size_px", dataset["image_size_px"], minimum=1))
+    checked("dataset.", lambda: check_choice("channels", str(dataset["channels"]), ("1", "3")))
+    return checked("dataset.", lambda: normalizer(dataset["normalization"], dataset["channels"]))
 
 
 def positive_class(dataset: Mapping[str, Any], source: Source) -> str | None:

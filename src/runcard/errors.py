@@ -20,11 +20,15 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """What is wrong with one file or folder of the data. check is the name that audit.allow knows it by."""
+    """What is wrong with one file or folder of the data.
 
-    def __init__(self, check: str, place: object, what: str, fix: str) -> None:
-        super().__init__(f"{place}: {what}. {fix}")
-        self.check, self.place, self.what, self.fix = check, str(place), what, fix
+    check is the name that audit.allow knows it by, detail what is this file's own in the rule, so that files with the
+    same fault can be told together.
+    """
+
+    def __init__(self, check: str, place: object, what: str, fix: str, detail: str = "") -> None:
+        super().__init__(f"{place}: {what}{detail}. {fix}")
+        self.check, self.place, self.what, self.fix, self.detail = check, str(place), what, fix, detail
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:

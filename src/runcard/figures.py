@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
@@ -22,6 +23,7 @@ GREEN, RED, BLUE = np.array([[60, 200, 90], [230, 60, 50], [70, 120, 255]], np.f
 CONTOURS = [(255, 210, 0), (0, 200, 255), (255, 90, 220), (255, 140, 40)]  # of classes 1, 2, 3, 4, and again
 OVERLAY_OPACITY = 0.45
 TILE_PX = 128  # of a preview
+FONT = get_font(findfont(FontProperties()))
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Example:
     image: np.ndarray  # (H, W, C) uint8
     target: np.ndarray  # () class or (H, W) class map
     probs: np.ndarray  # (K,) or (K, H, W)
+
+
+def drawable(words: str) -> str:
+    """Returns words with a box for each sign that matplotlib's font lacks, of which it would warn sign by sign."""
+    return "".join(sign if sign == "\n" or FONT.get_char_index(ord(sign)) else "□" for sign in words)
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

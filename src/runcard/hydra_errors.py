@@ -27,8 +27,10 @@ def in_words(error: HydraException | OmegaConfBaseException | ValueError, conf: 
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)'", message)):
         return _no_such_choice(conf, *found[1].rpartition("/")[::2])
     if isinstance(error, ValueError):
-        null = [a for a in arguments if a.partition("=")[2] == "null"]
-        return f"{', '.join(null)}: a group needs one of its choices. Some have none: scheduler=none."
+        given = [a.partition("=") for a in arguments]
+        wrong = [f"{group}={value}" for group, _, value in given if "." not in group and not value[:1].isalpha()]
+        wrong += [f"{group}={value}" for group, _, value in given if value in ("null", "true", "false")]
+        return f"{', '.join(wrong)}: a group needs one of its choices. Some have none: scheduler=none."
     if message.startswith("Ambiguous value") and (found := re.search(r"'(.+?)'", message)):
         return f"{found[1]}: several values are a sweep, which needs -m in front; a list is written key=[a,b]."
     if message.startswith("Could not append") and (found := re.search(r"'(.+?)'", message)):

@@ -124,7 +124,7 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
     fix = "Replace it, or say the grey value of each class in dataset.mask_values."
     if num_classes > 1 and _is_clear(values, counts, fitting):
         fix = f"Set dataset.mask_values=[{_listed(fitting, ',')}] if these are the classes."
-    raise DataError("mask_values", path, f"not a mask: it must hold {rule}, but has {found}", fix)
+    raise DataError("mask_values", path, f"not a mask: it must hold {rule}", fix, f", but has {found}")
 
 
 def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -214,10 +214,10 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
             raise DataError("empty_file", path, "the file is empty", MEND) from None
         raise DataError("unreadable", path, "not an image that can be read (PNG, JPEG, BMP or TIFF)", MEND) from None
     except Image.DecompressionBombError as error:
-        raise DataError("unreadable", path, f"too large, or damaged ({error})", MEND) from None
+        raise DataError("unreadable", path, "too large, or damaged", MEND, f" ({error})") from None
     except (OSError, SyntaxError, ValueError) as error:
         check = "truncated" if "truncated" in str(error) else "unreadable"
-        raise DataError(check, path, f"cannot be read, damaged or truncated ({error})", MEND) from None
+        raise DataError(check, path, "cannot be read, damaged or truncated", MEND, f" ({error})") from None
     return image, deep_colour
 
 

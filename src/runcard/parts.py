@@ -112,8 +112,8 @@ def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         raise UserError(f"{getattr(error, 'full_key', None) or 'the card'}: {str(error).splitlines()[0]}") from None
 
 
-def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
-    card = cfg.copy()
+def check_card(cfg: DictConfig) -> None:
+    """Checks that a card has the keys that are read, and no others. Raises UserError."""
     check_keys("", cfg, TOP_LEVEL)
     missing = [key for key, value in flatten(_plain(cfg, resolve=False)).items() if value == "???"]
     for key in (key for key in missing if not key.startswith("derived.")):
@@ -126,6 +126,11 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     for key in cfg.derived:
         if not OmegaConf.is_missing(cfg.derived, key):
             raise UserError(f"derived.{key}: filled in from dataset and loss; nobody types it.")
+
+
+def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
+    card = cfg.copy()
+    check_card(cfg)
     train = checked("train.", lambda: TrainSettings(**cfg.train))
     seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
     rehearsal = checked("", lambda: check_flag("rehearsal", cfg.rehearsal))

@@ -17,6 +17,7 @@ from runcard.audit.before import audit_before_training, print_findings
 from runcard.audit.findings import as_json
 from runcard.checkpoint import Checkpoint
 from runcard.checks import better
+from runcard.data import left_out
 from runcard.echo import Echo, echo
 from runcard.engine import OUT_OF_MEMORY, columns
 from runcard.errors import UserError
@@ -71,6 +72,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             better={name: better(name, parts.metrics) for name in ("loss", *columns(parts.metrics))},
             parent=parts.train.extend,
             model=built.facts(),
+            left_out=left_out(parts.data.source, samples),
             audit=as_json(findings, parts.config["audit"]["allow"]),
         )
         if changed:
@@ -90,6 +92,8 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
 def _announce(parts: Parts, built: Echo, folder: Path, choices: dict[str, str], console: Console) -> None:
     """Prints what is about to be trained, and where."""
     counts = ", ".join(f"{len(members)} {part}" for part, members in parts.data.split.items() if members)
+    if lost := len(parts.data.source) - len(parts.data.samples.ids):
+        counts += f", {lost} left out (audit.allow)"
     dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
     console.print(folder, style="bold")
     samples = parts.data.samples

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from runcard.atomic import FIGURE_DPI
-from runcard.figures import GREEN, RED, to_rgb
+from runcard.figures import GREEN, RED, drawable, to_rgb
 
 IMAGE_SHARE = 0.6  # of a tile's colours; the rest is the map's
 HEAT_COLOURS = matplotlib.colormaps["turbo"]
@@ -128,4 +128,4 @@ def _draw(tiles: Sequence[Tile], title: str, tile_px: int) -> Figure:
 def _caption(tile: Tile) -> str:
     short = tile.id if len(tile.id) <= LONGEST_ID else f"…{tile.id[1 - LONGEST_ID :]}"
     said = f"{tile.predicted} {tile.probability:.2f}"
-    return f"{short}\n{said if tile.true is None else f'{tile.true} → {said}'}"
+    return drawable(f"{short}\n{said if tile.true is None else f'{tile.true} → {said}'}")

@@ -106,8 +106,19 @@ def _draw(
             warnings.simplefilter("ignore", UserWarning)  # that a class has fewer images than there are folds
             sides = list(splitter.split(indices, strata, held_groups if grouped else None))
     except ValueError as error:
-        raise ValueError(f"split: {len(indices)} images cannot be parted so: {error}") from None
+        said = f"split: {len(indices)} images cannot be parted so: {error}"
+        raise ValueError(_why_not(strata, held_groups, labels is not None) or said) from None
     return np.sort(indices[np.concatenate([sides[which][1] for which in taken])])
+
+
+def _why_not(strata: np.ndarray, groups: np.ndarray, stratified: bool) -> str:
+    """Returns in words why so few images cannot be parted; "" for other reasons."""
+    counts = np.unique(strata, return_counts=True)[1]
+    if len(set(groups)) < 2:
+        return f"split: {len(strata)} images of one group, or a single image, cannot make two sides"
+    if stratified and counts.min() < 2:
+        return "split: a class has a single image, and both sides need one: get more, or leave the class out"
+    return ""
 
 
 def _pattern(group_regex: object) -> re.Pattern[str] | None:

@@ -72,7 +72,7 @@ def test_errors_exit_with_1_and_all_are_told(films, audit):
     assert code == 1
     lines = shown.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("error    truncated: "))
-    assert lines[first + 1].strip() == "Image/film_03.png"
+    assert lines[first + 1].strip() == "Image/film_03.png (image file is truncated)"
     assert any(line.startswith("error    constant_image: 1 image of a single grey") for line in lines)
     assert lines[-1].startswith("2 errors, no warnings, no notes.")
     assert "there/" in lines[-1]
@@ -100,6 +100,16 @@ def test_what_is_allowed_is_said_to_be(films, audit):
         (("audit.allow=[truncate]",), "Did you mean 'truncated'?"),
         (("audit.allow=[split]",), "audit.allow must be one of"),
         (("dataset.colour=1",), "dataset.colour"),
+        (("dataset.normalization=foo",), "dataset.normalization must be one of"),
+        (("dataset.channels=2",), "dataset.channels must be one of"),
+        (("dataset.split=3",), "dataset.split."),
+        (("~dataset.split.seed",), "dataset.split.seed: this key is needed"),
+        (("+dataset.split.foo=1",), "dataset.split.foo: nothing reads this key"),
+        (("~audit.allow",), "audit.allow: this key is needed"),
+        (("derived.in_channels=3",), "derived.in_channels: filled in from dataset and loss"),
+        (("augmentation.transforms=3",), "augmentation.transforms must be transforms by name, got 3"),
+        (("loss=1",), "loss=1: a group needs one of its choices"),
+        (("--output", "films/Image/film_01.png"), "--output: films/Image/film_01.png cannot be written"),
         (("--against", "nowhere"), "--against: nowhere is not a run folder"),
     ],
 )
@@ -133,6 +143,44 @@ def test_what_is_allowed_trains_and_is_on_record(films, run_card, capsys):
     assert [Path(place).name for place in found["places"]] == ["film_07.png"]
     shown = capsys.readouterr().out
     assert re.search("error, allowed:? +constant_image: 1 image of a single grey", shown)
+
+
+def test_what_is_mended_is_told_no_more(films, run_card):
+    """What is kept of an audit depends on names and faults, too, not on the bytes that were read alone."""
+    on("Image/film_03.png", truncate)(films)
+    (films / IMAGE).rename(films / "Image" / "film_07.jpg")
+    card = (*RUN, f"dataset.root={films}", "audit.allow=[truncated]")
+    broken = run_card("broken", *card)
+    told = json.loads((broken / "run.json").read_text())
+    assert [found["check"] for found in told["audit"]] == ["truncated", "wrong_extension"]
+    assert list(told["left_out"]) == ["film_03"]
+    remove("*/film_03.png")(films)
+    (films / "Image" / "film_07.jpg").rename(films / IMAGE)
+    assert json.loads((run_card("mended", *card) / "run.json").read_text())["audit"] == []
+
+
+def test_what_was_left_out_is_no_difference_until_it_is_mended(films, clean, run_card, audit, capsys):
+    on("Image/film_03.png", truncate)(films)
+    run = run_card("run", *RUN, f"dataset.root={films}", "audit.allow=[truncated]")
+    assert ", 1 left out (audit.allow)" in capsys.readouterr().out
+    assert audit("--against", str(run)) == (0, "The same images, byte for byte.\n")
+    shutil.copy(clean / "Image/film_03.png", films / "Image/film_03.png")
+    assert audit("--against", str(run)) == (1, "changed  1 image: film_03\n")
+
+
+def test_an_ambiguous_pair_that_is_allowed_is_left_out(films, run_card):
+    copy("Image/film_02.png", "Image/film_03.bmp")(films)
+    run = run_card("run", *RUN, f"dataset.root={films}", "audit.allow=[ambiguous_pair]")
+    ids = {member["id"] for members in json.loads((run / "split.json").read_text()).values() for member in members}
+    assert len(ids) == 49
+    assert "film_03" not in ids
+
+
+def test_a_later_audit_leaves_no_older_picture(films, audit):
+    audit(*data(films), "augmentation=lab", "--output", "there")
+    assert Path("there/augmentation.png").exists()
+    audit(*data(films), "--output", "there")
+    assert not Path("there/augmentation.png").exists()
 
 
 def test_data_that_were_audited_are_not_looked_at_again(films, run_card, monkeypatch):

@@ -107,7 +107,7 @@ def test_seven_faults_of_a_folder_are_told_in_one_go(clean, tmp_path, monkeypatc
         pixels("Image/film_07.png", constant(0)),
     )(folder)
     errors = [finding for finding in audited(folder, CARDS["pairs"]) if finding.level == "error"]
-    places = {finding.check: [place.removeprefix(f"{folder}/") for place in finding.places] for finding in errors}
+    places = {finding.check: [re.split("[ ,]", place)[0] for place in finding.places] for finding in errors}
     assert places == {
         "truncated": ["Image/film_01.png"],
         "empty_file": ["Image/film_02.png"],

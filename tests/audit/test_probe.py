@@ -110,7 +110,6 @@ def test_the_shipped_augmentations_are_sound(name, channels, chests):
     assert found.moves_together
     assert found.apart_px is not None
     assert (found.faults, found.repeatable, found.lost) == ((), True, 0)
-    assert found.identity == (name == "none")
     assert dead_knobs(shipped(name), Sample(images[0], masks[0])) == []
 
 
@@ -135,12 +134,8 @@ def test_no_usual_transform_is_suspected(transforms, chests):
     assert found.faults == ()
 
 
-def test_a_foreground_painted_over_is_told_from_one_that_moved(chests):
-    found = probe(pipeline(CoarseDropout={"num_holes_range": [8, 8], "p": 1.0}), *chests)
-    assert found.moves_together
-    assert 0.05 < found.painted < 0.4
-    assert probe(pipeline(CoarseDropout={"fill_mask": 0, "p": 1.0}), *chests).painted == 0
-    assert probe(pipeline(Affine=AFFINE), *chests).painted < 0.01
+def test_a_foreground_painted_over_has_not_moved(chests):
+    assert probe(pipeline(CoarseDropout={"num_holes_range": [8, 8], "p": 1.0}), *chests).moves_together
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from itertools import combinations
 
 import numpy as np
@@ -101,3 +102,10 @@ def test_extremes_stand_under_the_names_of_their_transforms():
     assert said[-2:] == ["flip", "HorizontalFlip"]
     assert (pixels(figure) == plain(1, 1, 9)).all(axis=2).sum() == 160**2
     assert (pixels(figure) == plain(1, 1, 99)).all(axis=2).sum() == 12 * 160**2
+
+
+def test_signs_that_the_font_lacks_are_boxes():
+    """Matplotlib would warn of each; a warning is an error here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels(contact_sheet([Tile(plain(8, 8, 1), None, "肺_001\nnormal")], "肺"))

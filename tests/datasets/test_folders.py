@@ -60,7 +60,7 @@ def complaint(make: Callable[[], object]) -> str:
     """Returns what the UserError says that reading all of a folder ends in."""
     with pytest.raises(UserError) as caught:
         prepare(make(), image_size_px=16, channels=1)
-    return str(caught.value)
+    return str(caught.value).partition("\nruncard audit tells all")[0]
 
 
 # Image/ and Mask/
@@ -96,8 +96,8 @@ def cut(path: Path) -> None:
 
 # What is done to the folder of three good pairs -> the file that must be named, and words of the rule.
 FAULTS: list[tuple[str, Callable[[Path], object], str, str]] = [
-    ("unpaired image", lambda f: photo(f / "Image" / "d.png"), "Image/d.png", "no mask with this stem in .*Mask"),
-    ("unpaired mask", lambda f: mask(f / "Mask" / "d.png"), "Mask/d.png", "no image with this stem in .*Image"),
+    ("unpaired image", lambda f: photo(f / "Image" / "d.png"), "Image/d.png", "no mask with this stem in Mask/"),
+    ("unpaired mask", lambda f: mask(f / "Mask" / "d.png"), "Mask/d.png", "no image with this stem in Image/"),
     ("stem twice", lambda f: photo(f / "Image" / "b.bmp"), "Image", "several files share a stem.*: b"),
     ("zero bytes", lambda f: (f / "Image" / "b.png").write_bytes(b""), "Image/b.png", "the file is empty"),
     ("truncated image", lambda f: cut(f / "Image" / "b.png"), "Image/b.png", "damaged or truncated"),
@@ -597,5 +597,5 @@ def test_a_window_that_shows_nothing_is_refused(tmp_path):
         Image.fromarray(np.linspace(0, 1, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)).save(
             tmp_path / name / "1.tif"
         )
-    with pytest.raises(UserError, match=r"its values, 0 to 1, are all one grey under dataset.window=\[0, 65535\]"):
+    with pytest.raises(UserError, match=r"all one grey under dataset.window=\[0, 65535\], its values are 0 to 1"):
         prepare(LabelledImages(str(tmp_path), None, None), 8, 1)

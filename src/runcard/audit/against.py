@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from runcard.audit.findings import counted, shortened
-from runcard.data import Source, digest
+from runcard.data import Source, digest_or_none
 from runcard.errors import UserError
 
 MAX_LISTED = 20
@@ -44,27 +42,29 @@ class Difference:
         return found or ["The same images, byte for byte."]
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """Returns the resolved card of a run's folder."""
+def read_facts(run: Path) -> dict[str, Any]:
+    """Returns run.json of a run's folder, with at least its resolved card."""
     try:
-        config: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"]
+        facts: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        facts["config"]["dataset"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--against: {run} is not a run folder ({error}). Name a folder outputs/<name>/<stamp>."
         ) from None
-    return config
+    return facts
 
 
 def compare_with_run(source: Source, run: Path) -> Difference:
     """Returns how the data of source differ from those that split.json of a run's folder lists."""
-    recorded = _recorded(run / "split.json")
+    left_out = read_facts(run).get("left_out", {})  # none in a run of an older version
+    recorded = _recorded(run / "split.json") | left_out
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]
     return Difference(
         added=[name for name in source.ids if name not in recorded],
         removed=[name for name in recorded if name not in position],
-        changed=[name for name in shared if recorded[name] not in (None, _digest(source, position[name]))],
-        compared_bytes=None not in recorded.values(),
+        changed=[name for name in shared if recorded[name] not in (None, digest_or_none(source, position[name]))],
+        compared_bytes=None not in [recorded[name] for name in recorded if name not in left_out],
     )
 
 
@@ -75,10 +75,3 @@ def _recorded(path: Path) -> dict[str, str | None]:
         return {member["id"]: member.get("sha256") for members in split.values() for member in members}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from None
-
-
-def _digest(source: Source, i: int) -> str:
-    if source.files[i]:
-        return digest(source.files[i])
-    image, target, _ = source[i]
-    return digest((), [image.tobytes(), np.asarray(target).tobytes()])

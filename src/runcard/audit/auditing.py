@@ -58,6 +58,7 @@ def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> 
         sides=of_split.sides_of(split, len(profiles)),
         groups=groups,
         is_grouped=dataset["split"]["group_regex"] is not None,
+        split_kind=dataset["split"]["kind"],
     )
     with threadpool_limits(1):  # small pieces of work: on a busy machine, waiting threads cost 20 times as much
         for check in (of_images, of_masks, of_copies, of_split):

@@ -14,7 +14,8 @@ from rich.console import Console
 from runcard.atomic import alone, write_json
 from runcard.audit import of_augmentation
 from runcard.audit.auditing import audit_data
-from runcard.audit.findings import Finding, as_json, by_level, from_json, stop_at_errors, summary
+from runcard.audit.findings import Finding, as_json, below, by_level, from_json, stop_at_errors, summary
+from runcard.audit.profiles import name_of
 from runcard.facts import code_hash
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 WAITING = "audit: another run audits the same data, waiting for it"
 OF_DATA = ("dataset", "augmentation", "experiment")  # of the overrides of a run, those that an audit goes by
+OF_RUN = ("validation_augmented", "model_knob")  # what runcard audit, which builds no model, does not look for
 STYLES = {"error": "red", "warning": "yellow", "note": "default"}
 
 
@@ -53,8 +55,9 @@ def print_findings(
     for finding in findings:
         if finding.level != "note":
             level = f"{finding.level}, allowed" if finding.check in allowed else finding.level
-            console.print(f"{level}  {finding.check}: {finding.what}", style=STYLES[finding.level])
-    if findings:
+            fix = f". {finding.fix}" if finding.check in OF_RUN else ""
+            console.print(f"{level}  {finding.check}: {finding.what}{fix}", style=STYLES[finding.level])
+    if any(finding.check not in OF_RUN for finding in findings):
         command = ["runcard", "audit", *(each for each in overrides if each.lstrip("+~").startswith(OF_DATA))]
         console.print(f"{summary(findings)} Files and fixes: {shlex.join(command)}")
 
@@ -69,10 +72,13 @@ def _of_run(parts: Parts, mismatches: Sequence[str]) -> Iterator[Finding]:
 
 
 def _key(parts: Parts, fingerprint: Mapping[str, str]) -> str:
-    """Returns a hash over all that an audit depends on: files, split, how the card reads them, and our code."""
-    config = parts.config
-    card = [{**config["dataset"], "root": None}, config["augmentation"], config["audit"]["allow"]]
-    everything = [dict(fingerprint), parts.data.groups, card, code_hash(but=())]
+    """Returns a hash over all that an audit depends on: names and bytes, faults, split, card, and our code."""
+    config, source, faults = parts.config, parts.data.source, parts.data.samples.faults
+    location = source.on_disk.location if source.on_disk else None
+    names = [[name_of(source, i, k) for k in range(len(files))] for i, files in enumerate(source.files)]
+    told = [[fault.check, below(fault, location), fault.what, fault.detail] for fault in faults]
+    card = [{**config["dataset"], "root": None}, config["augmentation"]]
+    everything = [dict(fingerprint), names, told, parts.data.groups, card, code_hash(but=())]
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

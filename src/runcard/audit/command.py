@@ -11,7 +11,7 @@ from rich.console import Console
 
 from runcard.atomic import write_figure, write_json
 from runcard.audit import of_augmentation
-from runcard.audit.against import compare_with_run, read_config
+from runcard.audit.against import compare_with_run, read_facts
 from runcard.audit.auditing import Audit, audit_data
 from runcard.audit.before import STYLES
 from runcard.audit.findings import (
@@ -31,11 +31,13 @@ from runcard.build import build, checked
 from runcard.cards import compose_card, part
 from runcard.data import Source, read_sample
 from runcard.dataset import check_dataset, open_source
-from runcard.errors import DataError
+from runcard.errors import DataError, UserError
 from runcard.facts import data_fingerprint
 from runcard.found import found_rows
+from runcard.parts import check_card
 from runcard.progress import print_table
 
+AUDITS = Path("outputs") / "audit"
 MIN_OTHERS = 20  # images of which nothing was found, on the contact sheet
 INDENT = 9  # columns of a finding's further lines: its level stands before them
 
@@ -43,17 +45,22 @@ INDENT = 9  # columns of a finding's further lines: its level stands before them
 def audit_card(overrides: Sequence[str], output: Path | None, console: Console) -> bool:
     """Audits the data and the augmentation of a card, writes what it found, and returns whether training may begin."""
     card = compose_card(overrides)
+    check_card(card)
     dataset, augmentation = part(card, "dataset"), part(card, "augmentation")
     allowed = checked("audit.", lambda: check_allowed(part(card, "audit")["allow"]))
-    checked("dataset.", lambda: check_dataset(dataset))
+    check_dataset(dataset)
     augment = build("augmentation", augmentation)
     try:
         source = open_source(dataset)
     except DataError as fault:
         findings = list(of_faults([fault]))
         _print(findings, allowed, console)
-        console.print(summary(findings))
+        folder = _emptied(output or AUDITS / Path(str(dataset["root"])).name)
+        write_json(folder / "audit.json", {"dataset": dataset, "findings": as_json(findings, allowed)})
+        console.print(f"{summary(findings)} See {folder}/")
         return False
+    name = source.on_disk.location.name if source.on_disk else str(dataset["_target_"]).rpartition(".")[2]
+    folder = _emptied(output or AUDITS / name)
     audit = audit_data(source, dataset, console)
     data, tried = audit.data, of_augmentation.picked(source, audit.data, dataset)
     findings = by_level([*audit.findings, *of_augmentation.find(augment, augmentation, tried)])
@@ -62,8 +69,6 @@ def audit_card(overrides: Sequence[str], output: Path | None, console: Console) 
     if rows := found_rows(source, originals, labels, audit.split):
         print_table(console, rows[0], rows[1:])
     _print(findings, allowed, console)
-    name = source.on_disk.location.name if source.on_disk else str(dataset["_target_"]).rpartition(".")[2]
-    folder = output or Path("outputs") / "audit" / name
     write_json(folder / "audit.json", _content(audit, findings, allowed, dataset, augmentation))
     if data.profiles:
         title = f"{name}: {counted(len(data.profiles), 'image')}"
@@ -77,12 +82,23 @@ def audit_card(overrides: Sequence[str], output: Path | None, console: Console) 
 
 def audit_against(run: Path, overrides: Sequence[str], console: Console) -> bool:
     """Prints how the data of a card, or where none is said of the run's own, differ from the run's; returns if not."""
-    recorded = read_config(run)
-    dataset = part(compose_card(overrides), "dataset") if overrides else recorded["dataset"]
+    recorded = read_facts(run)["config"]["dataset"]
+    dataset = part(compose_card(overrides), "dataset") if overrides else recorded
     difference = compare_with_run(open_source(dataset), run)
     for line in difference.lines():
         console.print(line)
     return not difference
+
+
+def _emptied(folder: Path) -> Path:
+    """Returns a folder that can be written, without what an earlier audit left there. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("audit.json", "contact_sheet.png", "augmentation.png"):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be written: {error.strerror}. Choose another folder.") from None
+    return folder
 
 
 def _print(findings: Sequence[Finding], allowed: Sequence[str], console: Console) -> None:

@@ -115,11 +115,16 @@ def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iter
     """
     groups: dict[tuple[str, str, str], list[str]] = {}
     for fault in faults:
-        below = location is not None and location in Path(fault.place).parents
-        place = str(Path(fault.place).relative_to(location)) if location and below else fault.place
-        groups.setdefault((fault.check, fault.what, fault.fix), []).append(place)
+        groups.setdefault((fault.check, fault.what, fault.fix), []).append(f"{below(fault, location)}{fault.detail}")
     for (check, what, fix), places in groups.items():
-        yield Finding(check, "error", what, fix, tuple(places))
+        number = f"{len(places)} times: " if len(places) > 1 else ""
+        yield Finding(check, "error", f"{number}{what}", fix, tuple(places))
+
+
+def below(fault: DataError, location: Path | None) -> str:
+    """Returns the place of a fault, told from location on where it lies there."""
+    place = Path(fault.place)
+    return str(place.relative_to(location)) if location and location in place.parents else fault.place
 
 
 def check_allowed(names: object) -> list[str]:
@@ -134,9 +139,13 @@ def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
     """Raises UserError with every error whose check is not allowed."""
     errors = [finding for finding in findings if finding.level == "error" and finding.check not in allowed]
     if errors:
-        names = ",".join(dict.fromkeys(finding.check for finding in errors if finding.check not in MUST))
-        way = f"\nTo train nevertheless, with this on record: 'audit.allow=[{names}]'" if names else ""
-        raise UserError("\n".join(map(str, errors)) + way)
+        raise UserError("\n".join([*map(str, errors), way_past(finding.check for finding in errors)]).rstrip())
+
+
+def way_past(checks: Iterable[str]) -> str:
+    """Returns how to train in spite of errors, where that can be."""
+    names = ",".join(dict.fromkeys(check for check in checks if check not in MUST))
+    return f"To train nevertheless, on record: 'audit.allow=[{names}]'" if names else ""
 
 
 def as_json(findings: Iterable[Finding], allowed: Sequence[str]) -> list[dict[str, Any]]:

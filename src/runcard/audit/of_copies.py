@@ -12,6 +12,7 @@ from runcard.audit.profiles import Inspected, Profile, thumbs_of
 MANY = 0.2  # share of copies, made to calibrate the search, that it may miss without a word
 SEED = 0  # of the copies that calibrate the search
 KEEP_ONE = "Keep one of each."
+REMOVE = "Remove them from one side, or use dataset.split.kind=holdout and keep one of each."  # of folders as they are
 ON_ONE_SIDE = (
     "Keep one of each, or put them on one side: dataset.split.group_regex, where the names tell what belongs together."
 )
@@ -50,10 +51,15 @@ def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterato
         yield finding("duplicates", "warning", within, f"more than once, on one side of the split ({how})", KEEP_ONE)
     if across:
         what = f"on two sides of the split ({_how(data, across)}): what is learnt by heart scores there"
-        yield finding("duplicates_across", "error", across, what, ON_ONE_SIDE)
+        yield finding("duplicates_across", "error", across, what, _apart(data))
     if contradicting:
         what = f"more than once, with different {'masks' if data.has_masks else 'classes'}"
         yield finding("contradicting_labels", "error", contradicting, what, "One is wrong: keep the right one.")
+
+
+def _apart(data: Inspected) -> str:
+    """Returns how the same image comes to be on one side alone."""
+    return REMOVE if data.split_kind == "given" else ON_ONE_SIDE
 
 
 def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
@@ -83,7 +89,7 @@ def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     if within:
         yield finding("near_duplicates", "note", within, ", on one side of the split", KEEP_ONE)
     if across:
-        yield finding("near_duplicates_across", "warning", across, " on two sides of the split", ON_ONE_SIDE)
+        yield finding("near_duplicates_across", "warning", across, " on two sides of the split", _apart(data))
     if opposed:
         fix = "Look at them: is one label wrong?"
         yield finding("near_duplicates_labels", "warning", opposed, ", with different classes", fix)

@@ -118,22 +118,20 @@ def _few(data: Inspected) -> Iterator[Finding]:
     """Yields sides that are too small to measure anything."""
     for side in dict.fromkeys(data.sides):
         members = data.of(side)
-        if side != "train" and len(members) < MIN_IMAGES:
+        measures = side != "train" and data.split_kind != "kfold"  # a comparison unites the folds
+        if measures and len(members) < MIN_IMAGES:
             what = f"{side} has {counted(len(members), 'image')}: one of them more or less right moves every score"
             yield Finding("few_images", "warning", what, "Hold out more, or use dataset.split.kind=kfold.")
         groups = {group for group, other in zip(data.groups, data.sides, strict=True) if other == side}
-        if data.is_grouped and len(groups) < MIN_UNITS and side != "train":
+        if measures and data.is_grouped and len(groups) < MIN_UNITS:
             what = f"{side} has {counted(len(groups), 'patient')}: below {MIN_UNITS} no comparison gives a verdict"
             yield Finding("few_patients", "warning", what, "Hold out more patients, or use dataset.split.kind=kfold.")
         for name, number in _positives(members, data).items():
             if number < MIN_POSITIVES:
-                yield Finding(
-                    "few_positives",
-                    "warning" if number else "error",
-                    f"{side} has {counted(number, 'image')} of {name}"
-                    + ("" if number else ", so that nothing can be learnt or said of it"),
-                    "Hold out other images (dataset.split.seed, val_fraction, kind=kfold), or leave the class out.",
-                )
+                nothing = "" if number else ", so that nothing can be learnt or said of it"
+                fix = "Part the images otherwise (dataset.split.seed, val_fraction), get more of it, or leave it out."
+                level = "warning" if number else "error"
+                yield Finding("few_positives", level, f"{side} has {counted(number, 'image')} of {name}{nothing}", fix)
 
 
 def _positives(members: Sequence[Profile], data: Inspected) -> dict[str, int]:

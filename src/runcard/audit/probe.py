@@ -46,11 +46,9 @@ class Probe:
 
     faults: tuple[str, ...]  # in words: what came out with another shape, type or class than it went in with
     repeatable: bool  # whether the same seed gave the same draw
-    identity: bool  # whether every sample came out as it went in
     lost: float | None  # share of the draws that left nothing of a foreground; None where no mask has any
     apart_px: float | None  # how far image and mask were moved apart in the worst draw; None where that cannot be told
     worst_seed: int | None  # of that draw
-    painted: float | None  # mean share of the foreground that the image, not the mask, had painted over (dropout)
 
     @property
     def moves_together(self) -> bool:
@@ -70,7 +68,6 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
     repeatable = all(_equal(one, other) for one, other in zip(again, afters, strict=False))
     kept = [_has_foreground(a) for b, a in zip(befores, afters, strict=True) if _has_foreground(b)]
     apart_px: list[float] = []
-    painted: list[float] = []
     if masks is not None and repeatable and not faults:
         pattern = _pattern(*masks.shape[1:])
         shown, exchanged = (_pictured(p, images.shape[3]) for p in (pattern, 1 - pattern))
@@ -80,15 +77,12 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
         faults += more
         pairs = list(zip(ones, others, strict=True)) if not faults else []
         apart_px = [_apart_px(one, other.image, pattern) for one, other in pairs]
-        painted = [_painted(one, other.image) for one, other in pairs]
     return Probe(
         faults=tuple(dict.fromkeys(faults))[:MAX_FAULTS],
         repeatable=repeatable,
-        identity=all(_equal(before, after) for before, after in zip(befores, afters, strict=True)),
         lost=1 - float(np.mean(kept)) if kept else None,
         apart_px=max(apart_px) if apart_px else None,
         worst_seed=int(np.argmax(apart_px)) if apart_px else None,
-        painted=float(np.mean(painted)) if painted else None,
     )
 
 
@@ -192,13 +186,3 @@ def _apart_px(one: Sample, exchanged: np.ndarray, pattern: np.ndarray) -> float:
     disagree = int((shows & ((difference > 0) != (one.mask > 0))).sum())
     steps = sum(int((np.diff(pattern, axis=axis) != 0).sum()) for axis in (0, 1))
     return 2 * min(disagree, int(shows.sum()) - disagree) / max(1, steps)
-
-
-def _painted(one: Sample, exchanged: np.ndarray) -> float:
-    """Returns the share of a draw's foreground where its image shows nothing of what it was given."""
-    assert one.mask is not None
-    hidden = (one.image == exchanged).all(axis=2).astype(np.uint8)
-    patches = cv2.morphologyEx(
-        hidden, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
-    )  # at an edge, greys may meet by chance
-    return float(patches[one.mask > 0].mean()) if one.mask.any() else 0.0

@@ -77,6 +77,7 @@ class Inspected:
     sides: Sequence[str]  # of each profile: train, val or test; "" where there is no split
     groups: Sequence[str]  # of each profile: its patient, or its own id
     is_grouped: bool  # whether the card says how a name tells the patient
+    split_kind: str  # given | holdout | kfold
 
     def of(self, side: str) -> list[Profile]:
         """Returns the profiles of one side of the split."""

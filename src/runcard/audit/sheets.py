@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from runcard.atomic import FIGURE_DPI
 from runcard.audit.knobs import Draw
 from runcard.audit.probe import Sample
-from runcard.figures import outlined, to_rgb
+from runcard.figures import drawable, outlined, to_rgb
 
 TILE_PX = 128
 MAX_TILES = 60  # of a contact sheet
@@ -62,7 +62,7 @@ def contact_sheet(tiles: Sequence[Tile], title: str) -> Figure:
 
 
 def extremes_sheet(sample: Sample, rows: Mapping[str, Sequence[Draw]], title: str) -> Figure:
-    """Draws a sample as it is, and then every transform alone at the ends of its ranges; see probe.extremes."""
+    """Draws a sample as it is, and then every transform alone at the ends of its ranges; see knobs.extremes."""
     places = list(_places({"as it is": [Draw("", sample)], **rows}))
     across, down = EXTREME_PX + GAP_PX, EXTREME_PX + 2 * LINE_PX + 2 * GAP_PX
     width = max(MIN_COLUMNS, 1 + max(column for _, _, column, _ in places)) * across
@@ -128,7 +128,7 @@ class _Page:
         self.figure.text(
             (self.left + left) / width,
             1 - (self.top + top) / height,
-            words,
+            drawable(words),
             va="top",
             fontsize=points,
             weight="bold" if bold else "normal",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -38,13 +37,12 @@ class ImageMaskFolder:
         base = find_data(root, folder, image_and_mask, "Image/1.png and Mask/1.png")
         image_folder, mask_folder = pair = image_and_mask(base) or []
         self.faults: list[DataError] = []
-        images, masks = (_by_stem(path, self.faults) for path in pair)
-        if images and masks:
+        found = [_by_stem(path, self.faults) for path in pair]
+        unsure = {stem for paths in found for stem in paths if len(paths[stem]) > 1}
+        images, masks = ({stem: p for stem, (p, *_) in paths.items() if stem not in unsure} for paths in found)
+        if all(found):
             for have, lack, there in ((images, masks, mask_folder), (masks, images, image_folder)):
-                what, fix = (
-                    f"no {there.name.lower()} with this stem in {there}",
-                    "Add or rename it, or remove this file.",
-                )
+                what, fix = f"no {there.name.lower()} with this stem in {there.name}/", "Add, rename or remove one."
                 self.faults += [DataError("unpaired", have[stem], what, fix) for stem in have if stem not in lack]
         self.ids = [stem for stem in images if stem in masks]
         self.files = [(images[stem], masks[stem]) for stem in self.ids]
@@ -65,8 +63,8 @@ class ImageMaskFolder:
         mask = read_mask(mask_path, len(self.classes), self.mask_values)
         if image.shape[:2] != mask.shape:
             sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
-            what = f"image and mask must be of one size, got {sizes} pixels (width×height)"
-            raise DataError("mask_size", mask_path, what, "Export the mask again, at the image's own size.")
+            what, fix = "image and mask must be of one size", "Export the mask again, at the image's own size."
+            raise DataError("mask_size", mask_path, what, fix, f", got {sizes} pixels (width×height)")
         return image, mask, self.ids[i]
 
     def _meaning(self) -> str:
@@ -93,13 +91,15 @@ def _check_mask_values(mask_values: object, num_classes: int) -> list[int] | Non
     return [check_integer("mask_values", value, minimum=0) for value in values]
 
 
-def _by_stem(folder: Path, faults: list[DataError]) -> dict[str, Path]:
-    """Returns the images of folder by stem; what is wrong with the folder is added to faults."""
+def _by_stem(folder: Path, faults: list[DataError]) -> dict[str, list[Path]]:
+    """Returns the images of folder by stem, one of each; what is wrong with the folder is added to faults."""
     paths = list_images(folder)
     if not paths:
         faults.append(DataError("no_images", folder, NO_IMAGES, "Is dataset.folder the one that is meant?"))
-    twice = [stem for stem, count in Counter(p.stem for p in paths).items() if count > 1]
-    if twice:
-        what = f"several files share a stem, so pairs are ambiguous: {', '.join(twice)}"
-        faults.append(DataError("ambiguous_pair", folder, what, "Keep one file of each stem."))
-    return {p.stem: p for p in paths}
+    by_stem: dict[str, list[Path]] = {}
+    for path in paths:
+        by_stem.setdefault(path.stem, []).append(path)
+    if twice := [stem for stem, several in by_stem.items() if len(several) > 1]:
+        what, fix = "several files share a stem, so pairs are ambiguous", "Keep one file of each stem."
+        faults.append(DataError("ambiguous_pair", folder, what, fix, f": {', '.join(twice)}"))
+    return by_stem

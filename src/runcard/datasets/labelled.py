@@ -48,6 +48,7 @@ class LabelledImages:
         if parts and "train" not in parts:
             what = f"has {', '.join(p.name for p in tops.values())} but no train folder"
             raise DataError("layout", base, what, "Name it train or training.")
+        _check_apart(tops)
         self.classes = _class_names(list(tops.values())) if names is None else names
         self.ids, self.files, self.targets = [], [], []
         self.faults: list[DataError] = []  # of folders and names; those of a file are told when it is read
@@ -87,6 +88,15 @@ def _split_folders(base: Path) -> dict[str, list[Path]]:
     folders = subfolders(base)
     found = {part: [p for p in folders if p.name.casefold() in names] for part, names in SPLIT_FOLDERS.items()}
     return {part: places for part, places in found.items() if places}
+
+
+def _check_apart(tops: dict[str, Path]) -> None:
+    """Refuses a split's folder that lies in another's: train/validation/Mel, of which nobody knows what it is for."""
+    for part, top in tops.items():
+        for inner in (path for places in _split_folders(top).values() for path in places) if part else ():
+            if _class_folders(inner) or has_images(inner):
+                what, fix = f"lies in {top.name}/, as if it were a class of it", f"Move it beside {top.name}/."
+                raise DataError("validation_in_training", inner, what, fix)
 
 
 def _class_folders(top: Path) -> list[Path]:
