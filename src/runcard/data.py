@@ -114,7 +114,7 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
     faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
     if forbidden := [fault for fault in faults if fault.check not in allowed]:
         more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
-        way = way_past(fault.check for fault in forbidden)
+        way = way_past(allowed, (fault.check for fault in forbidden))
         raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, f"runcard audit tells all. {way}"]))
     positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
     if not positions:

@@ -662,6 +662,13 @@ CASES = [
     ),
     Case("names of patients", "pairs", name_patients(5), "", "groups_unnamed:warning", "patient7"),
     Case("too few patients", "pairs", name_patients(5), "", "few_patients:warning", overrides=(BY_PATIENT,)),
+    Case(
+        "folds of five images, which a comparison unites",
+        "pairs",
+        nothing,
+        overrides=("dataset.split.kind=kfold", "dataset.split.val_fraction=0.1"),
+        is_fine=True,
+    ),
     Case("a pattern that fits no name", "pairs", nothing, "split", overrides=(BY_PATIENT,)),
     Case(
         "validation a link to training",

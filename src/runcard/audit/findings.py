@@ -139,13 +139,13 @@ def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
     """Raises UserError with every error whose check is not allowed."""
     errors = [finding for finding in findings if finding.level == "error" and finding.check not in allowed]
     if errors:
-        raise UserError("\n".join([*map(str, errors), way_past(finding.check for finding in errors)]).rstrip())
+        raise UserError("\n".join([*map(str, errors), way_past(allowed, (finding.check for finding in errors))]).rstrip())
 
 
-def way_past(checks: Iterable[str]) -> str:
-    """Returns how to train in spite of errors, where that can be."""
-    names = ",".join(dict.fromkeys(check for check in checks if check not in MUST))
-    return f"To train nevertheless, on record: 'audit.allow=[{names}]'" if names else ""
+def way_past(allowed: Sequence[str], checks: Iterable[str]) -> str:
+    """Returns how to train in spite of errors of these checks, beside the allowed ones, where that can be."""
+    more = [check for check in dict.fromkeys(checks) if check not in MUST]
+    return f"To train nevertheless, on record: 'audit.allow=[{','.join([*allowed, *more])}]'" if more else ""
 
 
 def as_json(findings: Iterable[Finding], allowed: Sequence[str]) -> list[dict[str, Any]]:

@@ -115,18 +115,18 @@ def _both_sides(data: Inspected) -> Iterator[Finding]:
 
 
 def _few(data: Inspected) -> Iterator[Finding]:
-    """Yields sides that are too small to measure anything."""
+    """Yields sides that are too small to measure anything; of folds all are one, as a comparison unites them."""
     for side in dict.fromkeys(data.sides):
-        members = data.of(side)
-        measures = side != "train" and data.split_kind != "kfold"  # a comparison unites the folds
-        if measures and len(members) < MIN_IMAGES:
-            what = f"{side} has {counted(len(members), 'image')}: one of them more or less right moves every score"
+        members = [i for i, other in enumerate(data.sides) if other == side]
+        measured = range(len(data.profiles)) if data.split_kind == "kfold" and side == "val" else members
+        if side != "train" and len(measured) < MIN_IMAGES:
+            what = f"{side} has {counted(len(measured), 'image')}: one of them more or less right moves every score"
             yield Finding("few_images", "warning", what, "Hold out more, or use dataset.split.kind=kfold.")
-        groups = {group for group, other in zip(data.groups, data.sides, strict=True) if other == side}
-        if measures and data.is_grouped and len(groups) < MIN_UNITS:
+        groups = {data.groups[i] for i in measured}
+        if side != "train" and data.is_grouped and len(groups) < MIN_UNITS:
             what = f"{side} has {counted(len(groups), 'patient')}: below {MIN_UNITS} no comparison gives a verdict"
             yield Finding("few_patients", "warning", what, "Hold out more patients, or use dataset.split.kind=kfold.")
-        for name, number in _positives(members, data).items():
+        for name, number in _counts(data, members).items():
             if number < MIN_POSITIVES:
                 nothing = "" if number else ", so that nothing can be learnt or said of it"
                 fix = "Part the images otherwise (dataset.split.seed, val_fraction), get more of it, or leave it out."
@@ -134,16 +134,13 @@ def _few(data: Inspected) -> Iterator[Finding]:
                 yield Finding("few_positives", level, f"{side} has {counted(number, 'image')} of {name}{nothing}", fix)
 
 
-def _positives(members: Sequence[Profile], data: Inspected) -> dict[str, int]:
-    """Returns the number of images that have each class: the positive one where the card names it, else all."""
-    wanted = [name for i, name in enumerate(data.classes) if name == data.positive or data.positive is None]
-    if not data.has_masks:
-        return {name: sum(p.target == data.classes.index(name) for p in members) for name in data.classes}
-    foreground = [name for name in wanted if name != data.classes[0]]
-    return {
-        name: sum(p.mask is not None and p.mask.counts[data.classes.index(name)] > 0 for p in members)
-        for name in foreground
-    }
+def _counts(data: Inspected, members: Sequence[int]) -> dict[str, int]:
+    """Returns how many of these images are of each class; with masks, hold the positive one, or each but background."""
+    shown = [data.profiles[i] for i in members]
+    if data.has_masks:
+        wanted = [i for i, name in enumerate(data.classes) if i > 0 and data.positive in (None, name)]
+        return {data.classes[i]: sum(p.mask is not None and p.mask.counts[i] > 0 for p in shown) for i in wanted}
+    return {name: sum(p.target == i for p in shown) for i, name in enumerate(data.classes)}
 
 
 def _differing(data: Inspected) -> Iterator[Finding]:
