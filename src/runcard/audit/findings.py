@@ -139,7 +139,8 @@ def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
     """Raises UserError with every error whose check is not allowed."""
     errors = [finding for finding in findings if finding.level == "error" and finding.check not in allowed]
     if errors:
-        raise UserError("\n".join([*map(str, errors), way_past(allowed, (finding.check for finding in errors))]).rstrip())
+        way = way_past(allowed, (finding.check for finding in errors))
+        raise UserError("\n".join([*map(str, errors), way]).rstrip())
 
 
 def way_past(allowed: Sequence[str], checks: Iterable[str]) -> str:
