@@ -321,7 +321,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("dataset.split.val_fraction=abc", ["dataset.split.val_fraction must be a number in [0, 1]"]),
     ("dataset.split.group_regex=5", ["dataset.split.group_regex"]),
     ("dataset.split.group_regex=patient", ["dataset.split.group_regex 'patient' does not match the image"]),
-    ("dataset.num_images=1", ["dataset.split", "1 images cannot be parted"]),
+    ("dataset.num_images=1", ["dataset.split: a single image cannot make two sides"]),
     ("dataset=lungs", ["dataset.root", "dataset.root=…"]),
     ("dataset=lungs dataset.root=/nowhere", ["/nowhere: no such folder", "dataset.root"]),
     ("dataset=labelled model=vgg16 model.base=2", ["dataset.root"]),
@@ -369,8 +369,9 @@ def test_bce_with_three_classes_names_both_sides_and_what_would_fit(three_classe
 
 
 def test_more_classes_in_a_mask_than_the_card_names_is_told_with_the_file(three_classes):
-    lines = said_of("dataset=lungs", f"dataset.root={three_classes}").splitlines()
+    *lines, way = said_of("dataset=lungs", f"dataset.root={three_classes}").splitlines()
     assert len(lines) == 10
+    assert way.endswith("'audit.allow=[mask_values]'")
     assert lines[0].startswith(f"{three_classes / 'Mask' / 'p0_0.png'}: not a mask: ")
 
 

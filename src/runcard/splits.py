@@ -115,7 +115,8 @@ def _why_not(strata: np.ndarray, groups: np.ndarray, stratified: bool) -> str:
     """Returns in words why so few images cannot be parted; "" for other reasons."""
     counts = np.unique(strata, return_counts=True)[1]
     if len(set(groups)) < 2:
-        return f"split: {len(strata)} images of one group, or a single image, cannot make two sides"
+        what = "a single image" if len(strata) == 1 else f"{len(strata)} images of a single group"
+        return f"split: {what} cannot make two sides"
     if stratified and counts.min() < 2:
         return "split: a class has a single image, and both sides need one: get more, or leave the class out"
     return ""

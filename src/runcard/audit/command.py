@@ -146,7 +146,7 @@ def _tiles(source: Source, data: Inspected, findings: Sequence[Finding]) -> list
         profile, (check, level) = data.profiles[i], flags.get(i, (None, None))
         image, target, *_ = read_sample(source, position[profile.id])
         mask = target if isinstance(target, np.ndarray) else None
-        facts = [data.classes[profile.target]] if profile.target is not None else []
-        caption = "\n".join([profile.id, " · ".join([*facts, *filter(None, [data.sides[i]])])])
-        tiles.append(Tile(np.atleast_3d(image), mask, caption, check, level))
+        label = "" if profile.target is None else data.classes[profile.target]
+        caption = " · ".join(filter(None, [label, data.sides[i]]))
+        tiles.append(Tile(np.atleast_3d(image), mask, f"{profile.id}\n{caption}", check, level))
     return tiles
