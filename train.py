@@ -46,10 +46,10 @@ if __name__ == "__main__":
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        from runcard.hydra_errors import in_words
+        from runcard.hydra_errors import in_words, is_hydras
 
-        if isinstance(error, ValueError) and not str(error).startswith("Config group override"):
-            raise  # not Hydra's: a bug of ours
+        if not is_hydras(error):
+            raise  # a bug of ours
         print(in_words(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except UserError as error:

@@ -13,10 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runcard.errors import UserError
 from runcard.facts import flatten
-from runcard.hydra_errors import in_words
+from runcard.hydra_errors import in_words, is_hydras
 
 CONF = Path("conf")
-OF_HYDRA = "Config group override"  # what Hydra's own ValueErrors begin with
 
 
 def compose_card(overrides: Sequence[str], where: str = "") -> DictConfig:
@@ -30,7 +29,7 @@ def compose_card(overrides: Sequence[str], where: str = "") -> DictConfig:
         with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
             card = compose("config", list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and not str(error).startswith(OF_HYDRA):
+        if not is_hydras(error):
             raise  # a bug of ours
         raise UserError(f"{where}{in_words(error, CONF.absolute(), overrides)}") from None
     leaves: Any = OmegaConf.to_container(card, resolve=False)

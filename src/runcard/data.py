@@ -16,8 +16,7 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from runcard.audit.findings import way_past
-from runcard.errors import DataError, UserError, check_choice, check_integer
+from runcard.errors import DataError, UserError, check_choice, check_integer, way_past
 from runcard.images import OnDisk, describe, windowed
 
 NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 255

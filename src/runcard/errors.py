@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 EXIT_USER_ERROR = 2
+NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 
 
 class UserError(Exception):
@@ -29,6 +30,12 @@ class DataError(UserError):
     def __init__(self, check: str, place: object, what: str, fix: str, detail: str = "") -> None:
         super().__init__(f"{place}: {what}{detail}. {fix}")
         self.check, self.place, self.what, self.fix, self.detail = check, str(place), what, fix, detail
+
+
+def way_past(allowed: Sequence[str], checks: Iterable[str]) -> str:
+    """Returns how to train in spite of errors of these checks, beside the allowed ones, where that can be."""
+    more = [check for check in dict.fromkeys(checks) if check not in NEVER_ALLOWED]
+    return f"To train nevertheless, on record: 'audit.allow=[{','.join([*allowed, *more])}]'" if more else ""
 
 
 def nearest(value: object, allowed: Iterable[object]) -> str:

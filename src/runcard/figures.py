@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cv2
@@ -15,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw
@@ -23,7 +25,6 @@ GREEN, RED, BLUE = np.array([[60, 200, 90], [230, 60, 50], [70, 120, 255]], np.f
 CONTOURS = [(255, 210, 0), (0, 200, 255), (255, 90, 220), (255, 140, 40)]  # of classes 1, 2, 3, 4, and again
 OVERLAY_OPACITY = 0.45
 TILE_PX = 128  # of a preview
-FONT = get_font(findfont(FontProperties()))
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,12 @@ class Example:
 
 def drawable(words: str) -> str:
     """Returns words with a box for each sign that matplotlib's font lacks, of which it would warn sign by sign."""
-    return "".join(sign if sign == "\n" or FONT.get_char_index(ord(sign)) else "□" for sign in words)
+    return "".join(sign if sign == "\n" or _font().get_char_index(ord(sign)) else "□" for sign in words)
+
+
+@cache
+def _font() -> FT2Font:
+    return get_font(findfont(FontProperties()))
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:

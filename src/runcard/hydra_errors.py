@@ -21,6 +21,12 @@ from runcard.errors import nearest
 MAX_LISTED = 15  # keys: all at the top of the card
 
 
+def is_hydras(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf raised an error of theirs: some of Hydra's are plain ValueErrors."""
+    own = (HydraException, OmegaConfBaseException)
+    return isinstance(error, own) or str(error).startswith("Config group override")
+
+
 def in_words(error: HydraException | OmegaConfBaseException | ValueError, conf: Path, arguments: Sequence[str]) -> str:
     """Returns one to four lines for an error of composing the config in conf from the command line's arguments."""
     message = str(error)

@@ -1,4 +1,4 @@
-"""Whether data are those of a run: which images came, went, changed, or stand on another side of the split."""
+"""Whether data are those of a run: which images came, went or changed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from runcard.audit.findings import counted, shortened
+from runcard.compare.reading import Types, faults, read_facts
 from runcard.data import Source, digest_or_none
 from runcard.errors import UserError
 
 MAX_LISTED = 20
+OF_DATA: Types = {"config.dataset": dict}  # what is asked of run.json
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,21 @@ class Difference:
         return found or ["The same images, byte for byte."]
 
 
-def read_facts(run: Path) -> dict[str, Any]:
-    """Returns run.json of a run's folder, with at least its resolved card."""
+def facts_of(run: Path) -> dict[str, Any]:
+    """Returns run.json of a run's folder, with at least the dataset of its card."""
     try:
-        facts: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        facts["config"]["dataset"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--against: {run} is not a run folder ({error}). Name a folder outputs/<name>/<stamp>."
-        ) from None
+        facts = read_facts(run)
+        wrong = next(faults(facts, OF_DATA), "")
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise UserError(f"--against: {run} is not a run folder ({wrong}). Name a folder outputs/<name>/<stamp>.")
     return facts
 
 
-def compare_with_run(source: Source, run: Path) -> Difference:
-    """Returns how the data of source differ from those that split.json of a run's folder lists."""
-    left_out = read_facts(run).get("left_out", {})  # none in a run of an older version
+def compare_with_run(source: Source, run: Path, facts: Mapping[str, Any]) -> Difference:
+    """Returns how the data of source differ from those of a run's folder, of which facts are run.json."""
+    left_out = facts.get("left_out", {})  # none in a run of an older version
     recorded = _recorded(run / "split.json") | left_out
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from runcard.atomic import write_figure, write_json
 from runcard.audit import of_augmentation
-from runcard.audit.against import compare_with_run, read_facts
+from runcard.audit.against import compare_with_run, facts_of
 from runcard.audit.auditing import Audit, audit_data
 from runcard.audit.before import STYLES
 from runcard.audit.findings import (
@@ -82,9 +82,9 @@ def audit_card(overrides: Sequence[str], output: Path | None, console: Console) 
 
 def audit_against(run: Path, overrides: Sequence[str], console: Console) -> bool:
     """Prints how the data of a card, or where none is said of the run's own, differ from the run's; returns if not."""
-    recorded = read_facts(run)["config"]["dataset"]
-    dataset = part(compose_card(overrides), "dataset") if overrides else recorded
-    difference = compare_with_run(open_source(dataset), run)
+    facts = facts_of(run)
+    dataset = part(compose_card(overrides), "dataset") if overrides else facts["config"]["dataset"]
+    difference = compare_with_run(open_source(dataset), run, facts)
     for line in difference.lines():
         console.print(line)
     return not difference

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runcard.errors import DataError, UserError, check_choice, check_names
+from runcard.errors import NEVER_ALLOWED, DataError, UserError, check_choice, check_names, way_past
 
 LEVELS = ("error", "warning", "note")
 MAX_PLACES_SHOWN = 5
@@ -74,7 +74,6 @@ CHECKS = {  # name -> what it looks for; a finding's level is said where it is m
     "validation_augmented": "validation images that are not as they are on disk",
     "model_knob": "a key of the model's card that nothing built shows",
 }
-MUST = ("layout", "split")  # without these there is nothing to train on
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def check_allowed(names: object) -> list[str]:
     """Returns audit.allow as a list of checks, or raises ValueError where one of them is no check, or must hold."""
     allowed = [] if names == [] else check_names("allow", names)
     for name in allowed:
-        check_choice("allow", name, [check for check in CHECKS if check not in MUST])
+        check_choice("allow", name, [check for check in CHECKS if check not in NEVER_ALLOWED])
     return allowed
 
 
@@ -141,12 +140,6 @@ def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
     if errors:
         way = way_past(allowed, (finding.check for finding in errors))
         raise UserError("\n".join([*map(str, errors), way]).rstrip())
-
-
-def way_past(allowed: Sequence[str], checks: Iterable[str]) -> str:
-    """Returns how to train in spite of errors of these checks, beside the allowed ones, where that can be."""
-    more = [check for check in dict.fromkeys(checks) if check not in MUST]
-    return f"To train nevertheless, on record: 'audit.allow=[{','.join([*allowed, *more])}]'" if more else ""
 
 
 def as_json(findings: Iterable[Finding], allowed: Sequence[str]) -> list[dict[str, Any]]:

@@ -64,7 +64,8 @@ def _apart(data: Inspected) -> str:
 
 def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
     """Returns in words whether files or only their pixels are the same."""
-    by_bytes = sum(len({data.profiles[i].bytes_hash for i in group}) == 1 for group in groups)
+    files = [[data.profiles[i].files for i in group] for group in groups]
+    by_bytes = sum(all(each) and len({paths[0].read_bytes() for paths in each}) == 1 for each in files)
     return f"{by_bytes} by bytes, {len(groups) - by_bytes} by pixels alone"
 
 

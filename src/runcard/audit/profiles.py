@@ -30,11 +30,9 @@ class Profile:
     files: tuple[Path, ...]  # the image, and its mask; none for data that are made
     digest: str  # of the bytes of its files
     inode: tuple[int, int] | None  # of the image's file: links to one file share it
-    bytes_hash: str  # of the image's file, or of its pixels where it has none
     pixel_hash: str  # of the image as decoded
     num_bytes: int  # of the image's file
     original: Original
-    is_colour: bool
     mean: float  # of the greys at full size, 0 to 255
     sd: float
     is_constant: bool  # of a single grey
@@ -132,11 +130,9 @@ def _profile(source: Source, i: int) -> Profile:
         files=files,
         digest=digest,
         inode=(status.st_dev, status.st_ino) if status else None,
-        bytes_hash=_hash(files[0].read_bytes() if files else image.tobytes()),
         pixel_hash=_hash(str(image.shape).encode() + image.tobytes()),
         num_bytes=status.st_size if status else image.nbytes,
         original=original,
-        is_colour=image.ndim == 3,
         mean=mean,
         sd=sd,
         is_constant=bool(grey.min() == grey.max()),
