@@ -65,7 +65,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """A whole data set, decoded and resized, in memory."""
+    """A whole data set, decoded and resized, in memory, in read-only arrays: whoever changes pixels copies them."""
 
     images: np.ndarray  # (N, H, W, C) uint8
     targets: np.ndarray  # (N,) int64 classes, or (N, H, W) uint8 class maps
@@ -121,7 +121,9 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
     targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, DataError)), strict=True)
     ids = [source.ids[i] for i in positions]
     kept = images if len(positions) == len(source) else images[positions]
-    return Samples(kept, np.stack(targets), ids, list(digests), list(originals), positions, faults)
+    return Samples(
+        read_only(kept), read_only(np.stack(targets)), ids, list(digests), list(originals), positions, faults
+    )
 
 
 def read_sample(source: Source, i: int) -> Sample:
@@ -139,7 +141,15 @@ def read_sample(source: Source, i: int) -> Sample:
                 "Set it to the values to be black and white.",
             )
             raise DataError("window", paths[0], what, fix, f", its values are {low:g} to {high:g}")
-    return Sample(image, target, digest(paths, made), original)
+    target = read_only(target) if isinstance(target, np.ndarray) else target
+    return Sample(read_only(image), target, digest(paths, made), original)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return a view of array that cannot be written to: neither a drawing nor a transform can change the data."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def left_out(source: Source, samples: Samples) -> dict[str, str | None]:

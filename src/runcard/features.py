@@ -84,7 +84,7 @@ def with_cached_features(parts: Parts, console: Console) -> tuple[Parts, dict[st
         else:
             with replacing(path) as temporary:  # bytes of ours: safetensors' own writer hides that the disk is full
                 temporary.write_bytes(save({"features": features}, metadata={"seconds": str(made_in)}))
-    data = FeatureDataset(features, torch.as_tensor(parts.data.samples.targets).long())
+    data = FeatureDataset(features, torch.tensor(parts.data.samples.targets, dtype=torch.int64))
     on_gpu = parts.fabric.device.type == "cuda"
     loaders = make_loaders(data, data, parts.data.split, parts.train, parts.seed, pin_memory=on_gpu)
     seconds = perf_counter() - started

@@ -1,4 +1,4 @@
-"""Pictures from arrays: pure drawing, no model and no files.
+"""Pictures from arrays: pure drawing, no model and no files, and no array that is given is written to.
 
 In every overlay green is agreement, red is false positive and blue is missed.
 """
@@ -66,8 +66,8 @@ def agreement(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> n
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns the image (H, W, C) uint8 as RGB with the contours of every class of mask, each in its colour."""
-    shown = np.ascontiguousarray(to_rgb(image))
+    """Return a new RGB image: image (H, W, C) uint8 under the contour of every class of mask, each in its colour."""
+    shown = to_rgb(image).copy()  # OpenCV draws into the array it is given, which may be the data set's own memory
     for value in range(1, int(mask.max()) + 1):
         contours, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(shown, contours, -1, CONTOURS[(value - 1) % len(CONTOURS)], 1)

@@ -46,7 +46,8 @@ class SampleDataset(Dataset[Batch]):
         image, target = self.samples.images[index], self.samples.targets[index]
         if self.augment is not None:
             draw = derive(self.seed, "augmentation", epoch, self.samples.ids[index])
-            image, mask = self.augment(image, target if self.samples.has_masks else None, draw)
+            mask = target.copy() if self.samples.has_masks else None
+            image, mask = self.augment(image.copy(), mask, draw)  # copies: transforms may work in place
             target = target if mask is None else mask
         pixels = image.transpose(2, 0, 1) * self.scale + self.shift  # (C, H, W) float32
         return Batch(torch.from_numpy(pixels), torch.from_numpy(np.asarray(target, np.int64)), torch.tensor(index))

@@ -73,6 +73,11 @@ class Parts:
         return channels, height, width
 
     @property
+    def bit_exact(self) -> bool:
+        """Whether the same computation gives the same bits: on a CPU always, on a GPU in deterministic mode."""
+        return self.fabric.device.type == "cpu" or self.train.deterministic
+
+    @property
     def num_parameters(self) -> int:
         """Returns the number of parameters, frozen ones too."""
         return sum(p.numel() for p in self.model.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +20,33 @@ from runcard.gallery import Gallery
 from runcard.parts import Parts
 from runcard.pictures import Pictures
 from runcard.progress import duration, print_table
-from runcard.record import Record
+from runcard.record import Record, Row
 from runcard.sheets import panel
 from runcard.shortcut import Finding
 from runcard.tracking import Tracker
 
+LOSS_TOLERANCE = 0.01  # relative, where arithmetic is not bit-exact: bfloat16 rounds to 0.4 %
+
 
 def write_results(
-    parts: Parts, state: State, tracker: Tracker, gallery: Gallery, checkpoint: Checkpoint, record: Record
+    parts: Parts,
+    state: State,
+    tracker: Tracker,
+    gallery: Gallery,
+    checkpoint: Checkpoint,
+    record: Record,
+    bit_exact: bool,
 ) -> dict[str, Any]:
     """Writes per_image.csv, previews/, figures/ and the PR curve; returns the facts that run.json ends with.
 
-    The model holds the last weights when this begins and the best ones when it ends.
+    The model holds the last weights when this begins and the best ones when it ends. bit_exact says whether evaluating
+    the last weights again must reproduce the last row of metrics.csv to the last bit, or to rounding only.
     """
     folder, rows, name = record.folder, tracker.rows, parts.monitor.name
     if state.best is None:
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
     last = _evaluate(parts)
+    check_reproduced(rows[-1], last["val"], bit_exact)
     write_figure(folder / "figures" / "predictions.png", gallery.predictions(last["val"]))
     write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, _positive(parts.data)))
     outcomes = gallery.write_previews(folder)
@@ -71,6 +82,33 @@ def write_results(
         },
         "shortcut": [finding.to_json() for finding in findings],
     }
+
+
+def check_reproduced(recorded: Row, again: Evaluation, bit_exact: bool) -> None:
+    """Check that evaluating the last epoch's weights again gives the validation values that metrics.csv recorded.
+
+    Where arithmetic is not bit-exact only the loss is compared, to LOSS_TOLERANCE: rounding can move a decision across
+    its threshold, and with it a score, but hardly a mean loss. Raises UserError where they differ: what per_image.csv
+    would say belongs to other data, or to another model, than what was trained and selected on.
+    """
+    names = again.values if bit_exact else ["loss"]
+    differing = [
+        f"val/{name} was {recorded[f'val/{name}']:.6g} and is now {again.values[name]:.6g}"
+        for name in names
+        if not _same(recorded[f"val/{name}"], again.values[name], bit_exact)
+    ]
+    if differing:
+        raise UserError(
+            f"The last epoch's weights, evaluated again, do not reproduce metrics.csv: {', '.join(differing)}.\n"
+            "Either the validation images changed in memory (code that writes into the array it is given), or model, "
+            "loss or metric give another result the second time (randomness in eval mode, a count that is not reset)."
+        )
+
+
+def _same(recorded: float, again: float, bit_exact: bool) -> bool:
+    if math.isnan(recorded) or math.isnan(again):
+        return math.isnan(recorded) and math.isnan(again)
+    return recorded == again or (not bit_exact and math.isclose(recorded, again, rel_tol=LOSS_TOLERANCE, abs_tol=1e-4))
 
 
 def print_summary(console: Console, parts: Parts, results: dict[str, Any], folder: Path) -> None:

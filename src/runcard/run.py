@@ -54,14 +54,13 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             check_parent(parent, parts.config, fingerprint, parts.total_matters)
         _announce(parts, built, record.folder, choices, console)
         print_findings(findings, parts.config["audit"]["allow"], overrides, console)
-        exact = parts.fabric.device.type == "cpu" or parts.train.deterministic
         changed = record.start(
             parts.card,
             overrides,
             session={
                 "device": str(parts.fabric.device),
                 "precision": parts.precision,
-                "reproducible": "bit for bit" if exact else "to rounding",
+                "reproducible": "bit for bit" if parts.bit_exact else "to rounding",
             },
             choices=choices,
             config=parts.config,
@@ -155,9 +154,12 @@ def _train(parts: Parts, record: Record, console: Console) -> dict[str, Any]:
             figure = first_batch(parts)
             write_figure(folder / "figures" / "first_batch.png", figure)
             tracker.figure("train/first_batch", figure, 0)
+        resumed_epoch = state.epoch
         state = trained.fit(state, checkpoint, tracker)
         progress.close()
-        results = write_results(trained, state, tracker, gallery, checkpoint, record)
+        # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
+        bit_exact = trained.bit_exact and state.epoch > resumed_epoch
+        results = write_results(trained, state, tracker, gallery, checkpoint, record, bit_exact)
         status = "completed"
         return results
     finally:
