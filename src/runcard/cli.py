@@ -205,7 +205,7 @@ def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
         raise UserError("\n".join(["There is no completed run to compare:", *found.left_out]))
     arms, again = factors.group_arms(found.runs)
     if metric:
-        endpoints.check_metric(arms[0].first, metric)
+        endpoints.check_measured(arms[0].first, metric)
     return arms, [*found.left_out, *again]
 
 

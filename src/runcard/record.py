@@ -23,7 +23,9 @@ from runcard.errors import UserError
 from runcard.facts import Config, code_hash, commit, differing_keys, hardware, versions
 
 Row = dict[str, Any]  # of metrics.csv
-SCHEMA_VERSION = 4  # 2 features, shortcut, num_trained_parameters, seconds.caching; 3 better; 4 audit, model, sha256
+SCHEMA_VERSION = (
+    5  # 2 features, shortcut, num_trained_parameters, seconds.caching; 3 better; 4 audit, model, sha256; 5 bounds
+)
 
 
 class Record:

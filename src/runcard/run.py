@@ -69,6 +69,9 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
             num_parameters=parts.num_parameters,
             num_trained_parameters=parts.num_trained,
             better={name: better(name, parts.metrics) for name in ("loss", *columns(parts.metrics))},
+            bounds={
+                name: metric.bounds for name, metric in columns(parts.metrics).items() if hasattr(metric, "bounds")
+            },
             parent=parts.train.extend,
             model=built.facts(),
             left_out=left_out(parts.data.source, samples),

@@ -7,15 +7,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from folders import BONE, of_classes, simulate, write_run
 
 from runcard.compare.answers import answer
 from runcard.compare.factors import group_arms
 from runcard.compare.findings import Findings, ask_pairs, find
-from runcard.compare.inference import difference, wilcoxon
+from runcard.compare.inference import Effect, difference, wilcoxon
+from runcard.compare.measures import Measure
 from runcard.compare.questions import Question
 from runcard.compare.reading import find_runs
 from runcard.compare.runs import Arm, Images
+from runcard.compare.table import as_json
+from runcard.compare.verdicts import Evidence, judge
 
 IMAGES = 47
 POOLED = {"auroc": 0.9, "sensitivity": 0.8, "balanced_accuracy": 0.8}
@@ -375,7 +379,8 @@ def test_auroc_goes_by_pseudo_values(tmp_path):
             score = rng.normal(np.where(targets == "AFF", skill, 0), 1)
             prob = 1 / (1 + np.exp(-score))
             images = of_classes(targets, np.stack([prob, 1 - prob], axis=1))
-            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=POOLED, **arm)
+            pooled = POOLED | {"auroc": sklearn.metrics.roc_auc_score(targets == "AFF", prob)}
+            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=pooled, **arm)
     findings = found_in(tmp_path, metric="auroc")
     one = only(findings)
     assert one.verdict.word == "better"
@@ -504,3 +509,83 @@ def test_right_or_wrong_is_of_images_also_where_patients_are_the_unit(tmp_path):
             special = {"seed": seed, "images": images, "groups": groups, "card": BONE, "pooled": POOLED}
             write_run(tmp_path / f"{name}{seed}", **special, **arm)
     assert only(found_in(tmp_path, metric="accuracy", margin=0.05)).verdict.word == "cannot tell"
+
+
+# Metrics that count all images together
+
+
+def of_skill(rng, skill):
+    """Targets of two classes and columns of a classifier that is right more often the larger skill is."""
+    targets = np.array(["AFF", "NFF"] * 30)
+    prob = 1 / (1 + np.exp(-rng.normal(np.where(targets == "AFF", skill, -skill), 1)))
+    return targets, of_classes(targets, np.stack([prob, 1 - prob], axis=1))
+
+
+def write_kappas(folder, weights):
+    """Writes three runs each of a good and of a poor classifier, which monitor torchmetrics' Cohen's kappa."""
+    rng = np.random.default_rng(0)
+    kappa = {"_target_": "torchmetrics.classification.MulticlassCohenKappa", "num_classes": 2, "weights": weights}
+    config = {f"metric.scores.kappa.{key}": value for key, value in kappa.items()} | {"metric.monitor": "val/kappa"}
+    for name, arm, skill in (("a", BCE, 2.0), ("b", DICE, 0.3)):
+        for seed in range(3):
+            targets, images = of_skill(rng, skill)
+            decided = np.where(images["prob_AFF"] >= 0.5, "AFF", "NFF")
+            value = sklearn.metrics.cohen_kappa_score(targets, decided) / (2 if weights else 1)
+            special = {"config": arm["config"] | config, "pooled": POOLED | {"kappa": value}}
+            write_run(folder / f"{name}{seed}", seed=seed, images=images, card=BONE, **(arm | special))
+
+
+def test_kappa_as_the_monitor_is_compared_by_pseudo_values(tmp_path):
+    write_kappas(tmp_path, weights=None)
+    findings = found_in(tmp_path)
+    one = only(findings)
+    assert (one.measure.key, one.measure.bounds, one.verdict.word) == ("kappa", (-1, 1), "better")
+    first, second = (np.mean(findings.values[arm.name]["kappa"].runs) for arm in findings.arms)
+    assert one.effect.estimate == pytest.approx(first - second, abs=0.02)  # pseudo-values remove the bias
+
+
+def test_kappa_that_per_image_values_do_not_reproduce_is_described(tmp_path):
+    """Weights make it another metric; run.json, not a guess, says what it was."""
+    write_kappas(tmp_path, weights="quadratic")
+    one = only(found_in(tmp_path))
+    assert (one.verdict.word, one.p, one.effect) == ("no verdict", None, None)
+    assert one.verdict.sentence.startswith("No verdict on kappa: it counts all images together, without a value per")
+    assert "accuracy" in one.verdict.sentence.partition("--metric")[2]
+    assert only(found_in(tmp_path, metric="accuracy")).verdict.word == "better"
+
+
+def test_pooled_dice_as_the_monitor_is_described_and_another_metric_compared(tmp_path):
+    config = {"metric.monitor": "val/dice_pooled"}
+    write_pair(tmp_path, effect=0.05, config=config, pooled={"dice_pooled": 0.95})
+    findings = found_in(tmp_path)
+    one = only(findings)
+    assert "loss=bce 0.950 (runs 0.950 to 0.950); loss=dice 0.950" in one.verdict.sentence
+    assert findings.values["loss=bce"]["dice_pooled"].note == "(no value per image)"
+    assert only(found_in(tmp_path, metric="dice")).verdict.word == "better"
+
+
+# Bounds
+
+
+def test_intervals_end_where_a_metric_does(tmp_path):
+    values = np.array([[0.99, 0.2, 0.99, 0.3, 0.98, 0.99, 0.97, 0.99], [0.99, 0.9, 0.1, 0.3, 0.98, 0.99, 0.97, 0.99]])
+    for name, arm, y in (("a", BCE, values), ("b", DICE, values[:, ::-1] / 50)):
+        write_arm(tmp_path, name, y, facts={"bounds": {"dice": [0, 1]}}, **arm)
+    findings = found_in(tmp_path)
+    one = only(findings)
+    assert one.effect.interval()[1] > 1, "what is clipped reaches beyond"
+    assert max(one.measure.difference_interval(one.effect)) == 1
+    for arm in findings.arms:
+        measure = next(m for m in findings.measures if m.key == "dice")
+        assert measure.mean_interval(findings.values[arm.name]["dice"].mean)[0] >= 0
+    content = as_json(findings)
+    assert content["pairs"][0]["difference"]["interval"][1] == 1
+    assert all(0 <= x <= 1 for arm in content["arms"] for x in arm["last"]["dice"]["mean"]["interval"])
+
+
+def test_a_difference_that_cannot_be_is_not_called_detectable():
+    measure = Measure("dice", "Dice", "max", per_image=True, bounds=(0.0, 1.0))
+    evidence = Evidence(Effect(0.1, 0.3, 3), 0.8, 0.05, 1, False)
+    sentence = judge(ASKED, measure, evidence, confounded=False).sentence
+    assert "no possible difference would be found four times in five" in sentence
+    assert "to +1.000" in sentence

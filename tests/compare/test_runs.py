@@ -213,6 +213,14 @@ def test_power(sweep):
     assert "and one like it, Dice: 3 seeds each, 12 images" in alone
 
 
+def test_power_leaves_out_the_arms_of_one_seed(sweep):
+    some = [str(sweep / name) for name in ("a0", "a1", "a2", "b0")]
+    result = CliRunner().invoke(app, ["power", *some])
+    assert result.exit_code == 0
+    assert "left out  model.dropout=0.2: one seed" in result.output
+    assert "model.dropout=0.0 and one like it, Dice: 3 seeds each" in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

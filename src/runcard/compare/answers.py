@@ -16,7 +16,7 @@ from runcard.compare.factors import Factor, incomparable, length_factors, parted
 from runcard.compare.inference import ALPHA, Array, Effect
 from runcard.compare.measures import Measure, title
 from runcard.compare.questions import Question
-from runcard.compare.runs import Arm
+from runcard.compare.runs import Arm, Run
 from runcard.compare.verdicts import MIN_UNITS, Evidence, Verdict, amount, in_numbers, judge, judge_networks
 from runcard.errors import UserError
 
@@ -136,9 +136,11 @@ def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
     ]
 
 
-def of_metric(metric: str, better: str | None) -> Measure:
-    """Returns how a metric with a value per image is written."""
-    return Measure(metric, title(metric), better, per_image=True)
+def metric_measure(metric: str, run: Run | None) -> Measure:
+    """Return how a metric of a run is written; which way it is better, and its bounds, where the run knows them."""
+    if run is None or metric not in run.facts["better"]:
+        return Measure(metric, title(metric), None, per_image=True)
+    return Measure(metric, title(metric), run.better(metric), per_image=True, bounds=endpoints.bounds(run, metric))
 
 
 def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
@@ -148,16 +150,19 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
     if dynamic:
         measure = dynamics.measure(question.measure, metric, threshold)
     else:
-        measure = of_metric(metric, arm.first.better(metric) if arm and metric in arm.first.facts["better"] else None)
+        measure = metric_measure(metric, arm.first if arm else None)
     if not first or not second:
         return _Case(question, measure, first, second)
     reasons = incomparable(first, second, (dynamic.metric if dynamic else None) or metric)
     machines = session_factors(first, second)
     if dynamic and dynamic.by_clock:
         reasons += [f"seconds on another machine: {each}" for each in machines if each.key in MATTER_TO_TIMES]
-    if not dynamic:
-        lacking = [run for run in (first.first, second.first) if metric not in endpoints.metrics(run)]
-        reasons += [f"{metric} has no value per image in {run.folder}" for run in lacking]
+    only_described = False
+    if not dynamic and not endpoints.in_folds(first):
+        runs = (first.first, second.first)
+        lacking = [run for run in runs if metric not in endpoints.metrics(run)]
+        only_described = bool(lacking) and all(endpoints.is_measured(run, metric) for run in runs)
+        reasons += [f"{metric} has no value per image in {run.folder}" for run in lacking if not only_described]
     studied, others = parted(first.first, second.first, question.factor)
     if question.factor and not studied:
         reasons.append(f"they do not differ in {question.factor}")
@@ -165,6 +170,8 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
     case = _Case(question, measure, first, second, tuple(studied), besides, tuple(reasons), count=Count.of(first))
     if reasons:
         return case
+    if only_described:
+        return replace(case, contrast=RunContrast(None, None, False, endpoints.described((first, second), metric)))
     if dynamic:
         return replace(case, contrast=dynamics.compare(question.measure, first, second, metric, threshold))
     try:
@@ -280,7 +287,7 @@ def _paired(case: _Case) -> Paired | None:
         return None
     kept = np.isfinite(first + second)
     known = tuple(name for name, is_kept in zip(ids, kept, strict=True) if is_kept)
-    return Paired(of_metric(metric, case.first.first.better(metric)), known, first[kept], second[kept])
+    return Paired(metric_measure(metric, case.first.first), known, first[kept], second[kept])
 
 
 def _others(case: _Case) -> Others | None:
@@ -300,5 +307,5 @@ def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:
     for name in shared:
         if name != case.measure.key and not incomparable(first, second, name):
             with suppress(UserError):  # a metric that is undefined there
-                found.append((of_metric(name, first.first.better(name)), endpoints.contrast(first, second, name)))
+                found.append((metric_measure(name, first.first), endpoints.contrast(first, second, name)))
     return tuple(found)

@@ -10,18 +10,25 @@ from typing import Any
 import numpy as np
 
 from runcard.compare import inference
-from runcard.compare.inference import Array, Effect
+from runcard.compare.inference import Array, Effect, Mask
 from runcard.compare.runs import PROBABILITY, Arm, Images, Run
 from runcard.errors import UserError, nearest
 
 # What torchmetrics counts over all images, by its class's name: there a pseudo-value stands for each image.
-STATISTICS: dict[str, Callable[[Any, Any], float]] = {
+ONE_CLASS: dict[str, Callable[[Any, Any], float]] = {  # of one class against the rest, wrapped in a metric of ours
     "BinaryAUROC": inference.auroc,
     "BinaryRecall": inference.sensitivity,
     "BinarySpecificity": inference.specificity,
     "BinaryF1Score": inference.f1,
 }
 THRESHOLDED = ("BinaryRecall", "BinarySpecificity", "BinaryF1Score")  # of decisions, not of probabilities
+ALL_CLASSES: dict[str, Callable[[Any, Any], float]] = {
+    **dict.fromkeys(("CohenKappa", "MulticlassCohenKappa"), inference.cohen_kappa),
+    **dict.fromkeys(("JaccardIndex", "MulticlassJaccardIndex"), inference.mean_jaccard),
+}
+BOUNDS = dict.fromkeys((*ONE_CLASS, "JaccardIndex", "MulticlassJaccardIndex"), (0.0, 1.0))
+BOUNDS |= dict.fromkeys(("CohenKappa", "MulticlassCohenKappa"), (-1.0, 1.0))
+REPRODUCED = 1e-4  # by how much a value recomputed from per_image.csv may differ from the one in run.json: float32
 
 
 @dataclass(frozen=True)
@@ -59,21 +66,49 @@ class Count:
 
 
 def metrics(run: Run) -> list[str]:
-    """Returns the names of all metrics with a value per image, or a pseudo-value: those that can be compared."""
+    """Return the names of all metrics with a value per image, or a pseudo-value: those that can be compared."""
     images = run.images()
     direct = [name for name in images.values if not name.startswith(PROBABILITY)]
-    return direct + [name for name in _statistics(run) if name not in direct]
+    return direct + [name for name in _statistics(run) if name not in direct and _is_reproduced(run, name)]
 
 
-def check_metric(run: Run, metric: str) -> str:
-    """Returns metric where a run has a value of it per image; raises UserError naming those that it has."""
+def is_measured(run: Run, metric: str) -> bool:
+    """Whether a run has a value of the metric; where it is none of metrics(run), it can only be described."""
+    return f"{run.split}/{metric}" in run.facts["last"]["values"]
+
+
+def bounds(run: Run, metric: str) -> tuple[float, float]:
+    """Return the smallest and the largest value that a metric can have; infinite where none is known."""
+    low, high = run.facts.get("bounds", {}).get(metric) or BOUNDS.get(_statistics(run).get(metric, ""), (None, None))
+    return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def described(arms: Sequence[Arm], metric: str) -> str:
+    """Return why a pooled metric is only described, and its mean and range over the runs of each arm."""
+    texts = []
+    for arm in arms:
+        values = [value(run, metric) for run in arm.runs]
+        texts.append(f"{arm.name} {np.mean(values):.3f} (runs {min(values):.3f} to {max(values):.3f})")
+    return (
+        "it counts all images together, without a value per image to compare by, so it is only described: "
+        f"{'; '.join(texts)}. Compare by another metric (--metric): {', '.join(metrics(arms[0].first))}"
+    )
+
+
+def check_measured(run: Run, metric: str) -> None:
+    """Raise UserError, naming the metrics that can be compared, where a run has no value of this one."""
+    if metric not in (known := metrics(run)) and not is_measured(run, metric):
+        raise UserError(_refusal(run, metric, "was not measured", known))
+
+
+def check_comparable(run: Run, metric: str) -> None:
+    """Raise UserError, naming the metrics that can be compared, where this one has no value per image."""
     if metric not in (known := metrics(run)):
-        pooled = f"{run.split}/{metric}" in run.facts["last"]["values"]
-        why = "counts all images together and has no value per image" if pooled else "was not measured"
-        raise UserError(
-            f"metric: {metric} {why} in {run.folder}.{nearest(metric, known)} There are {', '.join(known)}."
-        )
-    return metric
+        raise UserError(_refusal(run, metric, "counts all images together and has no value per image", known))
+
+
+def _refusal(run: Run, metric: str, why: str, known: Sequence[str]) -> str:
+    return f"metric: {metric} {why} in {run.folder}.{nearest(metric, known)} There are {', '.join(known)}."
 
 
 def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
@@ -93,6 +128,7 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
         values = [inference.by_group(y[:, kept], groups) for y in stacked]
         right_or_wrong = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
     else:
+        check_comparable(arms[0].first, metric)
         right_or_wrong = False
         kept = np.ones(len(first.ids), bool)
         values = [np.stack([_pseudo_values(run, metric, checkpoint, first.ids) for run in arm.runs]) for arm in arms]
@@ -156,19 +192,31 @@ def _in_order(images: Images, metric: str, ids: Sequence[str]) -> Array:
 
 
 def _statistics(run: Run) -> dict[str, str]:
-    """Returns the torchmetrics class that each metric of the card wraps, where one stands in STATISTICS."""
+    """Return the torchmetrics class of each metric that can be computed from per_image.csv again."""
     if not run.images().targets:
         return {}
-    suffix = ".metric._target_"
-    wrapped = {
-        key.removeprefix("metric.scores.").removesuffix(suffix): str(target).rpartition(".")[2]
-        for key, target in run.config.items()
-        if key.startswith("metric.scores.") and key.endswith(suffix)
-    }
-    return {name: target for name, target in wrapped.items() if target in STATISTICS}
+    found = {}
+    for known, suffix in ((ONE_CLASS, ".metric._target_"), (ALL_CLASSES, "._target_")):
+        for key, target in run.config.items():
+            name = key.removeprefix("metric.scores.").removesuffix(suffix)
+            if key == f"metric.scores.{name}{suffix}" and (of := str(target).rpartition(".")[2]) in known:
+                found[name] = of
+    return found
+
+
+def _is_reproduced(run: Run, metric: str) -> bool:
+    """Whether per_image.csv gives the recorded value: an option (weights, average) may make it another metric."""
+    statistic, groups = _statistic(run, metric, "last", run.images().ids)
+    recorded, computed = value(run, metric), statistic(np.ones(len(groups), bool))
+    return math.isnan(recorded) or math.isnan(computed) or abs(recorded - computed) <= REPRODUCED
 
 
 def _pseudo_values(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> Array:
+    return inference.jackknife(*_statistic(run, metric, checkpoint, ids))
+
+
+def _statistic(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> tuple[Callable[[Mask], float], list[str]]:
+    """Return the metric as a function of which images are kept (I,), and the images' groups."""
     images, target = run.images(checkpoint), _statistics(run)[metric]
     classes = list(images.probs)
     probs = np.stack([_in_order(images, f"{PROBABILITY}{name}", ids) for name in classes], axis=1)
@@ -178,11 +226,13 @@ def _pseudo_values(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -
     positive = run.config.get(f"metric.scores.{metric}.positive")
     decided = probs.argmax(axis=1)
 
-    def statistic(kept: Any) -> float:
+    def statistic(kept: Mask) -> float:
+        if target in ALL_CLASSES:
+            return ALL_CLASSES[target](truth[kept], decided[kept])
         of_classes = [
-            STATISTICS[target](truth[kept] == k, decided[kept] == k if target in THRESHOLDED else probs[kept, k])
+            ONE_CLASS[target](truth[kept] == k, decided[kept] == k if target in THRESHOLDED else probs[kept, k])
             for k in (range(len(classes)) if positive is None else [positive])
         ]
         return float(np.mean(of_classes))
 
-    return inference.jackknife(statistic, groups)
+    return statistic, groups

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from runcard.compare import dynamics, endpoints
-from runcard.compare.answers import Answer, answer, of_metric
+from runcard.compare.answers import Answer, answer, metric_measure
 from runcard.compare.factors import distinct, session_factors
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
@@ -113,7 +113,7 @@ def ask_pairs(
 def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measure, Value]:
     """Returns every measure of one arm: this metric first, then the others and the dynamics of this one."""
     names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
-    table = {of_metric(name, arm.first.better(name)): _value(arm, name, "last") for name in names}
+    table = {metric_measure(name, arm.first): _value(arm, name, "last") for name in names}
     asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
     threshold = asked[0] if asked else math.nan
     keys = [key for key in dynamics.MEASURES if asked or not key.endswith("_to_threshold")]
@@ -123,6 +123,8 @@ def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measur
 
 def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
     runs = tuple(endpoints.value(run, metric, checkpoint) for run in arm.runs)
+    if not endpoints.in_folds(arm) and metric not in endpoints.metrics(arm.first):
+        return Value(runs, None, "(no value per image)")
     try:
         return Value(runs, endpoints.of_arm(arm, metric, checkpoint))
     except UserError as error:  # a metric that is undefined there

@@ -23,9 +23,14 @@ def print_power(console: Console, arms: Sequence[Arm], metric: str, differences:
     """Prints, for each pair of arms or for one alone, what it can detect now and what each difference would need."""
     if in_folds := [arm.name for arm in arms if endpoints.in_folds(arm)]:
         raise UserError(f"{', '.join(in_folds)}: of folds nothing can be planned; name runs of one split.")
-    if few := [arm.name for arm in arms if len(arm.runs) < 2]:
-        raise UserError(f"{', '.join(few)}: one seed; how far seeds differ takes at least two. Run seed=0,1.")
-    pairs = list(combinations(arms, 2)) or [(arms[0], arms[0])]
+    few = [arm.name for arm in arms if len(arm.runs) < 2]
+    enough = [arm for arm in arms if len(arm.runs) >= 2]
+    if few:
+        one_seed = f"{', '.join(few)}: one seed; how far seeds differ takes at least two. Run seed=0,1."
+        if not enough:
+            raise UserError(one_seed)
+        console.print(f"left out  {one_seed}", style="yellow")
+    pairs = list(combinations(enough, 2)) or [(enough[0], enough[0])]
     if reasons := [f"{a.name}, {b.name}: {'; '.join(why)}" for a, b in pairs if (why := incomparable(a, b, metric))]:
         raise UserError("\n".join(["These arms cannot be compared, so nothing can be planned of them:", *reasons]))
     for first, second in pairs:

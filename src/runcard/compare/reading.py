@@ -22,7 +22,7 @@ from runcard.record import SCHEMA_VERSION
 Types = Mapping[str, type | tuple[type, ...]]  # by dotted key
 ASIDE = re.compile(r"\.old\d+$")  # the end of a folder's name that overwrite=true has moved aside
 
-SCHEMAS = (3, SCHEMA_VERSION)  # a run of schema 3 was not audited, and has all else
+SCHEMAS = (3, 4, SCHEMA_VERSION)  # a run of schema 3 was not audited; one of schema 4 does not know bounds
 ABSENT = object()
 NUMBER, NOTHING = (int, float), type(None)
 OF_RUN: Types = {  # what a comparison asks of run.json
@@ -141,7 +141,7 @@ def faults(content: object, needed: Types) -> Iterator[str]:
 def _faults_of_facts(facts: Mapping[str, Any]) -> Iterator[str]:
     """Yields why run.json is none of a run to compare. Each check relies on those before it: the first one counts."""
     if facts.get("schema") not in SCHEMAS:
-        yield f"its schema is {facts.get('schema')}, this version of runcard reads {' and '.join(map(str, SCHEMAS))}"
+        yield f"its schema is {facts.get('schema')}, this version of runcard reads {', '.join(map(str, SCHEMAS))}"
     if facts.get("status") != "completed":
         reason = f": {str(facts['error']).splitlines()[0]}" if facts.get("error") else ""
         yield f"{facts.get('status', 'run.json: status is missing')}{reason}"

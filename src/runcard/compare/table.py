@@ -68,7 +68,8 @@ def cell(measure: Measure, value: Value) -> str:
         own = ", ".join(number(each) for each in value.runs if not math.isnan(each))
         return "; ".join(text for text in (own, value.note) if text) or "–"
     effect = value.mean
-    shown = [number(math.exp(x) if measure.is_ratio else x) for x in (effect.estimate, *effect.interval())]
+    bounds = measure.mean_interval(effect)
+    shown = [number(math.exp(x) if measure.is_ratio else x) for x in (effect.estimate, *bounds)]
     return f"{shown[0]} [{shown[1]}, {shown[2]}]" + (f" {value.note}" if value.note else "")
 
 
@@ -101,8 +102,12 @@ def _pair(place: int, answer: Answer) -> list[str]:
     names = f"{answer.question.first} − {answer.question.second}"
     if answer.effect is None:
         return [f"{place}.", names, "", "", in_p(answer.p) if answer.p is not None else "", "", answer.verdict.word]
-    low, high = (amount(answer.measure, bound) for bound in answer.effect.interval(answer.alpha))
-    smallest = amount(answer.measure, answer.effect.detectable(answer.alpha)).lstrip("+")
+    low, high = (
+        amount(answer.measure, bound) for bound in answer.measure.difference_interval(answer.effect, answer.alpha)
+    )
+    detectable = answer.effect.detectable(answer.alpha)
+    possible = detectable <= answer.measure.largest_difference
+    smallest = amount(answer.measure, detectable).lstrip("+") if possible else "none"
     difference = f"{title(answer.measure.title)} {amount(answer.measure, answer.effect.estimate)}"
     interval = f"{low} to {high} ({100 * (1 - answer.alpha):.4g} %)"
     p = "" if answer.p is None else in_p(answer.p)
@@ -124,17 +129,18 @@ def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
 
 def _value(measure: Measure, value: Value) -> dict[str, Any]:
     shown: dict[str, Any] = {"title": measure.title, "runs": _plain(list(value.runs)), "note": value.note}
-    return shown | ({"mean": _effect(measure, value.mean)} if value.mean else {})
+    return shown | ({"mean": _effect(measure, value.mean, measure.mean_interval(value.mean))} if value.mean else {})
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
-    effect = _effect(answer.measure, answer.effect, answer.alpha) if answer.effect else None
+    measure, alpha, effect = answer.measure, answer.alpha, answer.effect
+    difference = _effect(measure, effect, measure.difference_interval(effect, alpha), alpha) if effect else None
     return {
         "question": answer.question.text,
         "first": answer.question.first,
         "second": answer.question.second,
         "measure": answer.measure.key,
-        "difference": effect,
+        "difference": difference,
         "p_adjusted": answer.p,
         "verdict": answer.verdict.word,
         "sentence": answer.verdict.sentence,
@@ -146,12 +152,12 @@ def _answer(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _effect(measure: Measure, effect: Effect, alpha: float = ALPHA) -> dict[str, Any]:
-    """Returns an effect on the scale that it is written in: a ratio where arms are compared by ratio."""
+def _effect(measure: Measure, effect: Effect, interval: tuple[float, float], alpha: float = ALPHA) -> dict[str, Any]:
+    """Return an effect on the scale that it is written in: a ratio where arms are compared by ratio."""
     back = math.exp if measure.is_ratio else float
     return {
         "estimate": back(effect.estimate),
-        "interval": [back(bound) for bound in effect.interval(alpha)],
+        "interval": [back(bound) for bound in interval],
         "level": 1 - alpha,
         "p": effect.p,
         "detectable": back(effect.detectable(alpha)),

@@ -90,7 +90,7 @@ def in_numbers(measure: Measure, evidence: Evidence) -> str:
 
 def in_interval(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
     """Returns "95 % interval +0.004 to +0.020"."""
-    return f"{100 * (1 - alpha):.4g} % interval {in_range(measure, effect.interval(alpha))}"
+    return f"{100 * (1 - alpha):.4g} % interval {in_range(measure, measure.difference_interval(effect, alpha))}"
 
 
 def in_range(measure: Measure, bounds: tuple[float, float]) -> str:
@@ -116,6 +116,8 @@ def _detectable(measure: Measure, evidence: Evidence) -> str:
     if evidence.effect is None:
         return ""
     smallest = evidence.effect.detectable(evidence.alpha)
+    if smallest > measure.largest_difference:
+        return " With so few runs and images, no possible difference would be found four times in five."
     text = f"×{math.exp(smallest):.2f}" if measure.is_ratio else f"{smallest:.3f}"
     return f" A true difference of {text} would be found four times in five at best, a smaller one more rarely."
 

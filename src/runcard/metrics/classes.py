@@ -21,6 +21,7 @@ class Correct(Metric):
     higher_is_better = True
     full_state_update = False
     per_image = True
+    bounds = (0.0, 1.0)
     correct: list[Tensor]
 
     def __init__(self) -> None:

@@ -22,6 +22,7 @@ class LogLoss(Metric):
     higher_is_better = False
     full_state_update = False
     per_image = True
+    bounds = (0.0, None)  # None: no bound
     # A MetricCollection shares one state between metrics whose states have equal names and, after the first batch,
     # equal values. The name is this metric's own, so that no coincidence of numbers can join it to another.
     log_losses: list[Tensor]

@@ -34,6 +34,7 @@ class _Counts(Metric):
     higher_is_better = True
     full_state_update = False
     per_image = True
+    bounds = (0.0, 1.0)
     confusion: list[Tensor]  # (N, K, K) int64 each: true class, predicted class
 
     def __init__(self, num_classes: int) -> None:
@@ -168,6 +169,7 @@ class SoftDiceLoss(Metric):
     higher_is_better = False
     full_state_update = False
     per_image = True
+    bounds = (0.0, 1.0)
     soft_dice_losses: list[Tensor]  # a name of its own, see runcard.metrics.log_loss
 
     def __init__(self) -> None:

@@ -62,6 +62,7 @@ class _SurfaceDistances(Metric):
     higher_is_better = False
     full_state_update = False
     per_image = True
+    bounds = (0.0, None)  # None: no bound
     # (N, K-1, 2) each, in pixels: hausdorff 95, average. A name of its own, see runcard.metrics.log_loss.
     surface_distances: list[Tensor]
 
