@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runcard.cards import extended_card, read_saved_card
 from runcard.errors import EXIT_USER_ERROR, UserError
 from runcard.launch import add_or_override, relative, remove_if_empty
 
@@ -28,6 +29,14 @@ def main(cfg: DictConfig) -> float:
     choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}
     overrides: Any = OmegaConf.to_container(job.overrides.task, resolve=False)
     try:
+        saved = None
+        if (source := Path(job.runtime.config_sources[1].path)).name == ".hydra":  # make rerun: a saved card
+            again = read_saved_card(source.parent, "RUN")
+            choices, overrides = again.choices, [*again.overrides, *overrides]
+        elif isinstance(cfg.train.extend, str):
+            saved = extended_card(cfg, overrides)
+        if saved:
+            cfg, choices, overrides = saved.card, saved.choices, saved.overrides
         from runcard.run import run  # torch takes seconds: only a card that composes waits for it
 
         return run(cfg, folder, overrides, choices)

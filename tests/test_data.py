@@ -205,6 +205,16 @@ def test_faults_of_all_images_come_in_one_error():
     )
 
 
+def test_no_way_past_is_offered_where_no_image_would_be_left():
+    class AllBroken(Pictures):
+        def __getitem__(self, i):
+            raise DataError("unreadable", f"{i}.png", "broken", "Replace it.")
+
+    with pytest.raises(UserError) as caught:
+        prepare(AllBroken((GREY, 0), (GREY, 0)), 8, 1)
+    assert str(caught.value) == "0.png: broken. Replace it.\n1.png: broken. Replace it.\nruncard audit tells all."
+
+
 # Loaders
 
 

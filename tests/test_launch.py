@@ -20,6 +20,7 @@ from evidence import numbers, read_csv, run_json
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
+from runcard.compare.reading import find_runs
 from runcard.datasets.course import write_course
 from runcard.errors import UserError
 from runcard.hydra_errors import in_words
@@ -363,3 +364,64 @@ def test_rerun_repeats_a_saved_card(run_card, train, tmp_path):
     assert clash.returncode == 2
     assert "seed (5 there, 6 here)" in clash.stderr
     assert "Traceback" not in clash.stderr
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """A completed run of the real command, of a card that differs from the default one in four groups."""
+    folder = tmp_path_factory.mktemp("parent")
+    command = ["loss=bce", "augmentation=lab", "optimizer=sgd", "model.dropout=0.2", "run_dir=a", *SMALL]
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *command], cwd=folder, check=True, capture_output=True)
+    return folder / "a"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_rerun_knows_its_choices_and_can_be_compared(parent, train, tmp_path):
+    first = shutil.copytree(parent, tmp_path / "a")
+    done = train(*rerun_command(first))
+    (again,) = tmp_path.glob("a-rerun-*")
+    assert run_json(again)["choices"] == run_json(first)["choices"]
+    assert "phantom_chest: 16 train, 4 val · unet · bce" in done.stdout
+    assert re.search(r"Files and fixes: runcard audit .*dataset\.num_images=20", done.stdout), "of these data"
+    found = find_runs([str(again)])
+    assert ([run.folder for run in found.runs], found.left_out) == ([again], ())
+
+
+def test_a_run_is_extended_without_its_card_being_typed_again(parent, train, tmp_path):
+    done = train(f"train.extend={parent}", "train.epochs=3", "run_dir=b")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, longer = run_json(parent), run_json(tmp_path / "b")
+    assert longer["choices"] == first["choices"]
+    kept = {key: value for key, value in longer["config"].items() if key not in ("train", "name", "run_dir", "derived")}
+    assert kept == {key: first["config"][key] for key in kept}
+    assert longer["epochs"] == 3
+    assert read_csv(tmp_path / "b" / "metrics.csv")[:1] == read_csv(parent / "metrics.csv")
+    assert find_runs([str(tmp_path / "b")]).left_out == ()
+
+
+def test_the_card_of_an_extended_run_may_be_typed_again(parent, train):
+    typed = ("loss=bce", "model=unet", "model.dropout=0.2")
+    assert train(f"train.extend={parent}", "train.epochs=3", "run_dir=b", *typed).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("loss=dice", "train.epochs=3"), "not loss._target_ (runcard.losses.bce.BCE there"),
+        (("model.base=5", "train.epochs=3"), "only train.epochs may differ from"),
+        ((), "train.epochs=1 must exceed the 1 of"),
+    ],
+)
+def test_an_extended_run_is_the_same_card(parent, train, overrides, message):
+    done = train(f"train.extend={parent}", "run_dir=b", *overrides)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_extended_is_refused_before_torch_is_loaded(train, tmp_path):
+    done = train("train.extend=nowhere", "train.epochs=3")
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.extend: nowhere is not a run folder: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("outputs/run/*"))

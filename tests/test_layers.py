@@ -153,7 +153,7 @@ def test_what_runs_before_torch_does_not_import_it(name):
 def test_train_py_waits_with_torch_until_the_card_is_composed():
     found = top_level(ROOT / "train.py")
     assert not within(found, "torch", "albumentations", "lightning_fabric")
-    assert modules(found) <= {"runcard.errors", "runcard.hydra_errors", "runcard.launch"}
+    assert modules(found) <= {f"runcard.{name}" for name in ("cards", "errors", "hydra_errors", "launch")}
 
 
 def test_torch_is_really_not_loaded():

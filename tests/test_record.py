@@ -251,7 +251,7 @@ def test_differing_keys():
 def test_run_json_is_whole(finished):
     record = run_json(finished)
     session = record["sessions"][0]
-    assert (record["schema"], record["status"], record["error"], record["parent"]) == (4, "completed", None, None)
+    assert (record["schema"], record["status"], record["error"], record["parent"]) == (5, "completed", None, None)
     assert record["config"]["model"]["base"] == 4
     assert record["config"]["derived"]["out_channels"] == 1
     assert record["config"]["seed"] == 3
@@ -269,6 +269,7 @@ def test_run_json_is_whole(finished):
     assert (record["model"]["layers"]["convolution"], record["model"]["output_shape"]) == (19, [1, 32, 32])
     assert all(finding["level"] == "warning" and not finding["allowed"] for finding in record["audit"])
     assert (record["better"]["dice"], record["better"]["loss"], record["better"]["bce"]) == ("max", "min", "min")
+    assert (record["bounds"]["dice"], record["bounds"]["bce"]) == ([0.0, 1.0], [0.0, None])
     assert datetime.fromisoformat(record["start"]) <= datetime.fromisoformat(record["end"])
     assert datetime.fromisoformat(record["start"]).tzinfo is not None
     with (finished / "metrics.csv").open() as file:

@@ -110,12 +110,13 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
         loaded = list(pool.map(load, range(len(source))))
+    positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
     faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
     if forbidden := [fault for fault in faults if fault.check not in allowed]:
         more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
-        way = way_past(allowed, (fault.check for fault in forbidden))
-        raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, f"runcard audit tells all. {way}"]))
-    positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
+        way = way_past(allowed, (fault.check for fault in forbidden)) if positions else ""  # else nothing would remain
+        audit = f"runcard audit tells all. {way}".rstrip()
+        raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, audit]))
     if not positions:
         raise UserError("There is no image left that could be read: see audit.allow.")
     targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, DataError)), strict=True)
