@@ -27,7 +27,7 @@ lab: $(READY)  ## Rehearse the fourteen lab cards on phantoms, or on your images
 ifdef ROOT
 	$(BIN)/python train.py -m experiment=$(LAB) scale=quick name=lab 'dataset.root="$(ROOT)"' $(ARGS)
 else
-	$(BIN)/python -m runcard.datasets.course $(PHANTOMS)
+	$(BIN)/python experiments/lab4/make_data.py $(PHANTOMS)
 	RUNCARD_VGG16=random $(BIN)/python train.py -m experiment=$(LAB) scale=quick name=lab_phantoms \
 	  dataset.root=$(PHANTOMS) $(ARGS)
 endif

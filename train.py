@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runcard.cards import extended_card, read_saved_card
+from runcard.config.compose import extended_card, read_saved_card
+from runcard.config.sweep import add_or_override, relative, remove_if_empty
 from runcard.errors import EXIT_USER_ERROR, UserError
-from runcard.launch import add_or_override, relative, remove_if_empty
 
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
 os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> float:
             saved = extended_card(cfg, overrides)
         if saved:
             cfg, choices, overrides = saved.card, saved.choices, saved.overrides
-        from runcard.run import run  # torch takes seconds: only a card that composes waits for it
+        from runcard.experiment.run import run
 
         return run(cfg, folder, overrides, choices)
     except KeyboardInterrupt:
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        from runcard.hydra_errors import in_words, is_hydras
+        from runcard.config.hydra_errors import in_words, is_hydras
 
         if not is_hydras(error):
             raise  # a bug of ours

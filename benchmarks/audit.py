@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from runcard.progress import print_table
+from runcard.console import print_table
 
 SIDE_PX = 512
 COUNTS = (2500, 5000, 10_000)

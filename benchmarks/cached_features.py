@@ -18,9 +18,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from runcard.facts import hardware
-from runcard.progress import print_table
-from runcard.run import run
+from runcard.console import print_table
+from runcard.experiment.run import run
+from runcard.runs.environment import hardware
 
 CONF = Path(__file__).parents[1] / "conf"
 CARD = ["dataset=phantom_bone", "loss=bce", "dataset.image_size_px=128", "dataset.channels=3", "train.epochs=30"]

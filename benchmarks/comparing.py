@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from runcard.progress import print_table
+from runcard.console import print_table
 
 TESTS = Path(__file__).parents[1] / "tests"
 ARMS, SEEDS, IMAGES, EPOCHS, ROUNDS = 20, 10, 47, 150, 5

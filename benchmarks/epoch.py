@@ -26,13 +26,16 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from runcard.checkpoint import Checkpoint, State
-from runcard.facts import hardware
-from runcard.gallery import Gallery
-from runcard.loaders import Batch
-from runcard.parts import Parts, compose
-from runcard.progress import Progress, print_table
-from runcard.tracking import Tracker
+from runcard.console import print_table
+from runcard.data.loaders import Batch
+from runcard.experiment.predictions import Gallery
+from runcard.experiment.run import fit_parts
+from runcard.experiment.setup import Parts, compose
+from runcard.loggers.progress import Progress
+from runcard.loggers.tensorboard import Tracker
+from runcard.runs.environment import hardware
+from runcard.training.checkpoint import Checkpoint
+from runcard.training.types import State
 
 CONF = Path(__file__).parents[1] / "conf"
 CARD = ["dataset.image_size_px=128", "model.base=16", "loss=dice", "train.batch_size=8"]
@@ -79,12 +82,12 @@ def our_epochs(parts: Parts, folder: Path) -> Callable[[], None]:
     """Returns a function that trains one more epoch as train.py does: metrics, record, checkpoint, pictures."""
     checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
     progress = Progress(Console(file=io.StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
-    tracker = Tracker(folder, 0, progress, Gallery(parts))
+    tracker = Tracker(folder, 0, progress, Gallery(parts).epoch)
     state = State()
 
     def epoch() -> None:
         one_more = replace(parts, train=replace(parts.train, epochs=state.epoch + 1))
-        one_more.fit(state, checkpoint, tracker)
+        fit_parts(one_more, state, checkpoint, tracker)
 
     return epoch
 

@@ -11,7 +11,7 @@ means ("crossed alone").
 
 Three kinds of values: normal; like Dice, where 1 − Dice is log-normal, so that bad images scatter most; right or wrong,
 where a latent normal value passes a threshold. In the last two a worse arm also scatters more, as it does in life.
-Prints the rows of 47 images and writes all to src/runcard/compare/simulation.json.
+Prints the rows of 47 images and writes all to src/runcard/stats/simulation.json.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import scipy
 from rich.console import Console
 from scipy import stats
 
-from runcard.atomic import write_json
-from runcard.compare.inference import ALPHA, Array, Effect, bootstrap, difference, mean
-from runcard.progress import print_table
+from runcard.console import print_table
+from runcard.fileio import write_json
+from runcard.stats.mrmc import ALPHA, Array, Effect, bootstrap, difference, mean
 
-FILE = Path(__file__).parents[1] / "src/runcard/compare/simulation.json"
+FILE = Path(__file__).parents[1] / "src/runcard/stats/simulation.json"
 SEED = 0
 REPLICATES = 4000  # a share of 0.83 % is known to within 0.3 %
 TAIL = ALPHA / 6  # the level at which Holm holds the smallest p of six questions

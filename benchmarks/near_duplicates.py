@@ -22,12 +22,12 @@ import numpy as np
 from corruptions import Picture, brighten, crop, flip, jpeg, quarter_turns, rotate
 from natsort import natsorted
 
-from runcard.audit.duplicates import find_near_duplicates
+from runcard.audit.detectors.near_duplicates import find_near_duplicates
 from runcard.audit.profiles import THUMB_PX
-from runcard.data import resize_image
-from runcard.datasets.phantom_bone import PhantomBone
-from runcard.datasets.phantom_chest import PhantomChest
-from runcard.images import is_image, read_image
+from runcard.data.image_io import is_image, read_image
+from runcard.data.preprocessing import resize_image
+from runcard.datasets.synthetic.bone import PhantomBone
+from runcard.datasets.synthetic.chest import PhantomChest
 
 FOLDERS = {"X_ray": "X_ray/Image", "Skin": "Skin", "Bone": "Bone", "lung_ct": "lung_ct/Image"}
 PHANTOMS: dict[str, Callable[[int, int], PhantomChest | PhantomBone]] = {

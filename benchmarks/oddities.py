@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from runcard.audit.fit import Fit, mask_fit
-from runcard.audit.oddities import inverted, outliers
-from runcard.datasets.phantom_bone import PhantomBone
-from runcard.datasets.phantom_chest import PhantomChest
-from runcard.images import list_images, read_image, read_mask
-from runcard.progress import print_table
+from runcard.audit.detectors.mask_alignment import Fit, mask_fit
+from runcard.audit.detectors.outliers import inverted, outliers
+from runcard.console import print_table
+from runcard.data.image_io import list_images, read_image, read_mask
+from runcard.datasets.synthetic.bone import PhantomBone
+from runcard.datasets.synthetic.chest import PhantomChest
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 NUM_PHANTOMS = 200

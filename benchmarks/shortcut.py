@@ -19,8 +19,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-from runcard.progress import print_table
-from runcard.run import run
+from runcard.console import print_table
+from runcard.experiment.run import run
 
 CONF = Path(__file__).parents[1] / "conf"
 CARD = ["dataset=phantom_bone", "dataset.image_size_px=64", "model=vgg16", "model.base=8", "model.batchnorm=true"]

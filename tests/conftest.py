@@ -37,7 +37,7 @@ def card(*overrides: str) -> DictConfig:
 @pytest.fixture
 def run_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Returns a function that runs a card in tmp_path/<name>, and returns that folder."""
-    from runcard.run import run
+    from runcard.experiment.run import run
 
     monkeypatch.chdir(tmp_path)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from runcard.checkpoint import read_weights
+from runcard.training.checkpoint import read_weights
 
 TIMES = ("seconds", "images_per_second")
 

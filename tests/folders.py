@@ -16,9 +16,10 @@ import yaml
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from runcard.atomic import write_json
-from runcard.facts import config_hash, data_fingerprint, flatten
-from runcard.record import SCHEMA_VERSION
+from runcard.config.diff import config_hash, flatten
+from runcard.data.fingerprint import data_fingerprint
+from runcard.fileio import write_json
+from runcard.runs.reader import SCHEMA_VERSION
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, ArrayLike]  # name -> a value per image, or per epoch

@@ -10,9 +10,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from runcard.activation import activation_maps, last_convolution
 from runcard.errors import UserError
-from runcard.sheets import MAX_PANEL_TILES, MAX_TILES, TILE_PX, Tile, by_class, overlay, panel, sheet
+from runcard.explain.cam import activation_maps, last_convolution
+from runcard.explain.cam_sheet import MAX_PANEL_TILES, MAX_TILES, TILE_PX, Tile, by_class, overlay, panel, sheet
 
 
 class Small(nn.Module):

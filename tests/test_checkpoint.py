@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-import runcard.atomic
-from runcard.atomic import replacing, write_json, write_text
-from runcard.checkpoint import Checkpoint, State, load_weights, read_weights, refuse_code
+import runcard.fileio
 from runcard.errors import UserError
+from runcard.fileio import replacing, write_json, write_text
+from runcard.training.checkpoint import Checkpoint, load_weights, read_weights, refuse_code
+from runcard.training.types import State
 
 CONFIG = {"model": {"base": 4}, "seed": 0, "name": "ä"}
 OPTIMIZERS, SCHEDULERS = (
@@ -135,7 +136,7 @@ def test_best_safetensors_holds_weights_and_the_card(tmp_path):
         ({"a": {"path": Path("x")}}, r"checkpoint.a.path is a pathlib"),
         ({"a": (1, {2, 3})}, r"checkpoint.a.1 is a builtins.set"),
         ({"rule": torch.optim.SGD}, r"checkpoint.rule is a builtins.type"),
-        ({"a": State()}, r"checkpoint.a is a runcard.checkpoint.State"),
+        ({"a": State()}, r"checkpoint.a is a runcard.training.types.State"),
     ],
 )
 def test_what_needs_code_to_load_is_refused_by_its_dotted_name(content, name):
@@ -220,7 +221,7 @@ def test_a_full_disk_is_a_users_matter_and_keeps_the_last_checkpoint(code, tmp_p
     def full(_):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(runcard.atomic.os, "fsync", full)
+    monkeypatch.setattr(runcard.fileio.os, "fsync", full)
     training.steps(range(2))
     for save, name in (
         (lambda: training.checkpoint.save(State(2)), "last.ckpt"),

@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from runcard.data import prepare
+from runcard.data.preprocessing import prepare
 
 CONF = ROOT / "conf"
 GROUPS = {

@@ -12,16 +12,17 @@ from conftest import card
 from hydra.utils import instantiate
 from PIL import Image
 
-import runcard.data
-from runcard.augmentation import Pipeline
-from runcard.data import Samples, normalizer, prepare
+import runcard.data.preprocessing
+from runcard.config.schema import TrainSettings
+from runcard.data.loaders import Loaders, SampleDataset, make_loaders
+from runcard.data.preprocessing import normalizer, prepare
+from runcard.data.source import Samples
 from runcard.datasets.image_mask import ImageMaskFolder
-from runcard.datasets.phantom_bone import PhantomBone
-from runcard.datasets.phantom_chest import PhantomChest
+from runcard.datasets.synthetic.bone import PhantomBone
+from runcard.datasets.synthetic.chest import PhantomChest
 from runcard.errors import DataError, UserError
-from runcard.loaders import Loaders, SampleDataset, make_loaders
 from runcard.seeding import derive
-from runcard.settings import TrainSettings
+from runcard.transforms import Pipeline
 
 CHESTS = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
 SPLIT = {"train": [2, 3, 5, 6, 7, 8, 9, 11, 12, 13], "val": [0, 1, 4, 10, 14, 19], "test": [15, 16, 17, 18]}
@@ -173,7 +174,7 @@ def test_without_files_the_pixels_are_digested():
 
 
 def test_images_beyond_the_memory_limit_are_mapped_and_equal(monkeypatch):
-    monkeypatch.setattr(runcard.data, "MEMORY_LIMIT_BYTES", 20 * 32 * 32 - 1)
+    monkeypatch.setattr(runcard.data.preprocessing, "MEMORY_LIMIT_BYTES", 20 * 32 * 32 - 1)
     mapped = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
     assert isinstance(mapped.images, np.memmap)
     assert not isinstance(CHESTS.images, np.memmap)

@@ -13,8 +13,8 @@ import yaml
 from conftest import ROOT
 from torch import Tensor, nn
 
-from runcard.build import build
-from runcard.echo import echo, receptive_field
+from runcard.config.instantiate import build
+from runcard.experiment.model_summary import echo, receptive_field
 from runcard.models.unet import UNet
 from runcard.models.vgg16 import VGG16
 

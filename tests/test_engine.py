@@ -18,16 +18,17 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from runcard.checkpoint import Checkpoint, State, read_weights
-from runcard.engine import Monitor, columns, evaluate
+from runcard.data.loaders import EpochSampler
 from runcard.errors import UserError
-from runcard.gallery import Gallery
-from runcard.loaders import EpochSampler
+from runcard.experiment.predictions import Gallery
+from runcard.experiment.run import fit_parts
+from runcard.experiment.setup import Parts, compose
+from runcard.loggers.progress import Progress
+from runcard.loggers.tensorboard import Tracker
 from runcard.losses.dice import SoftDice
-from runcard.parts import Parts, compose
-from runcard.probabilities import probabilities
-from runcard.progress import Progress
-from runcard.tracking import Tracker
+from runcard.training.checkpoint import Checkpoint, read_weights
+from runcard.training.evaluation import columns, evaluate, probabilities
+from runcard.training.types import Monitor, State
 
 BONE = ("dataset=phantom_bone", "model=vgg16", "loss=cross_entropy", "model.base=2", "model.head=[8]")
 PLAIN = ("model.batchnorm=false", "optimizer=sgd", "optimizer.lr=0.1")
@@ -59,9 +60,9 @@ def train(folder: Path, *overrides: str, change: Callable[[Parts], Parts] = lamb
     checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
     state = checkpoint.resume()
     progress = Progress(Console(file=StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
-    tracker = Tracker(folder, state.epoch, progress, Gallery(parts))
+    tracker = Tracker(folder, state.epoch, progress, Gallery(parts).epoch)
     try:
-        state = parts.fit(state, checkpoint, tracker)
+        state = fit_parts(parts, state, checkpoint, tracker)
     finally:
         tracker.close("interrupted")
     return Trained(parts, state, tracker.rows, checkpoint)

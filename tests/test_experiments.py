@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT, card
 from omegaconf import DictConfig, OmegaConf
 
-from runcard.datasets.course import write_course
-from runcard.facts import differing_keys
-from runcard.parts import compose
+from make_data import write_course
+from runcard.config.diff import differing_keys
+from runcard.experiment.setup import compose
 
 EXPERIMENTS = sorted(
     p.relative_to(ROOT / "experiments").with_suffix("").as_posix() for p in (ROOT / "experiments").rglob("*.yaml")

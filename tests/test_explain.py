@@ -16,11 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from runcard import __version__, results
-from runcard.datasets.phantom_bone import PhantomBone
+from runcard import __version__
+from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.errors import UserError
-from runcard.explain import explain_run
-from runcard.saved import open_run
+from runcard.experiment import finalize as results
+from runcard.explain.explain import explain_run
+from runcard.training.restore import open_run
 
 BONE = [o.replace("model.base=4", "model.base=2") for o in TINY]
 BONE += ["dataset=phantom_bone", "model=vgg16", "model.batchnorm=true", "loss=bce"]

@@ -16,10 +16,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from runcard import checks
 from runcard.errors import UserError
-from runcard.features import feature_key, with_cached_features
-from runcard.parts import Parts, compose
+from runcard.experiment.setup import Parts, compose, with_cached_features
+from runcard.training import feature_cache
+from runcard.training.feature_cache import feature_key
 
 BONE = [o for o in TINY if not o.startswith("model.")] + ["dataset=phantom_bone", "model=vgg16_pretrained", "loss=bce"]
 BONE += ["model.head=[8]", "optimizer.lr=1e-2"]
@@ -98,7 +98,7 @@ def composed(*overrides: str) -> Parts:
 def key(*overrides: str) -> str:
     parts = composed(*overrides)
     front, _ = parts.model.frozen_and_trained()
-    return feature_key(parts, front)
+    return feature_key(front, parts.images, parts.precision, parts.fabric.device.type)
 
 
 def test_the_key_knows_all_that_the_features_depend_on_and_nothing_else(weights, tmp_path):
@@ -122,7 +122,7 @@ def test_the_key_knows_all_that_the_features_depend_on_and_nothing_else(weights,
 def test_two_runs_at_once_make_the_features_once(weights, tmp_path):
     parts = composed(weights, f"train.cache_dir={tmp_path}")
     front, _ = parts.model.frozen_and_trained()
-    lock = FileLock(tmp_path / f"{feature_key(parts, front)}.lock")
+    lock = FileLock(tmp_path / f"{feature_key(front, parts.images, parts.precision, parts.fabric.device.type)}.lock")
     told, found = StringIO(), []
     with lock:
         other = Thread(target=lambda: found.append(with_cached_features(parts, Console(file=told))[1]))
@@ -143,9 +143,9 @@ def test_a_folder_that_cannot_hold_them_is_told_before_they_are_made(weights, tm
 
 
 def test_features_too_large_to_keep_are_not_cached(monkeypatch):
-    monkeypatch.setattr(checks, "MEMORY_LIMIT_BYTES", 20 * 512 * 4)
+    monkeypatch.setattr(feature_cache, "MEMORY_LIMIT_BYTES", 20 * 512 * 4)
     assert composed("model.weights=random").cache_features, "20 images of 512 features"
-    monkeypatch.setattr(checks, "MEMORY_LIMIT_BYTES", 20 * 512 * 4 - 1)
+    monkeypatch.setattr(feature_cache, "MEMORY_LIMIT_BYTES", 20 * 512 * 4 - 1)
     assert not composed("model.weights=random").cache_features
     with pytest.raises(UserError, match=r"the features would take \d.* GiB"):
         composed("model.weights=random", "train.cache_features=always")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from runcard.figures import (
+from runcard.figures.figures import (
     BLUE,
     CONTOURS,
     GREEN,

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runcard.data import Source, prepare
+from runcard.data.preprocessing import prepare
+from runcard.data.source import Source
+from runcard.data.splits import Split
+from runcard.data.summary import found_rows
+from runcard.datasets.image_folder import LabelledImages
 from runcard.datasets.image_mask import ImageMaskFolder
-from runcard.datasets.labelled import LabelledImages
-from runcard.datasets.phantom_bone import PhantomBone
-from runcard.datasets.phantom_chest import PhantomChest
-from runcard.found import found_rows
-from runcard.splits import Split
+from runcard.datasets.synthetic.bone import PhantomBone
+from runcard.datasets.synthetic.chest import PhantomChest
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

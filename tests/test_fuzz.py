@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_images import png
 
-from runcard.data import prepare
+from runcard.data.image_io import describe, read_image, read_mask, windowed
+from runcard.data.preprocessing import prepare
+from runcard.data.splits import make_split
+from runcard.datasets.image_folder import LabelledImages
 from runcard.datasets.image_mask import ImageMaskFolder
-from runcard.datasets.labelled import LabelledImages
 from runcard.errors import UserError
-from runcard.images import describe, read_image, read_mask, windowed
-from runcard.splits import make_split
 
 LIMIT_SECONDS = 20  # of an example: what takes longer hangs
 fuzz = settings(

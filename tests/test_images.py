@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from runcard.data import prepare
+from runcard.data.image_io import OnDisk, check_window, describe, list_images, read_image, read_mask, windowed
+from runcard.data.preprocessing import prepare
 from runcard.errors import UserError
-from runcard.images import OnDisk, check_window, describe, list_images, read_image, read_mask, windowed
 
 HEIGHT, WIDTH = 24, 32
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -253,7 +253,7 @@ def test_what_pillow_warns_of_is_not_told(tmp_path):
     image = Image.fromarray(COLOURS).convert("P")
     path = tmp_path / "x.png"
     image.save(path, transparency=bytes(range(9)))
-    code = f"from pathlib import Path; from runcard.images import read_image; read_image(Path({str(path)!r}))"
+    code = f"from pathlib import Path; from runcard.data.image_io import read_image; read_image(Path({str(path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
 

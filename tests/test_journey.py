@@ -8,8 +8,8 @@ import json
 import torch
 from conftest import TINY
 
-from runcard.checkpoint import load_weights, read_weights
 from runcard.models.unet import UNet
+from runcard.training.checkpoint import load_weights, read_weights
 
 
 def test_a_key_goes_all_the_way(train, tmp_path):

@@ -20,11 +20,11 @@ from evidence import numbers, read_csv, run_json
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from runcard.compare.reading import find_runs
-from runcard.datasets.course import write_course
+from make_data import write_course
+from runcard.config.hydra_errors import in_words
+from runcard.config.sweep import MAX_FOLDER_NAME, add_or_override, folder_name
 from runcard.errors import UserError
-from runcard.hydra_errors import in_words
-from runcard.launch import MAX_FOLDER_NAME, add_or_override, folder_name
+from runcard.runs.reader import find_runs
 
 SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
 

@@ -12,13 +12,22 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "src" / "runcard"
-LEAVES = ("datasets", "models", "losses", "metrics", "augmentation")
 MODULES = {
     ".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): p
     for p in sorted(PACKAGE.rglob("*.py"))
 }
-SHARED_BY_LEAVES = {f"runcard.{name}" for name in ("errors", "images", "initialization", "seeding", "weights")}
-CONFIG_READERS = {f"runcard.{m}" for m in ("build", "parts", "run", "launch", "hydra_errors", "cards", "study_cards")}
+# Packages and top-level modules from the bottom up: each imports only from itself and from the lines before its own.
+LAYERS = (
+    ("errors",),
+    ("console", "fileio", "seeding", "figures"),
+    ("config", "stats", "models", "losses", "metrics", "transforms"),
+    ("data", "runs"),
+    ("datasets", "training", "audit", "compare"),
+    ("loggers", "explain", "study"),
+    ("experiment",),
+    ("cli",),
+)
+LEAVES = ("datasets", "models", "losses", "metrics", "transforms")  # what only a YAML of conf/ names
 
 
 def tree(path: Path) -> ast.Module:
@@ -56,8 +65,13 @@ def modules(names: set[str]) -> set[str]:
     return names & (set(MODULES) - {"runcard"})
 
 
+def package(module: str) -> str:
+    """Returns the package, or the module at the top, that a module belongs to."""
+    return module.split(".")[1]
+
+
 def leaf_of(module: str) -> str | None:
-    return next((leaf for leaf in LEAVES if within({module}, f"runcard.{leaf}")), None)
+    return package(module) if module != "runcard" and package(module) in LEAVES else None
 
 
 def calls(module: str) -> set[str]:
@@ -69,60 +83,73 @@ def calls(module: str) -> set[str]:
 
 
 def test_the_modules_are_found():
-    assert len(MODULES) >= 35
+    assert len(MODULES) >= 80
     assert {leaf_of(module) for module in MODULES} == {*LEAVES, None}
-    assert "runcard.errors" in imports("runcard.engine")
+    assert "runcard.errors" in imports("runcard.training.loop")
     assert "torch.nn.functional" in imports("runcard.losses.bce")
 
 
+def test_every_package_has_a_layer():
+    assert {package(module) for module in MODULES if module != "runcard"} == {name for line in LAYERS for name in line}
+
+
+def test_at_most_six_modules_lie_at_the_top():
+    assert len([path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]) <= 6
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"runcard"}))
+def test_no_import_runs_upward(module):
+    place = {name: i for i, line in enumerate(LAYERS) for name in line}
+    own = package(module)
+    for other in sorted({package(name) for name in modules(imports(module))} - {own}):
+        assert place[other] < place[own], f"{module} imports from {other}"
+
+
+def test_no_circle():
+    """Neither between files nor, by the layers, between packages."""
+    waiting = {module: modules(imports(module)) - {module} for module in MODULES}
+    while free := [module for module, needed in waiting.items() if not needed & set(waiting)]:
+        for module in free:
+            del waiting[module]
+    assert not waiting, f"these import one another: {', '.join(sorted(waiting))}"
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if leaf_of(m)])
-def test_a_leaf_knows_no_other_leaf_and_nothing_above_it(module):
-    assert {name for name in modules(imports(module)) if leaf_of(name) != leaf_of(module)} <= SHARED_BY_LEAVES
+def test_a_leaf_knows_no_other_leaf_and_no_config(module):
+    assert {leaf_of(name) for name in modules(imports(module))} <= {leaf_of(module), None}
     assert not within(imports(module), "hydra", "omegaconf", "lightning_fabric")
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if not leaf_of(m)])
-def test_nothing_above_imports_a_leaf(module):
-    assert not within(imports(module), *(f"runcard.{leaf}" for leaf in LEAVES))
+@pytest.mark.parametrize("module", [m for m in MODULES if m != "runcard" and not leaf_of(m)])
+def test_only_a_yaml_names_a_leaf(module):
+    """Weight files are read by the pretrained model and by nothing else, but the setup hashes them."""
+    assert not {leaf_of(name) for name in modules(imports(module))} - {None}
 
 
-def test_what_leaves_share_stands_on_nothing():
-    for module in SHARED_BY_LEAVES:
-        assert modules(imports(module)) <= {"runcard.errors"}
-
-
-ENGINE_KNOWS = {
-    f"runcard.{m}" for m in ("checkpoint", "errors", "loaders", "probabilities", "seeding", "settings", "tracking")
-}
-ABOVE = {"runcard.engine", "runcard.parts", "runcard.run"}
-
-
-def test_the_engine_knows_only_what_it_is_given():
-    assert modules(imports("runcard.engine")) == ENGINE_KNOWS
-    for module in ENGINE_KNOWS:
-        assert not modules(top_level(MODULES[module])) & ABOVE, module
-
-
-@pytest.mark.parametrize("module", sorted(set(MODULES) - CONFIG_READERS))
+@pytest.mark.parametrize(
+    "module", sorted(m for m in MODULES if m != "runcard" and package(m) not in ("config", "experiment", "study"))
+)
 def test_only_the_composition_knows_hydra(module):
     assert not within(imports(module), "hydra", "omegaconf")
 
 
 def test_only_tracking_opens_a_summary_writer():
-    assert [m for m in MODULES if within(imports(m), "torch.utils.tensorboard", "tensorboard")] == ["runcard.tracking"]
+    assert [m for m in MODULES if within(imports(m), "torch.utils.tensorboard", "tensorboard")] == [
+        "runcard.loggers.tensorboard"
+    ]
 
 
 def test_only_checkpoint_writes_checkpoints():
     """Features of a frozen part are stored too, and weights are read in one more place."""
     formats = [m for m in MODULES if within(imports(m), "safetensors", "pickle")]
-    assert formats == ["runcard.checkpoint", "runcard.features", "runcard.weights"]
+    assert formats == ["runcard.models.pretrained", "runcard.training.checkpoint", "runcard.training.feature_cache"]
 
     def naming(function: str) -> list[str]:
         attributes = {m: [n for n in ast.walk(tree(p)) if isinstance(n, ast.Attribute)] for m, p in MODULES.items()}
         return [m for m, found in attributes.items() if function in map(ast.unparse, found)]
 
-    assert naming("torch.save") == ["runcard.checkpoint"]
-    assert naming("torch.load") == ["runcard.checkpoint", "runcard.weights"]
+    assert naming("torch.save") == ["runcard.training.checkpoint"]
+    assert naming("torch.load") == ["runcard.models.pretrained", "runcard.training.checkpoint"]
 
 
 def test_every_torch_load_is_weights_only():
@@ -140,31 +167,19 @@ def test_every_torch_load_is_weights_only():
 def test_only_probabilities_turns_logits_into_probabilities():
     """Losses do it as part of their own arithmetic."""
     callers = [m for m in MODULES if calls(m) & {"sigmoid", "softmax"} and leaf_of(m) != "losses"]
-    assert callers == ["runcard.probabilities"]
+    assert callers == ["runcard.training.evaluation"]
 
 
-@pytest.mark.parametrize("name", ["launch", "hydra_errors", "errors"])
-def test_what_runs_before_torch_does_not_import_it(name):
-    path = MODULES[f"runcard.{name}"]
-    assert not within(top_level(path), "torch", "torchvision", "albumentations", "lightning_fabric", "torchmetrics")
-    assert modules(top_level(path)) <= {"runcard.errors"}
-
-
-def test_train_py_waits_with_torch_until_the_card_is_composed():
-    found = top_level(ROOT / "train.py")
-    assert not within(found, "torch", "albumentations", "lightning_fabric")
-    assert modules(found) <= {f"runcard.{name}" for name in ("cards", "errors", "hydra_errors", "launch")}
-
-
-def test_torch_is_really_not_loaded():
-    code = "import sys, runcard.launch, runcard.hydra_errors, train; assert 'torch' not in sys.modules, 'torch'"
+def test_torch_waits_until_the_card_is_composed():
+    packages = ("torch", "torchvision", "albumentations", "lightning_fabric", "torchmetrics")
+    code = f"import sys, train; assert not {set(packages)} & set(sys.modules), set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_comparing_needs_no_torch():
     """A report can be made on a laptop from folders copied off a cluster."""
-    for module in within(set(MODULES), "runcard.compare"):
-        assert not within(imports(module), "torch", "lightning_fabric", "torchmetrics", *ABOVE), module
+    for module in within(set(MODULES), "runcard.compare", "runcard.stats", "runcard.runs"):
+        assert not within(top_level(MODULES[module]), "torch", "lightning_fabric", "torchmetrics", "hydra"), module
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -172,7 +187,7 @@ def test_no_module_is_a_drawer(module):
     assert not {"utils", "util", "common", "helpers", "helper", "misc"} & set(module.split("."))
 
 
-@pytest.mark.parametrize("module", ["runcard.parts", "runcard.run"])
+@pytest.mark.parametrize("module", ["runcard.experiment.setup", "runcard.experiment.run"])
 def test_a_key_of_the_card_has_no_default_in_code(module):
     """No cfg.get(key, default): .get is for the plain dicts named here."""
     plain = {"choices", "PRECISIONS", "record.content", "capabilities", "parts.config"}
@@ -187,10 +202,10 @@ def test_a_key_of_the_card_has_no_default_in_code(module):
 
 
 def test_only_the_composition_is_given_the_card():
-    """A parameter named cfg, or of the type DictConfig, ends in parts.py."""
+    """A parameter named cfg, or of the type DictConfig, ends in the experiment's setup."""
     for module, path in MODULES.items():
         arguments = {a.arg for node in ast.walk(tree(path)) if isinstance(node, ast.arguments) for a in node.args}
-        assert "cfg" not in arguments or module in {"runcard.parts", "runcard.run"}, module
+        assert "cfg" not in arguments or package(module) in ("config", "experiment"), module
 
 
 def test_no_constructor_that_a_card_reaches_swallows_arguments():

@@ -15,9 +15,9 @@ from PIL import Image
 from rich.console import Console
 
 from runcard.errors import UserError
-from runcard.gallery import Gallery
-from runcard.parts import Parts, compose
-from runcard.progress import Progress
+from runcard.experiment.predictions import Gallery
+from runcard.experiment.setup import Parts, compose
+from runcard.loggers.progress import Progress
 
 CHOICES = {
     "dataset": "phantom_chest",

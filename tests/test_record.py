@@ -20,10 +20,11 @@ from conftest import TINY, card
 from evidence import numbers, run_json
 from omegaconf import OmegaConf
 
-from runcard.checkpoint import Checkpoint
+from runcard.config.diff import config_hash, differing_keys, flatten
+from runcard.data.fingerprint import data_fingerprint
 from runcard.errors import UserError
-from runcard.facts import config_hash, data_fingerprint, differing_keys, flatten
-from runcard.run import run
+from runcard.experiment.run import run
+from runcard.training.checkpoint import Checkpoint
 
 CARD = (*TINY, "train.pictures=0")
 
@@ -144,8 +145,8 @@ def test_one_process_at_a_time(a):
 
 
 def changed_code(monkeypatch):
-    monkeypatch.setattr("runcard.run.code_hash", lambda: "another")
-    monkeypatch.setattr("runcard.record.code_hash", lambda: "another")
+    monkeypatch.setattr("runcard.experiment.run.code_hash", lambda: "another")
+    monkeypatch.setattr("runcard.runs.writer.code_hash", lambda: "another")
 
 
 def test_changed_code_is_said(a, monkeypatch, capsys):

@@ -10,10 +10,10 @@ from conftest import TINY, card
 from evidence import numbers, read_csv, run_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from runcard.checkpoint import Checkpoint
 from runcard.errors import UserError
-from runcard.run import run
-from runcard.tracking import Tracker
+from runcard.experiment.run import run
+from runcard.loggers.tensorboard import Tracker
+from runcard.training.checkpoint import Checkpoint
 
 # Everything that is random or has a memory is on. 16 training images in batches of 4: four steps an epoch.
 FULL = (*TINY, "train.epochs=3", "train.pictures=0", "augmentation=lab", "model.dropout=0.2", "model.batchnorm=true")
@@ -127,7 +127,7 @@ def test_interrupted_between_folder_and_first_epoch(run_card, monkeypatch, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("runcard.record.commit", stop)  # asks git: the slowest thing while run.json is being made
+        patch.setattr("runcard.runs.writer.commit", stop)  # asks git: the slowest thing while run.json is being made
         with pytest.raises(KeyboardInterrupt):
             run_card("a", *TINY)
     run_card("a", *TINY)

@@ -7,7 +7,7 @@ import torch
 from conftest import TINY, card
 from torch import Tensor, nn
 
-from runcard.parts import Parts, compose
+from runcard.experiment.setup import Parts, compose
 
 
 def composed(*overrides: str) -> Parts:

@@ -10,14 +10,14 @@ import pytest
 import torch
 from conftest import ROOT
 
-from runcard.activation import activation_maps
-from runcard.datasets.film import Stream, stream
-from runcard.datasets.phantom_bone import PhantomBone
-from runcard.images import read_image
+from runcard.data.image_io import read_image
+from runcard.datasets.synthetic.bone import PhantomBone
+from runcard.datasets.synthetic.rendering import Stream, stream
+from runcard.explain.cam import activation_maps
+from runcard.explain.regions import border, left_alone, markers, painted_over
+from runcard.explain.shortcut_probe import Finding, log_odds, of_regions_alone, probe
 from runcard.models.vgg16 import VGG16
-from runcard.probabilities import probabilities
-from runcard.regions import border, left_alone, markers, painted_over
-from runcard.shortcut import Finding, log_odds, of_regions_alone, probe
+from runcard.training.evaluation import probabilities
 
 CLASSES = ["AFF", "NFF"]
 KNEES = ROOT.parent / "shared" / "data" / "Bone"

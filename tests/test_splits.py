@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from runcard.splits import make_split
+from runcard.data.splits import make_split
 
 HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None, "fold": 0}
 IDS = [f"p{i // 4}_{i % 4}" for i in range(100)]  # 25 patients of 4 images

@@ -16,11 +16,11 @@ from conftest import ONE_THREAD, ROOT, TINY, card
 from folders import Card, write_run
 from omegaconf import OmegaConf
 
-from runcard import study
-from runcard.compare.study_file import read_study
 from runcard.errors import UserError
-from runcard.facts import code_hash
-from runcard.study import StudyRun, run_study
+from runcard.runs.environment import code_hash
+from runcard.study import runner as study
+from runcard.study.runner import StudyRun, run_study
+from runcard.study.spec import read_study
 
 STUDY = """
 name: little
@@ -301,7 +301,7 @@ def test_a_claim_stands_in_the_report():
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
 def test_interrupted_it_goes_on(house):
     (house / "study.yml").write_text(TWO_CARDS, encoding="utf-8")
-    code = "import sys; from pathlib import Path; from runcard.study import run_study; "
+    code = "import sys; from pathlib import Path; from runcard.study.runner import run_study; "
     code += "print(run_study(Path('study.yml'), sys.argv[1:]).missing)"
     command = [sys.executable, "-c", code, *TINY, "train.epochs=15", "model.depth=2", "train.pictures=0", "name=two"]
     first, second = (house / f"outputs/two/experiment={card},seed=0" for card in ("phantoms.chest", "first.capacity"))

@@ -20,9 +20,9 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from tensorboard.plugins.pr_curve import metadata as pr_curves
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
-from runcard.record import read_metrics
-from runcard.run import run
-from runcard.tracking import _to_csv
+from runcard.experiment.run import run
+from runcard.loggers.tensorboard import _to_csv
+from runcard.runs.reader import read_metrics
 
 CARD = (*TINY, "train.epochs=3", "train.pictures=2", "model.dropout=0.1")
 # Three runs that differ in their keys; clip_grad_norm is null in one, a number in the others.
@@ -213,7 +213,7 @@ def test_hparams_lose_no_value(backend, name, key, value):
 
 
 def test_hparams_have_every_key_of_every_card(backend, runs):
-    from runcard.facts import UNHASHED, flatten
+    from runcard.config.diff import UNHASHED, flatten
 
     offered = {info.name for info in backend.experiment().hparam_infos}
     for name in RUNS:

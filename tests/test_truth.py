@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ONE_THREAD, ROOT
 
-from runcard.compare.findings import of_study
+from runcard.compare.analysis import of_study
 
 SMALLER = ("dataset.image_size_px=32", "dataset.num_images=80", "train.epochs=20", "optimizer.lr=3e-3")
 

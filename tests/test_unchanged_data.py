@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from runcard import run as run_module
-from runcard.data import Samples
+from runcard.data.source import Samples
 from runcard.errors import UserError
-from runcard.gallery import Gallery
+from runcard.experiment import run as run_module
+from runcard.experiment.predictions import Gallery
 
 MASKS = (*TINY, "dataset=phantom_chest")
 CLASSES = (*(o for o in TINY if not o.startswith("model.")), "dataset=phantom_bone", "loss=bce")

@@ -16,8 +16,8 @@ from runcard import __version__
 from runcard.errors import EXIT_USER_ERROR, UserError
 
 if TYPE_CHECKING:
-    from runcard.compare.findings import Findings
-    from runcard.compare.runs import Arm
+    from runcard.compare.analysis import Findings
+    from runcard.compare.arms import Arm
 
 EXIT_FOUND = 1  # errors in the data, or other data than the run's
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
@@ -53,7 +53,7 @@ def explain(
     root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
 ) -> None:
     """Draw where a classifier looked, class by class, and probe whether it reads markers or borders."""
-    from runcard.explain import explain_run  # torch takes seconds: a mistyped option does not wait for it
+    from runcard.explain.explain import explain_run
 
     explain_run(run, images or [], split=split, method=method, layer=layer, root=root)
 
@@ -86,7 +86,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
-    from runcard.compare import table
+    from runcard.compare.report import terminal as table
 
     findings = _find(runs, metric, margin, threshold)
     if as_json:
@@ -102,8 +102,8 @@ def power(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
 ) -> None:
     """Say how many seeds or images a difference would need, from how far these runs scatter (two seeds at least)."""
-    from runcard.compare.findings import monitored
-    from runcard.compare.power import print_power
+    from runcard.compare.analysis import monitored
+    from runcard.compare.report.power_table import print_power
 
     if wrong := [d for d in difference if not 0 < d < math.inf]:
         raise UserError(f"--difference must be a number greater than 0, got {wrong[0]:g}")
@@ -126,8 +126,8 @@ def report(
     ] = True,
 ) -> None:
     """Write report.html, one file that opens offline, and report.md: verdicts, curves, images, claims, methods."""
-    from runcard.compare import findings
-    from runcard.compare.page import write_report
+    from runcard.compare import analysis as findings
+    from runcard.compare.report.html import write_report
 
     first = Path(runs[0])
     if len(runs) == 1 and (folder := _study_folder(first)):
@@ -147,9 +147,10 @@ def study(
     ] = None,
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
-    from runcard.compare import findings, table
-    from runcard.compare.page import write_report
-    from runcard.study import run_study
+    from runcard.compare import analysis as findings
+    from runcard.compare.report import terminal as table
+    from runcard.compare.report.html import write_report
+    from runcard.study.runner import run_study
 
     try:
         done = run_study(file, arguments or [])
@@ -169,7 +170,7 @@ def _study_folder(named: Path) -> Path | None:
         return named
     if named.suffix != ".yml":
         return None
-    from runcard.compare.study_file import read_study
+    from runcard.study.spec import read_study
 
     name = read_study(named).name
     folders = sorted(file.parent for file in Path("outputs").glob("*/study.json"))
@@ -182,7 +183,7 @@ def _study_folder(named: Path) -> Path | None:
 
 def _find(runs: list[str], metric: str | None, margin: float | None, threshold: float | None) -> Findings:
     """Returns what the runs in these folders say about each other."""
-    from runcard.compare import findings
+    from runcard.compare import analysis as findings
 
     for name, value in {"margin": margin, "threshold": threshold}.items():
         if value is not None and not (math.isfinite(value) and (value > 0 or name == "threshold")):
@@ -197,8 +198,9 @@ def _find(runs: list[str], metric: str | None, margin: float | None, threshold: 
 
 def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
     """Returns the arms that the runs in these folders form, and the runs left out, each with the reason."""
-    from runcard.compare import endpoints, factors
-    from runcard.compare.reading import find_runs
+    from runcard.compare import confounds as factors
+    from runcard.compare import endpoints
+    from runcard.runs.reader import find_runs
 
     found = find_runs(runs)
     if not found.runs:

@@ -22,14 +22,15 @@ from conftest import card
 from PIL import Image
 from rich.console import Console
 
-from runcard.audit import of_copies, of_masks
-from runcard.audit.auditing import audit_data
-from runcard.audit.duplicates import NearDuplicates
+from runcard.audit.audit import audit_data
+from runcard.audit.checks import duplicates as of_copies
+from runcard.audit.checks import masks as of_masks
+from runcard.audit.detectors.near_duplicates import NearDuplicates
 from runcard.audit.findings import Finding, of_faults
-from runcard.cards import part
-from runcard.dataset import open_source
-from runcard.datasets.phantom_bone import PhantomBone
-from runcard.datasets.phantom_chest import PhantomChest
+from runcard.config.compose import part
+from runcard.data.datamodule import open_source
+from runcard.datasets.synthetic.bone import PhantomBone
+from runcard.datasets.synthetic.chest import PhantomChest
 from runcard.errors import DataError
 
 WIDTH, HEIGHT = 64, 56  # not square, so that what is turned has another shape

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, TINY
 from corpus import constant, copy, leave_out_costly, on, pixels, remove, several, shuffle_masks, truncate, write_clean
 
-from runcard.audit import auditing
+from runcard.audit import audit as auditing
 from runcard.cli import main
 
 IMAGE = "Image/film_07.png"

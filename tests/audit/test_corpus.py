@@ -28,8 +28,8 @@ from corpus import (
 )
 from PIL import Image
 
-from runcard.audit import of_copies
-from runcard.audit.duplicates import NearDuplicates
+from runcard.audit.checks import duplicates as of_copies
+from runcard.audit.detectors.near_duplicates import NearDuplicates
 from runcard.audit.findings import CHECKS, Finding
 
 SHARED = ROOT.parent / "shared" / "data"

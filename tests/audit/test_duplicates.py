@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from runcard.audit.duplicates import NearDuplicates, find_near_duplicates
-from runcard.audit.likeness import Turn, about_middle, descriptors, in_words, looks
-from runcard.data import resize_image
-from runcard.datasets.phantom_bone import PhantomBone
-from runcard.datasets.phantom_chest import PhantomChest
-from runcard.images import read_image
+from runcard.audit.detectors.near_duplicates import NearDuplicates, find_near_duplicates
+from runcard.audit.detectors.registration import Turn, about_middle, descriptors, in_words, looks
+from runcard.data.image_io import read_image
+from runcard.data.preprocessing import resize_image
+from runcard.datasets.synthetic.bone import PhantomBone
+from runcard.datasets.synthetic.chest import PhantomChest
 
 KNEES = ROOT.parent / "shared" / "data" / "Bone"
 # The same film twice, told by eye; the fourth and the fifth have both classes, and so two labels.

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from runcard.audit.fit import MIN_IMAGES, TURNS, mask_fit
+from runcard.audit.detectors.mask_alignment import MIN_IMAGES, TURNS, mask_fit
 from runcard.datasets.image_mask import LungCT
-from runcard.datasets.phantom_chest import PhantomChest
+from runcard.datasets.synthetic.chest import PhantomChest
 
 NUM_FILMS = 24
 

@@ -15,18 +15,18 @@ from folders import write_run
 from hydra.errors import HydraException
 from torch import nn
 
-from runcard import parts
-from runcard.compare.factors import factors, group_arms, incomparable
-from runcard.compare.findings import ask_pairs, find
-from runcard.compare.reading import find_runs
-from runcard.datasets.phantom_bone import PhantomBone
+from runcard.compare.analysis import ask_pairs, find
+from runcard.compare.confounds import factors, group_arms, incomparable
+from runcard.data.loaders import make_loaders
+from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.errors import UserError
-from runcard.loaders import make_loaders
-from runcard.metrics.masks import Dice, PixelAccuracy
+from runcard.experiment import setup as parts
+from runcard.experiment.setup import compose
+from runcard.explain.regions import markers
+from runcard.explain.shortcut_probe import probe
+from runcard.metrics.segmentation import Dice, PixelAccuracy
 from runcard.models.unet import UNet
-from runcard.parts import compose
-from runcard.regions import markers
-from runcard.shortcut import probe
+from runcard.runs.reader import find_runs
 
 
 class ImageOnly:

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from runcard.audit.oddities import MIN_FOR_OUTLIERS, MIN_FOR_POLARITY, inverted, outliers
+from runcard.audit.detectors.outliers import MIN_FOR_OUTLIERS, MIN_FOR_POLARITY, inverted, outliers
 from runcard.datasets.image_mask import LungCT
-from runcard.datasets.phantom_bone import PhantomBone
+from runcard.datasets.synthetic.bone import PhantomBone
 
 NUM_FILMS = 80
 

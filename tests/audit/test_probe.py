@@ -11,13 +11,13 @@ import pytest
 from conftest import card
 from omegaconf import OmegaConf
 
-from runcard.audit.knobs import NUM_TRIALS, dead_knobs, extremes
-from runcard.audit.probe import Sample, probe, unaugmented
-from runcard.build import build
-from runcard.data import normalizer, prepare
-from runcard.datasets.phantom_chest import PhantomChest
+from runcard.audit.detectors.augmentation_probe import Sample, probe
+from runcard.audit.detectors.transform_params import NUM_TRIALS, dead_knobs, extremes
+from runcard.config.instantiate import build
+from runcard.data.loaders import SampleDataset, unaugmented
+from runcard.data.preprocessing import normalizer, prepare
+from runcard.datasets.synthetic.chest import PhantomChest
 from runcard.errors import UserError
-from runcard.loaders import SampleDataset
 
 SIZE_PX = 128
 AFFINE = {"rotate": [-10, 10], "scale": [0.8, 1.2], "p": 1.0}
@@ -39,7 +39,7 @@ def node(**transforms: dict[str, Any]) -> dict[str, Any]:
         name: {"_target_": f"albumentations.{knobs['library']}", **{k: v for k, v in knobs.items() if k != "library"}}
         for name, knobs in transforms.items()
     }
-    return {"_target_": "runcard.augmentation.Pipeline", "transforms": nodes}
+    return {"_target_": "runcard.transforms.Pipeline", "transforms": nodes}
 
 
 def pipeline(**transforms: dict[str, Any]) -> Callable[..., tuple[Image, Image]]:

@@ -12,11 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from runcard.atomic import FIGURE_DPI
-from runcard.audit.knobs import Draw
-from runcard.audit.probe import Sample
-from runcard.audit.sheets import COLOURS, MAX_TILES, NUM_COLUMNS, TILE_PX, Tile, contact_sheet, extremes_sheet
-from runcard.figures import CONTOURS
+from runcard.audit.contact_sheet import COLOURS, MAX_TILES, NUM_COLUMNS, TILE_PX, Tile, contact_sheet, extremes_sheet
+from runcard.audit.detectors.augmentation_probe import Sample
+from runcard.audit.detectors.transform_params import Draw
+from runcard.figures.figures import CONTOURS
+from runcard.fileio import FIGURE_DPI
 
 
 def plain(height: int, width: int, red: int) -> np.ndarray:

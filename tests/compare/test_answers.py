@@ -10,16 +10,17 @@ import pytest
 import sklearn.metrics
 from folders import BONE, of_classes, simulate, write_run
 
-from runcard.compare.answers import answer
-from runcard.compare.factors import group_arms
-from runcard.compare.findings import Findings, ask_pairs, find
-from runcard.compare.inference import Effect, difference, wilcoxon
+from runcard.compare.analysis import Findings, ask_pairs, find
+from runcard.compare.arms import Arm
+from runcard.compare.confounds import group_arms
+from runcard.compare.contrasts import answer
 from runcard.compare.measures import Measure
 from runcard.compare.questions import Question
-from runcard.compare.reading import find_runs
-from runcard.compare.runs import Arm, Images
-from runcard.compare.table import as_json
+from runcard.compare.report.terminal import as_json
 from runcard.compare.verdicts import Evidence, judge
+from runcard.runs.reader import find_runs
+from runcard.runs.run import Images
+from runcard.stats.mrmc import Effect, difference, wilcoxon
 
 IMAGES = 47
 POOLED = {"auroc": 0.9, "sensitivity": 0.8, "balanced_accuracy": 0.8}

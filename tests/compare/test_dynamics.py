@@ -10,10 +10,10 @@ import pytest
 from folders import write_run
 from scipy import stats
 
-from runcard.compare.dynamics import MEASURES, compare, measure, value
-from runcard.compare.reading import read_run
-from runcard.compare.runs import Arm, Run
-from runcard.compare.training import NoValueError, Training
+from runcard.compare.arms import Arm
+from runcard.compare.learning_curves import MEASURES, NoValueError, Training, compare, measure, value
+from runcard.runs.reader import read_run
+from runcard.runs.run import Run
 
 NAN, NEVER = math.nan, math.inf
 ZIGZAG = [0.0, 1.0] * 5

@@ -10,8 +10,8 @@ from conftest import card
 from folders import Card, of_classes, write_run
 from omegaconf import OmegaConf
 
-from runcard.compare.factors import factors, group_arms, incomparable, parted
-from runcard.compare.reading import find_runs
+from runcard.compare.confounds import factors, group_arms, incomparable, parted
+from runcard.runs.reader import find_runs
 
 
 def pair(tmp_path, first=None, second=None):
@@ -140,8 +140,8 @@ def test_values_are_matched_by_id_and_not_by_place(tmp_path):
     ids = [f"n{i}" for i in range(12)]
     write_run(tmp_path / "a", ids=ids, images={"dice": values})
     write_run(tmp_path / "b", ids=ids[::-1], images={"dice": values[::-1]}, seed=1)
+    from runcard.compare.arms import Arm
     from runcard.compare.endpoints import units
-    from runcard.compare.runs import Arm
 
     runs = find_runs([str(tmp_path)]).runs
     (y,) = units([Arm("both", runs)], "dice").values

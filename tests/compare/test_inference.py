@@ -10,7 +10,8 @@ import pytest
 import sklearn.metrics
 from scipy import stats
 
-from runcard.compare.inference import (
+from runcard.errors import UserError
+from runcard.stats.mrmc import (
     ALPHA,
     Array,
     Effect,
@@ -31,8 +32,7 @@ from runcard.compare.inference import (
     welch,
     wilcoxon,
 )
-from runcard.compare.planning import Scatter
-from runcard.errors import UserError
+from runcard.stats.power import Scatter
 
 A = np.array([[1.0, 2], [3, 6]])  # run means 1.5 and 4.5, residual mean square 1
 B = np.array([[3.0, 0], [4, 1]])  # run means 1.5 and 2.5, no residual

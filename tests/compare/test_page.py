@@ -16,13 +16,13 @@ import pytest
 from folders import simulate, write_run
 from PIL import Image
 
-from runcard.compare import charts
-from runcard.compare.factors import group_arms
-from runcard.compare.findings import Findings, find
-from runcard.compare.page import MARKS, SIMULATION, write_report
+from runcard.compare.analysis import Findings, find
+from runcard.compare.arms import Arm
+from runcard.compare.confounds import group_arms
 from runcard.compare.questions import Question, Study, Unasked
-from runcard.compare.reading import find_runs
-from runcard.compare.runs import Arm
+from runcard.compare.report import charts
+from runcard.compare.report.html import MARKS, SIMULATION, write_report
+from runcard.runs.reader import find_runs
 
 EVIL = "<img src=x onerror=alert(1)> | *a*"
 LOSSES = {"dice": "runcard.losses.dice.SoftDice", "bce": "runcard.losses.bce.BCE"}

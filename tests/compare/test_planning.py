@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runcard.compare.inference import difference
-from runcard.compare.planning import Scatter
+from runcard.stats.mrmc import difference
+from runcard.stats.power import Scatter
 
 RUNS = Scatter(runs=(0.012**2, 0.012**2), images=2 * 0.01**2, residual=(0.015**2, 0.015**2))
 

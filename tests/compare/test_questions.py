@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from runcard.atomic import write_json
 from runcard.compare.questions import Question, Study, Unasked, from_json, select, to_json
-from runcard.compare.study_file import read_study
 from runcard.errors import UserError
+from runcard.fileio import write_json
+from runcard.study.spec import read_study
 
 STUDY = """
 name: little

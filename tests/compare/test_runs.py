@@ -13,8 +13,8 @@ from folders import simulate, write_run
 from typer.testing import CliRunner
 
 from runcard.cli import app, main
-from runcard.compare.reading import OF_RUN, OF_SESSION, find_runs, read_run
 from runcard.errors import UserError
+from runcard.runs.reader import OF_RUN, OF_SESSION, find_runs, read_run
 
 
 @pytest.fixture(scope="module")

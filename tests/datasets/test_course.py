@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
-from runcard.datasets.course import write_course
+from make_data import write_course
 
 # Folder and beginning of the file names -> how many, of 5 training and 2 held-out images per class.
 TREE = {
@@ -90,7 +91,7 @@ def test_writing_again_adds_what_is_missing_and_touches_nothing_else(course, tmp
 
 
 def test_the_command_names_a_wrong_number(tmp_path):
-    command = [sys.executable, "-m", "runcard.datasets.course", str(tmp_path / "course"), "--images", "4"]
+    command = [sys.executable, str(ROOT / "experiments/lab4/make_data.py"), str(tmp_path / "course"), "--images", "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert "--images must be an integer >= 5, got 4" in done.stderr

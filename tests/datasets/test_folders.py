@@ -12,12 +12,12 @@ import pytest
 from conftest import card
 from PIL import Image
 
-from runcard.data import prepare
-from runcard.datasets.course import write_course
+from make_data import write_course
+from runcard.data.preprocessing import prepare
+from runcard.data.splits import make_split
+from runcard.datasets.image_folder import LabelledImages
 from runcard.datasets.image_mask import ImageMaskFolder, LungCT
-from runcard.datasets.labelled import LabelledImages
 from runcard.errors import UserError
-from runcard.splits import make_split
 
 TWO = ("background", "lung")
 HEIGHT, WIDTH = 10, 12

@@ -10,8 +10,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from runcard.datasets.phantom_bone import AFF, NFF, PhantomBone
-from runcard.datasets.phantom_chest import PhantomChest
+from runcard.datasets.synthetic.bone import AFF, NFF, PhantomBone
+from runcard.datasets.synthetic.chest import PhantomChest
 
 BOTH = pytest.mark.parametrize("phantom", [PhantomChest, PhantomBone])
 

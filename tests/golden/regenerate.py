@@ -41,8 +41,8 @@ def _measured_here() -> dict[str, Any]:
     import torch
     from conftest import TINY, card
 
-    from runcard.record import read_metrics
-    from runcard.run import run
+    from runcard.experiment.run import run
+    from runcard.runs.reader import read_metrics
 
     short = ("train.epochs=6", "train.limit_batches=2", "train.pictures=0")
     cards = {

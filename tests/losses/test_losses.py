@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runcard.losses.bce import BCE
+from runcard.losses.compound import WeightedSum
 from runcard.losses.cross_entropy import CrossEntropy
 from runcard.losses.dice import SoftDice
-from runcard.losses.weighted_sum import WeightedSum
 
 SURE = 200.0  # a logit whose sigmoid is 1 in float32, and 0 with a minus
 

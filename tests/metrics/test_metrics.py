@@ -24,9 +24,9 @@ from torchmetrics.classification import (
 from runcard.losses.bce import BCE
 from runcard.losses.cross_entropy import CrossEntropy
 from runcard.losses.dice import SoftDice
-from runcard.metrics.classes import Correct, OfPositive
+from runcard.metrics.classification import Correct, OfPositive
 from runcard.metrics.log_loss import LogLoss
-from runcard.metrics.masks import (
+from runcard.metrics.segmentation import (
     Dice,
     DiceOfClasses,
     IoU,

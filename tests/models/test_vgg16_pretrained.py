@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from runcard.errors import UserError
+from runcard.experiment.setup import compose
 from runcard.models import vgg16_pretrained
+from runcard.models.pretrained import sha256
 from runcard.models.vgg16_pretrained import PretrainedVGG16
-from runcard.parts import compose
-from runcard.weights import sha256
 
 
 def pretrained(**options: Any) -> PretrainedVGG16:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from runcard.atomic import write_figure, write_json
-from runcard.audit import of_augmentation
-from runcard.audit.against import compare_with_run, facts_of
-from runcard.audit.auditing import Audit, audit_data
-from runcard.audit.before import STYLES
+from runcard.audit.audit import Audit, audit_data
+from runcard.audit.checks import augmentation as of_augmentation
+from runcard.audit.contact_sheet import MAX_TILES, Tile, contact_sheet, extremes_sheet
+from runcard.audit.data_diff import compare_with_run, facts_of
+from runcard.audit.detectors.transform_params import extremes
 from runcard.audit.findings import (
     MAX_PLACES_SHOWN,
     Finding,
@@ -24,18 +24,19 @@ from runcard.audit.findings import (
     of_faults,
     summary,
 )
-from runcard.audit.knobs import extremes
+from runcard.audit.preflight import STYLES
 from runcard.audit.profiles import Inspected
-from runcard.audit.sheets import MAX_TILES, Tile, contact_sheet, extremes_sheet
-from runcard.build import build, checked
-from runcard.cards import compose_card, part
-from runcard.data import Source, read_sample
-from runcard.dataset import check_dataset, open_source
+from runcard.config.compose import compose_card, part
+from runcard.config.instantiate import build, checked
+from runcard.config.schema import check_card
+from runcard.console import print_table
+from runcard.data.datamodule import check_dataset, open_source
+from runcard.data.fingerprint import data_fingerprint
+from runcard.data.preprocessing import read_sample
+from runcard.data.source import Source
+from runcard.data.summary import found_rows
 from runcard.errors import DataError, UserError
-from runcard.facts import data_fingerprint
-from runcard.found import found_rows
-from runcard.parts import check_card
-from runcard.progress import print_table
+from runcard.fileio import write_figure, write_json
 
 AUDITS = Path("outputs") / "audit"
 MIN_OTHERS = 20  # images of which nothing was found, on the contact sheet

@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from runcard.audit.findings import Finding
-from runcard.data import Original, Source, read_sample, resize_image, resize_mask
+from runcard.data.image_io import grey_values
+from runcard.data.preprocessing import read_sample, resize_image, resize_mask
+from runcard.data.source import Original, Source
 from runcard.errors import DataError
-from runcard.images import grey_values
 
 THUMB_PX = 64
 AHEAD = 256  # samples under way at a time: memory stays bounded however many there are

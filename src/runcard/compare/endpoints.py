@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from runcard.compare import inference
-from runcard.compare.inference import Array, Effect, Mask
-from runcard.compare.runs import PROBABILITY, Arm, Images, Run
+from runcard.compare.arms import Arm
 from runcard.errors import UserError, nearest
+from runcard.runs.run import PROBABILITY, Images, Run
+from runcard.stats import mrmc as inference
+from runcard.stats.mrmc import Array, Effect, Mask
 
 # What torchmetrics counts over all images, by its class's name: there a pseudo-value stands for each image.
 ONE_CLASS: dict[str, Callable[[Any, Any], float]] = {  # of one class against the rest, wrapped in a metric of ours

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from runcard.compare.inference import ALPHA, Effect
+from runcard.stats.mrmc import ALPHA, Effect
 
 TITLES = {"dice": "Dice", "iou": "IoU", "auroc": "AUROC", "f1": "F1", "bce": "BCE", "soft_dice_loss": "soft Dice loss"}
 TITLES |= {"dice_pooled": "pooled Dice", "hd95": "Hausdorff 95", "asd": "average surface distance"}

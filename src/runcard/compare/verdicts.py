@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runcard.compare.inference import ALPHA, Effect
 from runcard.compare.measures import Measure
 from runcard.compare.questions import Question
-
-MIN_UNITS = 6  # patients or images; below, an interval is about these very ones
+from runcard.stats.mrmc import ALPHA, Effect
 
 
 @dataclass(frozen=True)

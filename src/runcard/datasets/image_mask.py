@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image, read_mask
 from runcard.datasets.layouts import find_data, image_and_mask, subfolders
 from runcard.errors import DataError, check_integer, check_names
-from runcard.images import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image, read_mask
 
 
 class ImageMaskFolder:

@@ -8,8 +8,8 @@ from pathlib import Path, PurePath
 
 from natsort import natsorted
 
+from runcard.data.image_io import check_printable, is_image
 from runcard.errors import DataError, UserError, nearest
-from runcard.images import check_printable, is_image
 
 MAX_DEPTH = 4  # folders below root that are looked into
 MAX_LISTED = 10

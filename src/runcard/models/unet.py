@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runcard.errors import check_choice, check_flag, check_integer, check_number
-from runcard.initialization import SCHEMES, initialize
+from runcard.models.initialization import SCHEMES, initialize
 
 PLACES = ("pool", "concat", "bottleneck")
 UPSAMPLINGS = ("transpose3", "transpose2", "bilinear")
@@ -56,7 +56,7 @@ class UNet(nn.Module):
     dropout_at: which of: after each "pool", after each "concat" (these two are the lab's), after the "bottleneck" (the
         paper's).
     upsample: "transpose3" (the lab's), "transpose2" (the paper's) or "bilinear".
-    init: see runcard.initialization.
+    init: see runcard.models.initialization.
 
     Raises ValueError, naming the argument, for a value outside these.
     """

@@ -14,7 +14,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from runcard.errors import check_choice, check_flag, check_integer, check_number
-from runcard.initialization import SCHEMES, initialize
+from runcard.models.initialization import SCHEMES, initialize
 
 # (number of convolutions, width as a multiple of base); a 2x2 max pooling ends each of the five
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
@@ -28,7 +28,7 @@ class VGG16(nn.Module):
     head: widths of the hidden dense layers; (4096, 4096) in the paper, (64, 64) in the lab, () for a linear
     classifier.
     dropout: probability, after each hidden dense layer.
-    init: see runcard.initialization.
+    init: see runcard.models.initialization.
 
     Raises ValueError, naming the argument, for a value outside these.
     """

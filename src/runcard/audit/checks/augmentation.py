@@ -1,0 +1,74 @@
+"""Checks of the augmentation, by trying it on a few images of the data, and of what it must never reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Sample, probe
+from runcard.audit.detectors.transform_params import dead_knobs
+from runcard.audit.findings import Finding
+from runcard.audit.profiles import Inspected
+from runcard.data.loaders import Augment, unaugmented
+from runcard.data.preprocessing import read_sample, resize_image, resize_mask, with_channels
+from runcard.data.source import Source
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from runcard.data.datamodule import Data
+    from runcard.data.loaders import Batch
+
+NUM_SAMPLES = 4  # that the augmentation is tried on
+SURELY_APART_PX = 3  # less may be blur that is not symmetric, or coarse resampling
+OFTEN = 0.05  # share of the draws that may lose the foreground
+
+
+def find(augment: Augment, node: Mapping[str, Any], samples: list[Sample]) -> Iterator[Finding]:
+    """Yields what is wrong with an augmentation; node is its part of the card, samples are of the data."""
+    if not samples:
+        return
+    masks = (
+        None if samples[0].mask is None else np.stack([sample.mask for sample in samples if sample.mask is not None])
+    )
+    found = probe(augment, np.stack([sample.image for sample in samples]), masks)
+    if found.apart_px is not None and not found.moves_together:
+        level = "error" if found.apart_px > SURELY_APART_PX else "warning"
+        what = f"image and mask are not moved alike: in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
+        fix = f"One draw must serve both (at most {MAX_APART_PX:g} px is rounding). Try augmentation=lab."
+        yield Finding("augmentation_mask", level, what, fix)
+    for fault in found.faults:
+        fix = "An augmented sample keeps shape, type and class indices: masks by nearest neighbour, images as uint8."
+        yield Finding("augmentation_values", "error", fault, fix)
+    if not found.repeatable:
+        what = "the same seed gives another draw, so that no run can be repeated or resumed"
+        yield Finding("augmentation_random", "error", what, "Draw from the seed that it is called with, and no other.")
+    if found.lost is not None and found.lost > OFTEN:
+        what = f"{found.lost:.0%} of the draws leave nothing of the foreground"
+        yield Finding("augmentation_loses_mask", "warning", what, "Narrow its shifts, crops and zooms.")
+    if dead := dead_knobs(node, samples[0]):
+        yield Finding(
+            "dead_knob", "warning", "knobs that change nothing", "Turn them up, or leave them out.", tuple(dead)
+        )
+
+
+def is_unaugmented(data: Data, validation: Dataset[Batch]) -> bool:
+    """Whether validation comes out as it is on disk, resized and normalised, whatever the epoch."""
+    return unaugmented(validation, data.samples, data.normalization, data.split["val"][:NUM_SAMPLES])
+
+
+def picked(source: Source, data: Inspected, dataset: Mapping[str, Any]) -> list[Sample]:
+    """Returns a few samples across the data, with foreground where there is any, as the model would get them."""
+    shown = [p.id for p in data.profiles if not p.is_constant and (p.mask is None or not p.mask.is_empty)]
+    position = {name: i for i, name in enumerate(source.ids)}
+    few = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(NUM_SAMPLES, len(shown))).astype(int))]
+    size_px = dataset["image_size_px"]
+
+    def load(i: int) -> Sample:
+        image, target, *_ = read_sample(source, i)
+        mask = resize_mask(target, size_px) if isinstance(target, np.ndarray) else None
+        return Sample(resize_image(with_channels(image, dataset["channels"]), size_px), mask)
+
+    return [load(position[name]) for name in few]

@@ -1,0 +1,100 @@
+"""Checks for the same image more than once: exactly, or nearly so, in one side of the split or on two."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from runcard.audit.detectors.near_duplicates import find_near_duplicates
+from runcard.audit.findings import Finding, counted
+from runcard.audit.profiles import Inspected, Profile, thumbs_of
+
+MANY = 0.2  # share of copies, made to calibrate the search, that it may miss without a word
+SEED = 0  # of the copies that calibrate the search
+KEEP_ONE = "Keep one of each."
+REMOVE = "Remove them from one side, or use dataset.split.kind=holdout and keep one of each."  # of folders as they are
+ON_ONE_SIDE = (
+    "Keep one of each, or put them on one side: dataset.split.group_regex, where the names tell what belongs together."
+)
+
+
+def find(data: Inspected) -> Iterator[Finding]:
+    """Yields images that are there more than once. What is of a single grey is no copy."""
+    exact = _exact(data)
+    yield from _exact_findings(data, exact)
+    yield from _near_findings(data, {i for group in exact for i in group[1:]})
+
+
+def _exact(data: Inspected) -> list[list[int]]:
+    """Returns the positions of images with the same pixels, group by group."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for i, profile in enumerate(data.profiles):
+        if not profile.is_constant:
+            groups[profile.pixel_hash].append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
+    """Yields groups of the same image: on one side, on two, with several labels."""
+
+    def finding(check: str, level: str, groups: Sequence[Sequence[int]], what: str, fix: str) -> Finding:
+        places = [" = ".join(_named(data.profiles[i], data) for i in group) for group in groups]
+        what = f"{counted(len(groups), 'image')} {what}"
+        return data.finding(check, level, what, fix, [i for group in groups for i in group], places)
+
+    across = [group for group in groups if len({data.sides[i] for i in group}) > 1]
+    within = [group for group in groups if group not in across]
+    labels = [profile.mask.pixel_hash if profile.mask else profile.target for profile in data.profiles]
+    contradicting = [group for group in groups if len({labels[i] for i in group}) > 1]
+    if within:
+        how = _how(data, within)
+        yield finding("duplicates", "warning", within, f"more than once, on one side of the split ({how})", KEEP_ONE)
+    if across:
+        what = f"on two sides of the split ({_how(data, across)}): what is learnt by heart scores there"
+        yield finding("duplicates_across", "error", across, what, _apart(data))
+    if contradicting:
+        what = f"more than once, with different {'masks' if data.has_masks else 'classes'}"
+        yield finding("contradicting_labels", "error", contradicting, what, "One is wrong: keep the right one.")
+
+
+def _apart(data: Inspected) -> str:
+    """Returns how the same image comes to be on one side alone."""
+    return REMOVE if data.split_kind == "given" else ON_ONE_SIDE
+
+
+def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
+    """Returns in words whether files or only their pixels are the same."""
+    files = [[data.profiles[i].files for i in group] for group in groups]
+    by_bytes = sum(all(each) and len({paths[0].read_bytes() for paths in each}) == 1 for each in files)
+    return f"{by_bytes} by bytes, {len(groups) - by_bytes} by pixels alone"
+
+
+def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
+    """Yields near copies; known are the positions of exact ones, told already."""
+    kept = [i for i in range(len(data.profiles)) if i not in known]
+    found = find_near_duplicates(thumbs_of([data.profiles[i] for i in kept]), SEED)
+    if found.missed > MANY:
+        what = f"of copies made on purpose {found.missed:.0%} were not found: these images are too much alike to tell"
+        yield Finding("near_duplicates", "note", what, "Look for copies by the names or dates of the files.")
+    pairs = [(kept[pair.first], kept[pair.second], pair.how) for pair in found.pairs]
+
+    def finding(check: str, level: str, pairs: Sequence[tuple[int, int, str]], what: str, fix: str) -> Finding:
+        places = [f"{_named(data.profiles[i], data)} ≈ {_named(data.profiles[j], data)}: {how}" for i, j, how in pairs]
+        what = f"{counted(len(pairs), 'pair')} of nearly the same image{what}"
+        return data.finding(check, level, what, fix, [i for pair in pairs for i in pair[:2]], places)
+
+    across = [pair for pair in pairs if data.sides[pair[0]] != data.sides[pair[1]]]
+    within = [pair for pair in pairs if data.sides[pair[0]] == data.sides[pair[1]]]
+    opposed = [pair for pair in pairs if data.profiles[pair[0]].target != data.profiles[pair[1]].target]
+    within = [pair for pair in within if pair not in opposed]
+    if within:
+        yield finding("near_duplicates", "note", within, ", on one side of the split", KEEP_ONE)
+    if across:
+        yield finding("near_duplicates_across", "warning", across, " on two sides of the split", _apart(data))
+    if opposed:
+        fix = "Look at them: is one label wrong?"
+        yield finding("near_duplicates_labels", "warning", opposed, ", with different classes", fix)
+
+
+def _named(profile: Profile, data: Inspected) -> str:
+    return profile.name if profile.target is None else f"{profile.name} [{data.classes[profile.target]}]"

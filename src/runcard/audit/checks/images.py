@@ -1,0 +1,101 @@
+"""Checks of images and of the files that hold them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from runcard.audit.detectors.outliers import inverted, outliers
+from runcard.audit.findings import Finding, counted
+from runcard.audit.profiles import Inspected, Profile, thumbs_of
+from runcard.data.image_io import LOSSY_FORMATS
+from runcard.stats.association import telling
+
+
+def find(data: Inspected) -> Iterator[Finding]:
+    """Yields what is wrong with images, one by one and together."""
+    yield from _formats(data)
+    yield from _greys(data)
+    if not data.has_masks:
+        yield from _shortcuts(data)
+
+
+def _formats(data: Inspected) -> Iterator[Finding]:
+    """Yields files whose suffix is another format's, and depths that are mixed."""
+    suffixes = Image.registered_extensions()
+    wrong = []
+    for i, profile in enumerate(data.profiles):
+        names = [profile.name, *([profile.mask.name] if profile.mask else [])]
+        for name, path, kind in zip(names, profile.files, profile.original.files, strict=False):
+            found, named = kind.rpartition(" ")[2], suffixes.get(path.suffix.lower())
+            if named != found and not {named, found} <= LOSSY_FORMATS:
+                wrong.append((i, f"{name} is {found}"))
+    if wrong:
+        samples, places = zip(*wrong, strict=True)
+        what = f"{counted(len(wrong), 'file')} in another format than the name says"
+        fix = "Name it after its format: other programs may refuse it, and what was once JPEG has lost details."
+        yield data.finding("wrong_extension", "warning", what, fix, samples, places)
+    deep = [i for i, profile in enumerate(data.profiles) if profile.original.deep_range]
+    if 0 < len(deep) < len(data.profiles):
+        few = deep if 2 * len(deep) <= len(data.profiles) else sorted(set(range(len(data.profiles))) - set(deep))
+        what = f"more than 8 bits in {len(deep)} of {len(data.profiles)} images, and only there dataset.window applies"
+        yield data.finding("mixed_depths", "warning", what, "Export all at one depth.", few)
+
+
+def _greys(data: Inspected) -> Iterator[Finding]:
+    """Yields images that show nothing, are negatives of the others, or are like none of them."""
+    constant = [i for i, profile in enumerate(data.profiles) if profile.is_constant]
+    if constant:
+        what = f"{counted(len(constant), 'image')} of a single grey"
+        yield data.finding("constant_image", "error", what, "Remove or replace what shows nothing.", constant)
+    thumbs = thumbs_of(data.profiles)
+    if negatives := inverted(thumbs):
+        what = f"{counted(len(negatives), 'image')} whose greys are reversed against the others"
+        fix = "MONOCHROME1 read as MONOCHROME2? Invert them, and see that they are not all of one class."
+        yield data.finding("inverted", "warning", what, fix, negatives)
+    if strangers := [i for i in outliers(thumbs) if i not in negatives]:
+        what = f"{counted(len(strangers), 'image')} unlike the others"
+        yield data.finding("outlier", "warning", what, "Look at the contact sheet: do they belong here?", strangers)
+
+
+def _shortcuts(data: Inspected) -> Iterator[Finding]:
+    """Yields facts of the files that tell the class: a network may learn these instead of the disease."""
+    profiles = [profile for profile in data.profiles if profile.files]
+    originals = [profile.original for profile in profiles]
+    facts = {
+        "width": np.array([original.width_px for original in originals]),
+        "height": np.array([original.height_px for original in originals]),
+        "aspect ratio": np.array([original.width_px / original.height_px for original in originals]),
+        "mode and format": np.array([original.files[0] for original in originals]),
+        "bytes per pixel": np.array([_lossy_bytes(profile) for profile in profiles]),
+    }
+    targets = np.array([profile.target for profile in profiles])
+    places = []
+    for name, values in facts.items():
+        told = telling(values, targets)
+        if told and told.is_telling:
+            each = [f"{label} {_typical(values[targets == i])}" for i, label in enumerate(data.classes) if i in targets]
+            places.append(f"{name}: {told}: {'; '.join(each)}")
+    if places:
+        what = f"without looking at a pixel, the class can be told by {counted(len(places), 'fact')} of the files"
+        fix = "Were the classes collected apart? A model may learn this instead. Make them alike, or say so."
+        yield Finding("class_shortcut", "warning", what, fix, tuple(places))
+
+
+def _lossy_bytes(profile: Profile) -> float:
+    """Returns a JPEG's bytes per pixel, which its quality decides; 0 of other formats: theirs follow the picture."""
+    original = profile.original
+    lossy = original.files[0].rpartition(" ")[2] in LOSSY_FORMATS
+    return profile.num_bytes / (original.width_px * original.height_px) if lossy else 0.0
+
+
+def _typical(values: np.ndarray) -> str:
+    """Returns what most values are, as text: the middle and the range of numbers, else the commonest."""
+    if np.issubdtype(values.dtype, np.number):
+        low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
+        return f"{middle:.3g}, mostly {low:.3g} to {high:.3g}"
+    commonest, count = Counter(values.tolist()).most_common(1)[0]
+    return f"{commonest} ({count / len(values):.0%})"

@@ -1,0 +1,164 @@
+"""Checks of labels and of how images are parted: who is on which side, and whether a side can measure anything."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+
+import numpy as np
+
+from runcard.audit.findings import Finding, counted
+from runcard.audit.profiles import Inspected, Profile
+from runcard.data.splits import Split
+from runcard.stats.association import telling
+from runcard.stats.mrmc import MIN_UNITS
+
+MIN_IMAGES = 10  # of a side that measures something
+MIN_POSITIVES = 5  # images of a class on a side that measures something
+UNEVEN, LOPSIDED = 1.5, 10  # times as many images of the commonest class as of the rarest: a note, a warning
+MIN_SHARED = 2  # images of a patient at least, on average, before names are taken to tell patients
+PATIENT = re.compile(r"(?:patient|pat|subject|subj|sub|case|person|study)[-_ ]?\d+", re.IGNORECASE)
+WORDS = re.compile(r"[^\W\d_]+")
+
+
+def find(data: Inspected) -> Iterator[Finding]:
+    """Yields what is wrong with labels and sides."""
+    yield from _names(data)
+    yield from _balance(data)
+    if not any(data.sides):
+        return
+    yield from _both_sides(data)
+    yield from _few(data)
+    yield from _differing(data)
+
+
+def sides_of(split: Split, number: int) -> list[str]:
+    """Returns the side of each of number images."""
+    sides = [""] * number
+    for side, members in split.items():
+        for i in members:
+            sides[i] = side
+    return sides
+
+
+def _names(data: Inspected) -> Iterator[Finding]:
+    """Yields names that speak against the label, or of patients that the card does not know."""
+    words = {name.casefold() for name in data.classes}
+    against = []
+    for i, profile in enumerate(data.profiles):
+        if profile.target is not None and profile.files:
+            said = {word.casefold() for word in WORDS.findall(profile.files[0].stem)} & words
+            if said and data.classes[profile.target].casefold() not in said:
+                against.append(i)
+    if against:
+        what = f"{counted(len(against), 'image')} whose name says another class than its folder"
+        yield data.finding("label_against_name", "warning", what, "Was it put in the wrong folder?", against)
+    patients = Counter(match[0] for profile in data.profiles if (match := PATIENT.search(PurePath(profile.id).stem)))
+    if not data.is_grouped and patients.total() >= MIN_SHARED * max(1, len(patients)):
+        yield Finding(
+            "groups_unnamed",
+            "warning",
+            f"the names look like {counted(len(patients), 'patient')} with {patients.total()} images, and "
+            "dataset.split.group_regex is null",
+            f"Say how a name tells them: 'dataset.split.group_regex=\"({_regex(patients)})\"' (with both quotes).",
+            tuple(patients),
+        )
+
+
+def _regex(patients: Mapping[str, int]) -> str:
+    """Returns a regular expression that finds these names: patient7 gives patient\\d+."""
+    return re.sub(r"\d+", r"\\d+", next(iter(patients)))
+
+
+def _balance(data: Inspected) -> Iterator[Finding]:
+    """Yields what always saying the commonest class scores."""
+    counts = Counter(profile.target for profile in data.profiles if profile.target is not None)
+    if len(counts) < 2:
+        return
+    (commonest, most), (_, fewest) = counts.most_common()[0], counts.most_common()[-1]
+    if most >= UNEVEN * fewest:
+        yield Finding(
+            "imbalance",
+            "warning" if most >= LOPSIDED * fewest else "note",
+            f"{', '.join(f'{counts[i]} {name}' for i, name in enumerate(data.classes))}: always saying "
+            f"'{data.classes[commonest]}' has an accuracy of {most / counts.total():.2f}",
+            "Go by balanced accuracy or AUROC, and weigh the classes in the loss if the rare one matters.",
+        )
+
+
+def _both_sides(data: Inspected) -> Iterator[Finding]:
+    """Yields patients and files that are on two sides."""
+    sides: defaultdict[str, set[str]] = defaultdict(set)
+    for group, side in zip(data.groups, data.sides, strict=True):
+        sides[group].add(side)
+    both = tuple(f"{group} ({' and '.join(sorted(found))})" for group, found in sides.items() if len(found) > 1)
+    if both:
+        yield Finding(
+            "group_on_both_sides",
+            "error",
+            f"{counted(len(both), 'group')} on two sides of the split: validation sees patients it was trained on",
+            "Try dataset.split.kind=holdout, which keeps groups together.",
+            both,
+        )
+    trained = {profile.inode: profile for profile in data.of("train") if profile.inode}
+    same = [(p, trained[p.inode]) for side in ("val", "test") for p in data.of(side) if p.inode in trained]
+    if same:
+        yield Finding(
+            "validation_in_training",
+            "error",
+            f"{counted(len(same), 'file')} of validation or test linked with a file of training",
+            "Put images of their own there, or use dataset.split.kind=holdout with one folder.",
+            tuple(f"{held.name} → {own.name}" for held, own in same),
+        )
+
+
+def _few(data: Inspected) -> Iterator[Finding]:
+    """Yields sides that are too small to measure anything; of folds all are one, as a comparison unites them."""
+    for side in dict.fromkeys(data.sides):
+        members = [i for i, other in enumerate(data.sides) if other == side]
+        measured = range(len(data.profiles)) if data.split_kind == "kfold" and side == "val" else members
+        if side != "train" and len(measured) < MIN_IMAGES:
+            what = f"{side} has {counted(len(measured), 'image')}: one of them more or less right moves every score"
+            yield Finding("few_images", "warning", what, "Hold out more, or use dataset.split.kind=kfold.")
+        groups = {data.groups[i] for i in measured}
+        if side != "train" and data.is_grouped and len(groups) < MIN_UNITS:
+            what = f"{side} has {counted(len(groups), 'patient')}: below {MIN_UNITS} no comparison gives a verdict"
+            yield Finding("few_patients", "warning", what, "Hold out more patients, or use dataset.split.kind=kfold.")
+        for name, number in _counts(data, members).items():
+            if number < MIN_POSITIVES:
+                nothing = "" if number else ", so that nothing can be learnt or said of it"
+                fix = "Part the images otherwise (dataset.split.seed, val_fraction), get more of it, or leave it out."
+                level = "warning" if number else "error"
+                yield Finding("few_positives", level, f"{side} has {counted(number, 'image')} of {name}{nothing}", fix)
+
+
+def _counts(data: Inspected, members: Sequence[int]) -> dict[str, int]:
+    """Returns how many of these images are of each class; with masks, hold the positive one, or each but background."""
+    shown = [data.profiles[i] for i in members]
+    if data.has_masks:
+        wanted = [i for i, name in enumerate(data.classes) if i > 0 and data.positive in (None, name)]
+        return {data.classes[i]: sum(p.mask is not None and p.mask.counts[i] > 0 for p in shown) for i in wanted}
+    return {name: sum(p.target == i for p in shown) for i, name in enumerate(data.classes)}
+
+
+def _differing(data: Inspected) -> Iterator[Finding]:
+    """Yields facts by which training and validation images can be told apart, with a patient as the unit."""
+    groups: dict[str, list[Profile]] = defaultdict(list)
+    for profile, group, side in zip(data.profiles, data.groups, data.sides, strict=True):
+        if side in ("train", "val"):
+            groups[f"{side} {group}"].append(profile)
+    sides = np.array([name.partition(" ")[0] for name in groups])
+    facts = {
+        "brightness": [np.mean([p.mean for p in members]) for members in groups.values()],
+        "contrast": [np.mean([p.sd for p in members]) for members in groups.values()],
+        "width": [np.mean([p.original.width_px for p in members]) for members in groups.values()],
+        "height": [np.mean([p.original.height_px for p in members]) for members in groups.values()],
+        "mode and format": [" ".join(members[0].original.files[:1]) for members in groups.values()],
+    }
+    told = {name: telling(np.array(values), sides) for name, values in facts.items()}
+    if places := [f"{name}: {how}" for name, how in told.items() if how and how.is_telling]:
+        what = f"training and validation can be told apart by {counted(len(places), 'fact')} of the images"
+        fix = "Do they come from other machines or days? Then say so, or mix them: dataset.split.kind=holdout."
+        yield Finding("split_differs", "warning", what, fix, tuple(places))

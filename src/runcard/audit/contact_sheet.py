@@ -1,0 +1,155 @@
+"""The picture sheets of an audit: what the data look like, and what the augmentation can make of them. Pure drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from runcard.audit.detectors.augmentation_probe import Sample
+from runcard.audit.detectors.transform_params import Draw
+from runcard.figures.figures import drawable, outlined, to_rgb
+from runcard.fileio import FIGURE_DPI
+
+TILE_PX = 128
+MAX_TILES = 60  # of a contact sheet
+NUM_COLUMNS = 10
+EXTREME_PX = 160
+NUM_EXTREME_COLUMNS = 8  # both ends of four ranges
+MIN_COLUMNS = 5  # of room, for the title
+MARGIN_PX = 20
+GAP_PX = 14  # between tiles
+FRAME_PX = 3
+LINE_PX = 14  # a line of text
+POINTS = 6.8
+LETTER_PX = 6  # of a line's width, on the mean
+Colour = tuple[int, int, int]
+COLOURS: dict[str, Colour] = {"error": (214, 39, 40), "warning": (230, 126, 0), "note": (31, 119, 180)}
+BLACK, QUIET = (0, 0, 0), (90, 90, 90)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One sample of a contact sheet."""
+
+    image: np.ndarray  # (H, W, C) uint8
+    mask: np.ndarray | None  # (H, W) uint8 class indices
+    caption: str  # a line or more: the id, the class
+    flag: str | None = None  # what was found about it, in few words: "near_duplicates"
+    level: str | None = None  # of that finding: error | warning | note
+
+
+def contact_sheet(tiles: Sequence[Tile], title: str) -> Figure:
+    """Draws up to MAX_TILES samples with the contours of their masks, the flagged ones first, framed by level."""
+    shown = sorted(tiles, key=lambda tile: tile.flag is None)[:MAX_TILES]
+    rows = [shown[start : start + NUM_COLUMNS] for start in range(0, len(shown), NUM_COLUMNS)]
+    heights = [TILE_PX + GAP_PX + LINE_PX * max(len(_lines(tile)) for tile in row) for row in rows]
+    width = max(MIN_COLUMNS, len(shown[:NUM_COLUMNS])) * (TILE_PX + GAP_PX)
+    page = _Page(width, sum(heights), title if len(shown) == len(tiles) else f"{title} ({len(shown)} of them)")
+    for row, top in zip(rows, accumulate(heights, initial=0), strict=False):
+        for column, tile in enumerate(row):
+            left, below = column * (TILE_PX + GAP_PX), top + TILE_PX + 2 * FRAME_PX
+            colour = COLOURS[tile.level] if tile.level else None
+            page.picture(Sample(tile.image, tile.mask), left, top, TILE_PX, colour)
+            for i, line in enumerate(_lines(tile)):
+                flagged = tile.flag is not None and i == len(_lines(tile)) - 1
+                page.text(line, left, below + i * LINE_PX, colour if flagged and colour else QUIET, bold=flagged)
+    return page.finished()
+
+
+def extremes_sheet(sample: Sample, rows: Mapping[str, Sequence[Draw]], title: str) -> Figure:
+    """Draws a sample as it is, and then every transform alone at the ends of its ranges; see knobs.extremes."""
+    places = list(_places({"as it is": [Draw("", sample)], **rows}))
+    across, down = EXTREME_PX + GAP_PX, EXTREME_PX + 2 * LINE_PX + 2 * GAP_PX
+    width = max(MIN_COLUMNS, 1 + max(column for _, _, column, _ in places)) * across
+    page = _Page(width, (1 + places[-1][-1]) * down, title)
+    for name, draw, column, row in places:
+        left, top = column * across, row * down + LINE_PX + FRAME_PX
+        page.text(name, left, row * down, BLACK, bold=True)
+        page.picture(draw.sample, left, top, EXTREME_PX)
+        page.text(_shortened(draw.label, EXTREME_PX), left, top + EXTREME_PX + 2 * FRAME_PX, QUIET)
+    return page.finished()
+
+
+def _places(rows: Mapping[str, Sequence[Draw]]) -> Iterator[tuple[str, Draw, int, int]]:
+    """Yields each draw with its heading, column and row. What has one heading stays in one row, if it fits."""
+    column = row = 0
+    for name, draws in rows.items():
+        if column + len(draws) > NUM_EXTREME_COLUMNS and column:
+            column, row = 0, row + 1
+        for i, draw in enumerate(draws):
+            if column == NUM_EXTREME_COLUMNS:
+                column, row = 0, row + 1
+            yield "" if i else name, draw, column, row
+            column += 1
+
+
+class _Page:
+    """A page under a title, on which pictures and words are put by pixels from the top left corner below the title."""
+
+    def __init__(self, width: int, height: int, title: str) -> None:  # with a gap right of and below the last
+        self.left, self.top = MARGIN_PX, MARGIN_PX + 2 * LINE_PX
+        self.pixels = np.full(
+            (self.top + height + MARGIN_PX - GAP_PX, width + 2 * MARGIN_PX - GAP_PX, 3), 255, np.uint8
+        )
+        self.figure = Figure(figsize=(self.pixels.shape[1] / FIGURE_DPI, self.pixels.shape[0] / FIGURE_DPI))
+        self.figure.set_dpi(FIGURE_DPI)
+        self.text(title, 0, -2 * LINE_PX, BLACK, bold=True, points=1.4 * POINTS)
+
+    def picture(self, sample: Sample, left: int, top: int, size_px: int, colour: Colour | None = None) -> None:
+        """Puts a sample with its contours, in a frame of the colour, into the middle of a square."""
+        height, width = sample.image.shape[:2]
+        scale = size_px / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        shown = cv2.resize(to_rgb(sample.image), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        if sample.mask is not None:
+            shown = outlined(shown, cv2.resize(sample.mask, size, interpolation=cv2.INTER_NEAREST_EXACT))
+        x = self.left + left + (size_px - size[0]) // 2
+        y = self.top + top + (size_px - size[1]) // 2
+        if colour:
+            self.pixels[y - FRAME_PX : y + size[1] + FRAME_PX, x - FRAME_PX : x + size[0] + FRAME_PX] = colour
+        self.pixels[y : y + size[1], x : x + size[0]] = shown
+
+    def text(
+        self,
+        words: str,
+        left: int,
+        top: int,
+        colour: Colour,
+        bold: bool = False,
+        points: float = POINTS,
+    ) -> None:
+        """Writes a line, its upper left corner at the place."""
+        height, width = self.pixels.shape[:2]
+        self.figure.text(
+            (self.left + left) / width,
+            1 - (self.top + top) / height,
+            drawable(words),
+            va="top",
+            fontsize=points,
+            weight="bold" if bold else "normal",
+            color=[value / 255 for value in colour],
+            parse_math=False,
+        )
+
+    def finished(self) -> Figure:
+        """Returns the page; saved at FIGURE_DPI, its pictures have the pixels that they were given."""
+        ax = self.figure.add_axes((0, 0, 1, 1))
+        ax.imshow(self.pixels, interpolation="nearest", aspect="auto")
+        ax.set_axis_off()
+        return self.figure
+
+
+def _lines(tile: Tile) -> list[str]:
+    """Returns the lines below a tile: the caption's, and then the flag."""
+    return [_shortened(line, TILE_PX) for line in tile.caption.splitlines()] + ([tile.flag] if tile.flag else [])
+
+
+def _shortened(line: str, width_px: int) -> str:
+    """Returns a line that is no wider: of a longer one the end, which tells files apart."""
+    longest = width_px // LETTER_PX
+    return line if len(line) <= longest else f"…{line[1 - longest :]}"

@@ -1,0 +1,80 @@
+"""Whether data are those of a run: which images came, went or changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runcard.audit.findings import counted, shortened
+from runcard.data.preprocessing import digest_or_none
+from runcard.data.source import Source
+from runcard.errors import UserError
+from runcard.runs.reader import Types, faults, read_facts
+
+MAX_LISTED = 20
+OF_DATA: Types = {"config.dataset": dict}  # what is asked of run.json
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a data set differs from that of a run; ids of images."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]  # other bytes under the same name
+    compared_bytes: bool  # False of a run that recorded no image's own hash
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+    def lines(self) -> list[str]:
+        """Returns what to print: a line for each kind of difference, or that there is none."""
+        kinds = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        found = [
+            f"{kind:<8} {counted(len(ids), 'image')}: {shortened(ids, MAX_LISTED)}"
+            for kind, ids in kinds.items()
+            if ids
+        ]
+        if not self.compared_bytes:
+            found.append(
+                "The run is of an older version, which kept no hash of each file: changed ones cannot be told."
+            )
+        return found or ["The same images, byte for byte."]
+
+
+def facts_of(run: Path) -> dict[str, Any]:
+    """Returns run.json of a run's folder, with at least the dataset of its card."""
+    try:
+        facts = read_facts(run)
+        wrong = next(faults(facts, OF_DATA), "")
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise UserError(f"--against: {run} is not a run folder ({wrong}). Name a folder outputs/<name>/<stamp>.")
+    return facts
+
+
+def compare_with_run(source: Source, run: Path, facts: Mapping[str, Any]) -> Difference:
+    """Returns how the data of source differ from those of a run's folder, of which facts are run.json."""
+    left_out = facts.get("left_out", {})  # none in a run of an older version
+    recorded = _recorded(run / "split.json") | left_out
+    position = {name: i for i, name in enumerate(source.ids)}
+    shared = [name for name in source.ids if name in recorded]
+    return Difference(
+        added=[name for name in source.ids if name not in recorded],
+        removed=[name for name in recorded if name not in position],
+        changed=[name for name in shared if recorded[name] not in (None, digest_or_none(source, position[name]))],
+        compared_bytes=None not in [recorded[name] for name in recorded if name not in left_out],
+    )
+
+
+def _recorded(path: Path) -> dict[str, str | None]:
+    """Returns the hash of each image that a run used, by id; None where it kept none."""
+    try:
+        split: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
+        return {member["id"]: member.get("sha256") for members in split.values() for member in members}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None

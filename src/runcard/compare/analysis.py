@@ -1,0 +1,223 @@
+"""All that is found out from runs: answers, a table of the arms' measures, and what to know before reading either."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from runcard.compare import endpoints
+from runcard.compare import learning_curves as dynamics
+from runcard.compare.arms import Arm, same_card
+from runcard.compare.confounds import distinct, session_factors
+from runcard.compare.contrasts import Answer, answer, metric_measure
+from runcard.compare.learning_curves import MIN_EPOCHS
+from runcard.compare.measures import Measure, Value, title
+from runcard.compare.questions import Question, Study, from_json
+from runcard.errors import UserError
+from runcard.runs.reader import read_run
+from runcard.runs.run import Run, is_audited
+
+FLAT = 0.01  # a curve that changes by less over its last third is flat, where no margin says what matters
+MAX_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that a table, a JSON file or a report is made from."""
+
+    study: Study | None
+    arms: tuple[Arm, ...]
+    measures: tuple[Measure, ...]  # the rows of the table of arms, primary first
+    values: Mapping[str, Mapping[str, Value]]  # arm name -> measure key -> value
+    best: Mapping[str, Value]  # arm name -> the primary measure at the best epoch, "chosen on these same images"
+    answers: tuple[Answer, ...]
+    command: str  # what finds this again
+    left_out: tuple[str, ...]  # runs that are not compared, each with the reason
+    remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, rehearsals
+
+
+def find(
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    study: Study | None = None,
+    left_out: Sequence[str] = (),
+    command: str = "",
+    metric: str | None = None,
+) -> Findings:
+    """Returns what the runs of these arms say to the questions; left_out names the runs that do not count.
+
+    metric is the one that the table of arms begins with, and whose dynamics it shows; None: the one that each monitors.
+    """
+    tables = {arm.name: _values(arm, metric or monitored(arm), questions) for arm in arms}
+    losses = {str([(k, v) for k, v in arm.first.config.items() if k.startswith("loss.")]) for arm in arms}
+    written = {"loss": "loss, of each its own"} if len(losses) > 1 else {}
+    margins = [question.margin for question in questions if question.margin is not None]
+    return Findings(
+        study=study,
+        arms=tuple(arms),
+        measures=tuple(
+            dict.fromkeys(replace(m, title=written.get(m.key, m.title)) for table in tables.values() for m in table)
+        ),
+        values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
+        best={arm.name: _value(arm, monitored(arm), "best") for arm in arms},
+        answers=tuple(answer(questions, arms)),
+        command=command,
+        left_out=tuple(left_out),
+        remarks=(
+            *_remarks_on_questions(study, questions, arms),
+            *(remark for arm in arms for remark in _remarks(arm, arms, min(margins, default=FLAT))),
+        ),
+    )
+
+
+def monitored(arm: Arm) -> str:
+    """Returns the metric that an arm's best epoch goes by: dice of val/dice."""
+    return str(arm.first.facts["best"]["monitor"]).partition("/")[2]
+
+
+def best_title(measure: Measure, arms: Sequence[Arm]) -> str:
+    """Returns how the values of the best epoch are headed: they are no fair measure of the images that chose it."""
+    these = "these same" if all(arm.first.split == "val" for arm in arms) else "the validation"
+    return f"{measure.title}, best epoch (chosen on {these} images)"
+
+
+def ask_pairs(
+    arms: Sequence[Arm], metric: str | None = None, margin: float | None = None, threshold: float | None = None
+) -> list[Question]:
+    """Returns a question per pair of arms: does the first differ from the second in the metric, theirs if None?
+
+    Where these would be more than MAX_PAIRS, each arm is compared with the first one alone.
+    """
+    pairs = list(combinations(arms, 2))
+    if len(pairs) > MAX_PAIRS:
+        pairs = [(arm, arms[0]) for arm in arms[1:]]
+    return [
+        Question(
+            key=f"{i + 1}",
+            text=f"Does {first.name} differ from {second.name}?",
+            first=first.name,
+            second=second.name,
+            measure=metric or monitored(first),
+            margin=margin,
+            threshold=threshold,
+        )
+        for i, (first, second) in enumerate(pairs)
+    ]
+
+
+def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measure, Value]:
+    """Returns every measure of one arm: this metric first, then the others and the dynamics of this one."""
+    names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
+    table = {metric_measure(name, arm.first): _value(arm, name, "last") for name in names}
+    asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
+    threshold = asked[0] if asked else math.nan
+    keys = [key for key in dynamics.MEASURES if asked or not key.endswith("_to_threshold")]
+    table |= {dynamics.measure(key, metric, threshold): dynamics.value(key, arm, metric, threshold) for key in keys}
+    return {measure: value for measure, value in table.items() if measure.key != "caching" or any(value.runs)}
+
+
+def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
+    runs = tuple(endpoints.value(run, metric, checkpoint) for run in arm.runs)
+    if not endpoints.in_folds(arm) and metric not in endpoints.metrics(arm.first):
+        return Value(runs, None, "(no value per image)")
+    try:
+        return Value(runs, endpoints.of_arm(arm, metric, checkpoint))
+    except UserError as error:  # a metric that is undefined there
+        return Value(runs, None, str(error))
+
+
+def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
+    """Returns what a reader must know of an arm before any verdict."""
+    remarks = []
+    if any(run.rehearsal for run in arm.runs):
+        remarks.append("a rehearsal (scale=quick, or a few batches only), which supports no conclusion")
+    remarks += [f"the audit found an error, which was allowed: {what}" for what in arm.allowed]
+    if not all(is_audited(run.facts) for run in arm.runs):
+        remarks.append("its data were not audited: a version without an audit made it")
+    every = {(run.fold, run.seed) for each in arms for run in each.runs}
+    if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
+        which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]
+        remarks.append(f"no run of {', '.join(which)}, which other arms have")
+    if len(arm.seeds) == 1 and not arm.first.is_fold:
+        remarks.append("one seed, so that nothing is known of how far seeds differ")
+    if len(arm.seeds) == 2 and not arm.first.is_fold:
+        remarks.append("two seeds, so that little is known of how far seeds differ: three or more err less")
+    if arm.first.is_fold:
+        remarks += _remarks_on_folds(arm)
+    remarks += [f"its runs differ in {each.key} ({each.first})" for each in session_factors(arm, arm)]
+    lengths = sorted({int(run.facts["epochs"]) for run in arm.runs})
+    if lengths[0] < arm.first.config["train.epochs"]:
+        span = " to ".join(dict.fromkeys((str(lengths[0]), str(lengths[-1]))))
+        remarks.append(f"stopped early, after {span} epochs: where to stop was chosen on the validation images")
+    remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]
+    if lengths[0] < 3 * MIN_EPOCHS:
+        remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")
+    if abs(rise := dynamics.still_rising(arm, monitored(arm))) > margin:
+        how = f"{'rising' if rise > 0 else 'falling'} at the end, by about {abs(rise):.3f}"
+        remarks.append(
+            f"{title(monitored(arm))} is still {how} within the last third of the epochs: what is compared is training "
+            "of this length"
+        )
+    return [f"{arm.name}: {remark}" for remark in remarks]
+
+
+def _hole(run: Run, metric: str) -> str:
+    """Returns in which epochs a run's curve has no number; "" where it has one in all."""
+    epochs = run.curves["epoch"][~np.isfinite(run.curves[f"val/{metric}"])].astype(int).tolist()
+    return f"val/{metric} is not a number in epoch {', '.join(map(str, epochs))}" if epochs else ""
+
+
+def _remarks_on_folds(arm: Arm) -> list[str]:
+    """Returns what is missing of a cross-validation."""
+    seeds = {fold: {run.seed for run in arm.runs if run.fold == fold} for fold in {run.fold for run in arm.runs}}
+    num_folds = round(1 / arm.first.config["dataset.split.val_fraction"])
+    remarks = [f"{len(seeds)} of {num_folds} folds were run"] if len(seeds) < num_folds else []
+    return remarks + ["not every fold has every seed"] * (len({frozenset(each) for each in seeds.values()}) > 1)
+
+
+def _remarks_on_questions(study: Study | None, questions: Sequence[Question], arms: Sequence[Arm]) -> list[str]:
+    """Returns which questions are asked, where more could be."""
+    num_asked = sum(not question.settled_by for question in questions)
+    if study and num_asked < study.num_questions:
+        return [f"{num_asked} of the study's {study.num_questions} questions are asked, and Holm adjusts for these"]
+    num_pairs = len(arms) * (len(arms) - 1) // 2
+    if not study and num_asked < num_pairs:
+        return [f"{len(arms)} arms make {num_pairs} pairs: each is compared with {arms[0].name} alone"]
+    return []
+
+
+def of_study(folder: Path) -> Findings:
+    """Returns what the runs named in a study's folder (study.json) say to its questions.
+
+    Raises UserError where the file cannot be read, or where none of its runs is there.
+    """
+    file = folder / "study.json"
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        study, members, left_out = from_json(content["study"]), content["runs"], list(content.get("missing", []))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
+        ) from None
+    arms = []
+    for name, folders in members.items():
+        read = {folder / each: read_run(folder / each) for each in folders}
+        left_out += [f"{path}: {reason}" for path, (run, reason) in read.items() if run is None]
+        runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
+        if runs:
+            (card, _), *_ = Counter(map(same_card, runs)).most_common()
+            strangers = [run for run in runs if same_card(run) != card]
+            left_out += [f"{run.folder}: not the card or data of {name}'s other runs" for run in strangers]
+            kept, copies = distinct([run for run in runs if same_card(run) == card])
+            left_out += copies
+            arms.append(Arm(name, kept))
+    if not arms:
+        raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
+    return find(study.questions, arms, study, left_out, content["command"])

@@ -1,0 +1,229 @@
+"""What arms differ in: read from the resolved configs, the data and the machines of their runs, never from names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runcard.compare.arms import Arm, same_card
+from runcard.config.diff import flatten
+from runcard.runs.run import Run
+
+OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in
+WEIGHTS = "weights_sha256"  # the file that model.weights names
+DERIVED = "${derived."  # how a card refers to what follows from data and loss
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing that differs between two arms: a config key, a whole group of keys, or a fact about their runs."""
+
+    key: str
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.first} | {self.second})"
+
+    def belongs_to(self, factor: str) -> bool:
+        """Whether this is the named factor or a part of it: model.base of model.base or of model."""
+        return f"{self.key}.".startswith(f"{factor}.")
+
+
+def factors(first: Run, second: Run) -> list[Factor]:
+    """Returns what differs between the cards of two runs, apart from seed, fold and the choice of metrics.
+
+    Where a group's file or its _target_ differs, that is one factor, not one per key: loss (bce | dice). What follows
+    from data and loss (config's derived) is no factor of its own.
+    """
+    a, b = first.config, second.config
+    keys = [k for k in sorted(a.keys() | b.keys()) if k not in OF_RUNS and a.get(k) != b.get(k)]
+    derived = _derived_keys(first.folder) & _derived_keys(second.folder)
+    keys = [k for k in keys if not k.startswith("metric.scores.") and k not in derived]
+    if "model.weights" in keys or _replaced("model.weights", first, second):
+        keys = [key for key in keys if key != WEIGHTS]
+    found: dict[str, Factor] = {}
+    for key in keys:
+        whole = _replaced(key, first, second)
+        name = whole or key
+        values = _in_place(whole, first, second) if whole else [_text(c, key) for c in (a, b)]
+        found.setdefault(name, Factor(name, *values))
+    return list(found.values())
+
+
+def parted(first: Run, second: Run, factor: str | None) -> tuple[list[Factor], list[Factor]]:
+    """Returns what differs between the cards: what belongs to the named factor, and what else, the confounds.
+
+    Where no factor is named, the only one that differs is it; of several, each is a confound of the others.
+    """
+    found = factors(first, second)
+    if factor is None:
+        return (found, []) if len(found) == 1 else ([], found)
+    studied = [each for each in found if each.belongs_to(factor)]
+    return studied, [each for each in found if each not in studied]
+
+
+def session_factors(first: Arm, second: Arm) -> list[Factor]:
+    """Returns in what the machines, the precision, the code or the packages of two arms' runs differ."""
+    facts = [[_of_session(each) for run in arm.runs for each in run.sessions] for arm in (first, second)]
+    found = []
+    for key in dict.fromkeys(key for arm in facts for each in arm for key in each):
+        a, b = (sorted({each.get(key, "absent") for each in arm}) for arm in facts)
+        if len({*a, *b}) > 1:
+            found.append(Factor(key, ", ".join(a), ", ".join(b)))
+    return found
+
+
+def length_factors(first: Arm, second: Arm) -> list[Factor]:
+    """Returns in how many epochs were run the arms differ, where their cards do not say so: by early stopping."""
+    ran = [sorted({int(run.facts["epochs"]) for run in arm.runs}) for arm in (first, second)]
+    if ran[0] == ran[1] or _differ(first.first, second.first, "train.epochs"):
+        return []
+    return [Factor("epochs run", *(", ".join(map(str, lengths)) for lengths in ran))]
+
+
+def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
+    """Returns why a metric of two arms cannot be compared at all; nothing where it can."""
+    a, b = first.first, second.first
+    reasons = []
+    if a.facts["data"]["hash"] != b.facts["data"]["hash"]:
+        reasons.append("other data: the files differ in names or bytes")
+    elif lone := _lone_folds(first, second):
+        reasons.append(f"only one of them has {', '.join(lone)}")
+    elif _splits(first) != _splits(second):
+        reasons.append("another split: they were not measured on the same images")
+    if _differ(a, b, "dataset.classes") or a.split != b.split:
+        reasons.append("other classes" if a.split == b.split else "one has a test split, the other has none")
+    if metric == "loss" and _differ(a, b, "loss."):
+        reasons.append("the loss of each is its own: compare bce and soft_dice_loss, or log_loss, which all runs have")
+    if metric != "loss" and any(_differ(a, b, scores) for scores in _definitions(a, metric)):
+        reasons.append(f"another definition of {metric}")
+    return reasons
+
+
+def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
+    """Returns the arms that runs form, named by what tells them apart, and the runs left out, with the reason.
+
+    The same card with the same seed twice is no second sample: the run that was made last counts.
+    """
+    cards: dict[Any, dict[tuple[int, int], Run]] = {}
+    left_out = []
+    for run in sorted(runs, key=lambda run: str(run.facts["end"]), reverse=True):
+        arm = cards.setdefault(same_card(run), {})
+        if (known := arm.setdefault((run.fold, run.seed), run)) is not run:
+            left_out.append(f"{run.folder}: the same card and seed as {known.folder}, which is newer")
+    place = {run.folder: i for i, run in enumerate(runs)}
+    members = []
+    for each in cards.values():
+        kept, copies = distinct([run for _, run in sorted(each.items())])
+        members.append(kept)
+        left_out += copies
+    members.sort(key=lambda arm: min(place[run.folder] for run in arm))
+    return [Arm(name, arm) for name, arm in zip(_names([arm[0] for arm in members]), members, strict=True)], left_out
+
+
+def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:
+    """Returns the runs that are samples of their own, and those left out: another seed gives other values."""
+    kept: list[Run] = []
+    left_out = []
+    for run in runs:
+        twin = next((k for k in kept if k.fold == run.fold and k.images().equals(run.images())), None)
+        if twin is None:
+            kept.append(run)
+        else:
+            left_out.append(
+                f"{run.folder}: every value is that of {twin.folder}: a copy, or a seed that changes nothing"
+            )
+    return tuple(kept), left_out
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Returns a short name for each arm, given one run of each: its card, or else what tells it from the others."""
+    cards = [str(run.facts["choices"].get("experiment") or "") for run in runs]
+    if all(cards) and len(set(cards)) == len(cards):
+        return cards
+    keys = list(dict.fromkeys(f.key for pair in pairwise(runs) for f in factors(*pair)))
+    keys += [f.key for f in factors(runs[0], runs[-1]) if f.key not in keys]
+    labels = [[f"{key}={value}" for value in _values(key, runs)] for key in keys]
+    names = [", ".join(label) for label in zip(*labels, strict=True)] or ["this card"] * len(runs)
+    data = [f"data {run.facts['data']['hash'][:6]}, split {run.facts['data']['split_hash'][:6]}" for run in runs]
+    return [name if names.count(name) == 1 else f"{name} ({of})" for name, of in zip(names, data, strict=True)]
+
+
+@cache
+def _derived_keys(folder: Path) -> frozenset[str]:
+    """Returns the keys that the card of a run refers to derived by, such as model.out_channels: they are no factors."""
+    file = folder / ".hydra" / "config.yaml"
+    if not file.exists():
+        return frozenset()
+    card = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    return frozenset(key for key, value in flatten(card).items() if isinstance(value, str) and DERIVED in value)
+
+
+def _definitions(run: Run, metric: str) -> list[str]:
+    """Returns where the card defines a metric: dice_left is one of dice_of_classes' columns, so all count for it."""
+    own = f"metric.scores.{metric}."
+    return [own] if any(key.startswith(own) for key in run.config) else ["metric.scores.", "dataset.classes"]
+
+
+def _replaced(key: str, first: Run, second: Run) -> str | None:
+    """Returns the shortest part of the card above key that another file or class takes the place of, if one does."""
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        above = ".".join(parts[:end])
+        choices = [run.facts["choices"].get(above) for run in (first, second)]
+        if choices[0] != choices[1] or _differ(first, second, f"{above}._target_"):
+            return above
+    return None
+
+
+def _values(key: str, runs: Sequence[Run]) -> list[str]:
+    """Returns what stands under a factor's key in each card."""
+    is_leaf = any(key in run.config for run in runs)
+    return [_text(run.config, key) for run in runs] if is_leaf else _in_place(key, *runs)
+
+
+def _in_place(part: str, *runs: Run) -> list[str]:
+    """Returns what stands in a part of the runs' cards: the chosen files where these differ, else the classes."""
+    chosen = [str(run.facts["choices"].get(part)) for run in runs]
+    classes = [str(run.config.get(f"{part}._target_", "none")).rpartition(".")[2] for run in runs]
+    return chosen if len(set(chosen)) > 1 else classes
+
+
+def _text(config: dict[str, Any], key: str) -> str:
+    return str(config[key]) if key in config else "absent"
+
+
+def _differ(first: Run, second: Run, prefix: str) -> bool:
+    """Whether the cards differ in any key that begins so."""
+    keys = {key for run in (first, second) for key in run.config if key.startswith(prefix)}
+    return any(first.config.get(key) != second.config.get(key) for key in keys)
+
+
+def _lone_folds(first: Arm, second: Arm) -> list[str]:
+    """Returns the folds and seeds of a cross-validation that only one of the arms has."""
+    if not (first.first.is_fold and second.first.is_fold):
+        return []
+    a, b = ({(run.fold, run.seed) for run in arm.runs} for arm in (first, second))
+    lone = [(arm.name, each) for arm, own in ((first, a - b), (second, b - a)) for each in sorted(own)]
+    return [f"fold {fold} seed {seed} of {name}" for name, (fold, seed) in lone]
+
+
+def _splits(arm: Arm) -> set[tuple[int, str]]:
+    return {(run.fold, str(run.facts["data"]["split_hash"])) for run in arm.runs}
+
+
+def _of_session(session: Mapping[str, Any]) -> dict[str, str]:
+    hardware = session["hardware"]
+    return {
+        "precision": session["precision"],
+        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} threads",
+        "code": str(session["code"])[:8],
+        **{f"version of {name}": version for name, version in session["versions"].items()},
+    }

@@ -1,0 +1,314 @@
+"""Answers to questions: the difference, its interval, the verdict in words, and all that limits it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from runcard.compare import endpoints
+from runcard.compare import learning_curves as dynamics
+from runcard.compare.arms import Arm
+from runcard.compare.confounds import Factor, incomparable, length_factors, parted, session_factors
+from runcard.compare.endpoints import Count, Units
+from runcard.compare.learning_curves import RunContrast
+from runcard.compare.measures import Measure, title
+from runcard.compare.questions import Question
+from runcard.compare.verdicts import Evidence, Verdict, amount, in_numbers, judge, judge_networks
+from runcard.errors import UserError
+from runcard.runs.run import Run
+from runcard.stats import mrmc as inference
+from runcard.stats.mrmc import ALPHA, MIN_UNITS, Array, Effect
+
+MATTER_TO_TIMES = ("hardware", "precision")
+DECIDED = ("better", "worse", "higher", "lower", "equivalent")
+HARMLESS = ("hardware", "version of")  # told, but no other explanation of a difference in a metric
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two arms image by image: each value is the mean over the arm's runs."""
+
+    measure: Measure
+    ids: tuple[str, ...]  # those with a value in all runs
+    first: Array  # (I,)
+    second: Array  # (I,)
+
+
+@dataclass(frozen=True)
+class Others:
+    """What methods say that leave out a source of chance; no verdict goes by them."""
+
+    bootstrap: tuple[float, float]  # 95 % interval, runs and images resampled
+    wilcoxon: float  # p of the images' means
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the runs say to one question."""
+
+    question: Question
+    measure: Measure
+    first: Arm | None  # None where no run of the arm is there
+    second: Arm | None
+    effect: Effect | None  # first − second (of logarithms where measure.is_ratio); None where none can be had
+    counts: str  # "5 of 5 and 2 of 5 reached 0.9": why there is no effect; "" where there is one
+    p: float | None  # adjusted by Holm where the question is one of a family
+    alpha: float  # the level that Holm held p against: the printed interval is at 1 − alpha
+    verdict: Verdict
+    scope: str  # "on this split of these data: 47 validation images, last epoch, 5 and 5 seeds"
+    factor: str  # "loss (bce | dice)": what they differ in as asked; "" where that is nothing, or several things
+    confounds: tuple[str, ...]  # "model.base (8 | 16)": what differs besides
+    incomparable: tuple[str, ...]  # "another split", …: what makes the arms not comparable at all
+    paired: Paired | None  # of the measure, or of the metric whose curve it is read from
+    others: Others | None  # of measures with a value per image, where each arm has several runs
+    exploratory: tuple[tuple[Measure, Effect], ...] = ()  # the other measures of the same pair, not adjusted
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Returns the two arms, or none where one of them has no run."""
+        return [self.first, self.second] if self.first and self.second else []
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A question with its arms and their contrast, before Holm has seen the other questions."""
+
+    question: Question
+    measure: Measure
+    first: Arm | None
+    second: Arm | None
+    factor: tuple[Factor, ...] = ()  # what differs as asked
+    confounds: tuple[Factor, ...] = ()  # and what else
+    incomparable: tuple[str, ...] = ()
+    contrast: RunContrast | None = None  # None where an arm is missing or the two cannot be compared
+    units: Units | None = None  # of measures with a value per image; None of folds
+    count: Count | None = None  # of the compared split; None where an arm is missing
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Returns the two arms, or none where one of them has no run."""
+        return [self.first, self.second] if self.first and self.second else []
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether it is about two networks, not about two methods."""
+        return self.units is not None and min(len(arm.runs) for arm in self.arms) < 2
+
+    @property
+    def p(self) -> float | None:
+        """Returns the p of a test that could support a claim: none of rehearsals, single seeds or too few patients."""
+        if self.contrast is None or self.one_seed or self.too_few or self.rehearsal:
+            return None
+        return self.contrast.p
+
+    @property
+    def num_units(self) -> int:
+        """Returns the number of patients or images that were measured; of those with a value, where each has one."""
+        measured = self.count.patients if self.count else 0
+        return self.units.count if self.units else measured
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few patients or images to speak of others."""
+        return self.num_units < MIN_UNITS
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether any of the runs is a rehearsal."""
+        return any(run.rehearsal for arm in self.arms for run in arm.runs)
+
+
+def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
+    """Returns the answers to all questions, adjusted by Holm.
+
+    The family is every question but those that others settle (settled_by), and those whose arms cannot be compared. It
+    does not depend on what has been run: a question without a p so far counts as one of p = 1.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    cases = [_case(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
+    family = [i for i, case in enumerate(cases) if not case.question.settled_by and not case.incomparable]
+    ps = [1.0 if (p := cases[i].p) is None else p for i in family]
+    held = dict(zip(family, zip(*inference.holm(ps), strict=True), strict=True))
+    return [
+        _answer(case, *held[i], len(family)) if i in held and case.p is not None else _answer(case)
+        for i, case in enumerate(cases)
+    ]
+
+
+def metric_measure(metric: str, run: Run | None) -> Measure:
+    """Return how a metric of a run is written; which way it is better, and its bounds, where the run knows them."""
+    if run is None or metric not in run.facts["better"]:
+        return Measure(metric, title(metric), None, per_image=True)
+    return Measure(metric, title(metric), run.better(metric), per_image=True, bounds=endpoints.bounds(run, metric))
+
+
+def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
+    metric, dynamic = question.of or question.measure, dynamics.MEASURES.get(question.measure)
+    threshold = math.nan if question.threshold is None else question.threshold
+    arm = first or second
+    if dynamic:
+        measure = dynamics.measure(question.measure, metric, threshold)
+    else:
+        measure = metric_measure(metric, arm.first if arm else None)
+    if not first or not second:
+        return _Case(question, measure, first, second)
+    reasons = incomparable(first, second, (dynamic.metric if dynamic else None) or metric)
+    machines = session_factors(first, second)
+    if dynamic and dynamic.by_clock:
+        reasons += [f"seconds on another machine: {each}" for each in machines if each.key in MATTER_TO_TIMES]
+    only_described = False
+    if not dynamic and not endpoints.in_folds(first):
+        runs = (first.first, second.first)
+        lacking = [run for run in runs if metric not in endpoints.metrics(run)]
+        only_described = bool(lacking) and all(endpoints.is_measured(run, metric) for run in runs)
+        reasons += [f"{metric} has no value per image in {run.folder}" for run in lacking if not only_described]
+    studied, others = parted(first.first, second.first, question.factor)
+    if question.factor and not studied:
+        reasons.append(f"they do not differ in {question.factor}")
+    besides = (*others, *length_factors(first, second), *machines)
+    case = _Case(question, measure, first, second, tuple(studied), besides, tuple(reasons), count=Count.of(first))
+    if reasons:
+        return case
+    if only_described:
+        return replace(case, contrast=RunContrast(None, None, False, endpoints.described((first, second), metric)))
+    if dynamic:
+        return replace(case, contrast=dynamics.compare(question.measure, first, second, metric, threshold))
+    try:
+        effect = endpoints.contrast(first, second, metric)
+        counted = None if endpoints.in_folds(first) else endpoints.units([first, second], metric)
+    except UserError as error:  # a metric that is undefined there: that one question has no answer
+        return replace(case, incomparable=(str(error),))
+    return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0, ""), units=counted)
+
+
+def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, num_questions: int = 1) -> Answer:
+    contrast = case.contrast
+    p = contrast.p if contrast and adjusted is None else adjusted
+    return Answer(
+        question=case.question,
+        measure=case.measure,
+        first=case.first,
+        second=case.second,
+        effect=contrast.effect if contrast else None,
+        counts=contrast.note if contrast else "",
+        p=p,
+        alpha=alpha,
+        verdict=_qualified(case, _verdict(case, p, alpha, num_questions)),
+        scope=_scope(case),
+        factor=", ".join(str(each) for each in case.factor),
+        confounds=tuple(str(each) for each in case.confounds),
+        incomparable=case.incomparable,
+        paired=_paired(case),
+        others=_others(case),
+        exploratory=_explored(case),
+    )
+
+
+def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> Verdict:
+    """Returns the verdict; the first thing that stands in the way of a conclusion is the one that is told."""
+    question, measure, contrast = case.question, case.measure, case.contrast
+    told = "cannot tell" if question.claim else ""
+    if not case.arms:
+        missing = [name for name, arm in ((question.first, case.first), (question.second, case.second)) if not arm]
+        return Verdict(
+            "not run", f"No completed run of {' and of '.join(missing)}.", "not run" if question.claim else ""
+        )
+    if contrast is None:
+        return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.", told)
+    if contrast.p is None or p is None:
+        return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.", told)
+    grain = -math.log(alpha / 2) / case.units.count if case.units and case.units.right_or_wrong else 0.0
+    evidence = Evidence(contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note, grain)
+    if case.rehearsal:
+        sentence = f"Rehearsal, which supports no conclusion: {in_numbers(measure, evidence)}."
+        return Verdict("rehearsal", sentence, "rehearsal" if question.claim else "")
+    if case.count and case.too_few:
+        between = f"{measure.title} {amount(measure, contrast.effect.estimate)}" if contrast.effect else contrast.note
+        few = f"these are {case.num_units} {case.count.word}, too few to speak of others"
+        return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.", told)
+    if endpoints.identical(*case.arms):
+        what = ", ".join(each.key for each in case.factor) or "what differs"
+        sentence = f"No verdict: both arms give the same value of every image. Does {what} reach the model?"
+        return Verdict("no verdict", sentence, told)
+    if contrast.effect and contrast.effect.se == 0:
+        same = f"the difference in {measure.title} is the same in every image and seed"
+        sentence = (
+            f"Cannot tell {question.first} from {question.second}: {same}, which leaves nothing to measure chance by."
+        )
+        return Verdict("cannot tell", sentence, told)
+    if case.count and case.one_seed:
+        networks = [
+            (name, len(arm.runs)) for name, arm in zip((question.first, question.second), case.arms, strict=True)
+        ]
+        images = f"{case.num_units} {case.count.word}"
+        return judge_networks(question, measure, evidence, networks, images)
+    confounded = any(not each.key.startswith(HARMLESS) for each in case.confounds)
+    return judge(question, measure, evidence, confounded)
+
+
+def _qualified(case: _Case, verdict: Verdict) -> Verdict:
+    """Returns the verdict with what weakens it said in its sentence: images left out, curves that still move."""
+    sentence = verdict.sentence
+    if case.units and case.units.num_left_out:  # an arm may win by failing on them
+        sentence += f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
+    effect = case.contrast.effect if case.contrast else None
+    moved = [abs(dynamics.still_rising(arm, case.measure.key)) for arm in case.arms]
+    if verdict.word in DECIDED and case.measure.per_image and effect and max(moved) > abs(effect.estimate):
+        sentence += f" Within the last third of the epochs the curves still moved by {max(moved):.3f}."
+    return replace(verdict, sentence=sentence)
+
+
+def _scope(case: _Case) -> str:
+    """Returns what a verdict is about: these data and their split, the images, the length of training, the seeds."""
+    if case.contrast is None or case.count is None:
+        return ""
+    first, run = case.arms[0], case.arms[0].first
+    size = run.facts["config"]["derived"]["image_size_px"]
+    images = f"{case.count.images} {'validation' if run.split == 'val' else 'test'} images of {size} px"
+    images += f" of {case.count.patients} patients" if case.count.word == "patients" else ""
+    epochs = " and ".join(dict.fromkeys(str(arm.first.facts["epochs"]) for arm in case.arms))
+    length = f"after {epochs} epochs" if case.measure.per_image else f"over {epochs} epochs"
+    seeds = " and ".join(str(len(arm.seeds)) for arm in case.arms) + " seeds"
+    where = f"these {len({r.fold for r in first.runs})} folds" if endpoints.in_folds(first) else "this split"
+    return f"on {where} of these data: {images}, {length}, {seeds}"
+
+
+def _paired(case: _Case) -> Paired | None:
+    """Returns the two arms image by image, where each image has a value of its own."""
+    metric = case.question.of or case.question.measure
+    if not case.first or not case.second or endpoints.in_folds(case.first):
+        return None
+    if case.incomparable or incomparable(case.first, case.second, metric):
+        return None
+    ids = case.first.first.images().ids
+    first, second = (endpoints.of_images(arm, metric, ids) for arm in case.arms)
+    if first is None or second is None:
+        return None
+    kept = np.isfinite(first + second)
+    known = tuple(name for name, is_kept in zip(ids, kept, strict=True) if is_kept)
+    return Paired(metric_measure(metric, case.first.first), known, first[kept], second[kept])
+
+
+def _others(case: _Case) -> Others | None:
+    if case.units is None or case.one_seed or case.too_few:
+        return None
+    first, second = case.units.values
+    return Others(inference.bootstrap(first, second), inference.wilcoxon(first, second))
+
+
+def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:
+    """Returns the other measures of two arms: nobody asked for them beforehand, and their p is adjusted for nothing."""
+    if not case.arms or case.incomparable:
+        return ()
+    first, second = case.arms
+    shared = [name for name in endpoints.metrics(first.first) if name in endpoints.metrics(second.first)]
+    found = []
+    for name in shared:
+        if name != case.measure.key and not incomparable(first, second, name):
+            with suppress(UserError):  # a metric that is undefined there
+                found.append((metric_measure(name, first.first), endpoints.contrast(first, second, name)))
+    return tuple(found)

@@ -1,0 +1,202 @@
+"""The report's charts as Vega-Lite: drawn by the reader's browser, and by vl-convert as PNG.
+
+Charts name the tables that they draw from; a page holds each table once, as CSV, however many charts share it. Lines
+and text are drawn in currentColor, so that a chart takes the ink of its page, light or dark.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import altair as alt
+import numpy as np
+import vl_convert
+
+from runcard.compare.arms import Arm
+from runcard.compare.contrasts import Paired
+from runcard.compare.measures import title
+
+VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
+# Told apart by the colour-blind, on white as on black (Okabe and Ito 2008, without black and yellow).
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+NEITHER = "#888888"
+HEIGHT_PX = 260
+PNG_WIDTH_PX = 560
+MAX_NAMED = 5  # images that stand in one place of a chart and are told by name
+INK = ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor")
+CONFIG: dict[str, Any] = {
+    "font": "Liberation Sans, Arial, sans-serif",
+    "view": {"stroke": None},
+    "axis": dict.fromkeys(INK, "currentColor")
+    | {
+        "gridOpacity": 0.12,
+        "domainOpacity": 0.4,
+        "tickOpacity": 0.4,
+        "titleFontWeight": "normal",
+        "tickCount": 6,
+        "labelOverlap": True,
+    },
+    "legend": {"labelColor": "currentColor", "labelLimit": 260, "orient": "top", "title": None}
+    | {"symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1},
+}
+PAGE_CONFIG = CONFIG | {"background": None, "legend": {"disable": True}}  # a page has one key for all charts of a pair
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart as a Vega-Lite spec without the tables that charts share."""
+
+    key: str  # among the charts of one pair of arms: curves-dice
+    title: str
+    caption: str  # what it shows, in words
+    spec: dict[str, Any]
+
+
+def colours(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns one colour per arm, kept through the whole report.
+
+    An arm takes the colour that fewest arms have yet, of those that none of its partners has, as long as there are any.
+    """
+    partners: dict[str, set[str]] = {name: set() for name in names}
+    for first, second in pairs:
+        partners[first].add(second)
+        partners[second].add(first)
+    chosen: dict[str, str] = {}
+    for name in names:
+        taken, used = {chosen[other] for other in partners[name] if other in chosen}, list(chosen.values())
+        chosen[name] = min(PALETTE, key=lambda colour: (colour in taken, used.count(colour)))
+    return chosen
+
+
+def curve_table(arms: Sequence[Arm], name: str) -> str:
+    """Returns a metric's curves as CSV: arm, images, epoch, mean, lowest and highest run, and each run's value.
+
+    Only as far as the shortest run of an arm goes: beyond, the mean would be one of other runs.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for arm in arms:
+        for images, prefix in (("training", "train_eval"), ("validation", "val")):
+            columns = [run.curves[f"{prefix}/{name}"] for run in arm.runs if f"{prefix}/{name}" in run.curves]
+            shortest = min(map(len, columns), default=0)
+            epochs = np.array([column[:shortest] for column in columns]).T  # (E, S)
+            for epoch, values in enumerate(epochs, start=1):
+                shown = map(_short, (values.mean(), values.min(), values.max()))
+                rows.append((arm.name, images, epoch, *shown, ", ".join(map(_short, values))))
+    return _csv(("arm", "images", "epoch", "mean", "lowest", "highest", "each run"), rows)
+
+
+def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None) -> Chart:
+    """Returns the curves of arms (name -> colour) from the table named metric, with a line at the threshold."""
+    data = alt.Chart(alt.NamedData(metric, format=_format("epoch", "mean", "lowest", "highest"))).transform_filter(
+        alt.FieldOneOfPredicate("arm", list(arms))
+    )
+    colour = alt.Color("arm:N", scale=alt.Scale(domain=list(arms), range=list(arms.values())))
+    dashes = alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
+    epoch = alt.X("epoch:Q", axis=alt.Axis(title="epoch", grid=False, tickMinStep=1))
+    mean = alt.Y("mean:Q", axis=alt.Axis(title=None), scale=alt.Scale(zero=False))
+    row = ["arm", "images", "epoch"]
+    near = alt.selection_point(on="pointerover", clear="pointerout", nearest=True, empty=False, fields=row)
+    band = data.transform_filter("datum.images == 'validation'").mark_area(opacity=0.18)
+    # All of a row is told: with nearest, Vega-Lite 6.4 loses the texts of a tooltip that names its fields.
+    points = data.mark_point(size=50, filled=True, tooltip=alt.TooltipContent("data")).add_params(near)
+    layers = [
+        band.encode(x=epoch, y="lowest:Q", y2="highest:Q", color=colour),
+        data.mark_line(strokeWidth=1.8).encode(
+            x=epoch, y=mean, color=colour, strokeDash=alt.StrokeDash("images:N", scale=dashes)
+        ),
+        points.encode(
+            x=epoch,
+            y=mean,
+            color=colour,
+            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
+        ),
+    ]
+    caption = "Mean of the runs; the band reaches from the lowest to the highest run on the validation images."
+    if threshold is not None:
+        rule = alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6)
+        layers.append(rule.encode(y=alt.datum(threshold)))
+        caption += f" Dotted: {threshold:g}."
+    return Chart(f"curves-{metric}", f"{title(metric)} over the epochs", caption, _spec(alt.layer(*layers)))
+
+
+def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
+    """Returns two arms (first, second; name -> colour) image by image, with the diagonal of equal values."""
+    first, second = arms
+    measure = paired.measure
+    sign = {"max": 1, "min": -1, None: 0}[measure.better]
+    places: dict[tuple[float, float], list[str]] = {}  # where values are 0 or 1, many images have the same
+    for name, x, y in zip(paired.ids, paired.second.tolist(), paired.first.tolist(), strict=True):
+        places.setdefault((x, y), []).append(name)
+    words = {1: first, -1: second, 0: "neither"}
+    rows = [
+        (x, y, len(ids), ", ".join(ids[:MAX_NAMED]) + ", …" * (len(ids) > MAX_NAMED), words[sign * ((y > x) - (y < x))])
+        for (x, y), ids in places.items()
+    ]
+    data = alt.InlineData(_csv(("x", "y", "images", "ids", "better"), rows), format=_format("x", "y", "images"))
+    low, high = (float(end(np.concatenate([paired.first, paired.second]))) for end in (np.min, np.max))
+    scale = alt.Scale(domain=[low, high], nice=True, zero=False)
+    most = max(10, *map(len, places.values()))
+    colour = alt.Scale(domain=[first, second, "neither"], range=[*arms.values(), NEITHER])
+    points = alt.Chart(data).mark_point(filled=True, opacity=0.8)
+    points = points.encode(
+        x=alt.X("x:Q", scale=scale, axis=alt.Axis(title=f"{title(measure.title)}, {second}")),
+        y=alt.Y("y:Q", scale=scale, axis=alt.Axis(title=f"{title(measure.title)}, {first}")),
+        color=alt.Color("better:N", scale=colour, legend=None),
+        size=alt.Size("images:Q", scale=alt.Scale(domain=[1, most], range=[45, 500]), legend=None),
+        tooltip=[
+            alt.Tooltip("ids:N", title="image"),
+            alt.Tooltip("y:Q", title=first, format=".4~g"),
+            alt.Tooltip("x:Q", title=second, format=".4~g"),
+            "better:N",
+        ],
+    )
+    diagonal = alt.Chart().mark_rule(color="currentColor", opacity=0.5)
+    diagonal = diagonal.encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
+    caption = (
+        "A point is an image, or several where it is larger, at the mean over the runs of each arm. "
+        "Its colour is that of the better arm."
+    )
+    spec = _spec(alt.layer(diagonal, points))
+    return Chart(f"pairs-{measure.key}", f"{title(measure.title)}, image by image", caption, spec)
+
+
+def to_png(chart: Chart, tables: Mapping[str, str]) -> bytes:
+    """Returns the chart as PNG on white, with its own key, and without the points that only answer a pointer."""
+    still = {key: value for key, value in chart.spec.items() if key != "params"}
+    still["layer"] = [layer for layer in chart.spec["layer"] if "name" not in layer]  # params name what they listen to
+    still |= {"width": PNG_WIDTH_PX, "background": "white", "datasets": chart.spec["datasets"] | tables}
+    return bytes(vl_convert.vegalite_to_png(still, vl_version=VEGA_LITE, scale=1.5, config=CONFIG))
+
+
+@cache
+def library() -> str:
+    """Returns Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
+    script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE))
+    return script.replace("</script", "<\\/script")
+
+
+def _spec(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
+    spec = chart.properties(width="container", height=HEIGHT_PX).to_dict(validate=False)
+    return {"datasets": {}} | {key: value for key, value in spec.items() if key != "config"}
+
+
+def _format(*numbers: str) -> alt.CsvDataFormat:
+    return alt.CsvDataFormat(type="csv", parse=dict.fromkeys(numbers, "number"))
+
+
+def _short(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"
+
+
+def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,218 @@
+"""The report: one HTML file that opens without a network, and the same in Markdown with its pictures beside it.
+
+Nothing is computed here. The page shows what findings hold, and what lies in the run folders they were read from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from runcard.compare import endpoints
+from runcard.compare.analysis import Findings, best_title, monitored
+from runcard.compare.arms import Arm
+from runcard.compare.contrasts import Answer
+from runcard.compare.measures import Measure, Value, title
+from runcard.compare.report import charts
+from runcard.compare.report.sections import Section, sections
+from runcard.compare.report.terminal import cell, number
+from runcard.compare.verdicts import amount, in_interval, in_p, in_range
+from runcard.fileio import replacing, write_text
+from runcard.runs.run import Run
+from runcard.stats import mrmc
+
+SIMULATION = Path(mrmc.__file__).with_name("simulation.json")  # written by benchmarks/inference.py
+# Of a verdict, and of what becomes of a claim: a sign beside the colour, and the colour's name in style.css.
+MARKS = {
+    "better": ("▲", "good"),
+    "worse": ("▼", "bad"),
+    "higher": ("↑", "plain"),
+    "lower": ("↓", "plain"),
+    "equivalent": ("=", "plain"),
+    "supported": ("✓", "good"),
+    "contradicted": ("✗", "bad"),
+    "cannot tell": ("?", "open"),
+    "one seed": ("1", "open"),
+    "no verdict": ("–", "open"),
+    "not run": ("–", "open"),
+    "not comparable": ("≠", "warn"),
+    "confounded": ("!", "warn"),
+    "rehearsal": ("!", "warn"),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measure of one arm: its mean with interval and note, and each run's value."""
+
+    text: str
+    runs: tuple[tuple[Run, str], ...]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, the answers that settle it, and those of the comparison as it was made, where it is confounded."""
+
+    text: str
+    arms: tuple[str, str]
+    settling: tuple[Answer, ...]
+    as_compared: tuple[Answer, ...]
+
+
+def write_report(findings: Findings, folder: Path, with_images: bool = True) -> Path:
+    """Writes report.html, and report.md with its pictures in report/, into folder; returns the path of the HTML.
+
+    Links to runs are relative to folder. Without images nothing of the data is shown but names and values.
+    """
+    pairs = [(answer.question.first, answer.question.second) for answer in findings.answers if answer.arms]
+    colours = charts.colours([arm.name for arm in findings.arms], pairs)
+    parts = sections(findings.answers, colours, with_images)
+    drawn = dict.fromkeys(metric for section in parts for metric in section.metrics)
+    tables = {metric: charts.curve_table(findings.arms, metric) for metric in drawn}
+    runs = [run for arm in findings.arms for run in arm.runs]
+    context = {
+        "findings": findings,
+        "sections": parts,
+        "claims": _claims(findings.answers),
+        "colours": colours,
+        "data": _data(findings.arms),
+        "rows": _rows(findings),
+        "places": {run.folder: i + 1 for i, run in enumerate(runs)},
+        "folds": any(run.is_fold for run in runs),
+        "rehearsals": [arm.name for arm in findings.arms if any(run.rehearsal for run in arm.runs)],
+        "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
+        "relative": lambda path: _relative(path, folder),
+    }
+    _write_pictures(parts, folder / "report")
+    page = {"tables": tables, "config": charts.PAGE_CONFIG, "library": charts.library()}
+    write_text(folder / "report.html", _environment("html").get_template("report.html").render(context | page))
+    write_text(folder / "report.md", _environment("md").get_template("report.md").render(context))
+    return folder / "report.html"
+
+
+def evidence(answer: Answer) -> str:
+    """Returns an answer's numbers in a line; its sentence where it has none, or none to go by."""
+    if answer.p is None or answer.verdict.word == "no verdict" or (answer.effect and answer.effect.se == 0):
+        return answer.verdict.sentence
+    if answer.effect is None:
+        return f"{title(answer.measure.title)}: {answer.counts} (by ranks, p {in_p(answer.p)})"
+    difference = f"{title(answer.measure.title)} {amount(answer.measure, answer.effect.estimate)}"
+    return f"{difference} ({in_interval(answer.measure, answer.effect, answer.alpha)}, p {in_p(answer.p)})"
+
+
+def at(run: Run, checkpoint: str) -> str:
+    """Returns "test/dice 0.932 in epoch 60": the monitored metric on the compared split, at the last or best epoch."""
+    metric = run.facts["best"]["monitor"].partition("/")[2]
+    value = endpoints.value(run, metric, checkpoint)
+    shown = "–" if math.isnan(value) else number(value)
+    return f"{run.split}/{metric} {shown} in epoch {run.facts[checkpoint]['epoch']}"
+
+
+def _environment(kind: str) -> jinja2.Environment:
+    """Returns the templates of HTML or Markdown (md), with every value escaped for either."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        finalize=_as_markdown if kind == "md" else None,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"evidence": evidence, "title": title, "number": number, "in_p": in_p, "at": at}
+    environment.globals |= {"amount": amount, "in_interval": in_interval, "in_range": in_range, "marks": MARKS}
+    return environment
+
+
+def _as_markdown(value: Any) -> Any:
+    """Returns a template's value as text in which no sign is Markdown's or HTML's: names come from files."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = " ".join(value.replace("&", "&amp;").replace("<", "&lt;").splitlines())
+    return Markup("".join(f"\\{sign}" if sign in "\\`*|[]" else sign for sign in text))
+
+
+def _claims(answers: Sequence[Answer]) -> list[Claim]:
+    """Returns each claim about two arms once, with the answers that settle it."""
+    by_key = {answer.question.key: answer for answer in answers}
+    settling = {key for answer in answers for key in answer.question.settled_by}
+    asked: dict[tuple[str, str, str], list[Answer]] = {}
+    for answer in answers:
+        if answer.question.claim and answer.question.key not in settling:
+            pair = (answer.question.claim, answer.question.first, answer.question.second)
+            asked.setdefault(pair, []).append(answer)
+    return [
+        Claim(
+            text=claim,
+            arms=(first, second),
+            settling=tuple(by_key[key] for a in group for key in a.question.settled_by or (a.question.key,)),
+            as_compared=tuple(a for a in group if a.question.settled_by),
+        )
+        for (claim, first, second), group in asked.items()
+    ]
+
+
+def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
+    """Returns what the arms were trained and measured on, each data set with its split once."""
+    found: dict[Any, dict[str, Any]] = {}
+    for arm in arms:
+        config, data = arm.first.facts["config"], arm.first.facts["data"]
+        folds = len({run.fold for run in arm.runs})
+        facts = {
+            "name": arm.first.facts["choices"]["dataset"],
+            "classes": config["derived"]["classes"],
+            "size": config["derived"]["image_size_px"],
+            "sizes": {part: size for part, size in arm.first.split_sizes.items() if size},
+            "folds": folds,
+            "split_hash": data["split_hash"][:8] if folds == 1 else "",  # each fold has its own
+        }
+        found.setdefault(json.dumps([facts, data["hash"]]), facts | {"arms": []})["arms"].append(arm.name)
+    return list(found.values())
+
+
+def _rows(findings: Findings) -> list[tuple[str, list[Cell | None]]]:
+    """Returns the table of arms: a title, and a cell per arm; None where an arm has no such measure."""
+    rows: list[tuple[str, list[Cell | None]]] = []
+    for measure in findings.measures:
+        values = [findings.values[arm.name].get(measure.key) for arm in findings.arms]
+        rows.append((measure.title, [_cell(measure, *each) for each in zip(findings.arms, values, strict=True)]))
+        bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in findings.arms]
+        if any(bests):
+            shown = [_cell(measure, *each) for each in zip(findings.arms, bests, strict=True)]
+            rows.append((best_title(measure, findings.arms), shown))
+    return [(title(words), cells) for words, cells in rows if any(cells)]
+
+
+def _cell(measure: Measure, arm: Arm, value: Value | None) -> Cell | None:
+    if value is None or not (value.runs or value.note):
+        return None
+    each = [(run, "–" if math.isnan(own) else number(own)) for run, own in zip(arm.runs, value.runs, strict=True)]
+    return Cell(cell(measure, value) if value.mean else value.note, tuple(each))
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
+
+
+def _write_pictures(parts: Sequence[Section], folder: Path) -> None:
+    """Writes the charts and images that the Markdown shows, in place of those of an earlier report."""
+    contents: dict[str, bytes] = {}
+    for section in parts:
+        tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
+        contents |= {f"{section.key}-{chart.key}.png": charts.to_png(chart, tables) for chart in section.charts}
+        contents |= {picture.name: picture.content for picture in section.pictures}
+    for kind in ("png", "jpg"):
+        for stale in folder.glob(f"pair[0-9]*-*.{kind}"):  # as sections and their pictures are named
+            stale.unlink()
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)

@@ -1,0 +1,187 @@
+"""The report's sections: for every two arms that are compared, their answers, charts and images."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from runcard.compare.analysis import monitored
+from runcard.compare.arms import Arm
+from runcard.compare.contrasts import Answer, Paired
+from runcard.compare.measures import Measure
+from runcard.compare.report import charts
+from runcard.compare.report.charts import Chart
+from runcard.runs.run import Run
+from runcard.stats.mrmc import Effect
+
+SHARED_LOSSES = ("log_loss", "bce", "soft_dice_loss")  # scales that all arms of a task have
+PANELS = {"predictions": "what it predicts", "activation_maps": "where it looks"}  # files of a run's figures/
+NUM_EXTREMES = 3  # images shown of those that gained most, and of those that lost most
+PANEL_PX, TILE_PX, QUALITY = 520, 128, 72  # widths, and JPEG quality
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A JPEG: inlined in HTML, a file beside the Markdown."""
+
+    name: str  # of its file
+    caption: str
+    content: bytes
+
+    @property
+    def inline(self) -> str:
+        """Returns the picture as an address that holds it."""
+        return f"data:image/jpeg;base64,{b64encode(self.content).decode()}"
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """An image in which two arms are far apart: its value in both, the mean over their runs, and how it looks."""
+
+    id: str
+    first: float
+    second: float
+    picture: Picture | None  # None where a run has no preview of it
+
+
+@dataclass(frozen=True)
+class Section:
+    """Two arms, all that is asked of them, and what there is to look at: nothing where an arm has no run."""
+
+    key: str
+    answers: tuple[Answer, ...]
+    metrics: tuple[str, ...]  # whose curves are drawn
+    charts: tuple[Chart, ...]
+    by_image: Paired | None  # what better and worse go by
+    better: tuple[Extreme, ...]  # where the first arm gains most
+    worse: tuple[Extreme, ...]  # and where it loses most
+    panels: tuple[tuple[str, tuple[Picture, ...]], ...]  # what they show, and one for each arm that has it
+
+    @property
+    def one(self) -> Answer:
+        """Returns an answer, for what all of the section share: the arms, and what these differ in."""
+        return self.answers[0]
+
+    @property
+    def exploratory(self) -> list[tuple[Measure, Effect]]:
+        """Returns the measures that none of the section's questions asks for, with their effects."""
+        asked = {answer.measure.key for answer in self.answers}
+        found = {m.key: (m, effect) for answer in self.answers for m, effect in answer.exploratory}
+        return [found[key] for key in found if key not in asked]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """Returns all pictures of the section."""
+        of_images = [extreme.picture for extreme in self.better + self.worse if extreme.picture]
+        return of_images + [picture for _, pictures in self.panels for picture in pictures]
+
+
+def sections(answers: Sequence[Answer], colours: Mapping[str, str], with_images: bool) -> list[Section]:
+    """Returns a section for each two arms that some question compares; colours has one for every arm's name."""
+    by_pair: dict[tuple[str, str], list[Answer]] = {}
+    for answer in answers:
+        by_pair.setdefault((answer.question.first, answer.question.second), []).append(answer)
+    return [_section(f"pair{i + 1}", tuple(group), colours, with_images) for i, group in enumerate(by_pair.values())]
+
+
+def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], with_images: bool) -> Section:
+    arms = answers[0].arms
+    metrics = _metrics(answers, *arms) if arms else ()
+    of_arms = {arm.name: colours[arm.name] for arm in arms}
+    thresholds = {answer.question.of: answer.question.threshold for answer in answers if answer.question.threshold}
+    drawn = [charts.curves(metric, of_arms, thresholds.get(metric)) for metric in metrics]
+    paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
+    drawn += [charts.pairs(each, of_arms) for each in paired.values()]
+    by_image = next((each for each in paired.values() if each.measure.better), None)
+    better, worse = _extremes(key, by_image, arms, with_images) if by_image else ((), ())
+    panels = [
+        (words, tuple(p for i, arm in enumerate(arms) if (p := _panel(f"{key}-{name}{i + 1}.jpg", arm, name))))
+        for name, words in (PANELS.items() if with_images else ())
+    ]
+    return Section(
+        key=key,
+        answers=answers,
+        metrics=metrics,
+        charts=tuple(drawn),
+        by_image=by_image,
+        better=better,
+        worse=worse,
+        panels=tuple((words, pictures) for words, pictures in panels if pictures),
+    )
+
+
+def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, ...]:
+    """Returns the metrics whose curves are drawn: those asked for, the monitored one, and the losses.
+
+    The loss as trained is on a scale of its own: it is drawn only where both arms have the same.
+    """
+    a, b = ({k: v for k, v in arm.first.config.items() if k.startswith("loss.")} for arm in (first, second))
+    wanted = [answer.question.of or answer.question.measure for answer in answers]
+    wanted += [monitored(first), *SHARED_LOSSES, "loss"]
+    drawn = [name for name in dict.fromkeys(wanted) if name != "loss" or a == b]
+    return tuple(name for name in drawn if all(f"val/{name}" in arm.first.curves for arm in (first, second)))
+
+
+def _extremes(
+    key: str, paired: Paired, arms: Sequence[Arm], with_images: bool
+) -> tuple[tuple[Extreme, ...], tuple[Extreme, ...]]:
+    """Returns the images in which the first arm gains most on the second, and those in which it loses most."""
+    gain = (paired.first - paired.second) * (1 if paired.measure.better == "max" else -1)
+    order = np.argsort(-gain, kind="stable").tolist()
+
+    def extreme(i: int) -> Extreme:
+        runs = (arm.first for arm in arms)
+        picture = _side_by_side(f"{key}-image{i + 1}.jpg", paired.ids[i], *runs) if with_images else None
+        return Extreme(paired.ids[i], float(paired.first[i]), float(paired.second[i]), picture)
+
+    better = [extreme(i) for i in order[:NUM_EXTREMES] if gain[i] > 0]
+    worse = [extreme(i) for i in order[::-1][:NUM_EXTREMES] if gain[i] < 0]
+    return tuple(better), tuple(worse)
+
+
+def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | None:
+    """Returns an image's preview in the first run with the second run's prediction to its right, as high as the first.
+
+    The preview of a mask has three tiles, image, truth and prediction; that of a class has one. None where a run has
+    no preview that can be read.
+    """
+    left, right = (_read(run.folder / "previews" / f"{image}.png") for run in (first, second))
+    if left is None or right is None:
+        return None
+    num_tiles = 1 if first.images().targets else 3
+    tile_px = max(1, right.width // num_tiles)
+    prediction = right.crop((right.width - tile_px, 0, right.width, right.height))
+    prediction = prediction.resize((max(1, tile_px * left.height // right.height), left.height))
+    shown = Image.new("RGB", (left.width + prediction.width, left.height))
+    shown.paste(left, (0, 0))
+    shown.paste(prediction, (left.width, 0))
+    return Picture(name, f"{image}, as one run of each arm predicts it", _jpeg(shown, TILE_PX * (num_tiles + 1)))
+
+
+def _panel(file: str, arm: Arm, name: str) -> Picture | None:
+    """Returns a figure of an arm's first run; None where there is none that can be read."""
+    figure = _read(arm.first.folder / "figures" / f"{name}.png")
+    if figure is None:
+        return None
+    return Picture(file, f"{arm.name}, seed {arm.first.seed}: {PANELS[name]}", _jpeg(figure, PANEL_PX))
+
+
+def _read(path: Path) -> Image.Image | None:
+    """Returns the picture in RGB; None where the file is missing, empty or damaged: no report fails for a picture."""
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, SyntaxError, ValueError):  # SyntaxError is what Pillow raises of a PNG's broken chunk
+        return None
+
+
+def _jpeg(image: Image.Image, width: int) -> bytes:
+    image.thumbnail((width, image.height))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=QUALITY, optimize=True)
+    return content.getvalue()

@@ -1,0 +1,169 @@
+"""Findings on the terminal, and as JSON: the same numbers, for people and for programs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+
+from runcard.compare.analysis import Findings, best_title, monitored
+from runcard.compare.arms import Arm
+from runcard.compare.contrasts import Answer
+from runcard.compare.measures import Measure, Value, title
+from runcard.compare.verdicts import amount, in_p
+from runcard.console import print_table
+from runcard.stats.mrmc import ALPHA, Effect
+
+ARMS_ABREAST = 4  # columns of the table of arms, before the next ones come below
+
+
+def print_findings(console: Console, findings: Findings) -> None:
+    """Prints the arms measure by measure, then pair by pair the numbers and the verdict."""
+    for start in range(0, len(findings.arms), ARMS_ABREAST):
+        console.print()
+        arms = findings.arms[start : start + ARMS_ABREAST]
+        print_table(console, ["", *(arm.name for arm in arms)], _rows(findings, arms))
+    console.print(
+        "\nOf the last epoch, but where it says. In brackets the 95 % interval; without, the runs' own values."
+    )
+    if findings.answers:
+        console.print()
+        columns = ["", "first − second", "difference", "interval", "p (Holm)", "detectable", "verdict"]
+        print_table(console, columns, [_pair(i + 1, answer) for i, answer in enumerate(findings.answers)])
+    print_answers(console, findings)
+
+
+def print_answers(console: Console, findings: Findings) -> None:
+    """Prints the verdicts, what becomes of the claims, what is left out, and what to know before reading any of it."""
+    for i, answer in enumerate(findings.answers):
+        claim = f" Claim: {answer.verdict.claim}." if answer.verdict.claim else ""
+        console.print(f"\n{i + 1}. {answer.verdict.sentence}{claim}", style="bold")
+        if answer.scope:
+            console.print(f"   {answer.scope[:1].upper()}{answer.scope[1:]}.")
+        if answer.factor:
+            console.print(f"   They differ in {answer.factor}.")
+        for confound in answer.confounds:
+            console.print(f"   differs too: {confound}", style="yellow")
+    console.print()
+    for line in findings.left_out:
+        console.print(f"left out  {line}", style="yellow")
+    for line in findings.remarks:
+        console.print(f"note  {line}", style="yellow")
+
+
+def as_json(findings: Findings) -> dict[str, Any]:
+    """Returns the findings as JSON has them; NaN and infinite numbers are null."""
+    return {
+        "arms": [_arm(findings, arm) for arm in findings.arms],
+        "pairs": [_answer(answer) for answer in findings.answers],
+        "left_out": list(findings.left_out),
+        "remarks": list(findings.remarks),
+    }
+
+
+def cell(measure: Measure, value: Value) -> str:
+    """Returns "0.932 [0.921, 0.943]", the runs' own values where there is no interval, and the note."""
+    if value.mean is None:
+        own = ", ".join(number(each) for each in value.runs if not math.isnan(each))
+        return "; ".join(text for text in (own, value.note) if text) or "–"
+    effect = value.mean
+    bounds = measure.mean_interval(effect)
+    shown = [number(math.exp(x) if measure.is_ratio else x) for x in (effect.estimate, *bounds)]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]" + (f" {value.note}" if value.note else "")
+
+
+def number(value: float) -> str:
+    """Returns a number with the digits that its size deserves: 0.932, 25.3, 246."""
+    digits = 4 if 0 < abs(value) < 0.01 else 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def _rows(findings: Findings, arms: tuple[Arm, ...]) -> list[list[str]]:
+    rows = [["seeds", *(_seeds(arm) for arm in arms)]]
+    rows += [["parameters", *(f"{arm.first.facts['num_parameters']:,}" for arm in arms)]]
+    for measure in findings.measures:
+        values = [findings.values[arm.name].get(measure.key) for arm in arms]
+        if any(value and (value.runs or value.note) for value in values):
+            rows.append([measure.title, *(cell(measure, value) if value else "–" for value in values)])
+        if any(monitored(arm) == measure.key for arm in arms):
+            bests = [cell(measure, findings.best[arm.name]) if monitored(arm) == measure.key else "–" for arm in arms]
+            rows.append([best_title(measure, arms), *bests])
+    return rows
+
+
+def _seeds(arm: Arm) -> str:
+    folds = len({run.fold for run in arm.runs})
+    seeds = f"{len(arm.seeds)} ({', '.join(str(seed) for seed in arm.seeds)})"
+    return f"{seeds} × {folds} folds" if folds > 1 else seeds
+
+
+def _pair(place: int, answer: Answer) -> list[str]:
+    names = f"{answer.question.first} − {answer.question.second}"
+    if answer.effect is None:
+        return [f"{place}.", names, "", "", in_p(answer.p) if answer.p is not None else "", "", answer.verdict.word]
+    low, high = (
+        amount(answer.measure, bound) for bound in answer.measure.difference_interval(answer.effect, answer.alpha)
+    )
+    detectable = answer.effect.detectable(answer.alpha)
+    possible = detectable <= answer.measure.largest_difference
+    smallest = amount(answer.measure, detectable).lstrip("+") if possible else "none"
+    difference = f"{title(answer.measure.title)} {amount(answer.measure, answer.effect.estimate)}"
+    interval = f"{low} to {high} ({100 * (1 - answer.alpha):.4g} %)"
+    p = "" if answer.p is None else in_p(answer.p)
+    return [f"{place}.", names, difference, interval, p, smallest, answer.verdict.word]
+
+
+def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
+    measured = {m.key: _value(m, v) for m in findings.measures if (v := findings.values[arm.name].get(m.key))}
+    return {
+        "name": arm.name,
+        "runs": [{"folder": str(r.folder), "seed": r.seed, "fold": r.fold, "rehearsal": r.rehearsal} for r in arm.runs],
+        "num_parameters": arm.first.facts["num_parameters"],
+        "last": measured,
+        "best": {
+            monitored(arm): {"runs": _plain(list(findings.best[arm.name].runs)), "note": "chosen on these images"}
+        },
+    }
+
+
+def _value(measure: Measure, value: Value) -> dict[str, Any]:
+    shown: dict[str, Any] = {"title": measure.title, "runs": _plain(list(value.runs)), "note": value.note}
+    return shown | ({"mean": _effect(measure, value.mean, measure.mean_interval(value.mean))} if value.mean else {})
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    measure, alpha, effect = answer.measure, answer.alpha, answer.effect
+    difference = _effect(measure, effect, measure.difference_interval(effect, alpha), alpha) if effect else None
+    return {
+        "question": answer.question.text,
+        "first": answer.question.first,
+        "second": answer.question.second,
+        "measure": answer.measure.key,
+        "difference": difference,
+        "p_adjusted": answer.p,
+        "verdict": answer.verdict.word,
+        "sentence": answer.verdict.sentence,
+        "claim": answer.verdict.claim,
+        "scope": answer.scope,
+        "factor": answer.factor,
+        "confounds": list(answer.confounds),
+        "not_comparable": list(answer.incomparable),
+    }
+
+
+def _effect(measure: Measure, effect: Effect, interval: tuple[float, float], alpha: float = ALPHA) -> dict[str, Any]:
+    """Return an effect on the scale that it is written in: a ratio where arms are compared by ratio."""
+    back = math.exp if measure.is_ratio else float
+    return {
+        "estimate": back(effect.estimate),
+        "interval": [back(bound) for bound in interval],
+        "level": 1 - alpha,
+        "p": effect.p,
+        "detectable": back(effect.detectable(alpha)),
+        "is_ratio": measure.is_ratio,
+    }
+
+
+def _plain(values: list[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]

@@ -1,0 +1,44 @@
+"""Which keys of a config can change the numbers: its hash, and in what two configs differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Config = dict[str, Any]  # nested, plain
+
+
+UNHASHED = {  # what cannot change the numbers
+    "name", "run_dir", "overwrite", "dataset.root", "train.num_workers", "train.persistent_workers",
+    "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "audit", "derived",
+}  # fmt: skip
+
+
+def config_hash(config: Config) -> str:
+    """Returns a hash over everything in a resolved config that can change the numbers."""
+    kept = {key: value for key, value in flatten(config).items() if matters(key)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
+    """Returns "key (this, that)" for every hashed key in which two resolved configs differ, leaving out `but`."""
+    a, b = flatten(one), flatten(other)
+    keys = [k for k in sorted(a.keys() | b.keys()) if matters(k) and k not in but and a.get(k) != b.get(k)]
+    return [f"{key} ({a.get(key, 'absent')} there, {b.get(key, 'absent')} here)" for key in keys]
+
+
+def matters(key: str) -> bool:
+    """Whether a dotted key of the card can change the numbers."""
+    return not any(key == name or key.startswith(f"{name}.") for name in UNHASHED)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"model.base": 16, …}: the leaves of a nested dict under dotted keys; lists are leaves."""
+    leaves: dict[str, Any] = {}
+    for key, value in config.items():
+        leaves |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        )
+    return leaves

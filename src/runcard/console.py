@@ -1,0 +1,28 @@
+"""Durations and plain tables on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+WIDTH = 1000  # columns of a table at the most: more than any has
+
+
+def duration(seconds: float) -> str:
+    """Returns 7 s, 1:05 min or 2:03:00 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, seconds = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"
+
+
+def print_table(console: Console, columns: list[str], rows: list[list[str]]) -> None:
+    """Prints a plain table, as wide as it needs to be: folders and numbers are there to be copied."""
+    shown = Table(box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(column, no_wrap=True)
+    for row in rows:
+        shown.add_row(*row)
+    Console(file=console.file, width=WIDTH, highlight=False, markup=False).print(shown)

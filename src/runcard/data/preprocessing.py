@@ -1,0 +1,154 @@
+"""From a dataset to samples in memory: decoded once, resized, and how their pixels are normalised.
+
+All of this serves every split alike; what is random comes later, in loaders.py.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runcard.data.image_io import describe, windowed
+from runcard.data.source import Original, Sample, Samples, Source
+from runcard.errors import DataError, UserError, check_choice, check_integer, way_past
+from runcard.fileio import digest
+
+NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 255
+    "unit": ((0.0,), (1.0,)),
+    "symmetric": ((0.5,), (0.5,)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+MEMORY_LIMIT_BYTES = 2 * 2**30  # decoded images above this size go to a memory-mapped temporary file
+MAX_FAULTS_SHOWN = 20
+
+
+def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence[str] = ()) -> Samples:
+    """Returns every sample decoded and resized to a square of image_size_px; all faults in one UserError.
+
+    A sample whose fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down)
+    or linearly (up), masks by nearest neighbour. Grey becomes RGB by repetition, RGB becomes grey by luminance.
+    """
+    check_integer("image_size_px", image_size_px, minimum=1)
+    check_choice("channels", str(channels), ("1", "3"))
+    cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
+    size = (len(source), image_size_px, image_size_px, channels)
+    images = _allocate(size)
+
+    def load(i: int) -> tuple[np.ndarray | int, str, Original] | DataError:
+        try:
+            image, target, hashed, original = read_sample(source, i)
+        except DataError as fault:
+            return fault
+        images[i] = resize_image(with_channels(image, channels), image_size_px)
+        if isinstance(target, np.ndarray):
+            target = resize_mask(target, image_size_px)
+        return target, hashed, original
+
+    with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
+        loaded = list(pool.map(load, range(len(source))))
+    positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
+    faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
+    if forbidden := [fault for fault in faults if fault.check not in allowed]:
+        more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
+        way = way_past(allowed, (fault.check for fault in forbidden)) if positions else ""  # else nothing would remain
+        audit = f"runcard audit tells all. {way}".rstrip()
+        raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, audit]))
+    if not positions:
+        raise UserError("There is no image left that could be read: see audit.allow.")
+    targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, DataError)), strict=True)
+    ids = [source.ids[i] for i in positions]
+    kept = images if len(positions) == len(source) else images[positions]
+    return Samples(
+        read_only(kept), read_only(np.stack(targets)), ids, list(digests), list(originals), positions, faults
+    )
+
+
+def read_sample(source: Source, i: int) -> Sample:
+    """Returns item i of source, windowed where it is deeper than 8 bits. Raises DataError for what is wrong with it."""
+    image, target, _ = source[i]
+    paths = source.files[i]
+    original = _original(image, paths)
+    made = [] if paths else [image.tobytes(), np.asarray(target).tobytes()]
+    if source.on_disk and original.deep_range:
+        window, (low, high) = source.on_disk.window, original.deep_range
+        image = windowed(image, window)
+        if image.min() == image.max() and low < high:
+            what, fix = (
+                f"all one grey under dataset.window={list(window)}",
+                "Set it to the values to be black and white.",
+            )
+            raise DataError("window", paths[0], what, fix, f", its values are {low:g} to {high:g}")
+    target = read_only(target) if isinstance(target, np.ndarray) else target
+    return Sample(read_only(image), target, digest(paths, made), original)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """Return a view of array that cannot be written to: neither a drawing nor a transform can change the data."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def left_out(source: Source, samples: Samples) -> dict[str, str | None]:
+    """Returns the ids of what was left out, each with a hash of its files; None where they cannot be read."""
+    kept = set(samples.positions)
+    return {source.ids[i]: digest_or_none(source, i) for i in range(len(source)) if i not in kept}
+
+
+def digest_or_none(source: Source, i: int) -> str | None:
+    """Returns a hash of item i's files, of its pixels where it has none; None where these cannot be read."""
+    try:
+        return digest(source.files[i]) if source.files[i] else read_sample(source, i).digest
+    except (OSError, DataError):
+        return None
+
+
+def normalizer(name: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (scale, shift), each of shape (C, 1, 1) float32, so that x * scale + shift normalises uint8 pixels."""
+    check_choice("normalization", name, NORMALIZATIONS)
+    mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in NORMALIZATIONS[name])
+    if len(mean) not in (1, channels):
+        raise ValueError(f"normalization={name} is for {len(mean)} channels. Set dataset.channels={len(mean)}")
+    return 1 / (255 * std), -mean / std
+
+
+def _original(image: np.ndarray, paths: Sequence[Path]) -> Original:
+    height_px, width_px = image.shape[:2]
+    deep_range = None if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
+    return Original(width_px, height_px, deep_range, [describe(path) for path in paths])
+
+
+def _allocate(shape: tuple[int, ...]) -> np.ndarray:
+    if np.prod(shape) <= MEMORY_LIMIT_BYTES:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:  # removed by the system when the last reader is gone
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Returns an image with 1 channel (H×W) or 3 (H×W×3): grey repeated, RGB by luminance."""
+    if channels == 3 and image.ndim == 2:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if channels == 1 and image.ndim == 3:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    return image
+
+
+def resize_image(image: np.ndarray, size_px: int) -> np.ndarray:
+    """Returns a square of size_px (size_px, size_px, C): by area averaging where it gets smaller, else linearly."""
+    if image.shape[:2] != (size_px, size_px):
+        smaller = size_px < max(image.shape[:2])
+        image = cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    return image.reshape(size_px, size_px, -1)
+
+
+def resize_mask(mask: np.ndarray, size_px: int) -> np.ndarray:
+    """Returns a square of size_px whose pixels are those of the mask (H, W) that lie nearest."""
+    if mask.shape == (size_px, size_px):
+        return mask
+    return cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)

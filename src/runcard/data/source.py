@@ -1,0 +1,71 @@
+"""What a dataset must offer, and what becomes of it: samples in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from runcard.data.image_io import OnDisk
+from runcard.errors import DataError
+
+
+class Source(Protocol):
+    """What a dataset is: anything with these attributes and items (image, target, id). See datasets/.
+
+    Images are H×W or H×W×3, uint8; of files deeper than that as they are, for on_disk says how to make them 8 bits.
+    """
+
+    ids: list[str]
+    files: list[tuple[Path, ...]]
+    classes: list[str]
+    given_split: list[str] | None
+    faults: Sequence[DataError]  # of the folder as a whole: told together with those of its files
+    on_disk: OnDisk | None  # None: made, not read
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> tuple[np.ndarray, np.ndarray | int, str]: ...
+
+
+class Original(NamedTuple):
+    """What a sample was before it became uint8 and a square."""
+
+    width_px: int
+    height_px: int
+    deep_range: tuple[float, float] | None  # smallest and largest value of an image deeper than 8 bits
+    files: list[str]  # in words: "8-bit grey JPEG"
+
+
+class Sample(NamedTuple):
+    """One image as it is meant to be seen, at the size of its file."""
+
+    image: np.ndarray  # H×W or H×W×3 uint8
+    target: np.ndarray | int  # see Source
+    digest: str  # a hash of the bytes of its files (of its pixels where it has none)
+    original: Original
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A whole data set, decoded and resized, in memory, in read-only arrays: whoever changes pixels copies them."""
+
+    images: np.ndarray  # (N, H, W, C) uint8
+    targets: np.ndarray  # (N,) int64 classes, or (N, H, W) uint8 class maps
+    ids: list[str]
+    digests: list[str]
+    originals: list[Original]
+    positions: list[int]  # in the source: all, but for those left out because their faults are allowed
+    faults: list[DataError]  # which are allowed: of folders, and of what was left out
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether targets are class maps rather than one class per image."""
+        return self.targets.ndim == 3
+
+    @property
+    def labels(self) -> list[int] | None:
+        """Returns the class of each image; None with masks."""
+        return None if self.has_masks else self.targets.tolist()

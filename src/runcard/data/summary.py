@@ -1,0 +1,78 @@
+"""What was found on disk, as the rows of a small table: shown before a training, so that a surprise is seen in time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+
+from runcard.data.image_io import OnDisk
+from runcard.data.source import Original, Source
+from runcard.data.splits import Split
+
+MAX_SHOWN = 3  # kinds of size or file in a row
+MAX_LEFT_OUT_SHOWN = 5
+LITTLE_OF_WINDOW = 0.25  # files that use less of dataset.window get a hint
+
+
+def found_rows(
+    source: Source, originals: Sequence[Original], labels: Sequence[int] | None, split: Split
+) -> list[list[str]]:
+    """Returns rows of two cells, the data's folder first; none for data that do not lie on disk.
+
+    originals and labels (None with masks) are those of the images that split parts.
+    """
+    if source.on_disk is None or not originals:
+        return []
+    disk = source.on_disk
+    rows = [("data", str(disk.location)), ("layout", disk.layout)]
+    rows += [(part, _counts(members, source.classes, labels)) for part, members in split.items() if members]
+    rows += [("sizes", _sizes(originals)), ("images", _commonest(original.files[0] for original in originals))]
+    if disk.masks is not None:
+        rows.append(("masks", f"{_commonest(original.files[1] for original in originals)}; {disk.masks}"))
+    if any(original.deep_range for original in originals):
+        rows.append(("values", _values(originals, disk)))
+    if disk.left_out:
+        more = len(disk.left_out) - MAX_LEFT_OUT_SHOWN
+        shown = ", ".join(disk.left_out[:MAX_LEFT_OUT_SHOWN])
+        rows.append(("left out", shown + (f" and {more} more" if more > 0 else "")))
+    return [list(row) for row in rows]
+
+
+def _counts(members: list[int], classes: list[str], labels: Sequence[int] | None) -> str:
+    """Returns "40 images: 8 Mel, 32 Nev", or without the classes where they are drawn in masks."""
+    total = f"{len(members)} image{'s' * (len(members) > 1)}"
+    if labels is None:
+        return total
+    counts = Counter(labels[i] for i in members)
+    return f"{total}: " + ", ".join(f"{counts[i]} {name}" for i, name in enumerate(classes))
+
+
+def _sizes(originals: Sequence[Original]) -> str:
+    """Returns the commonest sizes and, of many, the range that they lie in; pixels, width×height."""
+    sizes = [(o.width_px, o.height_px) for o in originals]
+    text = _commonest(f"{width}×{height}" for width, height in sizes)
+    if len(set(sizes)) <= MAX_SHOWN:
+        return f"{text} pixels"
+    widths, heights = zip(*sizes, strict=True)
+    return f"{text}; {min(widths)} to {max(widths)} pixels wide, {min(heights)} to {max(heights)} high"
+
+
+def _commonest(values: Iterable[Hashable]) -> str:
+    """Returns "A" where there is one kind, else "A (190), B (8), C (1) and 2 others" with the commonest first."""
+    counts = Counter(values).most_common()
+    if len(counts) == 1:
+        return str(counts[0][0])
+    shown = ", ".join(f"{value} ({count})" for value, count in counts[:MAX_SHOWN])
+    more = len(counts) - MAX_SHOWN
+    return shown + (f" and {more} other{'s' * (more > 1)}" if more > 0 else "")
+
+
+def _values(originals: Sequence[Original], disk: OnDisk) -> str:
+    """Returns the range of values in deep files, with a hint where the window shows little of its greys."""
+    low, high = (pick(o.deep_range[k] for o in originals if o.deep_range) for k, pick in ((0, min), (1, max)))
+    black, white = disk.window
+    text = f"{low:g} to {high:g} in files deeper than 8 bits; window {black:g} to {white:g}"
+    used = (min(high, white) - max(low, black)) / (white - black)
+    if used >= LITTLE_OF_WINDOW or low == high:
+        return text
+    return f"{text}, of which they use {max(used, 0):.0%}: try dataset.window=[{low:g},{high:g}]"

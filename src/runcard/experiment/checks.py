@@ -1,0 +1,82 @@
+"""Whether the parts of a card fit each other: keys, shapes, and what the best epoch and the scheduler go by."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torchmetrics import MetricCollection
+
+from runcard.config.instantiate import checked
+from runcard.data.loaders import Loaders
+from runcard.errors import UserError, check_choice
+from runcard.training.evaluation import OUT_OF_MEMORY, columns, predict
+from runcard.training.types import Loss, Monitor, Schedule
+
+
+def check_output(
+    fabric: Fabric,
+    network: nn.Module,
+    loss: Loss,
+    loaders: Loaders,
+    has_masks: bool,
+    out_channels: int,
+    choices: dict[str, str],
+) -> None:
+    """Runs one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
+    model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
+    try:
+        _, logits, targets = next(iter(predict(fabric, network, loaders.val)))
+    except torch.OutOfMemoryError:
+        raise UserError(OUT_OF_MEMORY) from None
+    except RuntimeError as error:  # a convolution's own words for a wrong number of channels or a wrong size
+        shape = tuple(next(iter(loaders.val)).images.shape[1:])
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from error
+    expected = (len(targets), out_channels, *targets.shape[1:])
+    if tuple(logits.shape) == expected:
+        checked("loss.", lambda: loss(logits, targets))
+        return
+    if logits.ndim != len(expected):
+        has = "masks" if has_masks else "one class per image"
+        gives = "one label per image" if logits.ndim == 2 else "a map of labels"
+        fitting = "model=unet or dataset=labelled" if has_masks else "model=vgg16 or dataset=lungs"
+        raise UserError(f"{model} gives {gives}; {dataset} has {has}. Try {fitting}.")
+    raise UserError(
+        f"{model} gives an output of shape {tuple(logits.shape)}, but {dataset} with loss={choices.get('loss')} needs "
+        f"{expected}. Does conf/model/{choices.get('model')}.yaml pass ${{derived.out_channels}} on under the name "
+        "that the model's own library uses?"
+    )
+
+
+def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) -> Monitor:
+    """Returns the Monitor of the best epoch; what it and the scheduler go by must be columns of metrics.csv.
+
+    Which way is better is the metric's own to say: nobody can choose the worst epoch by a forgotten key.
+    """
+    checked("scheduler.", lambda: check_choice("every", schedule.every, ("step", "epoch")))
+    known = [
+        "train/loss",
+        *(f"{part}/{name}" for part in ("val", "train_eval") for name in ("loss", *columns(metrics))),
+    ]
+    checked("metric.", lambda: check_choice("monitor", monitor, known))
+    watched, rule = schedule.monitor, type(schedule.rule).__name__
+    watches = "metrics" in inspect.signature(schedule.rule.step).parameters
+    if watches != (watched is not None):
+        must = "name a value of metrics.csv, such as val/loss" if watches else "be null"
+        raise UserError(f"scheduler.monitor must {must}, with {rule}, got {watched}.")
+    if watched is not None:
+        checked("scheduler.", lambda: check_choice("monitor", watched, known))
+        mode = getattr(schedule.rule, "mode", None)
+        if schedule.every == "step":
+            raise UserError(f"scheduler.every must be epoch with {rule}: {watched} appears once an epoch.")
+        if mode is not None and mode != (way := better(watched.partition("/")[2], metrics)):
+            raise UserError(f"scheduler.rule.mode={mode}: {watched} gets better the other way. Use mode={way}.")
+    return Monitor(monitor, better(monitor.partition("/")[2], metrics))
+
+
+def better(name: str, metrics: MetricCollection) -> str:
+    """Returns max where larger values of the loss or of a metric's column are better, else min."""
+    return "max" if name != "loss" and columns(metrics)[name].higher_is_better else "min"

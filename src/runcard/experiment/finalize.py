@@ -1,0 +1,186 @@
+"""What a finished training leaves: values per image for the last and the best weights, pictures, and a short table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from runcard.console import duration, print_table
+from runcard.data.datamodule import Data
+from runcard.errors import UserError
+from runcard.experiment.predictions import Gallery
+from runcard.experiment.setup import Parts
+from runcard.explain.cam_sheet import panel
+from runcard.explain.explain import Classifier, explain
+from runcard.explain.images import Pictures
+from runcard.explain.shortcut_probe import Finding
+from runcard.figures.figures import confusion_figure, curves_figure
+from runcard.fileio import write_figure
+from runcard.loggers.tensorboard import Tracker
+from runcard.runs.reader import Row
+from runcard.runs.writer import Record
+from runcard.training.checkpoint import Checkpoint, load_weights
+from runcard.training.evaluation import evaluate
+from runcard.training.types import Evaluation, State
+
+LOSS_TOLERANCE = 0.01  # relative, where arithmetic is not bit-exact: bfloat16 rounds to 0.4 %
+
+
+def write_results(
+    parts: Parts,
+    state: State,
+    tracker: Tracker,
+    gallery: Gallery,
+    checkpoint: Checkpoint,
+    record: Record,
+    bit_exact: bool,
+) -> dict[str, Any]:
+    """Writes per_image.csv, previews/, figures/ and the PR curve; returns the facts that run.json ends with.
+
+    The model holds the last weights when this begins and the best ones when it ends. bit_exact says whether evaluating
+    the last weights again must reproduce the last row of metrics.csv to the last bit, or to rounding only.
+    """
+    folder, rows, name = record.folder, tracker.rows, parts.monitor.name
+    if state.best is None:
+        raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
+    last = _evaluate(parts)
+    check_reproduced(rows[-1], last["val"], bit_exact)
+    write_figure(folder / "figures" / "predictions.png", gallery.predictions(last["val"]))
+    write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, _positive(parts.data)))
+    outcomes = gallery.write_previews(folder)
+    counted = f"{outcomes.confusion.sum():,} {'pixels' if parts.data.samples.has_masks else 'images'}"
+    confusion = confusion_figure(outcomes.confusion, parts.data.classes, f"validation, last epoch: {counted}")
+    write_figure(folder / "figures" / "confusion.png", confusion)
+    tracker.figure("val/confusion", confusion, state.epoch)
+    if parts.data.positive is not None:
+        positive = parts.data.classes[parts.data.positive]
+        tracker.pr_curve(f"val/{positive}", outcomes.is_positive, outcomes.scores, state.epoch)
+    load_weights(checkpoint.best, parts.model)
+    best = _evaluate(parts)
+    record.write_per_image(
+        [
+            {"split": split, "checkpoint": weights, **row}
+            for weights, evaluations in (("last", last), ("best", best))
+            for split, evaluation in evaluations.items()
+            for row in _per_image(evaluation, parts.data)
+        ]
+    )
+    findings = _explain(parts, folder, tracker, state.epoch)
+    seconds = [row["seconds"] for row in rows]
+    caching = record.content["features"]["seconds"] if parts.cache_features else 0.0
+    return {
+        "epochs": state.epoch,
+        "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds), "caching": caching},
+        "last": {"epoch": state.epoch, "values": _values(last)},
+        "best": {
+            "epoch": state.best_epoch,
+            "monitor": name,
+            "value": state.best,
+            "values": _values(best),
+        },
+        "shortcut": [finding.to_json() for finding in findings],
+    }
+
+
+def check_reproduced(recorded: Row, again: Evaluation, bit_exact: bool) -> None:
+    """Check that evaluating the last epoch's weights again gives the validation values that metrics.csv recorded.
+
+    Where arithmetic is not bit-exact only the loss is compared, to LOSS_TOLERANCE: rounding can move a decision across
+    its threshold, and with it a score, but hardly a mean loss. Raises UserError where they differ: what per_image.csv
+    would say belongs to other data, or to another model, than what was trained and selected on.
+    """
+    names = again.values if bit_exact else ["loss"]
+    differing = [
+        f"val/{name} was {recorded[f'val/{name}']:.6g} and is now {again.values[name]:.6g}"
+        for name in names
+        if not _same(recorded[f"val/{name}"], again.values[name], bit_exact)
+    ]
+    if differing:
+        raise UserError(
+            f"The last epoch's weights, evaluated again, do not reproduce metrics.csv: {', '.join(differing)}.\n"
+            "Either the validation images changed in memory (code that writes into the array it is given), or model, "
+            "loss or metric give another result the second time (randomness in eval mode, a count that is not reset)."
+        )
+
+
+def _same(recorded: float, again: float, bit_exact: bool) -> bool:
+    if math.isnan(recorded) or math.isnan(again):
+        return math.isnan(recorded) and math.isnan(again)
+    return recorded == again or (not bit_exact and math.isclose(recorded, again, rel_tol=LOSS_TOLERANCE, abs_tol=1e-4))
+
+
+def print_summary(console: Console, parts: Parts, results: dict[str, Any], folder: Path) -> None:
+    """Prints what a person sees at the end: the values of the last and the best epoch, and where to look next."""
+    last, best = results["last"], results["best"]
+    columns = [
+        _positive(parts.data),
+        f"last (epoch {last['epoch']})",
+        f"best {best['monitor']} (epoch {best['epoch']})",
+    ]
+    cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
+    console.print()
+    print_table(console, columns, cells)
+    for finding in results["shortcut"]:
+        if finding["alarm"]:
+            console.print(f"\n{finding['sentence']}", style="bold red")
+    console.print(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training")
+    console.print(f"run folder   {folder}")
+    console.print("look at it   tensorboard --logdir outputs")
+
+
+def _positive(data: Data) -> str:
+    """Names the class that sensitivity and its like speak of."""
+    return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
+
+
+def _explain(parts: Parts, folder: Path, tracker: Tracker, epoch: int) -> list[Finding]:
+    """Draws activation maps of validation images and returns what the shortcut probe finds, where images have classes.
+
+    The model has the best weights: those that `runcard explain` reads from the folder.
+    """
+    samples, val = parts.data.samples, parts.data.split["val"]
+    num_images = min(parts.train.explain_images, len(val))
+    if samples.has_masks or not num_images:
+        return []
+    chosen = [val[i] for i in np.linspace(0, len(val) - 1, num_images).round().astype(int)]
+    pictures = Pictures(samples.images[chosen], samples.targets[chosen], [samples.ids[i] for i in chosen])
+    classifier = Classifier(parts.model, parts.data.normalization, parts.data.classes, parts.fabric.autocast)
+    try:
+        explanation = explain(classifier, pictures)
+    except UserError as error:  # a model without convolutions: no reason to lose its training
+        tracker.progress.console.print(f"no activation maps: {error}", style="yellow")
+        return []
+    figure = panel(explanation.tiles, "activation maps: validation, best epoch")
+    write_figure(folder / "figures" / "activation_maps.png", figure)
+    tracker.figure("val/activation_maps", figure, epoch)
+    return explanation.findings
+
+
+def _evaluate(parts: Parts) -> dict[str, Evaluation]:
+    """Returns the evaluation of validation, and of the test split where there is one."""
+    loaders = {"val": parts.loaders.val} | ({"test": parts.loaders.test} if parts.loaders.test else {})
+    return {
+        split: evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
+        for split, loader in loaders.items()
+    }
+
+
+def _values(evaluations: dict[str, Evaluation]) -> dict[str, float]:
+    return {f"{split}/{name}": value for split, e in evaluations.items() for name, value in e.values.items()}
+
+
+def _per_image(evaluation: Evaluation, data: Data) -> list[dict[str, Any]]:
+    """Returns a row per image: id, group, per-image values; with classes, the target and all probabilities too."""
+    rows = []
+    for row, i in enumerate(evaluation.indices):
+        values: dict[str, Any] = {"id": data.samples.ids[i], "group": data.groups[i]}
+        values |= {name: of_images[row].item() for name, of_images in evaluation.per_image.items()}
+        if evaluation.probs is not None:
+            values["target"] = data.classes[int(data.samples.targets[i])]
+            values |= {f"prob_{name}": p for name, p in zip(data.classes, evaluation.probs[row].tolist(), strict=True)}
+        rows.append(values)
+    return rows

@@ -1,0 +1,241 @@
+"""A model as it was built, set against its card: a knob that is turned and never passed on shows before training.
+
+What is told comes from the built model: its layers by torch's own classes, the output's shape from a forward pass, the
+receptive field from some more with NaN in the image. So a third-party model, whose library may swallow an argument that
+it does not know, is told of like our own.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.overrides import TorchFunctionMode
+
+from runcard.config.diff import flatten
+
+NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+BATCH_NORM_KEY = re.compile(r"(use_?|with_?)?(batch_?norm|bn)", re.IGNORECASE)
+STRIP_PX = 32  # the usual encoders halve an image five times: the least height that they take
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What was asked for and what was built."""
+
+    card: dict[str, Any]  # the leaves of the card's model part, under dotted keys
+    layers: dict[str, int]  # how many of each kind, see _layers
+    num_parameters: int
+    num_trained: int
+    receptive_field_px: int | None  # see receptive_field
+    input_shape: tuple[int, int, int]  # (C, H, W)
+    output_shape: tuple[int, ...] | None  # (K,) or (K, H, W); None where the model refused a single image of zeros
+    mismatches: list[str]  # a sentence each
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what run.json does not say elsewhere, in JSON's own types."""
+        return {
+            "layers": self.layers,
+            "receptive_field_px": self.receptive_field_px,
+            "input_shape": list(self.input_shape),
+            "output_shape": None if self.output_shape is None else list(self.output_shape),
+            "mismatches": self.mismatches,
+        }
+
+    def rows(self) -> list[list[str]]:
+        """Returns rows of two cells: the model as the card has it, and as it was built."""
+        knobs = (f"{key} {_as_in_card(value)}" for key, value in self.card.items() if not key.endswith("_target_"))
+        name = str(self.card.get("_target_", "")).rpartition(".")[2]
+        layers = (f"{kind} ×{number}" if number else f"no {kind}" for kind, number in self.layers.items())
+        trained = "all" if self.num_trained == self.num_parameters else f"{self.num_trained:,}"
+        field = "unknown" if self.receptive_field_px is None else f"{self.receptive_field_px} px"
+        if self.receptive_field_px == self.input_shape[-1]:
+            field = "the whole image"
+        built = (
+            ", ".join(layers),
+            f"{self.num_parameters:,} parameters, {trained} trained",
+            f"receptive field {field}",
+            f"{self.input_shape} → {self.output_shape or 'unknown'}",
+        )
+        return [["card", ": ".join(filter(None, (name, ", ".join(knobs))))], ["built", " · ".join(built)]]
+
+
+def echo(model: nn.Module, shape: tuple[int, int, int], card: Mapping[str, Any]) -> Echo:
+    """Returns what model is; shape is that of its images (C, H, W), card the resolved part of the card it is made from.
+
+    Runs forward passes of one image and leaves the model as it was.
+    """
+    leaves, calls, output_shape = flatten(card), _Calls(), None
+    with suppress(Exception), _evaluating(model), calls:  # other people's models may raise anything
+        output_shape = tuple(model(_blank(model, shape)).shape[1:])
+    dropouts = _dropouts(model, calls)
+    has_batch_norm = calls.batch_norm or any(isinstance(module, _BatchNorm) for module in model.modules())
+    return Echo(
+        card=leaves,
+        layers=_layers(model, dropouts),
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        receptive_field_px=receptive_field(model, shape),
+        input_shape=shape,
+        output_shape=output_shape,
+        mismatches=_mismatches(leaves, set(dropouts), has_batch_norm),
+    )
+
+
+def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> int | None:
+    """Returns the side, in pixels, of the square of the image that can reach the output in its middle.
+
+    shape is the images' (C, H, W). It is counted in columns, from the first to the last that reaches the output at
+    (H // 2, W // 2) of its map, and is W where the field does not fit into the image or where one output speaks for all
+    of it. Where a network pools and upsamples again, neighbouring outputs differ by up to its stride. None where the
+    model takes no such image, or hides NaN.
+
+    A column reaches an output that is NaN when the column is. This needs no knowledge of layers, as NaN goes through
+    all of them, zero weights too. The first columns that reach it together end with the field's first, which bisection
+    finds; the last alike. Rows play no part, so a strip of the image is enough where the model takes one: the 19 of a
+    U-Net at 256 px cost what 3 whole images do.
+    """
+    channels, height, width = shape
+    for rows in (min(STRIP_PX, height), height):
+        with suppress(Exception), _evaluating(model):  # a dense layer refuses a strip, with an error of its own
+            return _columns_that_reach(model, _blank(model, (channels, rows, width)))
+    return None
+
+
+def _columns_that_reach(model: nn.Module, image: Tensor) -> int | None:
+    """Returns how many columns of image (1, C, H, W) reach the output's middle; None where NaN does not tell."""
+    width = image.shape[-1]
+
+    def reach(columns: slice) -> bool:
+        spoilt = image.clone()
+        spoilt[..., columns] = math.nan
+        output: Tensor = model(spoilt)
+        middle = output[..., output.shape[-2] // 2, output.shape[-1] // 2] if output.ndim == 4 else output
+        return bool(middle.isnan().any())
+
+    def idle(side: Callable[[int], slice]) -> int:
+        """Returns how many columns at one side, of which side(n) are the outer n, do not reach it."""
+        if reach(side(1)):  # asked first: nothing is left to bisect where the field is as wide as the image
+            return 0
+        return bisect_left(range(width), True, lo=1, key=lambda n: reach(side(n + 1)))
+
+    if reach(slice(0)):
+        return None
+    left, right = idle(lambda n: slice(n)), idle(lambda n: slice(width - n, width))
+    return width - left - right if left < width else None
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Has the model in evaluation mode and without gradients meanwhile, each of its modules back in its own mode after.
+
+    Without cuDNN, because its Winograd and Fourier convolutions spread NaN to outputs that the pixel does not reach.
+    Not in inference mode: what a model keeps from its first pass, such as a table of positions, must serve training.
+    """
+    training = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
+            model.eval()
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+class _Calls(TorchFunctionMode):
+    """Notes a forward pass's calls of dropout, by rate, and of batch norm: torch.nn.functional's need no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropouts: Counter[float] = Counter()
+        self.batch_norm = False
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if "dropout" in name and "p" in kwargs:
+            self.dropouts[kwargs["p"]] += 1
+        self.batch_norm |= name == "batch_norm"
+        return func(*args, **kwargs)
+
+
+def _mismatches(card: Mapping[str, Any], rates: set[float], has_batch_norm: bool) -> list[str]:
+    """Returns a sentence for each key of the card that the built model, which has these, contradicts.
+
+    Judged by their names: a key with "dropout" in it, whose value is a rate or a list of some, where nothing in the
+    model has that rate; and one called batchnorm, batch_norm, use_bn or so, that is true where there is no batch norm
+    or false where there is some. A false further down in the card is not judged: it may speak of one part of a
+    library's model. Not seen: a dead knob of any other name, a rate that another layer has by chance, and a layer that
+    is built and never called.
+    """
+    found = []
+    for key, value in card.items():
+        name, setting = key.rpartition(".")[2], f"model.{key}={_as_in_card(value)}"
+        if "dropout" in name.lower() and _rates(value) - rates:
+            found.append(f"{setting}: no dropout of that rate was built")
+        if BATCH_NORM_KEY.fullmatch(name):
+            if value is True and not has_batch_norm:
+                found.append(f"{setting}: no batch norm was built")
+            if value is False and has_batch_norm and key == name:
+                found.append(f"{setting}: batch norm was built all the same")
+    return found
+
+
+def _rates(value: object) -> set[float]:
+    """Returns the rates above 0 that a leaf of the card gives; integers are none, they count something."""
+    values = value if isinstance(value, list) else [value]
+    return {v for v in values if isinstance(v, float) and 0 < v <= 1}
+
+
+def _dropouts(model: nn.Module, calls: _Calls) -> dict[float, int]:
+    """Returns for each dropout rate above 0 the number of layers that have it; where none has, of a pass's calls."""
+    layers = Counter(m.p for m in model.modules() if isinstance(m, _DropoutNd))
+    layers.update(m.dropout for m in model.modules() if isinstance(m, (nn.MultiheadAttention, nn.RNNBase)))
+    return {rate: number for rate, number in {**calls.dropouts, **layers}.items() if rate > 0}
+
+
+def _layers(model: nn.Module, dropouts: Mapping[float, int]) -> dict[str, int]:
+    """Returns how many of each kind there are, as the model defines them, then the dropouts.
+
+    What is not there at all is counted 0: "normalization layer" and "dropout".
+    """
+    counts = dict(Counter(kind for module in model.modules() if (kind := _kind(module))))
+    if not any(isinstance(module, NORMALIZATIONS) for module in model.modules()):
+        counts["normalization layer"] = 0
+    return counts | ({f"dropout {rate:g}": number for rate, number in dropouts.items()} or {"dropout": 0})
+
+
+def _kind(module: nn.Module) -> str | None:
+    """Returns what a module is counted as, by its class where it is none of the commonest; None for activations."""
+    if isinstance(module, _ConvNd):
+        return "transposed convolution" if isinstance(module, _ConvTransposeNd) else "convolution"
+    if isinstance(module, nn.Linear):
+        return "dense layer"
+    named = isinstance(module, NORMALIZATIONS) or list(module.parameters(recurse=False))
+    return type(module).__name__ if named else None
+
+
+def _blank(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """Returns an image of zeros (1, C, H, W) float32 where the model's parameters are."""
+    parameter = next(model.parameters(), torch.empty(0))
+    return torch.zeros(1, *shape, device=parameter.device)
+
+
+def _as_in_card(value: object) -> str:
+    """Returns a leaf of the card in YAML's words: true, null, [pool, concat]."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_in_card, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,106 @@
+"""Which pictures of a run are made, and when: the first batch, predictions as training goes, previews at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch.utils.data import DataLoader, default_collate
+
+from runcard.data.loaders import Batch
+from runcard.experiment.setup import Parts
+from runcard.figures.figures import Example, batch_figure, class_figure, mask_figure, preview
+from runcard.fileio import replacing
+from runcard.training.evaluation import predict, probabilities
+from runcard.training.types import Evaluation
+
+MAX_PREVIEWS = 500
+MAX_PR_PIXELS = 4_000_000
+MAX_TILES = 8  # images of a batch or of classes shown in one figure
+
+
+def first_batch(parts: Parts) -> Figure:
+    """Draws the first training batch of the first epoch, augmented, exactly as it will be trained on."""
+    parts.loaders.train_sampler.set_epoch(1)
+    keys = islice(parts.loaders.train_sampler, min(parts.train.batch_size, MAX_TILES))
+    batch = default_collate([parts.loaders.train.dataset[key] for key in keys])
+    return batch_figure(batch.images.numpy(), batch.targets.numpy(), parts.data.classes)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a model makes of all validation images, or of all pixels where they have masks."""
+
+    confusion: np.ndarray  # (K, K) int64: true class, predicted class
+    # For a precision-recall curve: whether each belongs to the positive class, and its probability. Of masks an even
+    # sample of at most MAX_PR_PIXELS; empty where there is no positive class.
+    is_positive: np.ndarray  # bool
+    scores: np.ndarray  # float32
+
+
+class Gallery:
+    """Draws from the model as it is now; during training train.pictures times, evenly spread over its epochs."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.fabric, self.model = parts.fabric, parts.network
+        self.samples, self.loaders = parts.data.samples, parts.loaders
+        self.val_indices = parts.data.split["val"][: len(parts.loaders.val.sampler)]  # type: ignore[arg-type]
+        self.classes, self.positive = parts.data.classes, parts.data.positive
+        self.metric, self.mode = parts.monitor.name.partition("/")[2], parts.monitor.mode
+        times = min(parts.train.pictures, parts.train.epochs)
+        self.epochs = set(np.linspace(1, parts.train.epochs, times).round().astype(int).tolist())
+
+    def epoch(self, epoch: int, val: Evaluation) -> dict[str, Figure]:
+        """Returns the figures due after this epoch, by tag: best, median and worst of validation."""
+        return {"val/predictions": self.predictions(val)} if epoch in self.epochs else {}
+
+    def predictions(self, val: Evaluation) -> Figure:
+        """Draws the best, median and worst mask; or classified images from surest wrong to surest right."""
+        if not self.samples.has_masks:
+            assert val.probs is not None
+            truth = val.probs[torch.arange(len(val.indices)), torch.as_tensor(self.samples.targets[val.indices])]
+            order = truth.argsort(stable=True).tolist()
+            chosen = np.linspace(0, len(order) - 1, min(MAX_TILES, len(order))).round().astype(int)
+            examples = self._examples([val.indices[order[i]] for i in chosen])
+            return class_figure(list(examples), self.classes)
+        name, mode = (self.metric, self.mode) if self.metric in val.per_image else ("loss", "min")
+        order = val.per_image[name].argsort(descending=mode == "max", stable=True).tolist()
+        places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+        titles = [f"{place}: {name} {val.per_image[name][i]:.3f}  " for place, i in places.items()]
+        examples = self._examples([val.indices[i] for i in places.values()])
+        return mask_figure([replace(e, title=t + e.title) for t, e in zip(titles, examples, strict=True)])
+
+    def write_previews(self, folder: Path) -> Outcomes:
+        """Writes previews/<id>.png of validation, and returns what the same pass over it counts."""
+        num_classes = len(self.classes)
+        stride = 1 + self.samples.targets[self.val_indices].size // MAX_PR_PIXELS
+        confusion = np.zeros(num_classes**2, np.int64)
+        truth, scores = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
+        for i, example in enumerate(self._examples(self.val_indices)):
+            if i < MAX_PREVIEWS:
+                with replacing(folder / "previews" / f"{example.title}.png") as temporary:  # ids may have folders
+                    Image.fromarray(preview(example, self.classes)).save(temporary)
+            cells = num_classes * example.target.astype(np.int64) + example.probs.argmax(axis=0)
+            confusion += np.bincount(cells.ravel(), minlength=num_classes**2)
+            if self.positive is not None:
+                truth.append(example.target.ravel()[::stride] == self.positive)
+                scores.append(example.probs[self.positive].ravel()[::stride])
+        return Outcomes(confusion.reshape(num_classes, -1), np.concatenate(truth), np.concatenate(scores))
+
+    def _examples(self, indices: Sequence[int]) -> Iterator[Example]:
+        """Yields the named samples with the model's probabilities for them, titled by id."""
+        loader: DataLoader[Batch] = self.loaders.val
+        batches = (
+            default_collate([loader.dataset[(0, i)] for i in indices[start : start + (loader.batch_size or 1)]])
+            for start in range(0, len(indices), loader.batch_size or 1)
+        )
+        for batch, logits, _ in predict(self.fabric, self.model, batches):
+            for index, probs in zip(batch.indices.tolist(), probabilities(logits).cpu().numpy(), strict=True):
+                target = np.asarray(self.samples.targets[index])
+                yield Example(self.samples.ids[index], self.samples.images[index], target, probs)

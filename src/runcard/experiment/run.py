@@ -1,0 +1,214 @@
+"""One run: parts -> training -> record. From the first epoch on, whatever happens is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from runcard.audit.findings import as_json
+from runcard.audit.preflight import audit_before_training, print_findings
+from runcard.config.diff import UNHASHED, config_hash, flatten
+from runcard.console import print_table
+from runcard.data.fingerprint import data_fingerprint
+from runcard.data.preprocessing import left_out
+from runcard.data.summary import found_rows
+from runcard.errors import UserError
+from runcard.experiment.checks import better
+from runcard.experiment.finalize import print_summary, write_results
+from runcard.experiment.model_summary import Echo, echo
+from runcard.experiment.predictions import Gallery, first_batch
+from runcard.experiment.setup import Parts, compose, with_cached_features
+from runcard.fileio import is_disk_full, write_figure
+from runcard.loggers.progress import Progress
+from runcard.loggers.tensorboard import Tracker
+from runcard.runs.environment import code_hash
+from runcard.runs.reader import read_metrics
+from runcard.runs.writer import Record, check_parent, copy_training
+from runcard.training.checkpoint import Checkpoint
+from runcard.training.evaluation import OUT_OF_MEMORY, columns
+from runcard.training.feature_cache import Pretrained
+from runcard.training.loop import fit
+from runcard.training.types import Logger, State
+
+
+def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[str, str]) -> float:
+    """Runs one card in folder and returns its best monitored value, which is what a sweep optimises.
+
+    A folder that holds the same card goes on where it stopped; a completed one gives its recorded value. overrides
+    are recorded beside the card; choices names the file chosen per config group, for messages.
+    """
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    parts = compose(cfg, choices)
+    samples, split = parts.data.samples, parts.data.split
+    fingerprint = data_fingerprint(split, samples.ids, samples.digests)
+    built = echo(parts.model, parts.image_shape, parts.config["model"])
+    validation = parts.loaders.val.dataset
+    findings = audit_before_training(
+        parts.data, parts.augment, validation, parts.config, fingerprint, built.mismatches, console
+    )
+    record = Record.open(folder, parts.config, fingerprint, parts.overwrite)
+    try:
+        if record.content.get("status") == "completed":
+            return _recorded(record, console)
+        parent = None
+        if parts.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
+            parent = Path(parts.train.extend)
+            check_parent(parent, parts.config, fingerprint, parts.total_matters)
+        _announce(parts, built, record.folder, choices, console)
+        print_findings(findings, parts.config["audit"]["allow"], overrides, console)
+        changed = record.start(
+            parts.card,
+            overrides,
+            session={
+                "device": str(parts.fabric.device),
+                "precision": parts.precision,
+                "reproducible": "bit for bit" if parts.bit_exact else "to rounding",
+            },
+            choices=choices,
+            config=parts.config,
+            config_hash=config_hash(parts.config),
+            data=fingerprint,
+            num_parameters=parts.num_parameters,
+            num_trained_parameters=parts.num_trained,
+            better={name: better(name, parts.metrics) for name in ("loss", *columns(parts.metrics))},
+            bounds={
+                name: metric.bounds for name, metric in columns(parts.metrics).items() if hasattr(metric, "bounds")
+            },
+            parent=parts.train.extend,
+            model=built.facts(),
+            left_out=left_out(parts.data.source, samples),
+            audit=as_json(findings, parts.config["audit"]["allow"]),
+        )
+        if changed:
+            what = " and ".join(changed)
+            console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
+        with _ending(record, console) as ending:
+            if parent:
+                copy_training(parent, folder)
+            record.write_split(split, samples.ids, parts.data.groups, samples.digests)
+            ending |= {"status": "completed", **_train(parts, record, console)}
+        print_summary(console, parts, ending, folder)
+        return float(ending["best"]["value"])
+    finally:
+        record.release()
+
+
+def _announce(parts: Parts, built: Echo, folder: Path, choices: dict[str, str], console: Console) -> None:
+    """Prints what is about to be trained, and where."""
+    counts = ", ".join(f"{len(members)} {part}" for part, members in parts.data.split.items() if members)
+    if lost := len(parts.data.source) - len(parts.data.samples.ids):
+        counts += f", {lost} left out (audit.allow)"
+    dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
+    console.print(folder, style="bold")
+    samples = parts.data.samples
+    if rows := found_rows(parts.data.source, samples.originals, samples.labels, parts.data.split):
+        print_table(console, rows[0], rows[1:])
+    card, model_built = built.rows()
+    print_table(console, card, [model_built])
+    if isinstance(parts.model, Pretrained):
+        digest = parts.config.get("weights_sha256")
+        console.print(f"pretrained weights: {f'a file of SHA-256 {digest[:8]}…' if digest else 'none, random ones'}")
+    console.print(f"{dataset}: {counts} · {model} · {loss} · {parts.fabric.device} {parts.precision}")
+    if parts.rehearsal:
+        console.print("scale=quick: a rehearsal of this card. It supports no conclusion.", style="yellow")
+
+
+@contextmanager
+def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
+    """However the block ends, run.json says so: with the facts that the block adds, as failed, or as interrupted."""
+    started = perf_counter()
+    ending: dict[str, Any] = {"status": "interrupted"}
+    try:
+        yield ending
+    except Exception as error:
+        ending |= {"status": "failed", "error": str(error)}
+        if is_disk_full(error):  # of a file that is not written atomically: TensorBoard's
+            raise UserError(f"{record.folder}: the disk is full. Free some space and try again.") from None
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(OUT_OF_MEMORY) from None
+        raise
+    except KeyboardInterrupt:
+        epoch = len(read_metrics(record.folder / "metrics.csv"))
+        console.print(
+            f"\ninterrupted after epoch {epoch}. The same command goes on from there; a single run with "
+            f"run_dir='\"{record.folder}\"' added."
+        )
+        raise
+    finally:
+        with suppress(UserError, OSError):  # a full disk: the first error is the one to hear of
+            record.finish(perf_counter() - started, **ending)
+
+
+def _train(parts: Parts, record: Record, console: Console) -> dict[str, Any]:
+    """Trains from where the folder's checkpoint left off; returns the results that run.json ends with."""
+    folder, status = record.folder, "interrupted"
+    checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
+    state = checkpoint.resume()
+    if state.epoch:
+        console.print(f"going on after epoch {state.epoch}")
+    trained = parts
+    if parts.cache_features:
+        trained, facts = with_cached_features(parts, console)
+        record.update(features=record.content.get("features", facts))  # what the first session paid
+    gallery = Gallery(trained)
+    progress = Progress(console, parts.train, len(parts.loaders.train), parts.monitor.name)
+    tracker = Tracker(folder, state.epoch, progress, gallery.epoch)
+    try:
+        tracker.start(parts.card, _hparams(parts, record))
+        if not (folder / "figures" / "first_batch.png").exists():
+            figure = first_batch(parts)
+            write_figure(folder / "figures" / "first_batch.png", figure)
+            tracker.figure("train/first_batch", figure, 0)
+        resumed_epoch = state.epoch
+        state = fit_parts(trained, state, checkpoint, tracker)
+        progress.close()
+        # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
+        bit_exact = trained.bit_exact and state.epoch > resumed_epoch
+        results = write_results(trained, state, tracker, gallery, checkpoint, record, bit_exact)
+        status = "completed"
+        return results
+    finally:
+        with suppress(OSError):
+            tracker.close(status)
+
+
+def fit_parts(parts: Parts, state: State, checkpoint: Checkpoint, logger: Logger) -> State:
+    """Train from state on, and return the final state; see training.loop.fit."""
+    return fit(
+        fabric=parts.fabric,
+        model=parts.network,
+        loss=parts.loss,
+        optimizer=parts.optimizer,
+        schedule=parts.schedule,
+        loaders=parts.loaders,
+        metrics=parts.metrics,
+        monitor=parts.monitor,
+        train=parts.train,
+        seed=parts.seed,
+        state=state,
+        checkpoint=checkpoint,
+        logger=logger,
+    )
+
+
+def _recorded(record: Record, console: Console) -> float:
+    """Returns the value that a completed run left in run.json."""
+    best = record.content["best"]
+    console.print(f"{record.folder}: completed before, {best['monitor']} {best['value']:.4f} (epoch {best['epoch']})")
+    if record.content["sessions"][-1]["code"] != code_hash():
+        console.print("warning: runcard's code has changed since; overwrite=true runs it again.", style="yellow")
+    return float(best["value"])
+
+
+def _hparams(parts: Parts, record: Record) -> dict[str, Any]:
+    """Returns every value of the card that a run may differ in, with lists as text, for TensorBoard's HPARAMS."""
+    leaves = {key: value for key, value in flatten(parts.config).items() if key.split(".")[0] not in UNHASHED}
+    leaves |= {"num_parameters": record.content["num_parameters"], **record.content["choices"]}
+    return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in leaves.items()}

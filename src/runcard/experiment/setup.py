@@ -1,0 +1,207 @@
+"""The composition root: from a card to finished objects. The only reader of cfg.
+
+Everything that can be wrong with a card or its data is found here, before a run folder is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+
+from runcard.audit.findings import check_allowed
+from runcard.config.diff import flatten
+from runcard.config.instantiate import build, build_with, checked
+from runcard.config.schema import TrainSettings, check_card, to_plain
+from runcard.data.datamodule import Data, read_data
+from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
+from runcard.errors import UserError, check_flag, check_integer
+from runcard.experiment.checks import check_monitors, check_output
+from runcard.seeding import forked
+from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
+from runcard.training.types import Loss, Monitor, Schedule
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything one run needs, built and checked."""
+
+    train: TrainSettings
+    seed: int
+    rehearsal: bool
+    overwrite: bool
+    fabric: Fabric
+    precision: str  # resolved: 32-true | bf16-mixed
+    data: Data
+    augment: Augment
+    images: SampleDataset  # unaugmented, as the model takes them
+    loaders: Loaders
+    model: nn.Module  # its parameters are network's
+    network: nn.Module  # the model as Fabric runs it, in the chosen precision; with cached features, its trained part
+    cache_features: bool  # whether the frozen part runs once, before training
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    metrics: MetricCollection
+    monitor: Monitor
+    config: dict[str, Any]  # resolved
+    card: str  # the config as composed, YAML, from which it can be run again
+    total_matters: bool  # whether the scheduler depends on the total number of steps
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Returns what the model takes of one image: (C, H, W)."""
+        channels, height, width = self.images[0, 0].images.shape
+        return channels, height, width
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether the same computation gives the same bits: on a CPU always, on a GPU in deterministic mode."""
+        return self.fabric.device.type == "cpu" or self.train.deterministic
+
+    @property
+    def num_parameters(self) -> int:
+        """Returns the number of parameters, frozen ones too."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def num_trained(self) -> int:
+        """Returns the number of parameters that training changes."""
+        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+
+def with_cached_features(parts: Parts, console: Console) -> tuple[Parts, dict[str, Any]]:
+    """Return parts that train on the features of the model's frozen front, and what run.json says of these."""
+    assert isinstance(parts.model, PartlyFrozen)
+    divided = parts.model.frozen_and_trained()
+    assert divided is not None
+    front, rest = divided
+    data, facts = cached_features(front, parts.images, parts.train, parts.fabric, parts.precision, console)
+    on_gpu = parts.fabric.device.type == "cuda"
+    loaders = make_loaders(data, data, parts.data.split, parts.train, parts.seed, pin_memory=on_gpu)
+    return replace(parts, network=parts.fabric.setup_module(rest), loaders=loaders), facts
+
+
+def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
+    """Returns the parts of a card; choices names the file chosen per config group, for messages.
+
+    Raises UserError for a person's mistake. Fills in cfg.derived.
+    """
+    try:
+        return _compose(cfg, choices)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, say
+        raise UserError(f"{getattr(error, 'full_key', None) or 'the card'}: {str(error).splitlines()[0]}") from None
+
+
+def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
+    card = cfg.copy()
+    check_card(cfg)
+    train = checked("train.", lambda: TrainSettings(**cfg.train))
+    seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
+    rehearsal = checked("", lambda: check_flag("rehearsal", cfg.rehearsal))
+    overwrite = checked("", lambda: check_flag("overwrite", cfg.overwrite))
+    allowed = checked("audit.", lambda: check_allowed(to_plain(cfg.audit)["allow"]))
+    fabric, precision = _fabric(train)
+    loss = build("loss", cfg.loss).to(fabric.device)
+    augment = build("augmentation", cfg.augmentation)
+    data = read_data(to_plain(cfg.dataset), allowed)
+    images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
+    loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
+    _derive(cfg, data, loss, len(loaders.train), choices)
+
+    with forked(seed, "weights"):
+        model = build("model", cfg.model)
+    weights_sha256 = model.load_pretrained() if isinstance(model, Pretrained) else None
+    cache_features = check_cache(train.cache_features, model, augment, images, choices)
+    model = model.to(fabric.device, memory_format=torch.channels_last)
+    network = fabric.setup_module(model)
+    check_output(fabric, network, loss, loaders, data.samples.has_masks, cfg.derived.out_channels, choices)
+    optimizer = build_with("optimizer", cfg.optimizer, [p for p in model.parameters() if p.requires_grad])
+    rule = build_with("scheduler", cfg.scheduler.rule, optimizer)
+    schedule = Schedule(rule, cfg.scheduler.every, cfg.scheduler.monitor)
+    metrics = MetricCollection({name: build("metric", score) for name, score in cfg.metric.scores.items()})
+    config = to_plain(cfg)
+    monitor = check_monitors(schedule, cfg.metric.monitor, metrics)
+    return Parts(
+        train=train,
+        seed=seed,
+        rehearsal=rehearsal,
+        overwrite=overwrite,
+        fabric=fabric,
+        precision=precision,
+        data=data,
+        augment=augment,
+        images=images,
+        loaders=loaders,
+        model=model,
+        network=network,
+        cache_features=cache_features,
+        loss=loss,
+        optimizer=optimizer,
+        schedule=schedule,
+        metrics=metrics.to(fabric.device),
+        monitor=monitor,
+        config=config | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
+        card=_runnable(card, config),
+        total_matters="derived.steps" in OmegaConf.to_yaml(cfg.scheduler),
+    )
+
+
+def _fabric(train: TrainSettings) -> tuple[Fabric, str]:
+    """Returns Fabric on the chosen device, and the resolved precision."""
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if train.accelerator == "gpu" and not gpu:
+        raise UserError("train.accelerator=gpu: no GPU was found on this machine. Use train.accelerator=auto or cpu.")
+    torch.use_deterministic_algorithms(train.deterministic)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's first lines name device and precision
+    precision = PRECISIONS.get(str(train.precision)) or PRECISIONS["bf16" if _has_bf16(train) else "32"]
+    return Fabric(accelerator=train.accelerator, devices=1, precision=precision), precision  # type: ignore[arg-type]
+
+
+def _has_bf16(train: TrainSettings) -> bool:
+    """Whether the device computes in bfloat16 itself; emulation is slower than float32."""
+    if train.accelerator != "cpu" and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: dict[str, str]) -> None:
+    """Fills cfg.derived: what the model and the scheduler must know of the dataset and the loss."""
+    num_classes = len(data.classes)
+    if num_classes < 2:
+        raise UserError(f"dataset.classes: at least two classes are needed, got {data.classes}.")
+    if loss.max_classes is not None and num_classes > loss.max_classes:
+        raise UserError(
+            f"loss={choices.get('loss')} is for {loss.max_classes} classes; dataset={choices.get('dataset')} has "
+            f"{num_classes}: {', '.join(data.classes)}. Try loss=cross_entropy"
+            + (" or loss=dice." if data.samples.has_masks else ".")
+        )
+    cfg.derived.in_channels = cfg.dataset.channels
+    cfg.derived.out_channels = loss.logits_for_two_classes if num_classes == 2 else num_classes
+    cfg.derived.num_classes = num_classes
+    cfg.derived.classes = data.classes
+    cfg.derived.positive = data.positive
+    cfg.derived.image_size_px = cfg.dataset.image_size_px
+    cfg.derived.steps = cfg.train.epochs * math.ceil(num_batches / cfg.train.accumulate_steps)
+
+
+def _runnable(card: DictConfig, config: dict[str, Any]) -> str:
+    """Returns a card as YAML that gives the same run elsewhere: with the values that the environment gave it here."""
+    values = flatten(config)
+    for key, value in flatten(to_plain(card, resolve=False)).items():
+        if "${oc.env:" in str(value):
+            OmegaConf.update(card, key, values[key])
+    return OmegaConf.to_yaml(card)

@@ -1,0 +1,168 @@
+"""Where a classifier looked, and whether it read what it should not: activation maps and the shortcut probe.
+
+A run ends with a panel of maps and the probe's findings; `runcard explain` draws all images of a saved run, or others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from runcard.config.instantiate import checked
+from runcard.console import print_table
+from runcard.data.fingerprint import data_fingerprint
+from runcard.data.preprocessing import normalizer
+from runcard.errors import UserError, check_choice
+from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
+from runcard.explain.cam_sheet import Tile, by_class, sheet
+from runcard.explain.images import UNKNOWN, Pictures, read_pictures
+from runcard.explain.shortcut_probe import Finding, probe
+from runcard.fileio import replacing, write_figure, write_json
+from runcard.training.evaluation import probabilities
+from runcard.training.restore import open_run
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with all that stands between pixels and probabilities."""
+
+    model: nn.Module
+    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.normalizer
+    classes: list[str]
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """Images (N, H, W, C) uint8 -> (N, C, H, W) float32, on the CPU."""
+        scale, shift = self.normalization
+        return torch.from_numpy(images.transpose(0, 3, 1, 2) * scale + shift)
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Images (N, H, W, C) uint8 -> probabilities (N, K) float32, in evaluation mode."""
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        probs = []
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = self.normalised(images[start : start + BATCH_SIZE])
+            with self.autocast():
+                logits = self.model(batch.to(device, memory_format=torch.channels_last))
+            if logits.ndim != 2:
+                raise UserError("activation maps are for models that give one class per image; this one gives masks.")
+            probs.append(probabilities(logits).cpu())
+        return torch.cat(probs).numpy()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a model says of images, and what in them spoke for it."""
+
+    tiles: list[Tile]
+    findings: list[Finding]  # none where an image's class is unknown
+
+
+def explain(
+    classifier: Classifier, pictures: Pictures, method: str = GRAD_CAM, layer: str | None = None
+) -> Explanation:
+    """Returns the maps of the predicted classes, and what the shortcut probe finds.
+
+    Raises UserError for an unknown method or layer, and for a model that gives no class per image.
+    """
+    images, targets, ids = pictures
+    probs = classifier(images)
+    predicted = torch.from_numpy(probs.argmax(axis=1))
+    maps = np.concatenate(
+        [
+            activation_maps(classifier.model, classifier.normalised(images[part]), predicted[part], method, layer)
+            for part in (slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE))
+        ]
+    )
+    classes = classifier.classes
+    known = bool((targets != UNKNOWN).all())
+    findings = probe(images, targets, probs, maps, classes, classifier) if known else []
+    tiles = [
+        Tile(
+            name, image, heat, None if target == UNKNOWN else classes[target], classes[prob.argmax()], float(prob.max())
+        )
+        for name, image, heat, target, prob in zip(ids, images, maps, targets.tolist(), probs, strict=True)
+    ]
+    return Explanation(tiles, findings)
+
+
+def explain_run(
+    folder: Path, paths: Sequence[Path], split: str, method: str, layer: str | None, root: Path | None
+) -> None:
+    """Draws the maps of a saved run's own images, or of those at paths, into <folder>/explain/, and prints the probe.
+
+    A path is an image, or a folder: one that lies as the run's own data do tells the classes too.
+    """
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    checked("--", lambda: check_choice("split", split, ("train", "val", "test")))
+    run = open_run(folder)
+    dataset, classes = run.dataset(root), run.config["derived"]["classes"]
+    normalization = normalizer(dataset["normalization"], dataset["channels"])
+    classifier = Classifier(run.model, normalization, classes, run.autocast)
+    size_px = dataset["image_size_px"]
+    classifier(np.zeros((1, size_px, size_px, dataset["channels"]), np.uint8))  # refuses a run with masks at once
+    if paths:
+        pictures = read_pictures(dataset, classes, paths, console)
+    else:
+        samples, indices = run.images(root, split)
+        pictures = Pictures(samples.images[indices], samples.targets[indices], [samples.ids[i] for i in indices])
+        seen = data_fingerprint({split: indices}, samples.ids, samples.digests)
+        if seen[split] != run.record["data"][split]:
+            console.print("warning: these are not the bytes that the run saw.", style="yellow")
+    layer = layer or last_convolution(run.model)
+    explanation = explain(classifier, pictures, method, layer)
+    target = folder / "explain" / f"{method.rpartition('.')[2]}-{layer}-{'images' if paths else split}"
+    _write(explanation, target)
+    console.print(f"{len(pictures.ids)} images, {method} of {layer}", style="bold")
+    print_findings(console, explanation.findings)
+    if split == "train" and not paths:
+        console.print("The network was trained on these images: of others it may be less sure.", style="yellow")
+    console.print(f"sheets and maps   {target}")
+
+
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Prints a table of the probe and, below it, what each finding says."""
+    if not findings:
+        return
+    classes = list(findings[0].heat)
+    columns = ["region", "images with it", *(f"heat in it, {name} (area)" for name in classes)]
+    columns += ["accuracy", "painted over", "alone"]
+    rows = [
+        [f.region, f"{f.num_showing} of {f.num_images}"]
+        + [f"{_share(f.heat[name])} ({_share(f.area[name])})" for name in classes]
+        + [f"{value:.2f}" for value in (f.accuracy, f.accuracy_masked, f.accuracy_alone)]
+        for f in findings
+    ]
+    print_table(console, columns, rows)
+    for finding in findings:
+        console.print(finding.sentence, style="bold red" if finding.alarm else "")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _write(explanation: Explanation, folder: Path) -> None:
+    """Writes a sheet per class and verdict, the maps as maps.npz, and explanation.json; earlier sheets go."""
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for (name, verdict), tiles in by_class(explanation.tiles).items():
+        write_figure(folder / f"{name}_{verdict}.png".replace("/", "_"), sheet(tiles, f"{name}: {verdict}"))
+    tiles = explanation.tiles
+    with replacing(folder / "maps.npz") as temporary:
+        np.savez_compressed(temporary, ids=[t.id for t in tiles], maps=np.stack([t.heat for t in tiles]))
+    rows = [{"id": t.id, "true": t.true, "predicted": t.predicted, "probability": t.probability} for t in tiles]
+    findings = [finding.to_json() for finding in explanation.findings]
+    write_json(folder / "explanation.json", {"images": rows, "shortcut": findings})

@@ -1,0 +1,71 @@
+"""Images from files and folders that are no run's own data, prepared as a run's own were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from natsort import natsorted
+from rich.console import Console
+
+from runcard.data.datamodule import open_source, read_samples
+from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read_image
+from runcard.data.source import Source
+from runcard.errors import DataError, UserError
+
+UNKNOWN = -1  # the target of an image whose class nobody has said
+
+
+class Pictures(NamedTuple):
+    """Images as a model was trained on them, but for their normalisation."""
+
+    images: np.ndarray  # (N, H, W, C) uint8
+    targets: np.ndarray  # (N,) int64 class indices, or UNKNOWN
+    ids: list[str]
+
+
+def read_pictures(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path], console: Console) -> Pictures:
+    """Returns the images at paths, prepared as the dataset part of a run's card says.
+
+    Their classes are known where a folder lies as the run's own data do; else console says why they are not.
+    """
+    found = [read_samples(_source(dataset, classes, path, console), dataset) for path in paths]
+    images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
+    return Pictures(images, targets, [name for samples in found for name in samples.ids])
+
+
+def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console: Console) -> Source:
+    """Returns the images of a file or folder: in the layout of the run's data, or else without classes."""
+    if path.is_dir() and "root" in dataset:
+        try:
+            source = open_source(dataset | {"root": str(path), "folder": None, "classes": list(classes)})
+            reason = str(source.faults[0]) if source.faults else None
+        except UserError as error:
+            reason = str(error).partition("\n")[0]
+        if reason is None:
+            return source
+        console.print(f"{path}: read without classes: {reason}")
+    files = natsorted(p for p in path.rglob("*") if is_image(p.name)) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path}: {NO_IMAGES}.")
+    return Unlabelled(files, classes, dataset.get("window", FULL_WINDOW))  # data that are made have no window
+
+
+class Unlabelled:
+    """Images whose classes nobody has said, as a dataset; see data.Source."""
+
+    def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
+        self.ids = [str(path) for path in paths]
+        self.files: list[tuple[Path, ...]] = [(path,) for path in paths]
+        self.classes = list(classes)
+        self.given_split: list[str] | None = None
+        self.faults: Sequence[DataError] = ()
+        self.on_disk: OnDisk | None = OnDisk(paths[0].parent, "single images", [], window)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int, str]:
+        return read_image(self.files[i][0]), UNKNOWN, self.ids[i]

@@ -1,0 +1,104 @@
+"""What a run leaves while it goes: metrics.csv, TensorBoard's event file and lines on the terminal.
+
+The only SummaryWriter of the house. metrics.csv is the record that other tools read; TensorBoard shows the same rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from runcard.fileio import write_text
+from runcard.loggers.progress import Progress
+from runcard.runs.reader import Row, read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from runcard.training.types import Evaluation
+
+LOSS_CHART = {"loss": {"train and validation": ["Multiline", ["train/loss", "train_eval/loss", "val/loss"]]}}
+
+
+class Tracker:
+    """Writes one row per epoch. On resume, rows after the checkpoint's epoch are dropped: they will be made again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        resumed_epoch: int,
+        progress: Progress,
+        figures_of: Callable[[int, Evaluation], Mapping[str, Figure]],
+    ) -> None:
+        self.path = folder / "metrics.csv"
+        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= resumed_epoch]
+        extended = bool(self.rows) and not any(folder.glob("events.out.tfevents.*"))  # train.extend: another run's rows
+        self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else 0)
+        self.writer.add_custom_scalars(LOSS_CHART)
+        self.progress = progress
+        self.figures_of = figures_of  # epoch, validation -> the figures due, by tag
+        if extended:
+            for row in self.rows:
+                self._scalars(row)
+
+    def start(self, card: str, values: Mapping[str, Any]) -> None:
+        """Shows the card as text and opens the run in the HPARAMS tab, with every value of its config."""
+        self.writer.add_text("card", f"```yaml\n{card}\n```")
+        # The experiment tag that add_hparams writes as well is left out: TensorBoard would then show only the columns
+        # that it finds in one of them. Start and end alone unite runs that differ in their keys.
+        _, session_start, session_end = hparams(dict(values), {})  # type: ignore[no-untyped-call]
+        self._session_end = session_end
+        self._summary(session_start)
+
+    def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
+        """Moves the progress bar; nothing is written."""
+        self.progress.step(epoch, step, num_images, loss)
+
+    def epoch(self, row: Row, val: Evaluation, is_best: bool) -> None:
+        """Writes the row of one finished epoch everywhere."""
+        self.rows.append(row)
+        write_text(self.path, _to_csv(self.rows))
+        self._scalars(row)
+        for tag, figure in self.figures_of(row["epoch"], val).items():
+            self.figure(tag, figure, row["epoch"])
+        self.writer.flush()
+        self.progress.epoch(row, is_best)
+
+    def figure(self, tag: str, figure: Figure, epoch: int) -> None:
+        """Shows a figure in TensorBoard's IMAGES tab, and closes it."""
+        self.writer.add_figure(tag, figure, epoch)
+
+    def pr_curve(self, tag: str, is_positive: np.ndarray, scores: np.ndarray, epoch: int) -> None:
+        """Shows a precision-recall curve in the PR CURVES tab, from true labels and probabilities of any shape."""
+        self.writer.add_pr_curve(tag, is_positive, scores, epoch)
+
+    def close(self, status: str) -> None:
+        """Ends the run in the HPARAMS tab with its status, and closes the event file."""
+        if status == "completed":
+            self._summary(self._session_end)
+        self.writer.close()
+        self.progress.close()
+
+    def _summary(self, summary: Any) -> None:
+        self.writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+
+    def _scalars(self, row: Row) -> None:
+        for name, value in row.items():
+            if name != "epoch":
+                self.writer.add_scalar(name, value, row["epoch"])
+
+
+def _to_csv(rows: list[Row]) -> str:
+    """Returns the rows as CSV; floats in full, so that what is read back is what was measured."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,154 @@
+"""What a run folder holds, and the arms that runs form: runs that differ only by seed, or by fold."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runcard.config.diff import flatten, matters
+
+Array = NDArray[np.float64]
+PROBABILITY = "prob_"  # of per_image.csv: the columns of the classes' probabilities
+AUDITED_SINCE = 4  # schema of run.json
+
+
+@dataclass(frozen=True)
+class Images:
+    """The rows of per_image.csv of one split and one checkpoint, by column."""
+
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    values: dict[str, Array]  # name -> (I,); NaN where an image has no value, or an infinite one
+    targets: tuple[str, ...]  # class names; empty where the targets are masks
+
+    @property
+    def probs(self) -> dict[str, Array]:
+        """Returns the probability (I,) of each class, by its name."""
+        return {name.removeprefix(PROBABILITY): v for name, v in self.values.items() if name.startswith(PROBABILITY)}
+
+    def equals(self, other: Images) -> bool:
+        """Whether all values of all images are the same."""
+        same = [np.array_equal(v, other.values.get(name, []), equal_nan=True) for name, v in self.values.items()]
+        return self.ids == other.ids and all(same)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+    facts: dict[str, Any]  # run.json
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Returns the leaves of the resolved config that can change the numbers, by dotted key."""
+        return {key: value for key, value in flatten(self.facts["config"]).items() if matters(key)}
+
+    @property
+    def seed(self) -> int:
+        """Returns the run's seed."""
+        return int(self.config["seed"])
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether the run is one fold of a cross-validation."""
+        return bool(self.config["dataset.split.kind"] == "kfold")
+
+    @property
+    def fold(self) -> int:
+        """Returns the fold, 0 outside a cross-validation."""
+        return int(self.config["dataset.split.fold"]) if self.is_fold else 0
+
+    @property
+    def rehearsal(self) -> bool:
+        """Whether the run can support no conclusion: made at scale=quick, or on a few batches only."""
+        return bool(self.config["rehearsal"] or self.config["train.limit_batches"] is not None)
+
+    @property
+    def sessions(self) -> tuple[dict[str, Any], ...]:
+        """Returns device, precision, hardware, versions and code of each session: the epochs may be of several."""
+        return tuple(self.facts["sessions"])
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """Returns the same of the last session."""
+        return self.sessions[-1]
+
+    @property
+    def split(self) -> str:
+        """Returns the split that a comparison goes by: test where there is one, else val."""
+        return "test" if any(name.startswith("test/") for name in self.facts["last"]["values"]) else "val"
+
+    @cached_property
+    def split_ids(self) -> dict[str, tuple[str, ...]]:
+        """Returns the ids of the images in train, val and test."""
+        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
+        return {part: tuple(member["id"] for member in split[part]) for part in ("train", "val", "test")}
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Returns the number of images in train, val and test."""
+        return {part: len(ids) for part, ids in self.split_ids.items()}
+
+    @cached_property
+    def curves(self) -> dict[str, Array]:
+        """Returns the columns (E,) of metrics.csv."""
+        header, rows = _read_csv(self.folder / "metrics.csv")
+        return dict(zip(header, np.array([[_number(cell) for cell in row] for row in rows]).T, strict=True))
+
+    @cached_property
+    def tables(self) -> dict[tuple[str, str], Images]:
+        """Returns per_image.csv by split (val, test) and checkpoint (last, best)."""
+        header, rows = _read_csv(self.folder / "per_image.csv")
+        parts: dict[tuple[str, str], list[dict[str, str]]] = {}
+        for row in (dict(zip(header, cells, strict=True)) for cells in rows):
+            parts.setdefault((row["split"], row["checkpoint"]), []).append(row)
+        return {part: _columns(members) for part, members in parts.items()}
+
+    def images(self, checkpoint: str = "last") -> Images:
+        """Returns the values of the compared split's images, for the weights of the last or the best epoch."""
+        return self.tables[self.split, checkpoint]
+
+    def better(self, name: str) -> str:
+        """Returns max where larger values of a metric are better, else min."""
+        return str(self.facts["better"][name])
+
+
+def is_audited(facts: Mapping[str, Any]) -> bool:
+    """Whether the version that made a run audited its data."""
+    return bool(facts["schema"] >= AUDITED_SINCE)
+
+
+def _columns(rows: Sequence[dict[str, str]]) -> Images:
+    texts = ("split", "checkpoint", "id", "group", "target")
+    values = {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name not in texts}
+    return Images(
+        ids=tuple(row["id"] for row in rows),
+        groups=tuple(row["group"] for row in rows),
+        values={name: np.where(np.isfinite(column), column, np.nan) for name, column in values.items()},
+        targets=tuple(row["target"] for row in rows) if "target" in rows[0] else (),
+    )
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Returns the header and the rows; raises ValueError where there is none, or where a row is cut."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if not rows:
+        raise ValueError(f"{path.name} is empty")
+    if cut := [i for i, row in enumerate(rows, start=2) if len(row) != len(header)]:
+        raise ValueError(f"{path.name}: line {cut[0]} has {len(rows[cut[0] - 2])} values, not {len(header)}")
+    return header, rows
+
+
+def _number(cell: str) -> float:
+    return float(cell or math.nan)

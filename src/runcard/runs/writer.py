@@ -1,0 +1,155 @@
+"""The run folder: whose it is, what ran in it, on which data, with which result.
+
+A folder belongs to one card on one data set. Naming it again resumes the run; a completed run gives its recorded
+value. Anything else that stands there is refused or, with overwrite=true, moved aside.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from runcard.config.diff import Config, differing_keys
+from runcard.errors import UserError
+from runcard.fileio import replacing, write_json, write_text
+from runcard.runs.environment import code_hash, commit, hardware, versions
+from runcard.runs.reader import SCHEMA_VERSION
+
+
+class Record:
+    """run.json and what stands beside it, of one run folder, locked while this process runs in it."""
+
+    def __init__(self, folder: Path, content: dict[str, Any], lock: FileLock) -> None:
+        self.folder = folder
+        self.content = content
+        self._lock = lock
+
+    @classmethod
+    def open(cls, folder: Path, config: Config, data: Mapping[str, str], overwrite: bool) -> Record:
+        """Returns the record of folder: an empty one where it is free, the one found where it is this card's.
+
+        Raises UserError where another card, other data or something else stands there, or another process runs. With
+        overwrite, what is completed or not this card's is moved aside; what was interrupted goes on.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{folder}: another process runs in this folder. Wait for it, or use another name."
+            ) from None
+        path = folder / "run.json"
+        content: Config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if content:
+            differing = differing_keys(content["config"], config) + ["the data"] * (content["data"] != data)
+            fault = f"holds another run, which differs in {', '.join(differing)}" if differing else ""
+            if differing and all(key.startswith("train.epochs") for key in differing):
+                fault += f" (train.extend={folder} trains it longer, in a new folder)"
+        else:
+            others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
+            fault = f"is not empty and not a run folder: it has {', '.join(others[:5])}" if others else ""
+        record = cls(folder, content, lock)
+        if fault or (overwrite and content.get("status") == "completed"):
+            record.release()
+            if not overwrite:
+                raise UserError(
+                    f"{folder}: {fault}.\n"
+                    "Use another name (name=… or run_dir=…), or overwrite=true, which moves the old folder aside."
+                )
+            folder.rename(_free_name(folder))
+            return cls.open(folder, config, data, overwrite=False)
+        return record
+
+    def start(self, card: str, overrides: Sequence[str], session: Mapping[str, Any], **facts: Any) -> list[str]:
+        """Writes .hydra/ and run.json with status running.
+
+        session is what may differ when the run is resumed; returns what does differ from the last one, by name.
+        """
+        if not self.content:
+            self.content = {"schema": SCHEMA_VERSION, "start": _now(), "sessions": [], **facts}
+        machine = {"start": _now(), "code": code_hash(), "commit": commit(), "hardware": hardware()}
+        current = {**machine, "versions": versions(), **session}
+        last = self.content["sessions"][-1] if self.content["sessions"] else current
+        self.content["sessions"].append(current)
+        self.update(status="running", error=None)  # first of all: without it the folder would look like a stranger's
+        write_text(self.folder / ".hydra" / "config.yaml", card)
+        write_text(self.folder / ".hydra" / "overrides.yaml", "".join(f"- {json.dumps(o)}\n" for o in overrides))
+        return [key for key in current if key not in ("start", "commit") and last.get(key) != current[key]]
+
+    def update(self, **facts: Any) -> None:
+        """Writes run.json with these facts added."""
+        self.content |= facts
+        write_json(self.folder / "run.json", self.content)
+
+    def finish(self, session_seconds: float, status: str, error: str | None = None, **facts: Any) -> None:
+        """Writes how this session ended: completed, failed or interrupted."""
+        self.content["sessions"][-1] |= {"end": _now(), "seconds": session_seconds}
+        self.update(status=status, error=error, end=_now(), **facts)
+
+    def release(self) -> None:
+        """Lets another process open the folder."""
+        self._lock.release()
+        (self.folder / ".lock").unlink(missing_ok=True)
+
+    def write_split(
+        self, split: Mapping[str, Sequence[int]], ids: Sequence[str], groups: Sequence[str], digests: Sequence[str]
+    ) -> None:
+        """Writes split.json: of train, val and test the ids, their groups, and a hash of each one's files."""
+        images = [{"id": i, "group": g, "sha256": d} for i, g, d in zip(ids, groups, digests, strict=True)]
+        write_json(self.folder / "split.json", {part: [images[i] for i in members] for part, members in split.items()})
+
+    def write_per_image(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes per_image.csv: a row per image of validation (and test), for the last and the best weights."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / "per_image.csv", text.getvalue())
+
+
+def check_parent(parent: Path, config: Config, data: Mapping[str, str], total_matters: bool) -> None:
+    """Checks that a run with this config can go on where parent ended (train.extend).
+
+    It must equal a run that long from the start; therefore only train.epochs may differ, and the scheduler must not
+    depend on the total number of steps.
+    """
+    path = parent / "run.json"
+    if not path.exists() or not (parent / "checkpoints" / "last.ckpt").exists():
+        raise UserError(f"train.extend: {parent} is not a run folder with a checkpoint.")
+    if total_matters:
+        raise UserError("train.extend: this scheduler depends on the total number of steps. Use scheduler=none.")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    differing = differing_keys(content["config"], config, but=("train.epochs", "train.extend"))
+    differing += ["the data"] * (content["data"] != data)
+    if differing:
+        raise UserError(f"train.extend: only train.epochs may differ from {parent}, not {', '.join(differing)}.")
+    here, there = config["train"]["epochs"], content["config"]["train"]["epochs"]
+    if here <= there:
+        raise UserError(f"train.extend: train.epochs={here} must exceed the {there} of {parent}.")
+
+
+def copy_training(parent: Path, folder: Path) -> None:
+    """Copies parent's training so far into folder; last.ckpt comes last, it marks the copy as whole."""
+    for name in ("checkpoints/best.safetensors", "metrics.csv", "checkpoints/last.ckpt"):
+        with replacing(folder / name) as temporary:
+            shutil.copyfile(parent / name, temporary)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    return aside

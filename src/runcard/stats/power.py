@@ -1,0 +1,72 @@
+"""How many runs or images a difference would need, from how far the runs at hand scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runcard.stats.mrmc import Array, Effect, MeanSquares, crossed
+
+MOST = 1_000_000  # runs or images that a plan may ask for
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How far two arms' single values scatter, as variances: what more runs or more images would average out."""
+
+    runs: tuple[float, ...]  # of each arm from run to run, apart from its images; empty where an arm has one run
+    images: float  # of the difference from image to image, as all runs of an arm share it
+    residual: tuple[float, ...]  # of each arm: what neither explains
+
+    @classmethod
+    def of(cls, a: Array, b: Array) -> Scatter:
+        """Returns the scatter of a (S_a, I) against b (S_b, I); a negative estimate of a variance counts as 0.
+
+        With one run in either arm, runs and residual are empty, and images counts all: the scatter of these very
+        networks. Of one arm alone, of(y, y) stands for two arms like it whose difference varies from image to image
+        no more than their runs make it: the least that two methods do.
+        """
+        num_images = a.shape[1]
+        images = float((a.mean(axis=0) - b.mean(axis=0)).var(ddof=1))
+        if min(len(a), len(b)) < 2:
+            return cls((), images, ())
+        arms = [MeanSquares.of(y) for y in (a, b)]
+        return cls(
+            runs=tuple(max(arm.runs - arm.residual / num_images, 0.0) for arm in arms),
+            images=max(images - sum(arm.residual / arm.num_runs for arm in arms), 0.0),
+            residual=tuple(arm.residual for arm in arms),
+        )
+
+    def planned(self, num_runs: int, num_images: int) -> Effect:
+        """Returns what num_runs >= 2 runs in each arm and num_images >= 2 images would have: SE, df, estimate 0.
+
+        Where runs is empty it is about these very networks on other images, and num_runs is not used.
+        """
+        arms = [
+            MeanSquares(num_runs, runs + residual / num_images, residual)
+            for runs, residual in zip(self.runs, self.residual, strict=True)
+        ]
+        return crossed(0.0, self.images + sum(self.residual) / num_runs, num_images, arms)
+
+    def runs_needed(self, d: float, num_images: int) -> int | None:
+        """Returns the number of runs in each arm with which num_images images show a difference of d > 0.
+
+        None where none suffices, because of the images, or where runs is empty. To within 2 % above 50.
+        """
+        return _smallest(lambda num: self.planned(num, num_images), d) if self.runs else None
+
+    def images_needed(self, d: float, num_runs: int) -> int | None:
+        """Returns the number of images with which num_runs runs in each arm show a difference of d > 0.
+
+        None where none suffices, because of the runs. To within 2 % above 50.
+        """
+        return _smallest(lambda num: self.planned(num_runs, num), d)
+
+
+def _smallest(plan: Callable[[int], Effect], d: float) -> int | None:
+    num = 2
+    while num <= MOST:  # one after the other: more images can cost degrees of freedom, so that halving could miss it
+        if plan(num).detectable() <= d:
+            return num
+        num += max(1, num // 50)
+    return None

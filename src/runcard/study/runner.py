@@ -1,0 +1,226 @@
+"""Runs what a study misses: every arm with every seed, through Hydra's multirun, so that any launcher can do it.
+
+A run is there already where its recorded card equals the one asked for, whatever its folder is called. The others run
+as `python train.py -m …` would run them; one that was interrupted gets its own folder again, and goes on in it.
+
+What was asked in a study's folder stays asked there: study.json gathers the questions, the arms and the seeds of all
+calls, so that nobody makes a p smaller by asking less once the runs are seen.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from runcard.compare.learning_curves import MEASURES
+from runcard.compare.questions import Study, from_json, keep, select, to_json
+from runcard.config.compose import CONF
+from runcard.config.diff import matters
+from runcard.config.sweep import folder_name
+from runcard.console import duration, print_table
+from runcard.errors import UserError, nearest
+from runcard.fileio import write_json
+from runcard.runs.environment import code_hash
+from runcard.study.plan import OWN, Card, Found, Key, arm_card, by_key, find, is_done, sweeps
+from runcard.study.spec import check_seeds, read_study
+
+TRAIN = Path("train.py")
+INTERRUPTED = 130  # train.py's exit code
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A study's folder, and the runs that are still missing in it, each with the reason."""
+
+    folder: Path
+    missing: tuple[str, ...]
+
+
+def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
+    """Runs what is missing of a study, and writes study.json; returns its folder and what is missing still.
+
+    arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given. Raises
+    UserError for a mistake in either, before anything runs. A run that fails does not keep the others from running.
+    With overwrite=true a completed run that other code made, or that is of images elsewhere, is missing too.
+    """
+    own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
+    passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
+    of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
+    given = {key: text for key, text in passed.items() if key not in of_hydra}
+    for path in (TRAIN, CONF):
+        if not path.exists():
+            raise UserError(f"{path}: not in this folder. Runs are started here: go to the folder that has train.py.")
+    whole = read_study(file)
+    asked = _asked(whole, own)
+    common = by_key(whole.overrides) | given
+
+    that_matter = sorted(text for key, text in given.items() if matters(key))
+    name = own.get("name", folder_name(",".join([whole.name, *that_matter])))
+    if name != folder_name(name) or not name.strip("."):
+        raise UserError(f"name must be a folder's name, got {name!r}. It may be {folder_name(name)}.")
+    folder = Path("outputs") / name
+    study = _with_earlier(asked, whole, folder)
+    study = replace(study, overrides=(*study.overrides, *that_matter))
+    cards = {arm: arm_card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
+    _check_measures(file, study, cards)
+
+    wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
+    found = find(folder, cards)
+    done, code = [key for key in wanted if is_done(found, key)], code_hash()
+    otherwise = {key: [*cards[key[0]].made_otherwise(found[key].facts, code)] for key in done}
+    again = {arm for arm, card in cards.items() if card.config.overwrite}
+    to_run = [key for key in wanted if key not in otherwise or (otherwise[key] and key[0] in again)]
+    _warn(Counter(how for key, each in otherwise.items() if key not in to_run for how in each))
+    _announce(folder, asked, found, to_run)
+    try:
+        for sweep in sweeps(cards, to_run):
+            _launch([*sweep, f"name='{name}'", *of_hydra.values()])
+    finally:
+        found = find(folder, cards)
+        if (study.questions, study.seeds) != (asked.questions, asked.seeds):
+            arguments = [*(a for a in arguments if a.partition("=")[0] not in ("seeds", "questions")), *_asking(study)]
+        command = shlex.join(["runcard", "study", *map(_without_machine, [str(file), *arguments])])
+        missing = tuple(_missing(wanted, found))
+        _write(folder, study, command, found, missing)
+    return StudyRun(folder, missing)
+
+
+def _asked(study: Study, own: Mapping[str, str]) -> Study:
+    """Returns the study with the seeds and questions that were asked for, and the arms that these need."""
+    seeds = study.seeds
+    if "seeds" in own:
+        try:
+            seeds = check_seeds("seeds", [int(seed) for seed in _list(own["seeds"])])
+        except ValueError:
+            rule = "different integers >= 0 with commas between them, such as seeds=0,1,2"
+            raise UserError(f"seeds must be {rule}, got {own['seeds']!r}.") from None
+    if "questions" in own:
+        names = _list(own["questions"])
+        if not all(names):
+            known = ", ".join(question.key for question in study.questions)
+            rule = "names with commas between them, such as questions=4b,4c"
+            raise UserError(f"questions must be {rule}, got {own['questions']!r}. There are {known}.")
+        study = select(study, names)
+    return replace(study, seeds=seeds)
+
+
+def _list(text: str) -> list[str]:
+    """Returns the words of 0,1,2 or [0, 1, 2]."""
+    return [word.strip() for word in text.strip("[]").split(",")]
+
+
+def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
+    """Returns the study with what was asked in this folder before too, as far as its file still asks it."""
+    try:
+        content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        earlier = from_json(content["study"])
+    except (OSError, ValueError, LookupError, TypeError):  # none, or none that says anything
+        return asked
+    if earlier.name != whole.name:
+        return asked
+    both = keep(whole, {question.key for question in (*asked.questions, *earlier.questions)})
+    arms = {name: card for name, card in whole.arms.items() if name in both.arms or name in asked.arms}
+    return replace(both, arms=arms, seeds=tuple(sorted({*asked.seeds, *earlier.seeds})))
+
+
+def _asking(study: Study) -> list[str]:
+    """Returns the arguments that ask for all of a study's questions and seeds at once."""
+    settling = {key for question in study.questions for key in question.settled_by}
+    keys = [question.key for question in study.questions if question.key not in settling]
+    return [f"seeds={','.join(map(str, study.seeds))}", f"questions={','.join(keys)}"]
+
+
+def _check_measures(file: Path, study: Study, cards: Mapping[str, Card]) -> None:
+    """Refuses a question for a metric that its arms do not measure, before they have run for nothing."""
+    for question in study.questions:
+        metric = question.of or question.measure
+        for arm in (question.first, question.second) if metric not in MEASURES else ():
+            known = [*map(str, cards[arm].config.metric.scores), "loss"]
+            if not any(metric == name or metric.startswith(f"{name}_") for name in known):  # dice_left is one of dice's
+                closest = nearest(metric, known) or nearest(metric, MEASURES)
+                raise UserError(
+                    f"{file}: questions.{question.key}: {metric} is no metric of {study.arms[arm]}, which has "
+                    f"{', '.join(known)}; and none of {', '.join(MEASURES)}.{closest}"
+                )
+
+
+def _announce(folder: Path, study: Study, found: Mapping[Key, Found], to_run: Sequence[Key]) -> None:
+    """Prints what is there, what will run, and how long that took other seeds of the same arm."""
+    console = _console()
+    rows, known, num_unknown = [], 0.0, 0
+    for arm, card in study.arms.items():
+        done = [found[arm, seed].facts["seconds"] for seed in study.seeds if is_done(found, (arm, seed))]
+        missing = [seed for seed in study.seeds if (arm, seed) in to_run]
+        seconds = len(missing) * sum(each["total"] + each["caching"] for each in done) / max(1, len(done))
+        rows.append([arm, card, str(len(done)), ",".join(map(str, missing)) or "–", duration(seconds) if done else "?"])
+        known += seconds
+        num_unknown += 0 if done else len(missing)
+    console.print(folder, style="bold")
+    print_table(console, ["arm", "card", "runs done", "seeds to run", "training, about"], rows)
+    if any(row[3] != "–" for row in rows):
+        unknown = f"{num_unknown} runs of which nothing is known yet" if num_unknown else ""
+        console.print("to train: " + " and ".join(filter(None, [duration(known) if known else "", unknown])))
+    console.file.flush()
+
+
+def _warn(otherwise: Mapping[str, int]) -> None:
+    """Prints of how many runs that count as done it is doubtful that they should."""
+    for how, number in otherwise.items():
+        runs = f"{number} runs here were" if number > 1 else "1 run here was"
+        _console().print(f"{runs} {how}", style="yellow")
+
+
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def _launch(arguments: Sequence[str]) -> None:
+    """Runs train.py -m. Its failures are told by itself; a kill reaches it, and it writes down where it stopped."""
+    with subprocess.Popen([sys.executable, str(TRAIN), "-m", *arguments]) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the terminal's Ctrl-C went to both
+            process.wait()
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+
+
+def _missing(wanted: Sequence[Key], found: Mapping[Key, Found]) -> Iterator[str]:
+    """Yields "arm, seeds 0, 1: why" for the runs of an arm that cannot be compared for the same reason."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for arm, seed in wanted:
+        if not is_done(found, (arm, seed)):
+            fault = found[arm, seed].fault if (arm, seed) in found else "did not start; its error is above"
+            seeds.setdefault((arm, fault), []).append(str(seed))
+    for (arm, fault), missing in seeds.items():
+        yield f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {fault}"
+
+
+def _write(folder: Path, study: Study, command: str, found: Mapping[Key, Found], missing: Sequence[str]) -> None:
+    """Writes study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
+    runs = {
+        arm: [found[arm, s].folder.relative_to(folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]
+        for arm in study.arms
+    }
+    write_json(
+        folder / "study.json", {"study": to_json(study), "command": command, "runs": runs, "missing": list(missing)}
+    )
+
+
+def _without_machine(argument: str) -> str:
+    """Returns an argument without the path of this machine that it may name."""
+    key, equals, value = argument.rpartition("=")
+    return f"{key}{equals}…" if Path(value.strip("'\"")).expanduser().is_absolute() else argument

@@ -1,0 +1,110 @@
+"""The whole state of a training, saved atomically and resumed exactly. The only file that writes checkpoints.
+
+checkpoints/last.ckpt holds everything training needs; checkpoints/best.safetensors the weights alone, with the config
+in its header. Neither needs code to run when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from runcard.errors import UserError
+from runcard.fileio import replacing
+from runcard.training.types import State
+
+PLAIN = (Tensor, str, int, float, bool, type(None))
+
+
+class Checkpoint:
+    """Saves and restores model, optimizer and scheduler, with the State, in folder/checkpoints."""
+
+    def __init__(
+        self, folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, config: dict[str, Any]
+    ) -> None:
+        self.last = folder / "checkpoints" / "last.ckpt"
+        self.best = folder / "checkpoints" / "best.safetensors"
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.config = config
+
+    def resume(self) -> State:
+        """Restores last.ckpt and returns its State; a fresh State where there is none."""
+        if not self.last.exists():
+            return State()
+        try:
+            content = torch.load(self.last, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(
+                f"{self.last}: damaged, so the run cannot go on from it ({str(error).splitlines()[0][:80]}).\n"
+                "overwrite=true moves the run aside and starts anew."
+            ) from None
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        state = State(**content["state"])
+        if 0 < state.epoch == state.best_epoch:  # a kill between the two files: these are the best weights
+            self.save_best()
+        return state
+
+    def save(self, state: State) -> None:
+        """Writes last.ckpt: after it, a run that is killed goes on from here. Then best.safetensors, if this is it."""
+        content = {
+            "state": asdict(state),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        refuse_code(content, "checkpoint")
+        with replacing(self.last) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)  # to an open file: given a path, torch hides that the disk is full
+        if state.epoch == state.best_epoch:
+            self.save_best()
+
+    def save_best(self) -> None:
+        """Writes best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        with replacing(self.best) as temporary:
+            temporary.write_bytes(to_bytes(weights, metadata={"config": json.dumps(self.config)}))
+
+
+def refuse_code(content: Any, name: str) -> None:
+    """Raises TypeError, with its dotted name, for the first value that could not be loaded without running code."""
+    if isinstance(content, Mapping) and type(content).__module__ in ("builtins", "collections"):
+        for key, value in content.items():
+            refuse_code(value, f"{name}.{key}")
+    elif type(content) in (list, tuple):
+        for i, value in enumerate(content):
+            refuse_code(value, f"{name}.{i}")
+    elif not isinstance(content, Tensor) and type(content) not in PLAIN:
+        raise TypeError(f"{name} is a {type(content).__module__}.{type(content).__name__}, not plain data or a tensor")
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Loads best.safetensors into model; every name and shape must match."""
+    weights, _ = read_weights(path)
+    model.load_state_dict(weights, strict=True)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors of a best.safetensors and the resolved config in its header."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if "config" not in metadata:
+                raise UserError(f"{path}: no config in its header, so it is not a run's best.safetensors.")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"{path}: weights cannot be read: {error}") from None

@@ -1,0 +1,165 @@
+"""A frozen backbone runs once: its features are stored, and become the data set that the rest of the model trains on.
+
+The loop does not know: with cached features the loaders and the network are others; the model, whose parameters that
+network shares, is the whole one, so weights are saved and loaded as without a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.progress import track
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from runcard.config.schema import TrainSettings
+from runcard.data.loaders import Batch, EpochSampler, SampleDataset
+from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
+from runcard.errors import UserError
+from runcard.fileio import alone, replacing
+from runcard.runs.environment import hardware
+
+WAITING = "frozen layers: another run makes the same features, waiting for them"
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A model that starts from a file's weights."""
+
+    def load_pretrained(self) -> str | None:
+        """Copies the weights into the model; returns the file's SHA-256, or None where it needs no file."""
+
+
+@runtime_checkable
+class PartlyFrozen(Protocol):
+    """A model whose front may be frozen: it gives (N, C, H, W) and is the same in training and in evaluation."""
+
+    def frozen_and_trained(self) -> tuple[nn.Module, nn.Module] | None:
+        """Returns the front and the rest, such that rest(front(images)) is the model; None where nothing is frozen."""
+
+
+class FeatureDataset(Dataset[Batch]):
+    """The features of every sample, under the keys (epoch, index) that SampleDataset has."""
+
+    def __init__(self, features: Tensor, targets: Tensor) -> None:
+        self.features = features  # (N, C, H, W), in the dtype that the front gives
+        self.targets = targets
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        _, index = key
+        return Batch(self.features[index], self.targets[index], torch.tensor(index))
+
+
+def cached_features(
+    front: nn.Module, images: SampleDataset, train: TrainSettings, fabric: Fabric, precision: str, console: Console
+) -> tuple[FeatureDataset, dict[str, Any]]:
+    """Return the features of all images, as a dataset to train on, and what run.json says of them.
+
+    The front runs over every image, unless a file of train.cache_dir holds its features already: its name is a hash
+    over all that they depend on.
+    """
+    started = perf_counter()
+    key = feature_key(front, images, precision, fabric.device.type)
+    path = Path(train.cache_dir).expanduser() / f"{key}.safetensors"
+    fix = "Choose another folder, or train.cache_features=never."
+    with alone(path, "train.cache_dir", fix, lambda: console.print(WAITING)):
+        stored = _read(path)
+        features, made_in = stored or _make(front, images, train.batch_size, fabric, console)
+        if stored:
+            console.print(f"frozen layers: their features are those of an earlier run, made in {made_in:.0f} s")
+        else:
+            with replacing(path) as temporary:  # bytes of ours: safetensors' own writer hides that the disk is full
+                temporary.write_bytes(save({"features": features}, metadata={"seconds": str(made_in)}))
+    seconds = perf_counter() - started
+    facts = {"key": key, "reused": stored is not None, "seconds": seconds, "seconds_when_made": made_in}
+    return FeatureDataset(features, torch.tensor(images.samples.targets, dtype=torch.int64)), facts
+
+
+def size_bytes(front: nn.Module, images: SampleDataset) -> int:
+    """Returns what the features of all samples take up, in float32."""
+    with torch.inference_mode():
+        features: Tensor = front(images[0, 0].images.unsqueeze(0))
+    return 4 * features.numel() * len(images.samples.ids)
+
+
+def _make(
+    front: nn.Module, images: SampleDataset, batch_size: int, fabric: Fabric, console: Console
+) -> tuple[Tensor, float]:
+    """Return the features (N, C, H, W) of all samples, and the seconds that they took."""
+    started = perf_counter()
+    everything = EpochSampler(range(len(images.samples.ids)), seed=0, shuffle=False, limit=None)
+    loader = DataLoader(images, batch_size, sampler=everything)
+    batches = track(_features(front, loader, fabric), "frozen layers", len(loader), console=console)
+    return torch.cat(list(batches)), perf_counter() - started
+
+
+@torch.inference_mode()
+def _features(front: nn.Module, loader: DataLoader[Batch], fabric: Fabric) -> Iterator[Tensor]:
+    """Yield the features of each batch, in the dtype that the front gives under the run's precision."""
+    front.eval()
+    for batch in loader:
+        images = batch.images.to(fabric.device, memory_format=torch.channels_last)
+        with fabric.autocast():
+            yield front(images).cpu().contiguous()
+
+
+def feature_key(front: nn.Module, images: SampleDataset, precision: str, device: str) -> str:
+    """Return a hash over the front's layers and weights, every pixel as decoded and resized, and how it computes."""
+    pixels = images.samples.images
+    digest = hashlib.sha256()
+    for name, tensor in front.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    digest.update(np.ascontiguousarray(pixels).data)
+    setting = [str(front), pixels.shape, images.scale.tolist(), images.shift.tolist()]
+    setting += [precision, hardware()["gpu"] or hardware()["cpu"], device, torch.__version__]
+    digest.update(json.dumps(setting).encode())
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path) -> tuple[Tensor, float] | None:
+    """Returns stored features and the seconds that they once took; None where there is no whole file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor("features"), float(file.metadata()["seconds"])
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def check_cache(wish: str, model: nn.Module, augment: object, images: SampleDataset, choices: dict[str, str]) -> bool:
+    """Returns whether the model's frozen part is run once, ahead of training: wherever nothing can differ by it.
+
+    wish is train.cache_features; a UserError says why "always" cannot be.
+    """
+    divided = model.frozen_and_trained() if isinstance(model, PartlyFrozen) else None
+    if wish == "never":
+        return False
+    if divided is None:
+        reason = (
+            f"nothing of model={choices.get('model')} is frozen, so every step changes its features. Use "
+            "model=vgg16_pretrained with model.freeze=features"
+        )
+    elif not getattr(augment, "is_identity", False):  # of another library's pipeline nothing is known
+        reason = (
+            f"augmentation={choices.get('augmentation')} makes every image anew in every epoch, and its features with "
+            "it. Use augmentation=none"
+        )
+    elif (size := size_bytes(divided[0], images)) > MEMORY_LIMIT_BYTES:
+        reason = (
+            f"the features would take {size / 2**30:.1f} GiB, more than {MEMORY_LIMIT_BYTES / 2**30:.0f}. Freeze more"
+        )
+    else:
+        return True
+    if wish == "always":
+        raise UserError(f"train.cache_features=always: {reason}, or train.cache_features=auto.")
+    return False

@@ -1,0 +1,113 @@
+"""The single training loop.
+
+fit() takes finished objects and reads top to bottom. What it leaves out lives elsewhere: building things
+(experiment/setup.py), file formats (checkpoint.py), logs and figures (loggers/). Classification and segmentation go
+through the same lines.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from time import perf_counter
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+
+from runcard.config.schema import TrainSettings
+from runcard.data.loaders import Batch, Loaders
+from runcard.errors import UserError
+from runcard.seeding import seed_epoch
+from runcard.training.checkpoint import Checkpoint
+from runcard.training.evaluation import evaluate, to_device
+from runcard.training.types import Logger, Loss, Monitor, Schedule, State
+
+
+def fit(
+    fabric: Fabric,
+    model: nn.Module,
+    loss: Loss,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    loaders: Loaders,
+    metrics: MetricCollection,
+    monitor: Monitor,
+    train: TrainSettings,
+    seed: int,
+    state: State,
+    checkpoint: Checkpoint,
+    logger: Logger,
+) -> State:
+    """Trains from state until train.epochs or early stopping, and returns the final state."""
+    while state.epoch < train.epochs and not _stopped_early(state, train):
+        epoch, started = state.epoch + 1, perf_counter()
+        seed_epoch(seed, epoch)
+        loaders.train_sampler.set_epoch(epoch)
+        model.train()
+        loss_sum, norm_sum, steps, lr = 0.0, 0.0, 0, optimizer.param_groups[0]["lr"]
+        for micro_batches in _groups(loaders.train, train.accumulate_steps):
+            num_images = sum(len(batch.targets) for batch in micro_batches)
+            step_loss = torch.zeros((), device=fabric.device)
+            for batch in micro_batches:
+                images, targets = to_device(batch, fabric)
+                share = len(targets) / num_images  # so that accumulated gradients equal those of one large batch
+                micro_loss = loss(model(images), targets) * share
+                fabric.backward(micro_loss)
+                step_loss += micro_loss.detach()
+            grads = [p.grad for p in model.parameters() if p.grad is not None]
+            grad_norm = nn.utils.get_total_norm(grads)
+            if train.clip_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(model.parameters(), train.clip_grad_norm, grad_norm)
+            loss_value, norm_value = torch.stack([step_loss, grad_norm]).tolist()  # the step's one CPU-GPU sync point
+            if not math.isfinite(loss_value + norm_value):  # before the step: a NaN never reaches the optimizer
+                raise UserError(_not_finite(loss_value, norm_value, epoch, state.step + 1))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if schedule.every == "step":
+                schedule.rule.step()
+            state.step += 1
+            steps += 1
+            loss_sum += loss_value * num_images
+            norm_sum += norm_value
+            logger.step(epoch, steps, num_images, loss_value)
+        trained = perf_counter() - started
+
+        train_eval = evaluate(fabric, model, loss, metrics, loaders.train_eval)
+        val = evaluate(fabric, model, loss, metrics, loaders.val)
+        num_images = len(loaders.train_sampler)
+        row = {"epoch": epoch, "step": state.step, "lr": lr, "train/loss": loss_sum / num_images}
+        row |= {f"train_eval/{name}": value for name, value in train_eval.values.items()}
+        row |= {f"val/{name}": value for name, value in val.values.items()}
+        row |= {"grad_norm": norm_sum / steps, "seconds": perf_counter() - started}
+        row |= {"images_per_second": num_images / trained}
+        if schedule.every == "epoch":
+            schedule.rule.step(*([row[schedule.monitor]] if schedule.monitor else []))
+        state.epoch = epoch
+        if monitor.better(row[monitor.name], state.best):
+            state.best, state.best_epoch = row[monitor.name], epoch
+        logger.epoch(row, val, is_best=state.best_epoch == epoch)
+        checkpoint.save(state)
+    return state
+
+
+def _groups(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Yields lists of up to size batches: the micro-batches of one step."""
+    batches = iter(loader)
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _stopped_early(state: State, train: TrainSettings) -> bool:
+    return train.early_stopping is not None and state.epoch - state.best_epoch >= train.early_stopping
+
+
+def _not_finite(loss: float, grad_norm: float, epoch: int, step: int) -> str:
+    what = f"grad_norm is {grad_norm}" if math.isfinite(loss) else f"train/loss is {loss}"
+    return (
+        f"{what} at epoch {epoch}, step {step}: training has diverged, and the step was not taken.\n"
+        "Try a lower optimizer.lr, train.clip_grad_norm=1 or train.precision=32."
+    )

@@ -1,0 +1,75 @@
+"""A run that has ended, opened again from its folder: its card, its model with the best epoch's weights, its data."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from runcard.config.instantiate import build
+from runcard.data.datamodule import open_source, read_samples
+from runcard.data.source import Samples
+from runcard.errors import UserError
+from runcard.training.checkpoint import read_weights
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a run left of itself."""
+
+    folder: Path
+    config: dict[str, Any]  # resolved
+    model: nn.Module  # on the GPU where there is one, in evaluation mode
+    record: dict[str, Any]  # run.json
+
+    def dataset(self, root: Path | None) -> dict[str, Any]:
+        """Returns the card's dataset part, with its files at another root where one is given."""
+        dataset: dict[str, Any] = self.config["dataset"]
+        if root is None:
+            return dataset
+        if "root" not in dataset:
+            raise UserError(f"--root: the data of {self.folder} are not files ({dataset['_target_']}).")
+        return dataset | {"root": str(root)}
+
+    def images(self, root: Path | None, split: str) -> tuple[Samples, list[int]]:
+        """Returns the run's data, and the positions of those that split.json has in split, whatever was added since."""
+        members = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))[split]
+        if not members:
+            raise UserError(f"--split={split}: the run has no such images.")
+        dataset = self.dataset(root)
+        allowed = self.config["audit"]["allow"] if "audit" in self.config else ()  # a run of before there was an audit
+        samples = read_samples(open_source(dataset), dataset, allowed)
+        position = {name: i for i, name in enumerate(samples.ids)}
+        lost = [member["id"] for member in members if member["id"] not in position]
+        if lost:
+            raise UserError(
+                f"{self.folder}: {len(lost)} of its {split} images are not in the data any more, such as {lost[0]}. "
+                "Does --root name the folder that the run was trained on?"
+            )
+        return samples, [position[member["id"]] for member in members]
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns a context that computes as precisely as the run did."""
+        mixed = self.record["sessions"][-1]["precision"] == "bf16-mixed"
+        return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=mixed)
+
+
+def open_run(folder: Path) -> SavedRun:
+    """Returns the run of a folder. Raises UserError where it holds no weights, or weights that do not fit its card."""
+    path = folder / "checkpoints" / "best.safetensors"
+    if not path.exists() or not (folder / "run.json").exists():
+        raise UserError(f"{folder}: no run with trained weights. Name a folder such as outputs/<name>/<stamp>.")
+    weights, config = read_weights(path)
+    model: nn.Module = build("model", config["model"])
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:  # names and shapes, a line each
+        raise UserError(f"{path}: not the weights of its own card: {str(error).splitlines()[-1].strip()}") from None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return SavedRun(folder, config, model.to(device).eval(), record)
