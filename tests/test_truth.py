@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,8 @@ def test_the_verdicts_are_right(house):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "<script src" not in page, "it opens offline"
     assert len(page) < 3e6
-    text = (folder / "report.md").read_text(encoding="utf-8")
     for answer in answers.values():
-        assert answer.verdict.sentence in text
-    for picture in (part.partition(")")[0] for part in text.split("](")[1:] if part.startswith("report/")):
-        assert (folder / picture).stat().st_size > 0
+        assert escape(answer.verdict.sentence, quote=False) in page
 
     again = study(house).stdout
     assert "images/s" not in again, "all is done already"

@@ -121,21 +121,28 @@ def report(
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: the study's or sweep's")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="a folder for every figure as SVG and PNG, and every table as CSV")
+    ] = None,
     images: Annotated[
         bool, typer.Option(help="show images of the data; without, the report may leave the house")
     ] = True,
 ) -> None:
-    """Write report.html, one file that opens offline, and report.md: verdicts, curves, images, claims, methods."""
+    """Write report.html, one file that opens offline: verdicts, curves, images, claims, methods."""
     from runcard.compare import analysis as findings
-    from runcard.compare.report.html import write_report
+    from runcard.compare.report.html import write_figures, write_report
 
     first = Path(runs[0])
     if len(runs) == 1 and (folder := _study_folder(first)):
-        print(write_report(findings.of_study(folder), output or folder, images))
-        return
-    is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
-    found = _find(runs, metric, margin, threshold)
-    print(write_report(found, output or (first if is_sweep else Path("outputs/report")), images))
+        found = findings.of_study(folder)
+    else:
+        is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
+        folder = first if is_sweep else Path("outputs/report")
+        found = _find(runs, metric, margin, threshold)
+    print(write_report(found, output or folder, images))
+    if figures:
+        write_figures(found, figures, images)
+        print(f"{figures}/")
 
 
 @app.command()

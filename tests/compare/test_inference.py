@@ -16,7 +16,6 @@ from runcard.stats.mrmc import (
     Array,
     Effect,
     auroc,
-    bootstrap,
     by_group,
     cohen_kappa,
     corrected_resampled_t,
@@ -30,7 +29,6 @@ from runcard.stats.mrmc import (
     sensitivity,
     specificity,
     welch,
-    wilcoxon,
 )
 from runcard.stats.power import Scatter
 
@@ -215,21 +213,6 @@ def test_adjusted_p_and_the_interval_at_holms_level_agree() -> None:
             assert (p < ALPHA) == (low > 0 or high < 0)
             found.append(p < ALPHA)
     assert 0.2 < np.mean(found) < 0.8  # both happened often
-
-
-def test_a_bootstrap_over_the_images_of_single_runs_is_nearly_normal_and_repeats_itself() -> None:
-    a, b = np.random.default_rng(0).normal(size=(2, 1, 100)) + np.array([[[1.0]], [[0.0]]])
-    images = a[0] - b[0]
-    half = 1.96 * images.std() / 10
-    assert bootstrap(a, b) == pytest.approx((images.mean() - half, images.mean() + half), abs=0.03)
-    assert bootstrap(a, b) == bootstrap(a, b)
-    assert bootstrap(A, A) != (0, 0)  # runs are drawn in each arm by itself
-
-
-def test_wilcoxon_is_scipys_on_means_over_runs() -> None:
-    a, b = np.random.default_rng(0).normal(size=(2, 3, 20))
-    assert wilcoxon(a, b) == pytest.approx(stats.wilcoxon(a.mean(axis=0), b.mean(axis=0)).pvalue)
-    assert wilcoxon(np.full((3, 9), 0.1), np.full((2, 9), 0.1)) == 1  # rounding is no difference
 
 
 @pytest.mark.parametrize("num_runs", [3, 5])

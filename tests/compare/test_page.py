@@ -6,22 +6,23 @@ import csv
 import json
 import re
 from dataclasses import replace
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from evidence import read_csv
 from folders import simulate, write_run
 from PIL import Image
 
+from runcard.compare import contrasts, verdicts
 from runcard.compare.analysis import Findings, find
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import group_arms
 from runcard.compare.questions import Question, Study, Unasked
 from runcard.compare.report import charts
-from runcard.compare.report.html import MARKS, SIMULATION, write_report
+from runcard.compare.report.html import MARKS, SIMULATION, write_figures, write_report
 from runcard.runs.reader import find_runs
 
 EVIL = "<img src=x onerror=alert(1)> | *a*"
@@ -102,21 +103,32 @@ def test_the_page_fetches_nothing_and_every_link_leads_somewhere(report):
     assert file.stat().st_size < 1.5e6
 
 
-def test_html_and_markdown_say_what_the_findings_say(report):
+def test_the_page_says_what_the_findings_say(report):
     file, findings = report
     (one,) = findings.answers
     assert one.verdict.claim == "supported"
-    markdown = (file.parent / "report.md").read_text()
-    for text in (Page(file.read_text()).text, unescape(markdown).replace("\\", "")):
-        for said in (one.verdict.sentence, one.scope, "much better", "claim: ✓ supported", "▲ better", "Which loss?"):
-            assert said in text
-        for said in ("it generalizes", "one hospital", "chosen on these same images", "runcard study s.yml"):
-            assert said in text
-        for run in findings.arms[0].runs:
-            assert f"{run.facts['last']['values']['val/dice']:.3f} in epoch {run.facts['last']['epoch']}" in text
-    pictures = re.findall(r"\]\((report/[^)]+)\)", markdown)
-    assert len(pictures) == len(set(pictures)) >= 4
-    assert all(Image.open(file.parent / picture).width >= 32 for picture in pictures)
+    text = Page(file.read_text()).text
+    for said in (one.verdict.sentence, one.scope, "much better", "claim: ✓ supported", "▲ better", "Which loss?"):
+        assert said in text
+    for said in ("it generalizes", "one hospital", "chosen on these same images", "runcard study s.yml"):
+        assert said in text
+    for run in findings.arms[0].runs:
+        assert f"{run.facts['last']['values']['val/dice']:.3f} in epoch {run.facts['last']['epoch']}" in text
+
+
+def test_figures_and_tables_as_files(report, tmp_path):
+    _, findings = report
+    write_figures(findings, tmp_path / "figures")
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    pngs = list((tmp_path / "figures").glob("*.png"))
+    assert len(pngs) >= 2
+    for path in pngs:
+        assert Image.open(path).width >= 500
+        assert path.with_suffix(".svg").read_text().startswith("<svg")
+    assert {"arms.csv", "verdicts.csv", "pair1-curves-dice.csv"} <= set(names)
+    (row,) = read_csv(tmp_path / "figures" / "verdicts.csv")
+    assert (row["verdict"], row["claim"]) == ("better", "supported")
+    assert "Dice" in {row[""] for row in read_csv(tmp_path / "figures" / "arms.csv")}
 
 
 def test_names_from_files_never_become_markup(tmp_path):
@@ -128,16 +140,13 @@ def test_names_from_files_never_become_markup(tmp_path):
     assert EVIL in Page(html).text
     specs = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
     assert [EVIL, "BCE"] in [json.loads(spec)["layer"][0]["transform"][0]["filter"]["oneOf"] for spec in specs[:1]]
-    for line in (tmp_path / "report.md").read_text().splitlines():
-        assert "<img" not in line or line.startswith("    "), "raw only in the code block of the command"
-        assert not re.search(r"(?<!\\)\*a", line) or line.startswith("    ")
 
 
 def test_a_rehearsal_cannot_be_missed(tmp_path):
     findings = of(write_arms(tmp_path / "runs", special={"rehearsal": True}))
     file = write_report(findings, tmp_path)
     assert "Nothing here supports or contradicts a claim" in Page(file.read_text()).text
-    assert "! rehearsal" in (tmp_path / "report.md").read_text()
+    assert "! rehearsal" in Page(file.read_text()).text
 
 
 def test_a_confounded_claim_cites_the_questions_that_settle_it(tmp_path):
@@ -155,7 +164,7 @@ def test_a_confounded_claim_cites_the_questions_that_settle_it(tmp_path):
 
 
 def test_every_word_that_a_verdict_can_be_has_a_mark():
-    source = "".join((Path(charts.__file__).with_name(f"{name}.py")).read_text() for name in ("verdicts", "answers"))
+    source = "".join(Path(module.__file__).read_text() for module in (verdicts, contrasts))
     words = set(re.findall(r'Verdict\(\s*"([a-z ]+)"', source)) | set(
         re.findall(r'word(?:, | = )claim = "(.*?)"', source)
     )
@@ -185,15 +194,15 @@ def test_curves_are_mean_lowest_and_highest_run_as_far_as_all_go(tmp_path):
 
 
 def test_losses_are_drawn_on_their_own_scale_only_where_they_are_the_same(report, tmp_path):
-    file, _ = report
-    assert not list(file.parent.glob("report/*-curves-loss.png"))
-    assert list(file.parent.glob("report/*-curves-bce.png"))
+    write_figures(report[1], tmp_path / "one")
+    assert not list(tmp_path.glob("one/*-curves-loss.png"))
+    assert list(tmp_path.glob("one/*-curves-bce.png"))
     for seed in range(2):
         for base in (8, 16):
             write_run(tmp_path / f"{base}_{seed}", seed=seed, config={"model.base": base})
     arms = [Arm(f"base{i}", arm.runs) for i, arm in enumerate(group_arms(find_runs([str(tmp_path)]).runs)[0])]
-    write_report(find([replace(ASKED, first="base0", second="base1", factor="model")], arms), tmp_path / "out")
-    assert list(tmp_path.glob("out/report/*-curves-loss.png"))
+    write_figures(find([replace(ASKED, first="base0", second="base1", factor="model")], arms), tmp_path / "two")
+    assert list(tmp_path.glob("two/*-curves-loss.png"))
 
 
 def test_the_images_that_changed_most_are_the_ones_shown(tmp_path):
@@ -212,7 +221,8 @@ def test_the_images_that_changed_most_are_the_ones_shown(tmp_path):
     assert re.findall(r"image\d", better) == ["image2", "image4", "image0"]
     assert re.findall(r"image\d", worse) == ["image1", "image5"]
     # image | truth | the first arm's prediction | the second arm's
-    assert Image.open(tmp_path / "out/report/pair1-image2.jpg").size == (32, 8)
+    write_figures(findings, tmp_path / "figures")
+    assert Image.open(tmp_path / "figures/pair1-image2.jpg").size == (32, 8)
 
 
 def test_without_images_nothing_of_the_data_is_shown(tmp_path):
@@ -221,7 +231,8 @@ def test_without_images_nothing_of_the_data_is_shown(tmp_path):
     hidden = write_report(findings, tmp_path / "without", with_images=False).read_text()
     assert "data:image/" in shown.partition("</main>")[0]
     assert "data:image/" not in hidden.partition("</main>")[0]
-    assert not list((tmp_path / "without" / "report").glob("*.jpg"))
+    write_figures(findings, tmp_path / "figures", with_images=False)
+    assert not list((tmp_path / "figures").glob("*.jpg"))
     assert findings.answers[0].verdict.sentence in Page(hidden).text
 
 
@@ -231,8 +242,8 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_another_size_is_fitted(tm
         for i in range(12):
             preview = runs / f"loss={name},seed=0" / "previews" / f"CHNCXR_{i:04}_0.png"
             Image.new("RGB", size, "gray").save(preview)
-    write_report(of(runs), tmp_path / "out")
-    assert {Image.open(file).size for file in tmp_path.glob("out/report/*.jpg")} == {(32, 8)}
+    write_figures(of(runs), tmp_path / "whole")
+    assert {Image.open(file).size for file in tmp_path.glob("whole/*.jpg")} == {(32, 8)}
     for i, file in enumerate(runs.glob("loss=bce,seed=0/previews/*.png")):
         content = file.read_bytes()
         file.write_bytes((b"", content[:40], content.replace(b"IDAT", b"IDOT"))[i % 3])
@@ -240,18 +251,8 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_another_size_is_fitted(tm
     (runs / "loss=bce,seed=0" / "figures" / "predictions.png").touch()
     text = Page(write_report(of(runs), tmp_path / "out").read_text()).text
     assert "Better with dice loss CHNCXR_" in text
-    assert not list(tmp_path.glob("out/report/*.jpg")), "and those of the report before are gone"
-
-
-def test_only_pictures_of_a_report_make_way_for_those_of_the_next(tmp_path):
-    findings = of(write_arms(tmp_path / "runs"))
-    stale, own = (tmp_path / "out" / "report" / name for name in ("pair12-curves-dice.png", "mine.png"))
-    stale.parent.mkdir(parents=True)
-    for file in (stale, own):
-        file.touch()
-    write_report(findings, tmp_path / "out")
-    assert own.exists()
-    assert not stale.exists()
+    write_figures(of(runs), tmp_path / "damaged")
+    assert not list(tmp_path.glob("damaged/*.jpg"))
 
 
 def test_with_a_test_split_its_values_are_shown_and_the_best_epoch_was_chosen_elsewhere(tmp_path):
@@ -261,10 +262,10 @@ def test_with_a_test_split_its_values_are_shown_and_the_best_epoch_was_chosen_el
     findings = of(tmp_path)
     file = write_report(findings, tmp_path / "out")
     mean = np.mean(findings.arms[0].first.images().values["dice"])
-    for text in (Page(file.read_text()).text, (tmp_path / "out" / "report.md").read_text()):
-        assert re.search(rf"test/dice {mean:.3f} in epoch 60[ |]+test/dice {mean / 2:.3f} in epoch 60", text)
-        assert "Dice, best epoch (chosen on the validation images)" in text
-        assert "these same images)" not in text
+    text = Page(file.read_text()).text
+    assert re.search(rf"test/dice {mean:.3f} in epoch 60\s+test/dice {mean / 2:.3f} in epoch 60", text)
+    assert "Dice, best epoch (chosen on the validation images)" in text
+    assert "these same images)" not in text
 
 
 def test_folds_have_no_split_in_common(tmp_path):
@@ -284,7 +285,7 @@ def test_folds_have_no_split_in_common(tmp_path):
 
 def test_the_methods_say_where_they_err_most(report):
     text = Page(report[0].read_text()).text
-    methods = text[text.index("How often this errs") : text.index("What other methods would have said")]
+    methods = text[text.index("How often this errs") : text.index("Sources")]
     rows = json.loads(SIMULATION.read_text())["rows"]
     for num_runs in ("2 + 2", "3 + 3", "5 + 5", "2 + 5"):
         those = [row["ours"]["false"] for row in rows if " + ".join(map(str, row["num_runs"])) == num_runs]

@@ -39,14 +39,6 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Others:
-    """What methods say that leave out a source of chance; no verdict goes by them."""
-
-    bootstrap: tuple[float, float]  # 95 % interval, runs and images resampled
-    wilcoxon: float  # p of the images' means
-
-
-@dataclass(frozen=True)
 class Answer:
     """What the runs say to one question."""
 
@@ -64,7 +56,6 @@ class Answer:
     confounds: tuple[str, ...]  # "model.base (8 | 16)": what differs besides
     incomparable: tuple[str, ...]  # "another split", …: what makes the arms not comparable at all
     paired: Paired | None  # of the measure, or of the metric whose curve it is read from
-    others: Others | None  # of measures with a value per image, where each arm has several runs
     exploratory: tuple[tuple[Measure, Effect], ...] = ()  # the other measures of the same pair, not adjusted
 
     @property
@@ -203,7 +194,6 @@ def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, nu
         confounds=tuple(str(each) for each in case.confounds),
         incomparable=case.incomparable,
         paired=_paired(case),
-        others=_others(case),
         exploratory=_explored(case),
     )
 
@@ -291,13 +281,6 @@ def _paired(case: _Case) -> Paired | None:
     kept = np.isfinite(first + second)
     known = tuple(name for name, is_kept in zip(ids, kept, strict=True) if is_kept)
     return Paired(metric_measure(metric, case.first.first), known, first[kept], second[kept])
-
-
-def _others(case: _Case) -> Others | None:
-    if case.units is None or case.one_seed or case.too_few:
-        return None
-    first, second = case.units.values
-    return Others(inference.bootstrap(first, second), inference.wilcoxon(first, second))
 
 
 def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:

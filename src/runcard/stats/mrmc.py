@@ -265,28 +265,3 @@ def holm(ps: Sequence[float]) -> tuple[list[float], list[float]]:
         highest = max(highest, min(1.0, left * ps[i]))
         adjusted[i], alphas[i] = highest, alpha
     return adjusted, alphas
-
-
-def bootstrap(a: Array, b: Array, num_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Returns the 95 % percentile interval of mean a (S_a, I) − mean b (S_b, I), runs and images drawn anew.
-
-    Shown beside ours, never used: with three runs it is far too narrow (see simulation.json).
-    """
-    rng = np.random.default_rng(seed)
-
-    def drawn(num: int) -> Array:
-        times: Array = rng.multinomial(num, np.full(num, 1 / num), size=num_resamples) / num
-        return times
-
-    means = ((drawn(len(a)) @ a - drawn(len(b)) @ b) * drawn(a.shape[1])).sum(axis=1)
-    low, high = np.quantile(means, [ALPHA / 2, 1 - ALPHA / 2])
-    return float(low), float(high)
-
-
-def wilcoxon(a: Array, b: Array) -> float:
-    """Returns p of Wilcoxon's signed ranks (1945) of the per-image means of a (S_a, I) and b (S_b, I).
-
-    Shown beside ours, never used: it takes the runs for the methods, and so errs the more, the more runs scatter.
-    """
-    differences = (a.mean(axis=0) - b.mean(axis=0)).round(DECIMALS)
-    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0

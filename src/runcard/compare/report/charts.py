@@ -88,7 +88,7 @@ def curve_table(arms: Sequence[Arm], name: str) -> str:
             for epoch, values in enumerate(epochs, start=1):
                 shown = map(_short, (values.mean(), values.min(), values.max()))
                 rows.append((arm.name, images, epoch, *shown, ", ".join(map(_short, values))))
-    return _csv(("arm", "images", "epoch", "mean", "lowest", "highest", "each run"), rows)
+    return to_csv(("arm", "images", "epoch", "mean", "lowest", "highest", "each run"), rows)
 
 
 def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None) -> Chart:
@@ -138,7 +138,7 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
         (x, y, len(ids), ", ".join(ids[:MAX_NAMED]) + ", …" * (len(ids) > MAX_NAMED), words[sign * ((y > x) - (y < x))])
         for (x, y), ids in places.items()
     ]
-    data = alt.InlineData(_csv(("x", "y", "images", "ids", "better"), rows), format=_format("x", "y", "images"))
+    data = alt.InlineData(to_csv(("x", "y", "images", "ids", "better"), rows), format=_format("x", "y", "images"))
     low, high = (float(end(np.concatenate([paired.first, paired.second]))) for end in (np.min, np.max))
     scale = alt.Scale(domain=[low, high], nice=True, zero=False)
     most = max(10, *map(len, places.values()))
@@ -167,11 +167,20 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
 
 
 def to_png(chart: Chart, tables: Mapping[str, str]) -> bytes:
-    """Returns the chart as PNG on white, with its own key, and without the points that only answer a pointer."""
+    """Return the chart as PNG."""
+    return bytes(vl_convert.vegalite_to_png(_still(chart, tables), vl_version=VEGA_LITE, scale=1.5, config=CONFIG))
+
+
+def to_svg(chart: Chart, tables: Mapping[str, str]) -> str:
+    """Return the chart as SVG."""
+    return str(vl_convert.vegalite_to_svg(_still(chart, tables), vl_version=VEGA_LITE, config=CONFIG))
+
+
+def _still(chart: Chart, tables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the spec on white, with its own legend, and without the points that only answer a pointer."""
     still = {key: value for key, value in chart.spec.items() if key != "params"}
     still["layer"] = [layer for layer in chart.spec["layer"] if "name" not in layer]  # params name what they listen to
-    still |= {"width": PNG_WIDTH_PX, "background": "white", "datasets": chart.spec["datasets"] | tables}
-    return bytes(vl_convert.vegalite_to_png(still, vl_version=VEGA_LITE, scale=1.5, config=CONFIG))
+    return still | {"width": PNG_WIDTH_PX, "background": "white", "datasets": chart.spec["datasets"] | tables}
 
 
 @cache
@@ -194,7 +203,8 @@ def _short(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4g}"
 
 
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens without a network, and the same in Markdown with its pictures beside it.
+"""The report: one HTML file that opens without a network; and its figures and tables as files of their own.
 
 Nothing is computed here. The page shows what findings hold, and what lies in the run folders they were read from.
 """
@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-from markupsafe import Markup
 
 from runcard.compare import endpoints
 from runcard.compare.analysis import Findings, best_title, monitored
@@ -23,7 +22,7 @@ from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
-from runcard.compare.report.sections import Section, sections
+from runcard.compare.report.sections import sections
 from runcard.compare.report.terminal import cell, number
 from runcard.compare.verdicts import amount, in_interval, in_p, in_range
 from runcard.fileio import replacing, write_text
@@ -69,7 +68,7 @@ class Claim:
 
 
 def write_report(findings: Findings, folder: Path, with_images: bool = True) -> Path:
-    """Writes report.html, and report.md with its pictures in report/, into folder; returns the path of the HTML.
+    """Write report.html into folder, and return its path.
 
     Links to runs are relative to folder. Without images nothing of the data is shown but names and values.
     """
@@ -92,11 +91,36 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
         "relative": lambda path: _relative(path, folder),
     }
-    _write_pictures(parts, folder / "report")
     page = {"tables": tables, "config": charts.PAGE_CONFIG, "library": charts.library()}
-    write_text(folder / "report.html", _environment("html").get_template("report.html").render(context | page))
-    write_text(folder / "report.md", _environment("md").get_template("report.md").render(context))
+    write_text(folder / "report.html", _environment().get_template("report.html").render(context | page))
     return folder / "report.html"
+
+
+def write_figures(findings: Findings, folder: Path, with_images: bool = True) -> None:
+    """Write every figure of the report as SVG and PNG (images as JPEG) and every table as CSV, into folder."""
+    pairs = [(answer.question.first, answer.question.second) for answer in findings.answers if answer.arms]
+    colours = charts.colours([arm.name for arm in findings.arms], pairs)
+    contents: dict[str, bytes] = {}
+    for section in sections(findings.answers, colours, with_images):
+        tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
+        for chart in section.charts:
+            contents[f"{section.key}-{chart.key}.png"] = charts.to_png(chart, tables)
+            contents[f"{section.key}-{chart.key}.svg"] = charts.to_svg(chart, tables).encode()
+        contents |= {f"{section.key}-curves-{metric}.csv": table.encode() for metric, table in tables.items()}
+        contents |= {picture.name: picture.content for picture in section.pictures}
+    header = ["", *(arm.name for arm in findings.arms)]
+    rows = [[words, *(cell.text if cell else "" for cell in cells)] for words, cells in _rows(findings)]
+    contents["arms.csv"] = charts.to_csv(header, rows).encode()
+    asked = []
+    for answer in findings.answers:
+        question, verdict = answer.question, answer.verdict
+        numbers = [evidence(answer), verdict.word, verdict.claim, answer.scope]
+        asked.append([question.text, question.first, question.second, *numbers])
+    header = ["question", "first", "second", "evidence", "verdict", "claim", "scope"]
+    contents["verdicts.csv"] = charts.to_csv(header, asked).encode()
+    for name, content in contents.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
 
 
 def evidence(answer: Answer) -> str:
@@ -117,12 +141,11 @@ def at(run: Run, checkpoint: str) -> str:
     return f"{run.split}/{metric} {shown} in epoch {run.facts[checkpoint]['epoch']}"
 
 
-def _environment(kind: str) -> jinja2.Environment:
-    """Returns the templates of HTML or Markdown (md), with every value escaped for either."""
+def _environment() -> jinja2.Environment:
+    """Return the templates, with every value escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
-        finalize=_as_markdown if kind == "md" else None,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -131,14 +154,6 @@ def _environment(kind: str) -> jinja2.Environment:
     environment.filters |= {"evidence": evidence, "title": title, "number": number, "in_p": in_p, "at": at}
     environment.globals |= {"amount": amount, "in_interval": in_interval, "in_range": in_range, "marks": MARKS}
     return environment
-
-
-def _as_markdown(value: Any) -> Any:
-    """Returns a template's value as text in which no sign is Markdown's or HTML's: names come from files."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    text = " ".join(value.replace("&", "&amp;").replace("<", "&lt;").splitlines())
-    return Markup("".join(f"\\{sign}" if sign in "\\`*|[]" else sign for sign in text))
 
 
 def _claims(answers: Sequence[Answer]) -> list[Claim]:
@@ -201,18 +216,3 @@ def _cell(measure: Measure, arm: Arm, value: Value | None) -> Cell | None:
 
 def _relative(path: Path, folder: Path) -> str:
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
-
-
-def _write_pictures(parts: Sequence[Section], folder: Path) -> None:
-    """Writes the charts and images that the Markdown shows, in place of those of an earlier report."""
-    contents: dict[str, bytes] = {}
-    for section in parts:
-        tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
-        contents |= {f"{section.key}-{chart.key}.png": charts.to_png(chart, tables) for chart in section.charts}
-        contents |= {picture.name: picture.content for picture in section.pictures}
-    for kind in ("png", "jpg"):
-        for stale in folder.glob(f"pair[0-9]*-*.{kind}"):  # as sections and their pictures are named
-            stale.unlink()
-    for name, content in contents.items():
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(content)

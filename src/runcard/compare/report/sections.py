@@ -28,7 +28,7 @@ PANEL_PX, TILE_PX, QUALITY = 520, 128, 72  # widths, and JPEG quality
 
 @dataclass(frozen=True)
 class Picture:
-    """A JPEG: inlined in HTML, a file beside the Markdown."""
+    """A JPEG, inlined in the page."""
 
     name: str  # of its file
     caption: str
