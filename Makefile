@@ -23,7 +23,7 @@ demo: $(READY)  ## Train a U-Net on the embedded phantom chest films: about two 
 
 LAB = $(shell cd experiments && echo lab4/*.yaml | sed 's/\.yaml//g; s/ /,/g')
 PHANTOMS := outputs/phantom_course
-lab: $(READY)  ## Rehearse the fourteen lab cards on phantoms, or on your images: make lab ROOT=<course root>
+lab: $(READY)  ## Smoke-test the fourteen lab configs on phantoms, or on your images: make lab ROOT=<course root>
 ifdef ROOT
 	$(BIN)/python train.py -m experiment=$(LAB) scale=quick name=lab 'dataset.root="$(ROOT)"' $(ARGS)
 else
@@ -39,7 +39,7 @@ lint: $(READY)  ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(READY)  ## Mend style
+format: $(READY)  ## Fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -62,7 +62,7 @@ golden: $(READY)  ## Write the golden loss trace anew, after a change that is me
 
 RUN_FOLDER = $(patsubst %/,%,$(RUN))
 AGAIN := -rerun-$(shell date +%Y-%m-%d_%H-%M-%S)
-rerun: $(READY)  ## Repeat a saved card in a new folder: make rerun RUN=outputs/run/<stamp>
+rerun: $(READY)  ## Repeat a saved config in a new folder: make rerun RUN=outputs/run/<stamp>
 	@test -f "$(RUN_FOLDER)/.hydra/config.yaml" || { echo "RUN=$(RUN): not a run folder. Say make rerun RUN=outputs/<name>/<stamp>"; exit 2; }
 	$(BIN)/python train.py -cp "$(abspath $(RUN_FOLDER))/.hydra" -cn config \
 	  'run_dir="$(RUN_FOLDER)$(AGAIN)"' 'hydra.run.dir="$(RUN_FOLDER)$(AGAIN)"' hydra.output_subdir=null \

@@ -1,4 +1,4 @@
-"""Runs one card, or with -m a sweep of them: python train.py model=unet loss=dice model.base=32."""
+"""Runs one config, or with -m a sweep of them: python train.py model=unet loss=dice model.base=32."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runcard.config.compose import extended_card, read_saved_card
+from runcard.config.compose import extended_config, read_saved_config
 from runcard.config.sweep import add_or_override, relative, remove_if_empty
 from runcard.errors import EXIT_USER_ERROR, UserError
 
@@ -23,20 +23,20 @@ os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic onl
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
-    """Runs the composed card in the folder that Hydra chose."""
+    """Runs the composed config in the folder that Hydra chose."""
     job = HydraConfig.get()
     folder = relative(job.runtime.output_dir)
     choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}
     overrides: Any = OmegaConf.to_container(job.overrides.task, resolve=False)
     try:
         saved = None
-        if (source := Path(job.runtime.config_sources[1].path)).name == ".hydra":  # make rerun: a saved card
-            again = read_saved_card(source.parent, "RUN")
+        if (source := Path(job.runtime.config_sources[1].path)).name == ".hydra":  # make rerun: a saved config
+            again = read_saved_config(source.parent, "RUN")
             choices, overrides = again.choices, [*again.overrides, *overrides]
         elif isinstance(cfg.train.extend, str):
-            saved = extended_card(cfg, overrides)
+            saved = extended_config(cfg, overrides)
         if saved:
-            cfg, choices, overrides = saved.card, saved.choices, saved.overrides
+            cfg, choices, overrides = saved.config, saved.choices, saved.overrides
         from runcard.experiment.run import run
 
         return run(cfg, folder, overrides, choices)
@@ -55,11 +55,11 @@ if __name__ == "__main__":
     try:
         main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        from runcard.config.hydra_errors import in_words, is_hydras
+        from runcard.config.hydra_errors import as_message, is_hydras
 
         if not is_hydras(error):
             raise  # a bug of ours
-        print(in_words(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
+        print(as_message(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -43,10 +43,11 @@ AUDIT = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from runcard.audit.command import audit_card
+from runcard.audit.command import audit_config
 
 root = Path(sys.argv[1])
-audit_card(["dataset=lungs", f"dataset.root={root}", "augmentation=lab"], root.parent / "found", Console(quiet=True))
+config = ["dataset=lungs", f"dataset.root={root}", "augmentation=light"]
+audit_config(config, root.parent / "found", Console(quiet=True))
 """
 MEASURED = """
 import json, resource, time

@@ -1,6 +1,6 @@
 """Measures a frozen VGG16, run once, and its head trained on the features, against the same network from scratch.
 
-    .venv/bin/python benchmarks/cached_features.py dataset=labelled dataset.root=<folder> [model.weights=<file>]
+    .venv/bin/python benchmarks/cached_features.py dataset=image_folder dataset.root=<folder> [model.weights=<file>]
 
 Both see the same images for the same number of epochs, one after the other in one process, without augmentation. What
 is compared is what run.json records: the seconds of all epochs, and of running the frozen layers.
@@ -23,17 +23,17 @@ from runcard.experiment.run import run
 from runcard.runs.environment import hardware
 
 CONF = Path(__file__).parents[1] / "conf"
-CARD = ["dataset=phantom_bone", "loss=bce", "dataset.image_size_px=128", "dataset.channels=3", "train.epochs=30"]
-CARD += ["optimizer.lr=1e-5", "train.pictures=0"]
+CONFIG = ["dataset=phantom_bone", "loss=bce", "dataset.image_size_px=128", "dataset.channels=3", "train.epochs=30"]
+CONFIG += ["optimizer.lr=1e-5", "train.pictures=0"]
 FROZEN = ["model=vgg16_pretrained"]
 SCRATCH = ["model=vgg16", "model.base=64", "model.head=[128]", "model.dropout=0.5"]
 
 
 def main() -> None:
-    """Prints the table of benchmarks/README.md; arguments are further overrides of both cards."""
+    """Prints the table of benchmarks/README.md; arguments are further overrides of both configs."""
     with tempfile.TemporaryDirectory() as folder:
         of_weights = [o for o in sys.argv[1:] if o.startswith("model.weights=")]
-        common = [*CARD, *(o for o in sys.argv[1:] if o not in of_weights), f"train.cache_dir={folder}/features"]
+        common = [*CONFIG, *(o for o in sys.argv[1:] if o not in of_weights), f"train.cache_dir={folder}/features"]
         frozen = record(Path(folder) / "frozen", [*common, *FROZEN, *of_weights])
         scratch = record(Path(folder) / "scratch", [*common, *SCRATCH])
     cost = {
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def record(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Runs a card and returns its run.json."""
+    """Runs a config and returns its run.json."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides)
     run(cfg, folder, overrides, {})

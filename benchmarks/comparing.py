@@ -65,9 +65,9 @@ def write_runs(folder: Path) -> None:
     for arm in range(ARMS):
         for seed in range(SEEDS):
             values = 0.9 + rng.normal(0, 0.02, IMAGES)
-            card = {"model.base": 8 + arm // 4, "model.dropout": arm % 4 / 10}
+            config = {"model.base": 8 + arm // 4, "model.dropout": arm % 4 / 10}
             images = dict.fromkeys(METRICS, values)
-            folders.write_run(folder / f"{arm}_{seed}", seed=seed, images=images, epochs=EPOCHS, config=card)
+            folders.write_run(folder / f"{arm}_{seed}", seed=seed, images=images, epochs=EPOCHS, config=config)
 
 
 if __name__ == "__main__":

@@ -28,26 +28,26 @@ from torch.utils.data import DataLoader
 
 from runcard.console import print_table
 from runcard.data.loaders import Batch
-from runcard.experiment.predictions import Gallery
-from runcard.experiment.run import fit_parts
-from runcard.experiment.setup import Parts, compose
+from runcard.experiment.predictions import PredictionFigures
+from runcard.experiment.run import fit_setup
+from runcard.experiment.setup import ExperimentSetup, compose
 from runcard.loggers.progress import Progress
-from runcard.loggers.tensorboard import Tracker
+from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.environment import hardware
 from runcard.training.checkpoint import Checkpoint
 from runcard.training.types import State
 
 CONF = Path(__file__).parents[1] / "conf"
-CARD = ["dataset.image_size_px=128", "model.base=16", "loss=dice", "train.batch_size=8"]
+CONFIG = ["dataset.image_size_px=128", "model.base=16", "loss=dice", "train.batch_size=8"]
 ROUNDS = 9
 EPOCHS_OF_A_RUN = 150  # the lab's: how often pictures are drawn follows from it
 
 
 def main() -> None:
-    """Prints the table of benchmarks/README.md; arguments are further overrides of the card."""
+    """Prints the table of benchmarks/README.md; arguments are further overrides of the config."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         ours, bare, plain = (
-            compose(compose_config("config", [*CARD, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more]), {})
+            compose(compose_config("config", [*CONFIG, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more]), {})
             for more in ([], [], ["train.precision=32"])
         )
     plain.model.to(memory_format=torch.contiguous_format)
@@ -78,25 +78,25 @@ def main() -> None:
     print_table(console, ["epoch of", "seconds", "range", "training images/s", "ours / this"], rows)
 
 
-def our_epochs(parts: Parts, folder: Path) -> Callable[[], None]:
+def our_epochs(setup: ExperimentSetup, folder: Path) -> Callable[[], None]:
     """Returns a function that trains one more epoch as train.py does: metrics, record, checkpoint, pictures."""
-    checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
-    progress = Progress(Console(file=io.StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
-    tracker = Tracker(folder, 0, progress, Gallery(parts).epoch)
+    checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
+    progress = Progress(Console(file=io.StringIO()), setup.train, len(setup.loaders.train), setup.monitor.name)
+    tracker = TensorBoardLogger(folder, 0, progress, PredictionFigures(setup).epoch)
     state = State()
 
     def epoch() -> None:
-        one_more = replace(parts, train=replace(parts.train, epochs=state.epoch + 1))
-        fit_parts(one_more, state, checkpoint, tracker)
+        one_more = replace(setup, train=replace(setup.train, epochs=state.epoch + 1))
+        fit_setup(one_more, state, checkpoint, tracker)
 
     return epoch
 
 
-def bare_epoch(parts: Parts, memory_format: torch.memory_format) -> Callable[[], None]:
+def bare_epoch(setup: ExperimentSetup, memory_format: torch.memory_format) -> Callable[[], None]:
     """Returns the loop that a good notebook has, on the same loaders."""
-    model, loss, optimizer = parts.model, parts.loss, parts.optimizer
-    device = parts.fabric.device
-    mixed = parts.precision != "32-true"
+    model, loss, optimizer = setup.model, setup.loss, setup.optimizer
+    device = setup.fabric.device
+    mixed = setup.precision != "32-true"
 
     def forward(batch: Batch) -> tuple[Tensor, Tensor]:
         images = batch.images.to(device, memory_format=memory_format)
@@ -117,15 +117,15 @@ def bare_epoch(parts: Parts, memory_format: torch.memory_format) -> Callable[[],
 
     def epoch() -> None:
         model.train()
-        for batch in parts.loaders.train:
+        for batch in setup.loaders.train:
             logits, targets = forward(batch)
             value = loss(logits, targets)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
             value.item()
-        evaluate(parts.loaders.train_eval)
-        evaluate(parts.loaders.val)
+        evaluate(setup.loaders.train_eval)
+        evaluate(setup.loaders.val)
 
     return epoch
 

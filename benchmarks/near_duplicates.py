@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/near_duplicates.py ../shared/data [X_ray,Skin,…|scaling]
 
 Copies are made of the images as they lie on disk, and put into their data set, 60 at a time; of lung_ct only every
-sixth slice is taken, for neighbours are near copies already. What is told of a data set without copies is listed pair
+sixth slice is taken, for neighbours are near copies already. Of a data set without copies each pair is listed,
 by pair, to be judged by eye. Seconds are of one core, on chest phantoms: these look more alike than most data do.
 """
 
@@ -95,7 +95,7 @@ def main() -> None:
     data = Path(sys.argv[1])
     wanted = sys.argv[2].split(",") if len(sys.argv) > 2 else [*FOLDERS, *PHANTOMS, "scaling"]
     if sets := [read_set(name, data) for name in (*FOLDERS, *PHANTOMS) if name in wanted]:
-        told(sets)
+        reported(sets)
     if "scaling" in wanted:
         scaling()
 
@@ -110,21 +110,21 @@ def read_set(name: str, data: Path) -> Set:
     return Set(name, [str(path.relative_to(data)) for path in paths], [read_image(path) for path in paths])
 
 
-def told(sets: list[Set]) -> None:
-    """Prints what is told of the data sets as they are, and the share of copies that is missed."""
+def reported(sets: list[Set]) -> None:
+    """Prints what is reported of the data sets as they are, and the share of copies that is missed."""
     rows = [[name] for name in CORRUPTIONS]
-    facts, pairs = [], []
+    metadata, pairs = [], []
     for each in sets:
         thumbs = np.stack([thumb(image) for image in each.images])
         clean = find_near_duplicates(thumbs)
         numbers = [f"{value:.3f}" for value in (clean.strangers, clean.threshold, clean.missed)]
-        facts.append([each.name, str(len(thumbs)), *numbers, str(len(clean.pairs))])
+        metadata.append([each.name, str(len(thumbs)), *numbers, str(len(clean.pairs))])
         pairs += [[each.ids[p.first], each.ids[p.second], f"{p.score:.3f}", p.how] for p in clean.pairs]
         known = {(p.first, p.second) for p in clean.pairs}
         for row, corrupt in zip(rows, CORRUPTIONS.values(), strict=True):
             missed, others = missed_among(each, thumbs, corrupt, known)
             row.append(f"{missed:.1%}" + (f", {others} wrong" if others else ""))
-    print_markdown(["data", "images", "strangers", "threshold", "own copies missed", "pairs"], facts)
+    print_markdown(["data", "images", "strangers", "threshold", "own copies missed", "pairs"], metadata)
     print_markdown(["missed of copies", *(each.name for each in sets)], rows)
     print_markdown(["first", "second", "score", "how"], pairs)
 
@@ -132,7 +132,7 @@ def told(sets: list[Set]) -> None:
 def missed_among(
     each: Set, thumbs: np.ndarray, corrupt: Callable[[Picture, Rng], Picture], known: set[tuple[int, int]]
 ) -> tuple[float, int]:
-    """Returns the share of copies that are not told, and the number of pairs that are told and are none."""
+    """Returns the share of copies that are not reported, and the number of pairs that are reported and are none."""
     rng, number = np.random.default_rng(0), len(thumbs)
     origins = rng.permutation(number)[:NUM_COPIES].tolist()
     copies = np.stack([thumb(corrupt(each.images[i], rng)) for i in origins])

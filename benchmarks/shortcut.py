@@ -23,8 +23,8 @@ from runcard.console import print_table
 from runcard.experiment.run import run
 
 CONF = Path(__file__).parents[1] / "conf"
-CARD = ["dataset=phantom_bone", "dataset.image_size_px=64", "model=vgg16", "model.base=8", "model.batchnorm=true"]
-CARD += ["loss=bce", "train.epochs=8", "train.pictures=0"]
+CONFIG = ["dataset=phantom_bone", "dataset.image_size_px=64", "model=vgg16", "model.base=8", "model.batchnorm=true"]
+CONFIG += ["loss=bce", "train.epochs=8", "train.pictures=0"]
 SEEDS = range(8)
 
 
@@ -45,7 +45,7 @@ def main() -> None:
 
 def probed(printed: bool, seed: int) -> list[dict[str, Any]]:
     """Trains a network, with the letter printed on one class alone or on half of both, and returns its findings."""
-    overrides = [*CARD, f"dataset.shortcut={printed}", f"dataset.seed={seed}", f"seed={seed}", *sys.argv[1:]]
+    overrides = [*CONFIG, f"dataset.shortcut={printed}", f"dataset.seed={seed}", f"seed={seed}", *sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(CONF), version_base="1.3"):
         with redirect_stdout(io.StringIO()):
             run(compose("config", overrides), Path(folder) / "run", overrides, {})

@@ -1,4 +1,4 @@
-"""Fixtures: cards run in this process, and the real command as a process."""
+"""Fixtures: configs run in this process, and the real command as a process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)  # tiny models: two threads cost more than they give, and tests run beside each other
-# A card that trains in about a second: what tests of the machinery run.
+# A config that trains in about a second: what tests of the machinery run.
 TINY = (
     "dataset.num_images=20",
     "dataset.image_size_px=32",
@@ -28,21 +28,21 @@ TINY = (
 )
 
 
-def card(*overrides: str) -> DictConfig:
+def compose_config(*overrides: str) -> DictConfig:
     """Returns the composed config."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 
 
 @pytest.fixture
-def run_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Returns a function that runs a card in tmp_path/<name>, and returns that folder."""
+def run_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Returns a function that runs a config in tmp_path/<name>, and returns that folder."""
     from runcard.experiment.run import run
 
     monkeypatch.chdir(tmp_path)
 
     def run_it(name: str, *overrides: str) -> Path:
-        run(card(*overrides), tmp_path / name, list(overrides), choices={})
+        run(compose_config(*overrides), tmp_path / name, list(overrides), choices={})
         return tmp_path / name
 
     return run_it

@@ -26,7 +26,7 @@ Columns = Mapping[str, ArrayLike]  # name -> a value per image, or per epoch
 LOWER_IS_BETTER = ("loss", "bce", "soft_dice_loss", "log_loss")
 
 
-class Card(NamedTuple):
+class RecordedConfig(NamedTuple):
     """A resolved config, and the file chosen per group."""
 
     config: dict[str, Any]
@@ -34,7 +34,7 @@ class Card(NamedTuple):
 
 
 _DEFAULTS = yaml.safe_load(Path(__file__).with_suffix(".yml").read_text(encoding="utf-8"))
-LUNGS, BONE = Card(**_DEFAULTS["lungs"]), Card(**_DEFAULTS["bone"])
+LUNGS, BONE = RecordedConfig(**_DEFAULTS["lungs"]), RecordedConfig(**_DEFAULTS["bone"])
 TRAIN_IDS = tuple(f"CHNCXR_{i:04}_1" for i in range(24))
 
 
@@ -51,13 +51,13 @@ def write_run(
     files: str = "",  # stands for the files' bytes: another text, other data
     epochs: int = 60,
     curves: Columns | None = None,  # columns (E,) of metrics.csv in place of those that end at the means of images
-    card: Card = LUNGS,
-    config: Mapping[str, Any] | None = None,  # by dotted key, what differs from the card
+    recorded: RecordedConfig = LUNGS,
+    config: Mapping[str, Any] | None = None,  # by dotted key, what differs from the config
     choices: Mapping[str, str] | None = None,
     session: Mapping[str, Any] | None = None,
     status: str = "completed",
     pooled: Mapping[str, float] | None = None,  # of the last and best epoch: what no single image has, such as auroc
-    facts: Mapping[str, Any] | None = None,  # of run.json, in place of those made here
+    metadata: Mapping[str, Any] | None = None,  # of run.json, in place of those made here
     previews: bool = False,
 ) -> Path:
     """Writes run.json, split.json, metrics.csv and per_image.csv, and returns folder.
@@ -73,18 +73,19 @@ def write_run(
     val = [f"val_{name}" for name in compared] if is_test else compared
     parts = {"train": list(train_ids), "val": val, "test": compared if is_test else []}
     rows = _metrics(_means(last) | dict(pooled or {}), epochs, curves or {})
-    resolved = _nested(flatten(card.config) | {"seed": seed, "train.epochs": epochs} | dict(config or {}))
+    resolved = _nested(flatten(recorded.config) | {"seed": seed, "train.epochs": epochs} | dict(config or {}))
     content = {
         "schema": SCHEMA_VERSION,
         "start": _DEFAULTS["session"]["start"],
         "sessions": [_DEFAULTS["session"] | dict(session or {})],
-        "choices": card.choices | dict(choices or {}),
+        "choices": recorded.choices | dict(choices or {}),
         "config": resolved,
         "config_hash": config_hash(resolved),
         "data": _fingerprint(parts, files),
         "num_parameters": 540_073,
         "num_trained_parameters": 540_073,
         "better": {name[4:]: _better(name[4:]) for name in rows if name.startswith("val/")},
+        "bounds": {},
         "parent": None,
         "audit": [],
         "status": status,
@@ -94,7 +95,7 @@ def write_run(
         content |= _ending(rows, resolved["metric"]["monitor"])
         for epoch, columns in (("last", last), ("best", at_best)):
             content[epoch]["values"] |= {f"{split}/{name}": mean for name, mean in _means(columns).items()}
-    write_json(folder / "run.json", content | dict(facts or {}))
+    write_json(folder / "run.json", content | dict(metadata or {}))
     write_json(
         folder / "split.json",
         {part: [{"id": name, "group": group_of.get(name, name)} for name in names] for part, names in parts.items()},
@@ -116,7 +117,7 @@ def write_run(
 
 
 def of_classes(targets: Sequence[str], probs: ArrayLike, classes: Sequence[str] = ("AFF", "NFF")) -> Columns:
-    """Returns the columns of per_image.csv that a classifier's probs (I, K) give, for write_run(card=BONE)."""
+    """Returns the columns of per_image.csv that a classifier's probs (I, K) give, for write_run(recorded=BONE)."""
     probs = np.asarray(probs)
     truth = np.array([list(classes).index(target) for target in targets])
     log_loss = -np.log(probs[np.arange(len(truth)), truth])
@@ -192,7 +193,7 @@ def _fingerprint(parts: Mapping[str, Sequence[str]], files: str) -> dict[str, st
 
 
 def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config of these dotted keys: facts.flatten backwards."""
+    """Returns the config of these dotted keys: metadata.flatten backwards."""
     config: dict[str, Any] = {}
     for key, leaf in leaves.items():
         *above, name = key.split(".")

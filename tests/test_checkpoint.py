@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, card
+from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import runcard.fileio
 from runcard.errors import UserError
-from runcard.fileio import replacing, write_json, write_text
+from runcard.fileio import atomic_write, write_json, write_text
 from runcard.training.checkpoint import Checkpoint, load_weights, read_weights, refuse_code
 from runcard.training.types import State
 
@@ -32,11 +32,11 @@ OPTIMIZERS, SCHEDULERS = (
 
 @cache
 def composed(optimizer: str, scheduler: str) -> DictConfig:
-    return card(f"optimizer={optimizer}", f"scheduler={scheduler}", "derived.steps=20")
+    return compose_config(f"optimizer={optimizer}", f"scheduler={scheduler}", "derived.steps=20")
 
 
 class Training:
-    """A small network with the optimizer and the scheduler that a card names, and its checkpoint in folder."""
+    """A small network with the optimizer and the scheduler that a config names, and its checkpoint in folder."""
 
     def __init__(self, folder: Path, optimizer: str = "adam", scheduler: str = "none", seed: int = 0) -> None:
         config = composed(optimizer, scheduler)
@@ -113,7 +113,7 @@ def test_last_ckpt_is_plain_data(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-def test_best_safetensors_holds_weights_and_the_card(tmp_path):
+def test_best_safetensors_holds_weights_and_the_config(tmp_path):
     training = Training(tmp_path).steps(range(2))
     training.model.to(memory_format=torch.channels_last)  # as runs have it: safetensors wants contiguous tensors
     training.checkpoint.save_best()
@@ -159,7 +159,7 @@ def test_a_refused_checkpoint_leaves_the_old_one(tmp_path):
 
 def test_a_file_appears_whole_when_the_block_ends(tmp_path):
     path = tmp_path / "deep" / "x.json"
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
         assert temporary.parent == path.parent
@@ -184,7 +184,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_other(error, tmp_path
     write_text(path, "old")
 
     def fails_half_way() -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -195,7 +195,7 @@ def test_an_error_while_writing_leaves_the_old_file_and_no_other(error, tmp_path
 
 
 def test_a_temporary_file_of_a_killed_process_is_overwritten(tmp_path):
-    with replacing(tmp_path / "x.txt") as temporary:
+    with atomic_write(tmp_path / "x.txt") as temporary:
         temporary.write_text("new")
         name = temporary
     name.write_text("left behind by a process that was killed")
@@ -266,7 +266,7 @@ def test_missing_weights_are_told_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
-def test_weights_without_a_card_are_told_by_name(metadata, tmp_path):
+def test_weights_without_a_config_are_told_by_name(metadata, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(UserError, match=r"x.safetensors: .*config"):
         read_weights(tmp_path / "x.safetensors")

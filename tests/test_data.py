@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import card
+from conftest import compose_config
 from hydra.utils import instantiate
 from PIL import Image
 
@@ -22,19 +22,19 @@ from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
 from runcard.errors import DataError, UserError
 from runcard.seeding import derive
-from runcard.transforms import Pipeline
+from runcard.transforms import AlbumentationsTransform
 
 CHESTS = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
 SPLIT = {"train": [2, 3, 5, 6, 7, 8, 9, 11, 12, 13], "val": [0, 1, 4, 10, 14, 19], "test": [15, 16, 17, 18]}
-SETTINGS = TrainSettings(**card("train.batch_size=4").train)
+SETTINGS = TrainSettings(**compose_config("train.batch_size=4").train)
 
 
-def augmentation(choice: str) -> Pipeline:
-    return instantiate(card(f"augmentation={choice}").augmentation, _convert_="all")
+def augmentation(choice: str) -> AlbumentationsTransform:
+    return instantiate(compose_config(f"augmentation={choice}").augmentation, _convert_="all")
 
 
 def loaders_of(
-    samples: Samples = CHESTS, augment: str = "lab", normalization: str = "unit", seed: int = 0, **settings: object
+    samples: Samples = CHESTS, augment: str = "light", normalization: str = "unit", seed: int = 0, **settings: object
 ) -> Loaders:
     scale = normalizer(normalization, samples.images.shape[-1])
     images, augmented = (SampleDataset(samples, scale, change, seed) for change in (None, augmentation(augment)))
@@ -292,11 +292,13 @@ def test_strong_augmentation_does_reach_training():
     torch.testing.assert_close(images, plain(CHESTS, indices.tolist()), rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("choice", ["lab", "strong"])
+@pytest.mark.parametrize("choice", ["light", "strong"])
 def test_the_mask_moves_with_its_image(choice):
     """The mask, pushed as an image through the same draw, lands where the mask lands."""
     transforms = {type(t).__name__: t for t in augmentation(choice).compose.transforms}
-    pipeline = Pipeline({name: transforms[name] for name in ("Affine", "HorizontalFlip")})  # brightness is no move
+    pipeline = AlbumentationsTransform(
+        {name: transforms[name] for name in ("Affine", "HorizontalFlip")}
+    )  # brightness is no move
     agree, elsewhere = [], []
     for i in range(20):
         mask = CHESTS.targets[i]

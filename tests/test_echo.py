@@ -1,4 +1,4 @@
-"""What is told of a built model: its receptive field against closed forms, its layers, and dead knobs of its card."""
+"""The summary of a built model: receptive field against closed forms, layers, ignored keys of the config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conftest import ROOT
 from torch import Tensor, nn
 
 from runcard.config.instantiate import build
-from runcard.experiment.model_summary import echo, receptive_field
+from runcard.experiment.model_summary import receptive_field, summarize_model
 from runcard.models.unet import UNet
 from runcard.models.vgg16 import VGG16
 
@@ -73,9 +73,9 @@ class Weigh(nn.Module):
 
 @pytest.mark.parametrize("model", [VGG16(1, 2, 48, base=1), nn.InstanceNorm2d(1), Weigh()])
 def test_field_that_is_the_whole_image(model):
-    told = echo(model, (1, 48, 48), {})
-    assert told.receptive_field_px == 48
-    assert "receptive field the whole image" in told.rows()[1][1]
+    reported = summarize_model(model, (1, 48, 48), {})
+    assert reported.receptive_field_px == 48
+    assert "receptive field the whole image" in reported.rows()[1][1]
 
 
 class Refuses(nn.Module):
@@ -105,10 +105,10 @@ class DividesByZero(nn.Module):
     [(Refuses(), None), (RefusesNaN(1, 2, 1), (2, 8, 8)), (HidesNaN(), (1, 8, 8)), (DividesByZero(), (1, 8, 8))],
 )
 def test_what_cannot_be_said_is_unknown(model, output_shape):
-    told = echo(model, (1, 8, 8), {})
-    assert told.output_shape == output_shape
-    assert told.receptive_field_px is None
-    assert "receptive field unknown" in told.rows()[1][1]
+    reported = summarize_model(model, (1, 8, 8), {})
+    assert reported.output_shape == output_shape
+    assert reported.receptive_field_px is None
+    assert "receptive field unknown" in reported.rows()[1][1]
 
 
 def test_the_model_is_left_as_it_was():
@@ -118,7 +118,7 @@ def test_the_model_is_left_as_it_was():
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     random = torch.get_rng_state()
-    echo(model, (1, 16, 16), {})
+    summarize_model(model, (1, 16, 16), {})
     assert {False, True} == set(modes)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
@@ -130,31 +130,33 @@ def test_the_model_is_left_as_it_was():
 def test_words_and_facts():
     model = UNet(1, 3, base=4, depth=2, dropout=0.25, batchnorm=True)
     model.encoder.requires_grad_(False)
-    card = {
+    config = {
         "_target_": "library.UNet",
         "dropout": 0.25,
         "dropout_at": ["pool", "concat"],
         "weights": None,
         "act": {"inplace": True},
     }
-    told = echo(model, (1, 64, 64), card)
-    assert told.rows() == [
-        ["card", "UNet: dropout 0.25, dropout_at [pool, concat], weights null, act.inplace true"],
+    reported = summarize_model(model, (1, 64, 64), config)
+    assert reported.rows() == [
+        ["config", "UNet: dropout 0.25, dropout_at [pool, concat], weights null, act.inplace true"],
         [
             "built",
             "convolution ×11, BatchNorm2d ×10, transposed convolution ×2, dropout 0.25 ×2 · "
-            f"{told.num_parameters:,} parameters, {told.num_trained:,} trained · receptive field 48 px · "
+            f"{reported.num_parameters:,} parameters, {reported.num_trained:,} trained · receptive field 48 px · "
             "(1, 64, 64) → (3, 64, 64)",
         ],
     ]
-    assert json.loads(json.dumps(told.facts())) == told.facts()
-    assert told.facts()["layers"]["dropout 0.25"] == 2
-    assert told.num_trained == sum(p.numel() for p in model.parameters() if p.requires_grad) < told.num_parameters
+    assert json.loads(json.dumps(reported.metadata())) == reported.metadata()
+    assert reported.metadata()["layers"]["dropout 0.25"] == 2
+    assert (
+        reported.num_trained == sum(p.numel() for p in model.parameters() if p.requires_grad) < reported.num_parameters
+    )
 
 
 def test_what_is_absent_is_told():
     layers = nn.Sequential(nn.Linear(4, 4), nn.PReLU(), nn.Dropout(0.0), nn.MultiheadAttention(4, 2))
-    built = echo(layers, (1, 4, 4), {}).rows()[1][1]
+    built = summarize_model(layers, (1, 4, 4), {}).rows()[1][1]
     assert built.startswith("dense layer ×2, PReLU ×1, MultiheadAttention ×1, no normalization layer, no dropout · ")
 
 
@@ -167,7 +169,7 @@ class Functional(nn.Module):
 
 
 def test_dropout_without_a_layer_is_told():
-    assert echo(Functional(), (1, 4, 4), {}).layers == {"normalization layer": 0, "dropout 0.2": 1}
+    assert summarize_model(Functional(), (1, 4, 4), {}).layers == {"normalization layer": 0, "dropout 0.2": 1}
 
 
 def conf_models() -> list[tuple[str, dict[str, Any]]]:
@@ -187,17 +189,17 @@ def conf_models() -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("name", "changed"), conf_models())
 def test_our_own_models_pass_on_what_they_are_given(name, changed):
-    card = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
-    card |= {key: value for key, value in DERIVED.items() if key in card} | changed
+    config = yaml.safe_load((ROOT / "conf" / "model" / f"{name}.yaml").read_text())
+    config |= {key: value for key, value in DERIVED.items() if key in config} | changed
     with torch.device("meta"):  # layers without memory
-        model = build("model", card)
-    assert echo(model, (1, 32, 32), card).mismatches == []
+        model = build("model", config)
+    assert summarize_model(model, (1, 32, 32), config).mismatches == []
 
 
 DROPOUT, NORM = nn.Dropout(0.5), nn.BatchNorm2d(1)
 NO_RATE = "no dropout of that rate was built"
 NO_NORM = "no batch norm was built"
-CARDS = [
+CONFIGS = [
     (nn.ReLU(), {"dropout": 0.5}, f"model.dropout=0.5: {NO_RATE}"),
     (DROPOUT, {"decoder": {"dropout_rate": 0.2}}, f"model.decoder.dropout_rate=0.2: {NO_RATE}"),
     (DROPOUT, {"dropouts": [0.5, 0.1]}, f"model.dropouts=[0.5, 0.1]: {NO_RATE}"),
@@ -213,6 +215,6 @@ CARDS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "card", "sentence"), CARDS)
-def test_knobs_that_the_built_model_contradicts(model, card, sentence):
-    assert echo(model, (1, 8, 8), card).mismatches == ([sentence] if sentence else [])
+@pytest.mark.parametrize(("model", "config", "sentence"), CONFIGS)
+def test_knobs_that_the_built_model_contradicts(model, config, sentence):
+    assert summarize_model(model, (1, 8, 8), config).mismatches == ([sentence] if sentence else [])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, card
+from conftest import TINY, compose_config
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 
 from runcard.data.loaders import EpochSampler
 from runcard.errors import UserError
-from runcard.experiment.predictions import Gallery
-from runcard.experiment.run import fit_parts
-from runcard.experiment.setup import Parts, compose
+from runcard.experiment.predictions import PredictionFigures
+from runcard.experiment.run import fit_setup
+from runcard.experiment.setup import ExperimentSetup, compose
 from runcard.loggers.progress import Progress
-from runcard.loggers.tensorboard import Tracker
-from runcard.losses.dice import SoftDice
+from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.losses.dice import DiceLoss
 from runcard.training.checkpoint import Checkpoint, read_weights
 from runcard.training.evaluation import columns, evaluate, probabilities
 from runcard.training.types import Monitor, State
@@ -34,15 +34,15 @@ BONE = ("dataset=phantom_bone", "model=vgg16", "loss=cross_entropy", "model.base
 PLAIN = ("model.batchnorm=false", "optimizer=sgd", "optimizer.lr=0.1")
 
 
-def composed(*overrides: str) -> Parts:
-    return compose(card(*TINY, "train.pictures=0", *overrides), choices={})
+def composed(*overrides: str) -> ExperimentSetup:
+    return compose(compose_config(*TINY, "train.pictures=0", *overrides), choices={})
 
 
 @dataclass
 class Trained:
     """What fit() was given, and what it left."""
 
-    parts: Parts
+    parts: ExperimentSetup
     state: State
     rows: list[dict[str, Any]]
     checkpoint: Checkpoint
@@ -54,15 +54,17 @@ class Trained:
         return [p.detach().clone() for p in self.parts.model.parameters()]
 
 
-def train(folder: Path, *overrides: str, change: Callable[[Parts], Parts] = lambda parts: parts) -> Trained:
-    """Runs fit() on a card, from the beginning or from the checkpoint in folder."""
+def train(
+    folder: Path, *overrides: str, change: Callable[[ExperimentSetup], ExperimentSetup] = lambda parts: parts
+) -> Trained:
+    """Runs fit() on a config, from the beginning or from the checkpoint in folder."""
     parts = change(composed(*overrides))
     checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
     state = checkpoint.resume()
     progress = Progress(Console(file=StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
-    tracker = Tracker(folder, state.epoch, progress, Gallery(parts).epoch)
+    tracker = TensorBoardLogger(folder, state.epoch, progress, PredictionFigures(parts).epoch)
     try:
-        state = fit_parts(parts, state, checkpoint, tracker)
+        state = fit_setup(parts, state, checkpoint, tracker)
     finally:
         tracker.close("interrupted")
     return Trained(parts, state, tracker.rows, checkpoint)
@@ -121,7 +123,7 @@ def test_train_loss_is_the_mean_over_images_of_what_was_trained_on(tmp_path):
 def test_the_model_trains_in_training_mode_and_is_evaluated_in_evaluation_mode(tmp_path):
     seen = []
 
-    def watched(parts: Parts) -> Parts:
+    def watched(parts: ExperimentSetup) -> ExperimentSetup:
         parts.model.register_forward_pre_hook(lambda model, _: seen.append((model.training, torch.is_grad_enabled())))
         return parts
 
@@ -142,7 +144,7 @@ class Poison(nn.Module):
     def __init__(self, model: nn.Module, spoil: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.weights_of = lambda: [p.detach().clone() for p in model.parameters()]
-        self.loss, self.spoil, self.calls = SoftDice(), spoil, 0
+        self.loss, self.spoil, self.calls = DiceLoss(), spoil, 0
         self.before: list[Tensor] = []
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -163,9 +165,9 @@ class Poison(nn.Module):
     ],
 )
 def test_a_nan_never_reaches_the_optimizer(spoil, said, tmp_path):
-    kept: list[Parts] = []
+    kept: list[ExperimentSetup] = []
 
-    def poisoned(parts: Parts) -> Parts:
+    def poisoned(parts: ExperimentSetup) -> ExperimentSetup:
         kept.append(replace(parts, loss=Poison(parts.model, spoil)))
         return kept[0]
 
@@ -282,12 +284,12 @@ def test_a_plateau_goes_by_the_value_that_it_watches(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def uneven() -> Parts:
-    """Parts with 5 validation images, in batches of 4 and 1."""
+def uneven() -> ExperimentSetup:
+    """ExperimentSetup with 5 validation images, in batches of 4 and 1."""
     return composed("dataset.num_images=25", "model.dropout=0.5")
 
 
-def evaluated(parts: Parts, batch_size: int) -> Any:
+def evaluated(parts: ExperimentSetup, batch_size: int) -> Any:
     sampler = EpochSampler(parts.data.split["val"], seed=0, shuffle=False, limit=None)
     loader = DataLoader(parts.loaders.val.dataset, batch_size, sampler=sampler)
     return evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
@@ -365,7 +367,7 @@ def test_two_scores_cannot_fill_one_column():
 @pytest.mark.parametrize("overrides", [(), SIDES, BONE], ids=" ".join)
 def test_the_confusion_matrix_counts_what_the_metrics_score(overrides, tmp_path):
     parts = composed(*overrides)
-    outcomes = Gallery(parts).write_previews(tmp_path)
+    outcomes = PredictionFigures(parts).write_previews(tmp_path)
     values = evaluated(parts, 4).values
     truth = parts.data.samples.targets[parts.data.split["val"]]
     assert outcomes.confusion.sum(axis=1).tolist() == np.bincount(truth.ravel()).tolist()
@@ -425,7 +427,7 @@ def test_masks_and_classes_go_through_the_same_loop(overrides, tmp_path):
     assert trained.checkpoint.best.exists()
 
 
-def test_two_runs_of_one_card_are_bit_equal(tmp_path):
+def test_two_runs_of_one_config_are_bit_equal(tmp_path):
     busy = ("model.dropout=0.3", "augmentation=strong", "scheduler=onecycle")
     ours = train(tmp_path / "a", *busy)
     torch.manual_seed(99)  # whatever the process did before
@@ -437,13 +439,13 @@ def test_two_runs_of_one_card_are_bit_equal(tmp_path):
 
 
 def test_interrupted_is_uninterrupted(tmp_path):
-    busy = ("model.dropout=0.3", "augmentation=lab", "scheduler=plateau", "train.epochs=3")
+    busy = ("model.dropout=0.3", "augmentation=light", "scheduler=plateau", "train.epochs=3")
     whole = train(tmp_path / "whole", *busy)
 
     class PulledPlugError(Exception):
         pass
 
-    def fails_in_epoch_3(parts: Parts) -> Parts:
+    def fails_in_epoch_3(parts: ExperimentSetup) -> ExperimentSetup:
         def hook(model: nn.Module, _: Any) -> None:
             if model.training and parts.loaders.train_sampler.epoch == 3:
                 raise PulledPlugError

@@ -1,4 +1,4 @@
-"""The cards of experiments/: they say what they ask, have the settings of LAB.md 2, differ by one factor, and train."""
+"""The configs of experiments/: what they ask, their settings, the factor they change, and that they train."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, card
+from conftest import ROOT, compose_config
 from omegaconf import DictConfig, OmegaConf
 
 from make_data import write_course
@@ -26,9 +26,9 @@ DERIVED += ("derived.positive=0", "derived.image_size_px=32", "derived.steps=30"
 
 @cache
 def resolved(name: str, scale: str = "full") -> DictConfig:
-    """Returns a card as a run would record it, on the images of nobody."""
+    """Returns a config as a run would record it, on the images of nobody."""
     root = () if name in PHANTOMS else ("dataset.root=anywhere",)
-    config = card(f"experiment={name}", f"scale={scale}", *root, *DERIVED)
+    config = compose_config(f"experiment={name}", f"scale={scale}", *root, *DERIVED)
     OmegaConf.resolve(config)
     return config
 
@@ -38,32 +38,32 @@ def published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNCARD_VGG16", raising=False)
 
 
-def test_no_card_has_been_lost():
+def test_no_config_has_been_lost():
     folders = [name.rpartition("/")[0] for name in EXPERIMENTS]
     assert {folder: folders.count(folder) for folder in folders} == IN_FOLDER
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_card_says_what_it_asks_and_how_to_run_it(name):
+def test_a_config_says_what_it_asks_and_how_to_run_it(name):
     path = ROOT / "experiments" / f"{name}.yaml"
     package, question, command, measured, *_ = lines = path.read_text(encoding="utf-8").splitlines()
     assert package == "# @package _global_"
     assert "?" in question
     assert command.startswith("#   python train.py ")
     assert f"experiment={name} " in command
-    assert measured.startswith(("# Measured, ", "# Rehearsed"))
+    assert measured.startswith(("# Measured, ", "# smoke-tested"))
     assert len(lines) <= 25
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_quick_has_the_last_word_and_changes_only_the_scale(name):
     full, quick = resolved(name), resolved(name, "quick")
-    assert not full.rehearsal
-    assert quick.rehearsal
+    assert not full.smoke_test
+    assert quick.smoke_test
     assert quick.dataset.image_size_px == 64
     assert quick.train.epochs == 8
     keys = {said.partition(" ")[0] for said in differing_keys(plain(full), plain(quick))}
-    assert keys <= {"rehearsal", "train.epochs", "dataset.image_size_px", "dataset.size_px"}
+    assert keys <= {"smoke_test", "train.epochs", "dataset.image_size_px", "dataset.size_px"}
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -84,24 +84,24 @@ CLASSES = {"Lab2/Bone": (["AFF", "NFF"], "AFF"), "Lab2/Skin": (["Mel", "Nev"], "
 TASK_4 = {
     # loss, base, dropout, batchnorm, augmentation
     "lab4/task4a": ("BCE", 8, 0.0, False, "none"),
-    "lab4/task4b": ("SoftDice", 8, 0.0, False, "none"),
+    "lab4/task4b": ("DiceLoss", 8, 0.0, False, "none"),
     "lab4/task4c_bce": ("BCE", 8, 0.2, False, "none"),
-    "lab4/task4c_dice": ("SoftDice", 8, 0.2, False, "none"),
+    "lab4/task4c_dice": ("DiceLoss", 8, 0.2, False, "none"),
     "lab4/task4d_bce": ("BCE", 32, 0.2, False, "none"),
-    "lab4/task4d_dice": ("SoftDice", 32, 0.2, False, "none"),
-    "lab4/task4e_bce": ("BCE", 16, 0.2, True, "lab"),
-    "lab4/task4e_dice": ("SoftDice", 16, 0.2, True, "lab"),
+    "lab4/task4d_dice": ("DiceLoss", 32, 0.2, False, "none"),
+    "lab4/task4e_bce": ("BCE", 16, 0.2, True, "light"),
+    "lab4/task4e_dice": ("DiceLoss", 16, 0.2, True, "light"),
     "lab4_2019/task4a": ("BCE", 16, 0.5, True, "none"),
-    "lab4_2019/task4b": ("SoftDice", 16, 0.5, True, "none"),
+    "lab4_2019/task4b": ("DiceLoss", 16, 0.5, True, "none"),
     "lab4_2019/task4c_bce": ("BCE", 16, 0.5, False, "none"),
-    "lab4_2019/task4c_dice": ("SoftDice", 16, 0.5, False, "none"),
-    "lab4_2019/task4d": ("SoftDice", 32, 0.5, False, "none"),
-    "lab4_2019/task4e": ("SoftDice", 32, 0.5, False, "lab"),
+    "lab4_2019/task4c_dice": ("DiceLoss", 16, 0.5, False, "none"),
+    "lab4_2019/task4d": ("DiceLoss", 32, 0.5, False, "none"),
+    "lab4_2019/task4e": ("DiceLoss", 32, 0.5, False, "light"),
 }
 SHIFTS = {"x": [-0.1, 0.1], "y": [-0.1, 0.1]}
 AUGMENTATIONS = {
     "none": None,
-    "lab": ([-10, 10], SHIFTS, [0.8, 1.2], 0.5),
+    "light": ([-10, 10], SHIFTS, [0.8, 1.2], 0.5),
     "no_zoom": ([-10, 10], SHIFTS, [1.0, 1.0], 0.5),
 }
 
@@ -171,7 +171,7 @@ def test_task_4_is_the_labs(name):
     assert augmentation(config) == AUGMENTATIONS[augmented]
 
 
-ONE_FACTOR = [  # two cards, and the one key or group in which they differ
+ONE_FACTOR = [  # two configs, and the one key or group in which they differ
     ("lab4/task2_bone_pretrained", "lab4/task2_skin_pretrained", "dataset"),
     ("lab4/bridge/task2_bone_imagenet", "lab4/bridge/task2_bone_random", "model.weights"),
     ("lab4/bridge/task2_skin_imagenet", "lab4/bridge/task2_skin_random", "model.weights"),
@@ -201,7 +201,7 @@ ONE_FACTOR = [  # two cards, and the one key or group in which they differ
 
 
 @pytest.mark.parametrize(("one", "other", "factor"), ONE_FACTOR)
-def test_two_cards_differ_in_one_factor(one, other, factor):
+def test_two_configs_differ_in_one_factor(one, other, factor):
     keys = [said.partition(" ")[0] for said in differing_keys(plain(resolved(one)), plain(resolved(other)))]
     assert keys
     assert [key for key in keys if not f"{key}.".startswith(f"{factor}.")] == []
@@ -211,7 +211,7 @@ def test_the_bridge_ends_at_4e():
     assert differing_keys(plain(resolved("lab4/bridge/base16_both")), plain(resolved("lab4/task4e_dice"))) == []
 
 
-# Every card trains
+# Every config trains
 
 
 def vgg16(base: int, channels: int, size: int, head: list[int], logits: int) -> int:
@@ -247,7 +247,7 @@ NUM_PARAMETERS = {
     "course/ct_lungs": BASE_16 + BATCHNORM_16 + 2 * (16 + 1),  # three logits in place of one
 }
 HEADS = {"lab4/task2_bone_pretrained", "lab4/task2_skin_pretrained"}  # of these, only the head is trained
-OTHER_IMAGES = {  # cards that are not of the course, and what stands for their images
+OTHER_IMAGES = {  # configs that are not of the course, and what stands for their images
     "first/lungs": ("dataset.root={}/Lab3/X_ray",),
     "first/bone": ("dataset.root={}/Lab2/Bone", "dataset.positive=AFF"),
     "first/skin": ("dataset.root={}/Lab2/Skin",),
@@ -263,11 +263,11 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_card_trains(name, course, monkeypatch):
-    """One batch of the card's own size, through the whole of its network and back."""
+def test_a_config_trains(name, course, monkeypatch):
+    """One batch of the config's own size, through the whole of its network and back."""
     monkeypatch.setenv("RUNCARD_VGG16", "random")
     images = [override.format(course) for override in OTHER_IMAGES.get(name, ("dataset.root={}",))]
-    config = card(f"experiment={name}", "train.accelerator=cpu", *images)
+    config = compose_config(f"experiment={name}", "train.accelerator=cpu", *images)
     parts = compose(config, choices={})
     batch = next(iter(parts.loaders.train))
     settings = resolved(name)

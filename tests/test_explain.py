@@ -40,8 +40,8 @@ def content(folder: Path) -> dict:
     return json.loads((folder / "explanation.json").read_text())
 
 
-def test_a_run_with_classes_ends_with_a_panel_and_the_probe(run_card):
-    folder = run_card("a", *BONE)
+def test_a_run_with_classes_ends_with_a_panel_and_the_probe(run_config):
+    folder = run_config("a", *BONE)
     assert Image.open(folder / "figures" / "activation_maps.png").width > 256
     findings = json.loads((folder / "run.json").read_text())["shortcut"]
     assert [finding["region"] for finding in findings] == ["border", "printed markers"]
@@ -49,17 +49,17 @@ def test_a_run_with_classes_ends_with_a_panel_and_the_probe(run_card):
     assert not any(finding["alarm"] for finding in findings), "four images say nothing"
 
 
-def test_fewer_images_or_none_may_be_explained(run_card):
-    few = run_card("few", *BONE, "train.explain_images=2")
+def test_fewer_images_or_none_may_be_explained(run_config):
+    few = run_config("few", *BONE, "train.explain_images=2")
     assert {f["num_images"] for f in json.loads((few / "run.json").read_text())["shortcut"]} == {2}
     for name, overrides in (("none", [*BONE, "train.explain_images=0"]), ("masks", TINY)):
-        folder = run_card(name, *overrides)
+        folder = run_config(name, *overrides)
         assert json.loads((folder / "run.json").read_text())["shortcut"] == []
         assert not (folder / "figures" / "activation_maps.png").exists()
 
 
-def test_explains_the_runs_own_images_with_its_best_weights(run_card):
-    folder = run_card("a", *BONE)
+def test_explains_the_runs_own_images_with_its_best_weights(run_config):
+    folder = run_config("a", *BONE)
     written = explained(folder)
     rows = [row for row in csv.DictReader((folder / "per_image.csv").open()) if row["checkpoint"] == "best"]
     shown = content(written)["images"]
@@ -76,8 +76,8 @@ def test_explains_the_runs_own_images_with_its_best_weights(run_card):
     assert len(content(explained(folder, split="train"))["images"]) == 16
 
 
-def test_another_layer_and_method_give_other_maps(run_card):
-    folder = run_card("a", *BONE)
+def test_another_layer_and_method_give_other_maps(run_config):
+    folder = run_config("a", *BONE)
     found = [np.load(explained(folder, **how) / "maps.npz")["maps"] for how in ({}, {"layer": "features.3"})]
     found.append(np.load(explained(folder, method="EigenCAM") / "maps.npz")["maps"])
     assert not np.array_equal(found[0], found[1])
@@ -95,20 +95,20 @@ def films(tmp_path):
     return tmp_path / "films"
 
 
-def test_explains_other_images_with_their_classes_where_the_folder_tells(run_card, films):
-    of_phantoms = run_card("a", *BONE)
+def test_explains_other_images_with_their_classes_where_the_folder_tells(run_config, films):
+    of_phantoms = run_config("a", *BONE)
     loose = content(explained(of_phantoms, films))
     assert len(loose["images"]) == 10
     assert {row["true"] for row in loose["images"]} == {None}, "phantoms have no layout on disk"
     assert loose["shortcut"] == []
-    card = [o for o in BONE if not o.startswith(("dataset=", "dataset.num"))]
-    card += [
-        "dataset=labelled",
+    config = [o for o in BONE if not o.startswith(("dataset=", "dataset.num"))]
+    config += [
+        "dataset=image_folder",
         f"dataset.root={films}",
         "dataset.split.kind=holdout",
         "dataset.split.val_fraction=0.4",
     ]
-    of_films = run_card("b", *card, "dataset.channels=1", "dataset.split.val_fraction=0.4")
+    of_films = run_config("b", *config, "dataset.channels=1", "dataset.split.val_fraction=0.4")
     labelled = content(explained(of_films, films))
     assert {row["id"]: row["true"] for row in labelled["images"]} == {
         path.relative_to(films).as_posix(): path.parent.name for path in films.rglob("*.png")
@@ -122,12 +122,17 @@ def test_explains_other_images_with_their_classes_where_the_folder_tells(run_car
     )
 
 
-OF_FILMS = ["dataset=labelled", "dataset.split.kind=holdout", "dataset.split.val_fraction=0.4", "dataset.channels=1"]
+OF_FILMS = [
+    "dataset=image_folder",
+    "dataset.split.kind=holdout",
+    "dataset.split.val_fraction=0.4",
+    "dataset.channels=1",
+]
 OF_FILMS += [o for o in BONE if not o.startswith(("dataset=", "dataset.num"))]
 
 
-def test_val_is_what_the_run_validated_on_whatever_was_added_since(run_card, films, capsys):
-    folder = run_card("a", *OF_FILMS, f"dataset.root={films}")
+def test_val_is_what_the_run_validated_on_whatever_was_added_since(run_config, films, capsys):
+    folder = run_config("a", *OF_FILMS, f"dataset.root={films}")
     before = [row["id"] for row in content(explained(folder))["images"]]
     for i in range(7):
         Image.new("L", (48, 48), 20 * i).save(films / "AFF" / f"added_{i}.png")
@@ -141,28 +146,28 @@ def test_val_is_what_the_run_validated_on_whatever_was_added_since(run_card, fil
         explained(folder)
 
 
-def test_sheets_of_an_earlier_time_do_not_stay(run_card, films):
-    folder = run_card("a", *BONE)
+def test_sheets_of_an_earlier_time_do_not_stay(run_config, films):
+    folder = run_config("a", *BONE)
     (folder / "explain" / "GradCAM-features.40-val").mkdir(parents=True)
     (folder / "explain" / "GradCAM-features.40-val" / "Mel_wrong.png").write_bytes(b"")
     assert not (explained(folder) / "Mel_wrong.png").exists()
 
 
-def test_a_model_that_cannot_be_explained_keeps_its_training(run_card, monkeypatch, capsys):
+def test_a_model_that_cannot_be_explained_keeps_its_training(run_config, monkeypatch, capsys):
     def refuse(*_: object) -> None:
         raise UserError("the model has no nn.Conv2d")
 
     monkeypatch.setattr(results, "explain", refuse)
-    folder = run_card("a", *BONE)
+    folder = run_config("a", *BONE)
     assert json.loads((folder / "run.json").read_text())["status"] == "completed"
     assert "no activation maps: the model has no nn.Conv2d" in capsys.readouterr().out
 
 
-def test_a_saved_run_needs_its_weights_file_no_more(run_card, tmp_path):
+def test_a_saved_run_needs_its_weights_file_no_more(run_config, tmp_path):
     path = tmp_path / "convolutions.safetensors"
     save_file({f"features.{name}": t for name, t in make_layers(cfgs["D"]).state_dict().items()}, path)
-    card = [o for o in BONE if not o.startswith("model")]
-    folder = run_card("a", *card, "model=vgg16_pretrained", f"model.weights={path}")
+    config = [o for o in BONE if not o.startswith("model")]
+    folder = run_config("a", *config, "model=vgg16_pretrained", f"model.weights={path}")
     expected = load_file(path)["features.28.weight"]
     path.unlink()
     assert torch.equal(open_run(folder).model.features[28].weight, expected)
@@ -177,21 +182,21 @@ def test_a_saved_run_needs_its_weights_file_no_more(run_card, tmp_path):
         ({"method": "GradCAMM"}, "Did you mean 'GradCAM'"),
     ],
 )
-def test_refuses(run_card, how, message):
-    folder = run_card("a", *BONE)
+def test_refuses(run_config, how, message):
+    folder = run_config("a", *BONE)
     with pytest.raises(UserError, match=message):
         explained(folder, **how)
     assert not (folder / "explain").exists()
 
 
-def test_masks_have_no_activation_maps(run_card):
+def test_masks_have_no_activation_maps(run_config):
     with pytest.raises(UserError, match="one class per image"):
-        explain_run(run_card("a", *TINY), [], split="val", method="GradCAM", layer=None, root=None)
+        explain_run(run_config("a", *TINY), [], split="val", method="GradCAM", layer=None, root=None)
 
 
-def test_data_that_are_made_have_no_root(run_card):
+def test_data_that_are_made_have_no_root(run_config):
     with pytest.raises(UserError, match=r"--root: the data of .* are not files"):
-        explain_run(run_card("a", *BONE), [], split="val", method="GradCAM", layer=None, root=Path("/data"))
+        explain_run(run_config("a", *BONE), [], split="val", method="GradCAM", layer=None, root=Path("/data"))
 
 
 def runcard(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,14 +10,14 @@ from threading import Thread
 
 import pytest
 import torch
-from conftest import TINY, card
+from conftest import TINY, compose_config
 from filelock import FileLock
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision.models.vgg import cfgs, make_layers
 
 from runcard.errors import UserError
-from runcard.experiment.setup import Parts, compose, with_cached_features
+from runcard.experiment.setup import ExperimentSetup, compose, with_cached_features
 from runcard.training import feature_cache
 from runcard.training.feature_cache import feature_key
 
@@ -52,10 +52,10 @@ def record(folder: Path) -> dict:
 @pytest.mark.parametrize(
     ("freeze", "precision"), [("features", "32"), ("features", "bf16"), ("first_3_blocks", "bf16")]
 )
-def test_cached_is_uncached_and_the_second_use_is_the_first(run_card, weights, freeze, precision):
+def test_cached_is_uncached_and_the_second_use_is_the_first(run_config, weights, freeze, precision):
     common = [*BONE, weights, f"model.freeze={freeze}", f"train.precision={precision}"]
-    plain = run_card("plain", *common, "train.cache_features=never")
-    first, second = run_card("first", *common), run_card("second", *common)
+    plain = run_config("plain", *common, "train.cache_features=never")
+    first, second = run_config("first", *common), run_config("second", *common)
     assert len(numbers(plain)) == 2
     assert numbers(plain) == numbers(first) == numbers(second)
     assert (plain / "per_image.csv").read_text() == (first / "per_image.csv").read_text()
@@ -67,32 +67,32 @@ def test_cached_is_uncached_and_the_second_use_is_the_first(run_card, weights, f
     assert record(plain)["seconds"]["caching"] == 0
 
 
-def test_another_seed_reuses_the_features_and_trains_another_head(run_card, weights):
-    first, other = run_card("first", *BONE, weights), run_card("other", *BONE, weights, "seed=1")
+def test_another_seed_reuses_the_features_and_trains_another_head(run_config, weights):
+    first, other = run_config("first", *BONE, weights), run_config("other", *BONE, weights, "seed=1")
     assert record(other)["features"]["reused"]
     assert numbers(first) != numbers(other)
 
 
-def test_a_run_trained_longer_equals_one_that_long(run_card, weights):
+def test_a_run_trained_longer_equals_one_that_long(run_config, weights):
     """So a resumed run does: both start from last.ckpt, which holds the whole model."""
-    run_card("short", *BONE, weights)
-    longer = run_card("longer", *BONE, weights, "train.epochs=4", "train.extend=short")
-    straight = run_card("straight", *BONE, weights, "train.epochs=4")
+    run_config("short", *BONE, weights)
+    longer = run_config("longer", *BONE, weights, "train.epochs=4", "train.extend=short")
+    straight = run_config("straight", *BONE, weights, "train.epochs=4")
     assert numbers(longer) == numbers(straight)
     assert same_weights(longer, straight)
 
 
-def test_a_damaged_file_of_features_is_made_again(run_card, weights):
-    first = run_card("first", *BONE, weights)
+def test_a_damaged_file_of_features_is_made_again(run_config, weights):
+    first = run_config("first", *BONE, weights)
     (path,) = (first.parent / "outputs" / ".features").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
-    second = run_card("second", *BONE, weights)
+    second = run_config("second", *BONE, weights)
     assert not record(second)["features"]["reused"]
     assert numbers(first) == numbers(second)
 
 
-def composed(*overrides: str) -> Parts:
-    return compose(card(*BONE, *overrides), {"model": "vgg16_pretrained", "augmentation": "lab"})
+def composed(*overrides: str) -> ExperimentSetup:
+    return compose(compose_config(*BONE, *overrides), {"model": "vgg16_pretrained", "augmentation": "light"})
 
 
 def key(*overrides: str) -> str:
@@ -123,15 +123,15 @@ def test_two_runs_at_once_make_the_features_once(weights, tmp_path):
     parts = composed(weights, f"train.cache_dir={tmp_path}")
     front, _ = parts.model.frozen_and_trained()
     lock = FileLock(tmp_path / f"{feature_key(front, parts.images, parts.precision, parts.fabric.device.type)}.lock")
-    told, found = StringIO(), []
+    reported, found = StringIO(), []
     with lock:
-        other = Thread(target=lambda: found.append(with_cached_features(parts, Console(file=told))[1]))
+        other = Thread(target=lambda: found.append(with_cached_features(parts, Console(file=reported))[1]))
         other.start()
         other.join(1)
         assert other.is_alive(), "it waits for the one that has begun"
     other.join()
-    assert "another run makes the same features" in told.getvalue()
-    again = with_cached_features(parts, Console(file=told))[1]
+    assert "another run makes the same features" in reported.getvalue()
+    again = with_cached_features(parts, Console(file=reported))[1]
     assert (found[0]["reused"], again["reused"]) == (False, True)
 
 
@@ -151,9 +151,9 @@ def test_features_too_large_to_keep_are_not_cached(monkeypatch):
         composed("model.weights=random", "train.cache_features=always")
 
 
-def test_a_saved_card_has_the_weights_and_not_the_environments_word(run_card, monkeypatch):
+def test_a_saved_config_has_the_weights_and_not_the_environments_word(run_config, monkeypatch):
     monkeypatch.setenv("RUNCARD_VGG16", "random")
-    folder = run_card("a", *BONE)
+    folder = run_config("a", *BONE)
     assert "weights: random" in (folder / ".hydra" / "config.yaml").read_text()
     assert "${derived.in_channels}" in (folder / ".hydra" / "config.yaml").read_text()
 
@@ -161,15 +161,15 @@ def test_a_saved_card_has_the_weights_and_not_the_environments_word(run_card, mo
 def test_chosen_by_itself_only_where_it_is_exact():
     assert composed("model.weights=random").cache_features
     assert not composed("model.weights=random", "train.cache_features=never").cache_features
-    assert not composed("model.weights=random", "augmentation=lab").cache_features
+    assert not composed("model.weights=random", "augmentation=light").cache_features
     assert not composed("model.weights=random", "model.freeze=none").cache_features
-    assert not compose(card(*TINY), {}).cache_features
+    assert not compose(compose_config(*TINY), {}).cache_features
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("augmentation=lab", "augmentation=lab makes every image anew in every epoch"),
+        ("augmentation=light", "augmentation=light makes every image anew in every epoch"),
         ("model.freeze=none", "nothing of model=vgg16_pretrained is frozen"),
     ],
 )
@@ -178,8 +178,8 @@ def test_forced_where_it_would_be_wrong_it_is_refused_with_the_reason(override, 
         composed("model.weights=random", "train.cache_features=always", override)
 
 
-def test_only_the_head_is_trained(run_card, weights):
-    folder = run_card("a", *BONE, weights)
+def test_only_the_head_is_trained(run_config, weights):
+    folder = run_config("a", *BONE, weights)
     content, after = load_file(weights.partition("=")[2]), load_file(folder / "checkpoints" / "best.safetensors")
     for name, tensor in content.items():
         expected = tensor.sum(dim=1, keepdim=True) if name == "features.0.weight" else tensor

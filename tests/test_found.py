@@ -11,8 +11,8 @@ from PIL import Image
 from runcard.data.preprocessing import prepare
 from runcard.data.source import Source
 from runcard.data.splits import Split
-from runcard.data.summary import found_rows
-from runcard.datasets.image_folder import LabelledImages
+from runcard.data.summary import summary_rows
+from runcard.datasets.image_folder import ImageFolder
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
@@ -28,12 +28,12 @@ def write(path: Path, size: tuple[int, int] = (12, 10), high: int = 200, dtype: 
 
 def rows(source: Source, split: Split) -> dict[str, str]:
     samples = prepare(source, image_size_px=8, channels=1)
-    found = found_rows(source, samples.originals, samples.labels, split)
+    found = summary_rows(source, samples.originals, samples.labels, split)
     assert len(found) <= 12
     return dict(found)  # type: ignore[arg-type]
 
 
-def given(source: LabelledImages) -> Split:
+def given(source: ImageFolder) -> Split:
     return {part: [i for i, p in enumerate(source.given_split or []) if p == part] for part in ("train", "val", "test")}
 
 
@@ -46,7 +46,7 @@ def test_class_folders(tmp_path):
     for i in range(7):
         write(tmp_path / "val" / "Other" / f"{i}.png")
         write(tmp_path / f"loose{i}.png")
-    source = LabelledImages(str(tmp_path), None, ["Mel", "Nev"])
+    source = ImageFolder(str(tmp_path), None, ["Mel", "Nev"])
     assert rows(source, given(source)) == {
         "data": str(tmp_path),
         "layout": "class folders in train/ and val/ (Nev in Nevi/)",
@@ -91,7 +91,7 @@ def test_values_of_deep_files_and_the_window(window, words, tmp_path):
     for name, high in (("A/1.png", 4095), ("B/1.png", 4050)):
         write(tmp_path / name, high=high, dtype=np.uint16)
     write(tmp_path / "B" / "2.png")
-    found = rows(LabelledImages(str(tmp_path), None, None, window), {"train": [0], "val": [1, 2], "test": []})
+    found = rows(ImageFolder(str(tmp_path), None, None, window), {"train": [0], "val": [1, 2], "test": []})
     assert found["images"] == "16-bit grey PNG (2), 8-bit grey PNG (1)"
     assert found["values"] == words
 
@@ -99,7 +99,7 @@ def test_values_of_deep_files_and_the_window(window, words, tmp_path):
 def test_the_window_reaches_the_samples(tmp_path):
     for name in ("A/1.png", "B/1.png"):
         write(tmp_path / name, size=(8, 8), high=4095, dtype=np.uint16)
-    source = LabelledImages(str(tmp_path), None, None, [0, 4095])
+    source = ImageFolder(str(tmp_path), None, None, [0, 4095])
     assert (
         prepare(source, 8, 1).images[0].ravel().tolist()
         == np.rint(np.linspace(0, 4095, 64).astype(int) * (255 / 4095)).tolist()
@@ -110,12 +110,12 @@ def test_the_window_reaches_the_samples(tmp_path):
 def test_phantoms_have_no_table(phantom):
     source = phantom(2, 16)
     samples = prepare(source, 16, 1)
-    assert found_rows(source, samples.originals, samples.labels, {"train": [0], "val": [1], "test": []}) == []
+    assert summary_rows(source, samples.originals, samples.labels, {"train": [0], "val": [1], "test": []}) == []
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the images are not here")
 def test_real_films():
-    source = LabelledImages(str(DATA), "Lab2/Bone", ["Normal", "Osteoporosis"])
+    source = ImageFolder(str(DATA), "Lab2/Bone", ["Normal", "Osteoporosis"])
     found = rows(source, given(source))
     assert found["val"] == "68 images: 34 Normal, 34 Osteoporosis"
     assert found["sizes"].endswith("290 to 900 pixels wide, 707 to 900 high")

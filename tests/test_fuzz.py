@@ -1,4 +1,4 @@
-"""Damaged files, odd folders and wild split settings: each is read, or refused in words. No crash, hang or warning."""
+"""Damaged files, odd folders and wild split settings: each is read, or refused as text. No crash, hang or warning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from test_images import png
 from runcard.data.image_io import describe, read_image, read_mask, windowed
 from runcard.data.preprocessing import prepare
 from runcard.data.splits import make_split
-from runcard.datasets.image_folder import LabelledImages
+from runcard.datasets.image_folder import ImageFolder
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.errors import UserError
 
@@ -295,12 +295,12 @@ def image_and_mask(root: str, folder: str | None) -> ImageMaskFolder:
     return ImageMaskFolder(root, folder, ["background", "lung"])
 
 
-def class_folders(root: str, folder: str | None) -> LabelledImages:
-    return LabelledImages(root, folder, None)
+def class_folders(root: str, folder: str | None) -> ImageFolder:
+    return ImageFolder(root, folder, None)
 
 
-def flat_files(root: str, folder: str | None) -> LabelledImages:
-    return LabelledImages(root, folder, ["Mel", "Nev"])
+def flat_files(root: str, folder: str | None) -> ImageFolder:
+    return ImageFolder(root, folder, ["Mel", "Nev"])
 
 
 LAYOUTS = [  # how it is opened, its folders, its files in each

@@ -32,7 +32,7 @@ def test_a_key_goes_all_the_way(train, tmp_path):
 
     assert "model.base=8" in (folder / ".hydra" / "overrides.yaml").read_text()
     record = json.loads((folder / "run.json").read_text())
-    assert record["schema"] == 4
+    assert record["schema"] == 5
     assert record["status"] == "completed"
     assert record["config"]["model"]["base"] == 8
     model = UNet(1, 1, base=8, batchnorm=True)

@@ -26,9 +26,15 @@ EPOCHS, STEPS = 16, 3  # 12 training images in batches of 4
 KILLS = 10  # at least; more while one kind of kill has not occurred
 MAX_KILLS = 40
 # A wide network on tiny images: an epoch takes 0.6 s, a third or more of it to write a checkpoint of 104 MB.
-CARD = ("dataset.num_images=15", "dataset.image_size_px=16", "model.base=32", "model.dropout=0.2", "augmentation=lab")
-CARD += ("scheduler=onecycle", f"train.epochs={EPOCHS}", "train.batch_size=4", "train.accelerator=cpu")
-CARD += ("train.precision=32", "train.log_every_steps=1", "train.pictures=0")
+CONFIG = (
+    "dataset.num_images=15",
+    "dataset.image_size_px=16",
+    "model.base=32",
+    "model.dropout=0.2",
+    "augmentation=light",
+)
+CONFIG += ("scheduler=onecycle", f"train.epochs={EPOCHS}", "train.batch_size=4", "train.accelerator=cpu")
+CONFIG += ("train.precision=32", "train.log_every_steps=1", "train.pictures=0")
 STEP_LINE = re.compile(r"epoch (\d+)/\d+  step (\d+)/(\d+)")
 EPOCH_LINE = re.compile(r"epoch +(\d+)/\d+  train/loss")
 
@@ -50,7 +56,7 @@ class Life:
 
 def live(folder: Path, delay: float | None) -> Life:
     """Runs the command; sends SIGKILL delay seconds after its first step line, or lets it end by itself."""
-    command = [sys.executable, str(ROOT / "train.py"), *CARD, f"run_dir={folder}"]
+    command = [sys.executable, str(ROOT / "train.py"), *CONFIG, f"run_dir={folder}"]
     lines, times, timer = [], [], None
     environment = os.environ | {
         "OMP_NUM_THREADS": "1"

@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from make_data import write_course
-from runcard.config.hydra_errors import in_words
+from runcard.config.hydra_errors import as_message
 from runcard.config.sweep import MAX_FOLDER_NAME, add_or_override, folder_name
 from runcard.errors import UserError
 from runcard.runs.reader import find_runs
@@ -85,18 +85,18 @@ def test_folder_names_say_the_overrides():
 @pytest.mark.parametrize(
     ("arguments", "unsure"),
     [
-        # A single run, and a sweep over what every card has: as they are.
+        # A single run, and a sweep over what every config has: as they are.
         ("experiment=lab4/task4a dataset.root=a", ()),
         ("-m loss=bce,dice seed=0,1 model.base=3", ()),
         ("-m experiment=lab4/task4a loss=bce,dice dataset.root=a", ()),
-        # A sweep over experiments, or over a group, has keys that the default card may lack.
+        # A sweep over experiments, or over a group, has keys that the default config may lack.
         ("-m experiment=a,b dataset.root=c seed=1 train.epochs=2,3", ("dataset.root=c", "train.epochs=2,3")),
-        ("--multirun dataset=lungs,labelled dataset.root=c model.base=2", ("dataset.root=c",)),
+        ("--multirun dataset=lungs,image_folder dataset.root=c model.base=2", ("dataset.root=c",)),
         ("-m experiment=glob(*) dataset.root=a", ("dataset.root=a",)),
         ("-m experiment=a,b ++model.base=3 ~loss.smooth hydra.verbose=true", ()),
     ],
 )
-def test_a_sweep_over_cards_takes_keys_that_only_they_have(arguments, unsure):
+def test_a_sweep_over_configs_takes_keys_that_only_they_have(arguments, unsure):
     given = arguments.split()
     assert add_or_override(given) == [f"++{argument}" if argument in unsure else argument for argument in given]
 
@@ -108,9 +108,9 @@ def test_a_sweep_over_experiments_runs(train, tmp_path):
     done = train("-m", "experiment=lab4/task4a,lab4/task4b", "scale=quick", "name=lab", *tiny)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "outputs" / "lab").iterdir() if p.is_dir()} == {
-        f"model.base=2,train.epochs=1,experiment=lab4.{card},scale=quick" for card in ("task4a", "task4b")
+        f"model.base=2,train.epochs=1,experiment=lab4.{config},scale=quick" for config in ("task4a", "task4b")
     }
-    assert "scale=quick: a rehearsal" in done.stdout
+    assert "scale=quick: a smoke_test" in done.stdout
 
 
 # Sweeps
@@ -219,7 +219,7 @@ def test_explains(overrides, words):
     arguments = overrides.split()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(HydraException) as raised:
         compose("config", arguments)
-    answer = in_words(raised.value, ROOT / "conf", arguments)
+    answer = as_message(raised.value, ROOT / "conf", arguments)
     assert [word for word in words if word not in answer] == []
     assert 1 <= len(answer.splitlines()) <= 4
     assert "Traceback" not in answer
@@ -247,14 +247,14 @@ def assert_mistake(done, tmp_path, *words):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_card_that_cannot_run(train, tmp_path, arguments, words):
+def test_a_config_that_cannot_run(train, tmp_path, arguments, words):
     assert_mistake(train(*arguments), tmp_path, *words)
 
 
 @pytest.mark.parametrize("root", [(), ("dataset.root=nowhere",)])
-def test_a_data_set_must_be_somewhere(run_card, tmp_path, root):
+def test_a_data_set_must_be_somewhere(run_config, tmp_path, root):
     with pytest.raises(UserError, match=r"dataset\.root"):
-        run_card("a", *TINY[2:], "dataset=lungs", *root)
+        run_config("a", *TINY[2:], "dataset=lungs", *root)
     assert not (tmp_path / "a").exists()
 
 
@@ -324,7 +324,7 @@ def test_help_names_choices_and_keys(train, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_card_can_be_seen_without_running_it(train, tmp_path):
+def test_the_config_can_be_seen_without_running_it(train, tmp_path):
     done = train("--cfg", "job", "model.base=32", "loss=bce")
     assert (done.returncode, done.stderr) == (0, "")
     assert "  base: 32\n" in done.stdout
@@ -345,9 +345,9 @@ def rerun_command(run):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_rerun_repeats_a_saved_card(run_card, train, tmp_path):
-    overrides = (*SMALL, "model.dropout=0.2", "augmentation=lab", "optimizer=sgd", "scheduler=onecycle", "seed=5")
-    first = run_card("first", *overrides)
+def test_rerun_repeats_a_saved_config(run_config, train, tmp_path):
+    overrides = (*SMALL, "model.dropout=0.2", "augmentation=light", "optimizer=sgd", "scheduler=onecycle", "seed=5")
+    first = run_config("first", *overrides)
     first = first.rename(tmp_path / "loss=dice,a")  # a sweep's folder: its name has signs that Hydra reads
     command = rerun_command(f"{first}/")
     done = train(*command)
@@ -360,7 +360,7 @@ def test_rerun_repeats_a_saved_card(run_card, train, tmp_path):
     (first / ".hydra" / "config.yaml").write_text(
         (first / ".hydra" / "config.yaml").read_text().replace("seed: 5", "seed: 6")
     )
-    clash = train(*command)  # a saved card has no JobReporter: train.py itself must say it
+    clash = train(*command)  # a saved config has no JobReporter: train.py itself must say it
     assert clash.returncode == 2
     assert "seed (5 there, 6 here)" in clash.stderr
     assert "Traceback" not in clash.stderr
@@ -368,9 +368,9 @@ def test_rerun_repeats_a_saved_card(run_card, train, tmp_path):
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory):
-    """A completed run of the real command, of a card that differs from the default one in four groups."""
+    """A completed run of the real command, of a config that differs from the default one in four groups."""
     folder = tmp_path_factory.mktemp("parent")
-    command = ["loss=bce", "augmentation=lab", "optimizer=sgd", "model.dropout=0.2", "run_dir=a", *SMALL]
+    command = ["loss=bce", "augmentation=light", "optimizer=sgd", "model.dropout=0.2", "run_dir=a", *SMALL]
     subprocess.run([sys.executable, str(ROOT / "train.py"), *command], cwd=folder, check=True, capture_output=True)
     return folder / "a"
 
@@ -387,7 +387,7 @@ def test_a_rerun_knows_its_choices_and_can_be_compared(parent, train, tmp_path):
     assert ([run.folder for run in found.runs], found.left_out) == ([again], ())
 
 
-def test_a_run_is_extended_without_its_card_being_typed_again(parent, train, tmp_path):
+def test_a_run_is_extended_without_its_config_being_typed_again(parent, train, tmp_path):
     done = train(f"train.extend={parent}", "train.epochs=3", "run_dir=b")
     assert (done.returncode, done.stderr) == (0, "")
     first, longer = run_json(parent), run_json(tmp_path / "b")
@@ -399,7 +399,7 @@ def test_a_run_is_extended_without_its_card_being_typed_again(parent, train, tmp
     assert find_runs([str(tmp_path / "b")]).left_out == ()
 
 
-def test_the_card_of_an_extended_run_may_be_typed_again(parent, train):
+def test_the_config_of_an_extended_run_may_be_typed_again(parent, train):
     typed = ("loss=bce", "model=unet", "model.dropout=0.2")
     assert train(f"train.extend={parent}", "train.epochs=3", "run_dir=b", *typed).returncode == 0
 
@@ -412,7 +412,7 @@ def test_the_card_of_an_extended_run_may_be_typed_again(parent, train):
         ((), "train.epochs=1 must exceed the 1 of"),
     ],
 )
-def test_an_extended_run_is_the_same_card(parent, train, overrides, message):
+def test_an_extended_run_is_the_same_config(parent, train, overrides, message):
     done = train(f"train.extend={parent}", "run_dir=b", *overrides)
     assert done.returncode == 2
     assert message in done.stderr

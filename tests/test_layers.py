@@ -170,7 +170,7 @@ def test_only_probabilities_turns_logits_into_probabilities():
     assert callers == ["runcard.training.evaluation"]
 
 
-def test_torch_waits_until_the_card_is_composed():
+def test_torch_waits_until_the_config_is_composed():
     packages = ("torch", "torchvision", "albumentations", "lightning_fabric", "torchmetrics")
     code = f"import sys, train; assert not {set(packages)} & set(sys.modules), set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
@@ -188,7 +188,7 @@ def test_no_module_is_a_drawer(module):
 
 
 @pytest.mark.parametrize("module", ["runcard.experiment.setup", "runcard.experiment.run"])
-def test_a_key_of_the_card_has_no_default_in_code(module):
+def test_a_key_of_the_config_has_no_default_in_code(module):
     """No cfg.get(key, default): .get is for the plain dicts named here."""
     plain = {"choices", "PRECISIONS", "record.content", "capabilities", "parts.config"}
     owners = [
@@ -201,14 +201,14 @@ def test_a_key_of_the_card_has_no_default_in_code(module):
     assert "OmegaConf.select" not in MODULES[module].read_text()
 
 
-def test_only_the_composition_is_given_the_card():
+def test_only_the_composition_is_given_the_config():
     """A parameter named cfg, or of the type DictConfig, ends in the experiment's setup."""
     for module, path in MODULES.items():
         arguments = {a.arg for node in ast.walk(tree(path)) if isinstance(node, ast.arguments) for a in node.args}
         assert "cfg" not in arguments or package(module) in ("config", "experiment"), module
 
 
-def test_no_constructor_that_a_card_reaches_swallows_arguments():
+def test_no_constructor_that_a_config_reaches_swallows_arguments():
     for module in MODULES:
         for node in ast.walk(tree(MODULES[module])) if leaf_of(module) else ():
             if isinstance(node, ast.FunctionDef) and node.name == "__init__":

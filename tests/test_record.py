@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY, card
+from conftest import TINY, compose_config
 from evidence import numbers, run_json
 from omegaconf import OmegaConf
 
@@ -26,14 +26,14 @@ from runcard.errors import UserError
 from runcard.experiment.run import run
 from runcard.training.checkpoint import Checkpoint
 
-CARD = (*TINY, "train.pictures=0")
+CONFIG = (*TINY, "train.pictures=0")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A completed run."""
     folder = tmp_path_factory.mktemp("finished") / "a"
-    run(card(*CARD, "seed=3"), folder, [*CARD, "seed=3"], choices={"model": "unet", "loss": "dice"})
+    run(compose_config(*CONFIG, "seed=3"), folder, [*CONFIG, "seed=3"], choices={"model": "unet", "loss": "dice"})
     return folder
 
 
@@ -49,7 +49,7 @@ def contents(folder):
 
 
 def start(folder, *overrides):
-    return run(card(*CARD, "seed=3", *overrides), folder, list(overrides), choices={})
+    return run(compose_config(*CONFIG, "seed=3", *overrides), folder, list(overrides), choices={})
 
 
 # Whose folder it is
@@ -70,7 +70,7 @@ def test_a_completed_run_gives_its_recorded_value(a, capsys):
     "free",
     ["name=other", "run_dir=elsewhere", "train.num_workers=1", "train.pictures=3", "train.log_every_steps=7"],
 )
-def test_what_cannot_change_a_number_is_not_another_card(a, free):
+def test_what_cannot_change_a_number_is_not_another_config(a, free):
     assert start(a, free) == run_json(a)["best"]["value"]
 
 
@@ -87,7 +87,7 @@ def test_what_cannot_change_a_number_is_not_another_card(a, free):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_another_card_is_refused(a, overrides, words):
+def test_another_config_is_refused(a, overrides, words):
     before = contents(a)
     with pytest.raises(UserError) as raised:
         start(a, *overrides)
@@ -178,7 +178,7 @@ LUNGS = ("dataset=lungs", "dataset.image_size_px=32", "model.base=2", *TINY[3:],
 
 
 def test_other_data_are_refused(lungs, tmp_path):
-    cfg = card(*LUNGS, f"dataset.root={lungs}")
+    cfg = compose_config(*LUNGS, f"dataset.root={lungs}")
     run(copy.deepcopy(cfg), tmp_path / "a", [], choices={})
     moved = lungs.rename(tmp_path / "mounted elsewhere")
     cfg.dataset.root = str(moved)
@@ -208,7 +208,7 @@ def test_fingerprints_tell_what_changed():
     assert changed(split={"train": [0], "val": [2, 1], "test": []}) == {"train", "val", "split_hash"}
 
 
-# The hash of a card
+# The hash of a config
 
 NEUTRAL = ["name=b", "run_dir=b", "overwrite=true", "train.num_workers=2", "train.persistent_workers=false"]
 NEUTRAL += ["train.log_every_steps=1", "train.pictures=0", "train.explain_images=0", "train.cache_dir=b"]
@@ -216,13 +216,15 @@ NEUTRAL += ["dataset.root=/b"]
 COUNTING = ["model.base=5", "seed=1", "train.epochs=3", "train.batch_size=2", "train.accumulate_steps=2"]
 COUNTING += ["train.clip_grad_norm=1", "train.early_stopping=2", "train.precision=bf16", "train.accelerator=gpu"]
 COUNTING += ["train.deterministic=true", "train.limit_batches=1", "train.extend=b", "optimizer.lr=0.1"]
-COUNTING += ["train.cache_features=never", "rehearsal=true"]
+COUNTING += ["train.cache_features=never", "smoke_test=true"]
 COUNTING += ["dataset.image_size_px=64", "dataset.split.seed=1", "dataset.folder=b", "metric.monitor=val/iou"]
-COUNTING += ["augmentation=lab", "scheduler=plateau", "model.dropout_at=[pool]", "dataset.normalization=symmetric"]
+COUNTING += ["augmentation=light", "scheduler=plateau", "model.dropout_at=[pool]", "dataset.normalization=symmetric"]
 
 
 def hash_of(*overrides):
-    return config_hash(OmegaConf.to_container(card("dataset=lungs", "dataset.root=/a", *overrides), resolve=False))
+    return config_hash(
+        OmegaConf.to_container(compose_config("dataset=lungs", "dataset.root=/a", *overrides), resolve=False)
+    )
 
 
 @pytest.mark.parametrize(("override", "counts"), [(o, False) for o in NEUTRAL] + [(o, True) for o in COUNTING])
@@ -231,7 +233,7 @@ def test_the_hash_covers_what_can_change_a_number(override, counts):
 
 
 def test_every_train_key_is_placed():
-    keys = {f"train.{key}" for key in card().train}
+    keys = {f"train.{key}" for key in compose_config().train}
     assert keys == {o.partition("=")[0] for o in NEUTRAL + COUNTING if o.startswith("train.")}
 
 

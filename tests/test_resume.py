@@ -6,27 +6,27 @@ import json
 import time
 
 import pytest
-from conftest import TINY, card
+from conftest import TINY, compose_config
 from evidence import numbers, read_csv, run_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runcard.errors import UserError
 from runcard.experiment.run import run
-from runcard.loggers.tensorboard import Tracker
+from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.training.checkpoint import Checkpoint
 
 # Everything that is random or has a memory is on. 16 training images in batches of 4: four steps an epoch.
-FULL = (*TINY, "train.epochs=3", "train.pictures=0", "augmentation=lab", "model.dropout=0.2", "model.batchnorm=true")
+FULL = (*TINY, "train.epochs=3", "train.pictures=0", "augmentation=light", "model.dropout=0.2", "model.batchnorm=true")
 PLATEAU = ("scheduler=plateau", "scheduler.rule.patience=0", "scheduler.rule.threshold=0.9")  # lr falls every epoch
 SCHEDULERS = {"onecycle": (*FULL, "scheduler=onecycle"), "plateau": (*FULL, *PLATEAU)}
 # (class, method, epoch, step): the interrupt comes when this call returns. Steps are counted within the epoch.
 MOMENTS = {
-    "first step": (Tracker, "step", 1, 1),
-    "mid-epoch": (Tracker, "step", 2, 3),
-    "before the first checkpoint": (Tracker, "epoch", 1, None),
+    "first step": (TensorBoardLogger, "step", 1, 1),
+    "mid-epoch": (TensorBoardLogger, "step", 2, 3),
+    "before the first checkpoint": (TensorBoardLogger, "epoch", 1, None),
     "after the first checkpoint": (Checkpoint, "save", 1, None),
     "best weights written, epoch not": (Checkpoint, "save_best", 2, None),
-    "row written, checkpoint not": (Tracker, "epoch", 2, None),
+    "row written, checkpoint not": (TensorBoardLogger, "epoch", 2, None),
     "after a checkpoint": (Checkpoint, "save", 2, None),
     "all epochs done, results not": (Checkpoint, "save", 3, None),
 }
@@ -34,10 +34,10 @@ MOMENTS = {
 
 @pytest.fixture(scope="module")
 def wholes(tmp_path_factory):
-    """The folders in which the cards of SCHEDULERS ran without interruption."""
+    """The folders in which the configs of SCHEDULERS ran without interruption."""
     folder = tmp_path_factory.mktemp("whole")
     for name, overrides in SCHEDULERS.items():
-        run(card(*overrides), folder / name, overrides, choices={})
+        run(compose_config(*overrides), folder / name, overrides, choices={})
     return folder
 
 
@@ -79,20 +79,20 @@ def scalars(folder):
     [("onecycle", moment) for moment in MOMENTS]
     + [("plateau", moment) for moment in ("mid-epoch", "row written, checkpoint not", "after a checkpoint")],
 )
-def test_interrupted_equals_uninterrupted(wholes, scheduler, moment, run_card, monkeypatch, tmp_path):
+def test_interrupted_equals_uninterrupted(wholes, scheduler, moment, run_config, monkeypatch, tmp_path):
     overrides, folder = SCHEDULERS[scheduler], wholes / scheduler
     owner, method, epoch, step = MOMENTS[moment]
     with monkeypatch.context() as patch:
         interrupt(patch, owner, method, epoch, step)
         with pytest.raises(KeyboardInterrupt):
-            run_card("a", *overrides)
+            run_config("a", *overrides)
     between = run_json(tmp_path / "a")
     assert (between["status"], between["error"]) == ("interrupted", None)
     assert not (tmp_path / "a" / "per_image.csv").exists()
     assert not (tmp_path / "a" / ".lock").exists()
 
     next_second()
-    run_card("a", *overrides)
+    run_config("a", *overrides)
     assert numbers(tmp_path / "a") == numbers(folder)
     record, expected = run_json(tmp_path / "a"), run_json(folder)
     assert (record["status"], len(record["sessions"])) == ("completed", 2)
@@ -108,36 +108,36 @@ def test_the_scheduler_moved(wholes, scheduler):
     assert len(set(lrs)) > 1, "a constant rate would prove nothing about resuming the scheduler"
 
 
-def test_interrupted_twice_in_one_epoch(wholes, run_card, monkeypatch, tmp_path):
+def test_interrupted_twice_in_one_epoch(wholes, run_config, monkeypatch, tmp_path):
     overrides, folder = SCHEDULERS["plateau"], wholes / "plateau"
     for step in (2, 4):
         with monkeypatch.context() as patch:
-            interrupt(patch, Tracker, "step", 2, step)
+            interrupt(patch, TensorBoardLogger, "step", 2, step)
             with pytest.raises(KeyboardInterrupt):
-                run_card("a", *overrides)
+                run_config("a", *overrides)
         next_second()
-    run_card("a", *overrides)
+    run_config("a", *overrides)
     assert numbers(tmp_path / "a") == numbers(folder)
     assert len(run_json(tmp_path / "a")["sessions"]) == 3
     assert [step for step, _ in scalars(tmp_path / "a")["val/dice"]] == [1, 2, 3]
 
 
-def test_interrupted_between_folder_and_first_epoch(run_card, monkeypatch, tmp_path):
+def test_interrupted_between_folder_and_first_epoch(run_config, monkeypatch, tmp_path):
     def stop():
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr("runcard.runs.writer.commit", stop)  # asks git: the slowest thing while run.json is being made
         with pytest.raises(KeyboardInterrupt):
-            run_card("a", *TINY)
-    run_card("a", *TINY)
+            run_config("a", *TINY)
+    run_config("a", *TINY)
     assert run_json(tmp_path / "a")["status"] == "completed"
 
 
-def test_a_diverged_run_says_so(run_card, tmp_path):
+def test_a_diverged_run_says_so(run_config, tmp_path):
     for session in (1, 2):  # given again it goes on, and fails again
         with pytest.raises(UserError, match=r"(?s)at epoch \d, step \d+: training has diverged.*optimizer\.lr"):
-            run_card("a", *TINY, "optimizer.lr=1e30")
+            run_config("a", *TINY, "optimizer.lr=1e30")
         record = run_json(tmp_path / "a")
         assert (record["status"], len(record["sessions"])) == ("failed", session)
         assert "training has diverged" in record["error"]
@@ -145,14 +145,14 @@ def test_a_diverged_run_says_so(run_card, tmp_path):
     assert not (tmp_path / "a" / ".lock").exists()
 
 
-def test_our_own_bug_is_recorded(run_card, monkeypatch, tmp_path):
+def test_our_own_bug_is_recorded(run_config, monkeypatch, tmp_path):
     def broken(*_):
         raise ZeroDivisionError("a bug of ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "step", broken)
+        patch.setattr(TensorBoardLogger, "step", broken)
         with pytest.raises(ZeroDivisionError):
-            run_card("a", *TINY)
+            run_config("a", *TINY)
     assert run_json(tmp_path / "a")["status"] == "failed"
     assert "a bug of ours" in run_json(tmp_path / "a")["error"]
 
@@ -164,20 +164,20 @@ EXTENDED = (*FULL, "train.epochs=2")
 def parent(tmp_path_factory):
     """A run of two epochs, to be made longer."""
     folder = tmp_path_factory.mktemp("extend") / "parent"
-    run(card(*EXTENDED), folder, EXTENDED, choices={})
+    run(compose_config(*EXTENDED), folder, EXTENDED, choices={})
     return folder
 
 
-def test_extended_equals_that_long_from_the_start(parent, run_card, monkeypatch, tmp_path):
+def test_extended_equals_that_long_from_the_start(parent, run_config, monkeypatch, tmp_path):
     longer = (*EXTENDED, "train.epochs=4")
-    whole = run_card("whole", *longer)
+    whole = run_config("whole", *longer)
     before = numbers(parent)
     with monkeypatch.context() as patch:  # interrupted on its way, too
-        interrupt(patch, Tracker, "step", 4, 2)
+        interrupt(patch, TensorBoardLogger, "step", 4, 2)
         with pytest.raises(KeyboardInterrupt):
-            run_card("long", *longer, f"train.extend={parent}")
+            run_config("long", *longer, f"train.extend={parent}")
     next_second()
-    run_card("long", *longer, f"train.extend={parent}")
+    run_config("long", *longer, f"train.extend={parent}")
     assert numbers(tmp_path / "long") == numbers(whole)
     assert numbers(parent) == before
     record = run_json(tmp_path / "long")
@@ -189,16 +189,16 @@ def test_extended_equals_that_long_from_the_start(parent, run_card, monkeypatch,
     )
 
 
-def test_extended_run_shows_all_epochs(parent, run_card):
-    long = run_card("long", *EXTENDED, "train.epochs=3", f"train.extend={parent}")
+def test_extended_run_shows_all_epochs(parent, run_config):
+    long = run_config("long", *EXTENDED, "train.epochs=3", f"train.extend={parent}")
     assert [step for step, _ in scalars(long)["val/dice"]] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("scheduler=onecycle",), "scheduler depends on the total"),
-        (("scheduler=cosine",), "scheduler depends on the total"),
+        (("scheduler=onecycle",), r"scheduler\.rule"),
+        (("scheduler=cosine",), r"scheduler\.rule"),
         (("model.base=5",), r"model\.base \(4 there, 5 here\)"),
         (("seed=1",), r"seed \(0 there, 1 here\)"),
         (("dataset.seed=7",), "the data"),
@@ -208,16 +208,22 @@ def test_extended_run_shows_all_epochs(parent, run_card):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
 )
-def test_refuses_to_extend(parent, run_card, tmp_path, overrides, words):
+def test_refuses_to_extend(parent, run_config, tmp_path, overrides, words):
     with pytest.raises(UserError, match=words) as raised:
-        run_card("long", *EXTENDED, "train.epochs=4", f"train.extend={parent}", *overrides)
+        run_config("long", *EXTENDED, "train.epochs=4", f"train.extend={parent}", *overrides)
     assert str(raised.value).startswith("train.extend: ")
     assert not list((tmp_path / "long").iterdir())
 
 
-def test_extend_needs_the_same_scheduler(parent, run_card):
+def test_extend_needs_the_same_scheduler(parent, run_config):
     with pytest.raises(UserError, match=r"scheduler\.rule"):
-        run_card("long", *EXTENDED, "train.epochs=4", "scheduler=plateau", f"train.extend={parent}")
+        run_config("long", *EXTENDED, "train.epochs=4", "scheduler=plateau", f"train.extend={parent}")
+
+
+def test_a_schedule_over_all_steps_cannot_be_extended(run_config):
+    run_config("short", *EXTENDED, "scheduler=cosine")
+    with pytest.raises(UserError, match="depends on the number of steps: use scheduler=none"):
+        run_config("long", *EXTENDED, "train.epochs=4", "scheduler=cosine", "train.extend=short")
 
 
 def test_run_json_is_strict_json(parent):

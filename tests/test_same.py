@@ -1,24 +1,24 @@
-"""What stays the same when one thing changes: two cards that differ in one factor are compared on equal terms."""
+"""What stays the same when one thing changes: two configs that differ in one factor are compared on equal terms."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY, card
+from conftest import TINY, compose_config
 from torch import Tensor, nn
 
-from runcard.experiment.setup import Parts, compose
+from runcard.experiment.setup import ExperimentSetup, compose
 
 
-def composed(*overrides: str) -> Parts:
-    return compose(card(*TINY, "augmentation=lab", *overrides), choices={})
+def composed(*overrides: str) -> ExperimentSetup:
+    return compose(compose_config(*TINY, "augmentation=light", *overrides), choices={})
 
 
-def weights(parts: Parts) -> dict[str, Tensor]:
+def weights(parts: ExperimentSetup) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in parts.model.named_parameters()}
 
 
-def first_epoch(parts: Parts) -> tuple[Tensor, Tensor]:
+def first_epoch(parts: ExperimentSetup) -> tuple[Tensor, Tensor]:
     """Returns the augmented images of the first epoch, and their order."""
     parts.loaders.train_sampler.set_epoch(1)
     images, _, indices = (torch.cat(tensors) for tensors in zip(*parts.loaders.train, strict=True))
@@ -31,7 +31,7 @@ def differing(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
     return [name for name in ours if not (same_shape[name] and torch.equal(ours[name], theirs[name]))]
 
 
-def same_data(ours: Parts, theirs: Parts) -> None:
+def same_data(ours: ExperimentSetup, theirs: ExperimentSetup) -> None:
     """Asserts equal splits, order and augmentations, bit for bit."""
     assert ours.data.split == theirs.data.split
     for mine, yours in zip(first_epoch(ours), first_epoch(theirs), strict=True):
@@ -39,7 +39,7 @@ def same_data(ours: Parts, theirs: Parts) -> None:
 
 
 @pytest.fixture(scope="module")
-def dice() -> Parts:
+def dice() -> ExperimentSetup:
     return composed("loss=dice")
 
 

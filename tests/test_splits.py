@@ -68,7 +68,7 @@ def test_given_folders():
         ({"group_regex": "("}, "split.group_regex is not a regular expression"),
         ({"group_regex": "^x"}, "does not match the image 'p0_0'"),
         ({"kind": "kfold", "fold": 5}, "split.fold must be below 5"),
-        ({"kind": "kfold", "val_fraction": 5e-324}, "split: 100 images cannot be parted so"),
+        ({"kind": "kfold", "val_fraction": 5e-324}, "split: 100 images cannot be split so"),
         ({"group_regex": "p{99999999999}"}, "split.group_regex is not a regular expression"),
         ({"group_regex": "(" * 9999 + ")" * 9999}, "split.group_regex is not a regular expression"),
         ({"group_regex": "x*"}, "does not match the image 'p0_0', or nothing of it"),

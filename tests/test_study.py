@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ONE_THREAD, ROOT, TINY, card
-from folders import Card, write_run
+from conftest import ONE_THREAD, ROOT, TINY, compose_config
+from folders import RecordedConfig, write_run
 from omegaconf import OmegaConf
 
 from runcard.errors import UserError
@@ -46,7 +46,7 @@ title: Which is better?
 primary: dice
 seeds: [0]
 arms: {one: phantoms/chest, other: first/capacity}
-questions: {cards: {compare: [one, other], ask: {dice: {text: is it better, measure: dice}}}}
+questions: {configs: {compare: [one, other], ask: {dice: {text: is it better, measure: dice}}}}
 """
 DERIVED = ("derived.in_channels=1", "derived.out_channels=1", "derived.num_classes=2", "derived.classes=[a,b]")
 DERIVED += ("derived.positive=1", "derived.image_size_px=64", "derived.steps=30")
@@ -81,10 +81,10 @@ def launched(house: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
 
 
 def write(folder: Path, *overrides: str, seed: int = 0, epochs: int = 3, **special) -> None:
-    """Writes the run folder that a card leaves."""
-    config = card("experiment=phantoms/chest", *overrides, *DERIVED)
+    """Writes the run folder that a config leaves."""
+    config = compose_config("experiment=phantoms/chest", *overrides, *DERIVED)
     plain = OmegaConf.to_container(config, resolve=True)
-    write_run(folder, seed=seed, epochs=epochs, card=Card(plain, {"dataset": "phantom_chest"}), **special)
+    write_run(folder, seed=seed, epochs=epochs, recorded=RecordedConfig(plain, {"dataset": "phantom_chest"}), **special)
 
 
 def test_all_is_missing_at_first(launched):
@@ -123,8 +123,8 @@ def runs_in(folder: Path) -> dict[str, list[str]]:
 
 def test_the_newest_run_counts_and_none_that_was_moved_aside(launched, house):
     for day, name in ((3, "again"), (2, "last"), (4, "again.old1")):
-        write(house / "outputs/little" / name, facts={"end": f"2026-11-0{day}T00:00:00+00:00"})
-    write(house / "outputs/little/newer", status="interrupted", facts={"end": "2026-11-05T00:00:00+00:00"})
+        write(house / "outputs/little" / name, metadata={"end": f"2026-11-0{day}T00:00:00+00:00"})
+    write(house / "outputs/little/newer", status="interrupted", metadata={"end": "2026-11-05T00:00:00+00:00"})
     launched("seeds=0")
     assert runs_in(house / "outputs/little")["plain"] == ["again"]
 
@@ -133,11 +133,13 @@ def test_runs_of_other_images_or_code_are_told(launched, house, capsys):
     (house / "study.yml").write_text(
         TWO_CARDS.replace("phantoms/chest", "lab4/task4a").replace("first/capacity", "lab4/task4b"), encoding="utf-8"
     )
-    config = OmegaConf.to_container(card("experiment=lab4/task4a", "dataset.root=here", *DERIVED), resolve=True)
-    lungs = Card(config, {"dataset": "lungs"})
+    config = OmegaConf.to_container(
+        compose_config("experiment=lab4/task4a", "dataset.root=here", *DERIVED), resolve=True
+    )
+    lungs = RecordedConfig(config, {"dataset": "lungs"})
     now = {"code": code_hash()}
     for seed, session in ((0, now), (1, now), (2, {})):
-        write_run(house / f"outputs/two/{seed}", seed=seed, epochs=3, card=lungs, session=session)
+        write_run(house / f"outputs/two/{seed}", seed=seed, epochs=3, recorded=lungs, session=session)
     words = "images in here, not there: if these are other images, use name=…\n"
     given = ("seeds=0,1,2", "train.epochs=3", "name=two")
     launched(*given, "dataset.root=there")
@@ -190,8 +192,8 @@ def test_arms_that_miss_the_same_seeds_are_one_sweep(launched, house):
         ({"config": {"optimizer.lr": 0.5}}, "did not start; its error is above"),
         ({"epochs": 4}, "did not start; its error is above"),
         ({"status": "interrupted"}, "interrupted"),
-        ({"status": "failed", "facts": {"error": "loss is NaN"}}, "failed: loss is NaN"),
-        ({"facts": {"schema": 2}}, "its schema is 2, this version of runcard reads 3 and 4"),
+        ({"status": "failed", "metadata": {"error": "loss is NaN"}}, "failed: loss is NaN"),
+        ({"metadata": {"schema": 2}}, "its schema is 2, this version of runcard reads 5"),
     ],
 )
 def test_what_is_not_done(launched, house, special, reason):
@@ -200,7 +202,7 @@ def test_what_is_not_done(launched, house, special, reason):
     assert launched.result.missing[0] == f"plain, seed 0: {reason}"
 
 
-def test_what_cannot_change_numbers_is_no_other_card(launched, house):
+def test_what_cannot_change_numbers_is_no_other_config(launched, house):
     write(house / "outputs/little/a", config={"train.num_workers": 4, "name": "x", "weights_sha256": "ab"})
     assert ["seed=0", *PLAIN] not in launched("seeds=0")
 
@@ -275,16 +277,16 @@ def test_where_there_is_no_train_py(house, monkeypatch):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "experiments").rglob("*.yml")), ids=lambda path: path.parent.name)
 def test_the_studies_of_the_house(file, launched, house):
-    """Every arm composes, every measure is one of its card's, and each factor is a key or group of it."""
+    """Every arm composes, every measure is one of its config's, and each factor is a key or group of it."""
     (house / "study.yml").write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
     asked = read_study(file)
     root = ["dataset.root=anywhere"] if "lab4" in file.parts else []
     commands = launched(*root)
-    cards = {name for command in commands for name in command[1].removeprefix("experiment=").split(",")}
-    assert cards == {arm.split()[0] for arm in asked.arms.values()}
+    configs = {name for command in commands for name in command[1].removeprefix("experiment=").split(",")}
+    assert configs == {arm.split()[0] for arm in asked.arms.values()}
     assert {arm for q in asked.questions for arm in (q.first, q.second)} == set(asked.arms), "an arm is asked nothing"
     for first, factor in {(asked.arms[q.first].split()[0], q.factor) for q in asked.questions}:
-        assert OmegaConf.select(card(f"experiment={first}"), factor) is not None
+        assert OmegaConf.select(compose_config(f"experiment={first}"), factor) is not None
 
 
 def test_a_claim_stands_in_the_report():
@@ -304,7 +306,9 @@ def test_interrupted_it_goes_on(house):
     code = "import sys; from pathlib import Path; from runcard.study.runner import run_study; "
     code += "print(run_study(Path('study.yml'), sys.argv[1:]).missing)"
     command = [sys.executable, "-c", code, *TINY, "train.epochs=15", "model.depth=2", "train.pictures=0", "name=two"]
-    first, second = (house / f"outputs/two/experiment={card},seed=0" for card in ("phantoms.chest", "first.capacity"))
+    first, second = (
+        house / f"outputs/two/experiment={config},seed=0" for config in ("phantoms.chest", "first.capacity")
+    )
     with subprocess.Popen(command, env=ONE_THREAD, start_new_session=True, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not (second / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ import math
 import struct
 
 import pytest
-from conftest import TINY, card
+from conftest import TINY, compose_config
 from evidence import run_json
 from google.protobuf import json_format
 from tensorboard.backend.event_processing import data_provider
@@ -24,7 +24,7 @@ from runcard.experiment.run import run
 from runcard.loggers.tensorboard import _to_csv
 from runcard.runs.reader import read_metrics
 
-CARD = (*TINY, "train.epochs=3", "train.pictures=2", "model.dropout=0.1")
+CONFIG = (*TINY, "train.epochs=3", "train.pictures=2", "model.dropout=0.1")
 # Three runs that differ in their keys; clip_grad_norm is null in one, a number in the others.
 RUNS = {
     "unet": (*TINY, "train.epochs=1", "train.pictures=0", "model.dropout_at=[concat]"),
@@ -41,7 +41,7 @@ RUNS = {
 def folder(tmp_path_factory):
     """A completed run of three epochs with two pictures."""
     folder = tmp_path_factory.mktemp("tracking") / "a"
-    run(card(*CARD), folder, CARD, choices={"model": "unet"})
+    run(compose_config(*CONFIG), folder, CONFIG, choices={"model": "unet"})
     return folder
 
 
@@ -112,8 +112,8 @@ def test_pictures(events):
         assert min(image.width, image.height) > 50
 
 
-def test_the_card_is_shown(events):
-    (event,) = events.Tensors("card/text_summary")
+def test_the_config_is_shown(events):
+    (event,) = events.Tensors("config/text_summary")
     text = event.tensor_proto.string_val[0].decode()
     assert text.startswith("```yaml")
     assert "base: 4" in text
@@ -170,7 +170,7 @@ def runs(tmp_path_factory):
     logdir = tmp_path_factory.mktemp("hparams")
     for name, overrides in RUNS.items():
         choices = {"model": "vgg16" if name == "vgg16" else "unet"}
-        run(card(*overrides), logdir / name, overrides, choices)
+        run(compose_config(*overrides), logdir / name, overrides, choices)
     return logdir
 
 
@@ -212,12 +212,12 @@ def test_hparams_lose_no_value(backend, name, key, value):
     assert found.get(key) == value
 
 
-def test_hparams_have_every_key_of_every_card(backend, runs):
-    from runcard.config.diff import UNHASHED, flatten
+def test_hparams_have_every_key_of_every_config(backend, runs):
+    from runcard.config.diff import NON_FUNCTIONAL_KEYS, flatten
 
     offered = {info.name for info in backend.experiment().hparam_infos}
     for name in RUNS:
-        keys = {key for key in flatten(run_json(runs / name)["config"]) if key.split(".")[0] not in UNHASHED}
+        keys = {key for key in flatten(run_json(runs / name)["config"]) if key.split(".")[0] not in NON_FUNCTIONAL_KEYS}
         assert len(keys) > 30
         assert keys <= offered
         assert keys <= set(backend.sessions()[name][0].hparams)

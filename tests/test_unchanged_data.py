@@ -13,7 +13,7 @@ from conftest import TINY
 from runcard.data.source import Samples
 from runcard.errors import UserError
 from runcard.experiment import run as run_module
-from runcard.experiment.predictions import Gallery
+from runcard.experiment.predictions import PredictionFigures
 
 MASKS = (*TINY, "dataset=phantom_chest")
 CLASSES = (*(o for o in TINY if not o.startswith("model.")), "dataset=phantom_bone", "loss=bce")
@@ -52,8 +52,8 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samples, str]]:
         (*CLASSES, *CACHED, "augmentation=none", "model.weights=random"),
     ],
 )
-def test_a_run_with_all_its_figures_leaves_the_samples_as_they_were(run_card, composed, overrides, channels):
-    folder = run_card("a", *overrides, *EVERY_FIGURE, f"dataset.channels={channels}")
+def test_a_run_with_all_its_figures_leaves_the_samples_as_they_were(run_config, composed, overrides, channels):
+    folder = run_config("a", *overrides, *EVERY_FIGURE, f"dataset.channels={channels}")
     [(samples, before)] = composed
     assert (folder / "figures" / "predictions.png").exists()
     assert digest(samples) == before
@@ -62,23 +62,23 @@ def test_a_run_with_all_its_figures_leaves_the_samples_as_they_were(run_card, co
     assert {name: float(rows[-1][name] or "nan") for name in last} == pytest.approx(last, rel=0, abs=0, nan_ok=True)
 
 
-def test_decoded_samples_cannot_be_written_to(run_card, composed):
-    run_card("a", *MASKS)
+def test_decoded_samples_cannot_be_written_to(run_config, composed):
+    run_config("a", *MASKS)
     samples, _ = composed[0]
     for array in (samples.images, samples.targets, samples.images[0], samples.targets[0]):
         with pytest.raises(ValueError, match="read-only"):
             array += 1
 
 
-def test_a_sample_changed_behind_our_back_fails_the_run(run_card, monkeypatch):
-    def paint(self: Gallery, epoch: int, _: object) -> dict:
+def test_a_sample_changed_behind_our_back_fails_the_run(run_config, monkeypatch):
+    def paint(self: PredictionFigures, epoch: int, _: object) -> dict:
         if epoch == 2:  # the last, after it was evaluated
             writable = self.samples.images.base
             assert isinstance(writable, np.ndarray)
             writable[self.val_indices[0]] = 255
         return {}
 
-    monkeypatch.setattr(Gallery, "epoch", paint)
+    monkeypatch.setattr(PredictionFigures, "epoch", paint)
     with pytest.raises(UserError, match=r"evaluated again, do not reproduce metrics.csv: val/loss was") as error:
-        run_card("a", *MASKS, "dataset.channels=3")
+        run_config("a", *MASKS, "dataset.channels=3")
     assert "changed in memory" in str(error.value)

@@ -2,7 +2,7 @@
 
     python experiments/lab4/make_data.py FOLDER [--images N]
 
-The lab's cards can then be rehearsed where the course's images are not at hand. Lab1 and Lab2 hold the same images of
+The lab's configs can then be smoke-tested without the course's images. Lab1 and Lab2 hold the same images of
 bone and skin, flat and in class folders. Only the femurs of Bone and the chests of Lab3/X_ray are meant to look like
 something. Skin is the same femurs in the colour of skin; the nine classes of Lab1/X_ray are chests and femurs, standing
 or lying, in three tones; Lab3/CT is chest films with a mask for each lung. No score on these says anything of the real.

@@ -61,16 +61,18 @@ def explain(
 @app.command()
 def audit(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="of the card, as train.py takes them: dataset=lungs dataset.root=…")
+        list[str] | None, typer.Argument(help="of the config, as train.py takes them: dataset=lungs dataset.root=…")
     ] = None,
     against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
 ) -> None:
     """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
-    from runcard.audit.command import audit_against, audit_card
+    from runcard.audit.command import audit_against, audit_config
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    good = audit_against(against, overrides or [], console) if against else audit_card(overrides or [], output, console)
+    good = (
+        audit_against(against, overrides or [], console) if against else audit_config(overrides or [], output, console)
+    )
     if not good:
         raise typer.Exit(EXIT_FOUND)
 
@@ -124,9 +126,7 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(help="a folder for every figure as SVG and PNG, and every table as CSV")
     ] = None,
-    images: Annotated[
-        bool, typer.Option(help="show images of the data; without, the report may leave the house")
-    ] = True,
+    images: Annotated[bool, typer.Option(help="show images of the data; without, the report can be shared")] = True,
 ) -> None:
     """Write report.html, one file that opens offline: verdicts, curves, images, claims, methods."""
     from runcard.compare import analysis as findings
@@ -219,7 +219,7 @@ def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
 
 
 def main() -> None:
-    """Runs the command; a person's mistake is answered in words, with exit code 2."""
+    """Runs the command; a user's mistake ends in a message and exit code 2."""
     try:
         app()
     except UserError as error:

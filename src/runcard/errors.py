@@ -1,4 +1,4 @@
-"""What a person did wrong, in words that say how to mend it, and the checks that find it.
+"""What a person did wrong, and how to fix it, and the checks that find it.
 
 A leaf (dataset, model, loss, metric) raises ValueError with its own argument's name first, "base must be an
 integer >= 1, got 'abc'"; build.py adds the config group in front, "model.base must be ...", and raises UserError.
@@ -24,7 +24,7 @@ class DataError(UserError):
     """What is wrong with one file or folder of the data.
 
     check is the name that audit.allow knows it by, detail what is this file's own in the rule, so that files with the
-    same fault can be told together.
+    same fault can be reported together.
     """
 
     def __init__(self, check: str, place: object, what: str, fix: str, detail: str = "") -> None:
@@ -32,13 +32,13 @@ class DataError(UserError):
         self.check, self.place, self.what, self.fix, self.detail = check, str(place), what, fix, detail
 
 
-def way_past(allowed: Sequence[str], checks: Iterable[str]) -> str:
+def allow_hint(allowed: Sequence[str], checks: Iterable[str]) -> str:
     """Returns how to train in spite of errors of these checks, beside the allowed ones, where that can be."""
     more = [check for check in dict.fromkeys(checks) if check not in NEVER_ALLOWED]
     return f"To train nevertheless, on record: 'audit.allow=[{','.join([*allowed, *more])}]'" if more else ""
 
 
-def nearest(value: object, allowed: Iterable[object]) -> str:
+def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     """Returns " Did you mean 'x'?" for the closest allowed word, or an empty string where none is close."""
     close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
@@ -78,5 +78,5 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     """Returns value, or raises ValueError, with the nearest choice, where it is not one of the allowed words."""
     choices = list(allowed)
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{nearest(value, choices)}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
     return str(value)

@@ -24,7 +24,7 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; what was written there becomes path when the block ends well.
 
     The temporary name is fixed, so a file that a killed process left behind is overwritten, not collected. A full
@@ -53,10 +53,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def alone(path: Path, key: str, fix: str, waiting: Callable[[], None]) -> Iterator[None]:
+def exclusive_lock(path: Path, key: str, fix: str, waiting: Callable[[], None]) -> Iterator[None]:
     """Lets no other process make or read the file at path meanwhile; waiting() tells that one does.
 
-    A folder that cannot be written is a UserError about the card's key that names it.
+    A folder that cannot be written is a UserError about the config's key that names it.
     """
     lock = FileLock(path.with_suffix(".lock"))
     try:
@@ -76,7 +76,7 @@ def alone(path: Path, key: str, fix: str, waiting: Callable[[], None]) -> Iterat
 
 def write_text(path: Path, text: str) -> None:
     """Writes text to path, atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -87,7 +87,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_figure(path: Path, figure: Figure) -> None:
     """Writes figure to path as PNG, atomically."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=FIGURE_DPI)
 
 

@@ -1,4 +1,4 @@
-"""Random changes of a training image and its mask, by the transforms that the card names (albumentations 2.0.8)."""
+"""Random changes of a training image and its mask, by the transforms that the config names (albumentations 2.0.8)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the netwo
 import albumentations
 
 
-class Pipeline:
+class AlbumentationsTransform:
     """Applies named transforms in order, one draw for image and mask alike.
 
     Called with an image (H, W, C) uint8, its mask (H, W) uint8 or None, and a seed: the same seed gives the same draw

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pytest
-from conftest import card
+from conftest import compose_config
 from PIL import Image
 from rich.console import Console
 
@@ -35,11 +35,11 @@ from runcard.errors import DataError
 
 WIDTH, HEIGHT = 64, 56  # not square, so that what is turned has another shape
 NUM_FILMS = 50  # a fifth of them is a validation split that measures something
-HOLDOUT = ("dataset=labelled", "dataset.split.kind=holdout")
-CARDS = {  # clean folder -> how a card reads it
+HOLDOUT = ("dataset=image_folder", "dataset.split.kind=holdout")
+CONFIGS = {  # clean folder -> how a config reads it
     "pairs": ("dataset=lungs",),  # Image/film_00.png and Mask/film_00.png
     "classes": HOLDOUT,  # AFF/film_00.png and NFF/film_01.png
-    "parts": ("dataset=labelled",),  # train/AFF/film_00.png … validation/NFF/film_49.png
+    "parts": ("dataset=image_folder",),  # train/AFF/film_00.png … validation/NFF/film_49.png
     "flat": (*HOLDOUT, "dataset.classes=[AFF,NFF]"),  # AFF_00.png and NFF_01.png
 }
 BY_PATIENT = r"dataset.split.group_regex='(patient\d+)'"
@@ -52,9 +52,9 @@ class Case(NamedTuple):
     """One folder and what is said of it."""
 
     name: str
-    clean: str  # the folder that it is made from: a key of CARDS
+    clean: str  # the folder that it is made from: a key of CONFIGS
     damage: Damage
-    errors: str = ""  # checks, in words: exactly these are errors
+    errors: str = ""  # checks, as text: exactly these are errors
     others: str = ""  # checks that give a warning or a note, as "outlier:warning": these and perhaps more
     place: str = ""  # part of a place that is named
     overrides: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ def write_clean(root: Path) -> None:
         rows = slice((WIDTH - HEIGHT) // 2, (WIDTH + HEIGHT) // 2)
         save(root / "pairs" / "Image" / f"film_{i:02}.png", film[rows])
         save(root / "pairs" / "Mask" / f"film_{i:02}.png", 255 * mask[rows])
-    limbs = PhantomBone(4 * NUM_FILMS, WIDTH, seed=1)  # film 17 of seed 0 is told as an outlier
+    limbs = PhantomBone(4 * NUM_FILMS, WIDTH, seed=1)  # film 17 of seed 0 is reported as an outlier
     films = [[limbs[i][0][:HEIGHT] for i, t in enumerate(limbs.targets) if t == label] for label in (0, 1)]
     for i in range(NUM_FILMS):
         name, film = limbs.classes[i % 2], films[i % 2][i // 2]
@@ -80,7 +80,7 @@ def write_clean(root: Path) -> None:
 
 
 def audited(root: Path, overrides: Iterable[str]) -> list[Finding]:
-    """Returns what an audit of a folder says, by the card that the overrides give."""
+    """Returns what an audit of a folder says, by the config that the overrides give."""
     dataset = {**_dataset(tuple(overrides)), "root": str(root)}
     try:
         source = open_source(dataset)
@@ -97,7 +97,7 @@ def leave_out_costly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def _dataset(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return part(card("dataset.root=.", *overrides), "dataset")
+    return part(compose_config("dataset.root=.", *overrides), "dataset")
 
 
 # What is done to files
@@ -327,7 +327,7 @@ def move_into(*names: str) -> Damage:
 
 
 def empty_held_out(folder: Path) -> None:
-    """Empties the masks of the validation patients, by the split that the card gives."""
+    """Empties the masks of the validation patients, by the split that the config gives."""
     dataset = {**_dataset(("dataset=lungs", BY_PATIENT)), "root": str(folder)}
     audit = audit_data(open_source(dataset), dataset, Console(file=StringIO()))
     for profile in audit.data.of("val"):
@@ -503,7 +503,7 @@ CASES = [
         place=MASK,
     ),
     Case(
-        "class indices that the card does not name",
+        "class indices that the config does not name",
         "pairs",
         pixels(MASK, lambda mask: np.where(np.arange(WIDTH) < 32, mask // 255, mask // 127)),
         "mask_values",

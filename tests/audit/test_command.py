@@ -128,16 +128,16 @@ def test_data_without_a_layout_are_an_error_in_words(films, audit):
     assert "1 error, no warnings, no notes." in shown
 
 
-def test_a_training_stops_before_it_has_a_folder(films, run_card, tmp_path):
+def test_a_training_stops_before_it_has_a_folder(films, run_config, tmp_path):
     pixels(IMAGE, constant(0))(films)
     with pytest.raises(Exception, match=r"(?s)constant_image: .*'audit.allow=\[constant_image\]'"):
-        run_card("run", *RUN, f"dataset.root={films}")
+        run_config("run", *RUN, f"dataset.root={films}")
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_allowed_trains_and_is_on_record(films, run_card, capsys):
+def test_what_is_allowed_trains_and_is_on_record(films, run_config, capsys):
     pixels(IMAGE, constant(0))(films)
-    run = run_card("run", *RUN, f"dataset.root={films}", "audit.allow=[constant_image]")
+    run = run_config("run", *RUN, f"dataset.root={films}", "audit.allow=[constant_image]")
     (found,) = json.loads((run / "run.json").read_text())["audit"]
     assert (found["check"], found["level"], found["allowed"]) == ("constant_image", "error", True)
     assert [Path(place).name for place in found["places"]] == ["film_07.png"]
@@ -145,57 +145,57 @@ def test_what_is_allowed_trains_and_is_on_record(films, run_card, capsys):
     assert re.search("error, allowed:? +constant_image: 1 image of a single grey", shown)
 
 
-def test_what_is_mended_is_told_no_more(films, run_card):
+def test_what_is_mended_is_told_no_more(films, run_config):
     """What is kept of an audit depends on names and faults, too, not on the bytes that were read alone."""
     on("Image/film_03.png", truncate)(films)
     (films / IMAGE).rename(films / "Image" / "film_07.jpg")
-    card = (*RUN, f"dataset.root={films}", "audit.allow=[truncated]")
-    broken = run_card("broken", *card)
-    told = json.loads((broken / "run.json").read_text())
-    assert [found["check"] for found in told["audit"]] == ["truncated", "wrong_extension"]
-    assert list(told["left_out"]) == ["film_03"]
+    config = (*RUN, f"dataset.root={films}", "audit.allow=[truncated]")
+    broken = run_config("broken", *config)
+    reported = json.loads((broken / "run.json").read_text())
+    assert [found["check"] for found in reported["audit"]] == ["truncated", "wrong_extension"]
+    assert list(reported["left_out"]) == ["film_03"]
     remove("*/film_03.png")(films)
     (films / "Image" / "film_07.jpg").rename(films / IMAGE)
-    assert json.loads((run_card("mended", *card) / "run.json").read_text())["audit"] == []
+    assert json.loads((run_config("fixed", *config) / "run.json").read_text())["audit"] == []
 
 
-def test_what_was_left_out_is_no_difference_until_it_is_mended(films, clean, run_card, audit, capsys):
+def test_what_was_left_out_is_no_difference_until_it_is_mended(films, clean, run_config, audit, capsys):
     on("Image/film_03.png", truncate)(films)
-    run = run_card("run", *RUN, f"dataset.root={films}", "audit.allow=[truncated]")
+    run = run_config("run", *RUN, f"dataset.root={films}", "audit.allow=[truncated]")
     assert ", 1 left out (audit.allow)" in capsys.readouterr().out
     assert audit("--against", str(run)) == (0, "The same images, byte for byte.\n")
     shutil.copy(clean / "Image/film_03.png", films / "Image/film_03.png")
     assert audit("--against", str(run)) == (1, "changed  1 image: film_03\n")
 
 
-def test_an_ambiguous_pair_that_is_allowed_is_left_out(films, run_card):
+def test_an_ambiguous_pair_that_is_allowed_is_left_out(films, run_config):
     copy("Image/film_02.png", "Image/film_03.bmp")(films)
-    run = run_card("run", *RUN, f"dataset.root={films}", "audit.allow=[ambiguous_pair]")
+    run = run_config("run", *RUN, f"dataset.root={films}", "audit.allow=[ambiguous_pair]")
     ids = {member["id"] for members in json.loads((run / "split.json").read_text()).values() for member in members}
     assert len(ids) == 49
     assert "film_03" not in ids
 
 
 def test_a_later_audit_leaves_no_older_picture(films, audit):
-    audit(*data(films), "augmentation=lab", "--output", "there")
+    audit(*data(films), "augmentation=light", "--output", "there")
     assert Path("there/augmentation.png").exists()
     audit(*data(films), "--output", "there")
     assert not Path("there/augmentation.png").exists()
 
 
-def test_data_that_were_audited_are_not_looked_at_again(films, run_card, monkeypatch):
+def test_data_that_were_audited_are_not_looked_at_again(films, run_config, monkeypatch):
     pixels("Mask/film_07.png", constant(0))(films)
-    first = run_card("first", *RUN, f"dataset.root={films}")
+    first = run_config("first", *RUN, f"dataset.root={films}")
     with monkeypatch.context() as patched:
         patched.setattr(auditing, "look_at", lambda _: pytest.fail("a second look"))
-        second = run_card("second", *RUN, f"dataset.root={films}", "seed=1")
+        second = run_config("second", *RUN, f"dataset.root={films}", "seed=1")
     found = [json.loads((run / "run.json").read_text())["audit"] for run in (first, second)]
     assert found[0] == found[1]
     assert [each["check"] for each in found[0]] == ["mask_empty"]
 
 
-def test_against_a_run_its_data_are_the_same_until_they_change(films, run_card, audit):
-    run = run_card("run", *RUN, f"dataset.root={films}")
+def test_against_a_run_its_data_are_the_same_until_they_change(films, run_config, audit):
+    run = run_config("run", *RUN, f"dataset.root={films}")
     assert audit("--against", str(run)) == (0, "The same images, byte for byte.\n")
     several(
         remove("*/film_01.png"),

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from corpus import (
-    CARDS,
     CASES,
+    CONFIGS,
     Case,
     audited,
     constant,
@@ -39,14 +39,14 @@ OF_CARDS = {  # checks of an augmentation or a model: test_lab_errors.py and tes
     "augmentation_values",
     "augmentation_random",
     "augmentation_loses_mask",
-    "dead_knob",
+    "no_op_parameter",
     "validation_augmented",
-    "model_knob",
+    "ignored_model_key",
 }
 REAL = [
     ("dataset=lungs", "dataset.folder=Lab3/X_ray"),
-    ("dataset=labelled", "dataset.folder=Lab2/Skin", "dataset.classes=[Mel,Nev]"),
-    ("dataset=labelled", "dataset.folder=Lab2/Bone"),
+    ("dataset=image_folder", "dataset.folder=Lab2/Skin", "dataset.classes=[Mel,Nev]"),
+    ("dataset=image_folder", "dataset.folder=Lab2/Bone"),
     ("dataset=lungs", "dataset.folder=lung_ct"),
 ]
 
@@ -70,7 +70,7 @@ def test_a_folder_gives_its_findings(case: Case, clean, tmp_path, monkeypatch):
     folder = tmp_path / "data"
     shutil.copytree(clean / case.clean, folder)
     case.damage(folder)
-    findings = audited(folder, (*CARDS[case.clean], *case.overrides))
+    findings = audited(folder, (*CONFIGS[case.clean], *case.overrides))
     assert errors_of(findings) == set(case.errors.split())
     assert set(case.others.split()) <= {f"{finding.check}:{finding.level}" for finding in findings}
     if case.is_fine:
@@ -82,9 +82,9 @@ def test_a_folder_gives_its_findings(case: Case, clean, tmp_path, monkeypatch):
 
 
 def test_every_check_has_a_case():
-    told = {name.partition(":")[0] for case in CASES for name in f"{case.errors} {case.others}".split()}
-    assert told.isdisjoint(OF_CARDS)
-    assert told | OF_CARDS == set(CHECKS)
+    reported = {name.partition(":")[0] for case in CASES for name in f"{case.errors} {case.others}".split()}
+    assert reported.isdisjoint(OF_CARDS)
+    assert reported | OF_CARDS == set(CHECKS)
     assert len({case.name for case in CASES}) == len(CASES) >= 100
 
 
@@ -106,7 +106,7 @@ def test_seven_faults_of_a_folder_are_told_in_one_go(clean, tmp_path, monkeypatc
         pixels("Mask/film_06.png", np.transpose),
         pixels("Image/film_07.png", constant(0)),
     )(folder)
-    errors = [finding for finding in audited(folder, CARDS["pairs"]) if finding.level == "error"]
+    errors = [finding for finding in audited(folder, CONFIGS["pairs"]) if finding.level == "error"]
     places = {finding.check: [re.split("[ ,]", place)[0] for place in finding.places] for finding in errors}
     assert places == {
         "truncated": ["Image/film_01.png"],
@@ -125,7 +125,7 @@ def test_where_copies_cannot_be_told_that_is_said(clean, tmp_path):
     for i in range(30):
         noisy = np.clip(film + rng.normal(0, 3, film.shape), 0, 255).astype(np.uint8)
         save(folder / ("AFF", "NFF")[i % 2] / f"film_{i:02}.png", noisy)
-    (said,) = [f.what for f in audited(folder, CARDS["classes"]) if "on purpose" in f.what]
+    (said,) = [f.what for f in audited(folder, CONFIGS["classes"]) if "on purpose" in f.what]
     assert said.startswith("of copies made on purpose ")
 
 

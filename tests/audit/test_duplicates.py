@@ -1,4 +1,4 @@
-"""Near duplicates: copies are found whichever way up, strangers never, and what cannot be told apart is said so."""
+"""Near duplicates: copies are found whichever way up, strangers never, and what cannot be distinguished is said so."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
 
 KNEES = ROOT.parent / "shared" / "data" / "Bone"
-# The same film twice, told by eye; the fourth and the fifth have both classes, and so two labels.
+# The same film twice, reported by eye; the fourth and the fifth have both classes, and so two labels.
 TWICE = [("train/Normal/283", "validation/Normal/26"), ("train/Osteoporosis/55", "train/Osteoporosis/58")]
 TWICE += [("train/Normal/86", "validation/Normal/36"), ("train/Normal/271n", "train/Osteoporosis/224")]
 TWICE += [("train/Normal/256n", "train/Osteoporosis/257"), ("train/Normal/184n", "validation/Normal/154")]
-# Alike, and other knees: also told by eye.
+# Alike, and other knees: also reported by eye.
 ALIKE = ["train/Normal/57", "train/Osteoporosis/227", "train/Normal/234n", "validation/Osteoporosis/231"]
 ALIKE += ["train/Osteoporosis/191", "train/Osteoporosis/197", "train/Normal/168n", "validation/Normal/59"]
 ALIKE += ["train/Osteoporosis/248", "validation/Osteoporosis/322"]

@@ -1,4 +1,4 @@
-"""Do masks fit: right ones do, and wrong ones are found and told apart, on phantoms and on CT slices."""
+"""Do masks fit: right ones do, and wrong ones are found and distinguished, on phantoms and on CT slices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The twelve silent errors of the lab's solutions (LAB.md 5), rebuilt: each is told by name, or cannot be made."""
+"""The twelve silent errors of the lab's solutions (LAB.md 5), rebuilt: each is reported by name, or cannot be made."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, card
-from corpus import CARDS, audited, copy, copy_all, leave_out_costly, link, resized, shuffle_masks, write_clean
+from conftest import TINY, compose_config
+from corpus import CONFIGS, audited, copy, copy_all, leave_out_costly, link, resized, shuffle_masks, write_clean
 from folders import write_run
 from hydra.errors import HydraException
 from torch import nn
@@ -73,9 +73,9 @@ def broken(clean, tmp_path):
     return damaged
 
 
-def told(folder: Path, kind: str) -> dict[str, str]:
+def reported(folder: Path, kind: str) -> dict[str, str]:
     """Returns the checks that find something in a folder, with their level."""
-    return {finding.check: finding.level for finding in audited(folder, CARDS[kind])}
+    return {finding.check: finding.level for finding in audited(folder, CONFIGS[kind])}
 
 
 def recorded(run: Path) -> dict[str, dict[str, object]]:
@@ -84,40 +84,42 @@ def recorded(run: Path) -> dict[str, dict[str, object]]:
 
 
 def weights(*overrides: str) -> dict[str, torch.Tensor]:
-    return compose(card(*TINY, *overrides), {}).model.state_dict()
+    return compose(compose_config(*TINY, *overrides), {}).model.state_dict()
 
 
-def test_1_image_augmented_and_mask_not(run_card, tmp_path):
+def test_1_image_augmented_and_mask_not(run_config, tmp_path):
     with pytest.raises(UserError, match="augmentation_mask: image and mask are not moved alike"):
-        run_card("a", *TINY, "augmentation._target_=test_lab_errors.ImageOnly")
+        run_config("a", *TINY, "augmentation._target_=test_lab_errors.ImageOnly")
     assert not (tmp_path / "a").exists()
 
 
-def test_1_validation_augmented(run_card, monkeypatch, tmp_path):
+def test_1_validation_augmented(run_config, monkeypatch, tmp_path):
 
     def careless(plain, augmented, split, train, seed, pin_memory):
         return make_loaders(augmented, augmented, split, train, seed, pin_memory)
 
     monkeypatch.setattr(parts, "make_loaders", careless)
     with pytest.raises(UserError, match="validation_augmented: validation images are not as they are on disk"):
-        run_card("a", *TINY, "augmentation=lab")
+        run_config("a", *TINY, "augmentation=light")
     assert not (tmp_path / "a").exists()
 
 
 def test_1_no_key_augments_validation():
-    built = compose(card(*TINY, "augmentation=strong"), {})
+    built = compose(compose_config(*TINY, "augmentation=strong"), {})
     assert built.loaders.train.dataset.augment is not None
     assert built.loaders.val.dataset.augment is built.loaders.train_eval.dataset.augment is None
     with pytest.raises(UserError, match="val_augmentation"):
-        compose(card(*TINY, "+val_augmentation=strong"), {})
+        compose(compose_config(*TINY, "+val_augmentation=strong"), {})
 
 
 @pytest.mark.parametrize("damage", [copy_all("train", "validation"), link("train", "validation")], ids=["copy", "link"])
-def test_2_validation_reads_the_training_folder(damage, broken, run_card, tmp_path):
+def test_2_validation_reads_the_training_folder(damage, broken, run_config, tmp_path):
     folder = broken("parts", damage)
     tiny = [override for override in TINY if "num_images" not in override]
     with pytest.raises(UserError, match=r"duplicates_across: .* two sides of the split"):
-        run_card("a", "dataset=labelled", f"dataset.root={folder}", "model=vgg16", "model.base=2", *tiny[2:], tiny[0])
+        run_config(
+            "a", "dataset=image_folder", f"dataset.root={folder}", "model=vgg16", "model.base=2", *tiny[2:], tiny[0]
+        )
     assert not (tmp_path / "a").exists()
 
 
@@ -132,29 +134,29 @@ def test_3_numbers_of_another_run(tmp_path):
     assert "every value is that of" in left_out[0]
 
 
-def test_4_a_knob_that_the_card_does_not_have():
+def test_4_a_knob_that_the_config_does_not_have():
     with pytest.raises(HydraException, match="use_batch_norm"):
-        card("model.use_batch_norm=true")
+        compose_config("model.use_batch_norm=true")
     with pytest.raises(UserError, match="unexpected keyword argument 'use_batch_norm'"):
-        compose(card(*TINY, "+model.use_batch_norm=true"), {})
+        compose(compose_config(*TINY, "+model.use_batch_norm=true"), {})
 
 
-def test_4_a_knob_of_the_augmentation_that_changes_nothing(run_card):
-    run = run_card("a", *TINY, "train.epochs=1", "augmentation=lab", "augmentation.transforms.flip.p=0")
-    assert recorded(run)["dead_knob"]["places"] == ["augmentation.transforms.flip.p"]
+def test_4_a_knob_of_the_augmentation_that_changes_nothing(run_config):
+    run = run_config("a", *TINY, "train.epochs=1", "augmentation=light", "augmentation.transforms.flip.p=0")
+    assert recorded(run)["no_op_parameter"]["places"] == ["augmentation.transforms.flip.p"]
 
 
-def test_4_a_knob_that_the_model_swallows(run_card):
+def test_4_a_knob_that_the_model_swallows(run_config):
     swallowing = ("~model", "+model._target_=test_lab_errors.Swallowing", "+model.use_batch_norm=true", "+model.base=4")
     channels = ("+model.in_channels=${derived.in_channels}", "+model.out_channels=${derived.out_channels}")
-    run = run_card("a", *(o for o in TINY if not o.startswith("model")), "train.epochs=1", *swallowing, *channels)
-    assert "model.use_batch_norm=true: no batch norm was built" in recorded(run)["model_knob"]["what"]
+    run = run_config("a", *(o for o in TINY if not o.startswith("model")), "train.epochs=1", *swallowing, *channels)
+    assert "model.use_batch_norm=true: no batch norm was built" in recorded(run)["ignored_model_key"]["what"]
 
 
 def test_5_zip_of_two_unsorted_listings(broken, monkeypatch):
     monkeypatch.undo()
     folder = broken("pairs", shuffle_masks(np.random.default_rng(1).permutation))
-    assert told(folder, "pairs")["mask_misfit"] == "error"
+    assert reported(folder, "pairs")["mask_misfit"] == "error"
 
 
 def test_6_two_sides_of_a_comparison_on_other_images(tmp_path):
@@ -163,20 +165,20 @@ def test_6_two_sides_of_a_comparison_on_other_images(tmp_path):
     write_run(tmp_path / "b", ids=names[12:24], train_ids=[*names[:12], *names[24:]], config={"model.base": 16})
     arms, _ = group_arms(find_runs([str(tmp_path)]).runs)
     assert incomparable(*arms, "dice") == ["another split: they were not measured on the same images"]
-    splits = [compose(card(*TINY, f"seed={seed}"), {}).data.split for seed in (0, 1)]
+    splits = [compose(compose_config(*TINY, f"seed={seed}"), {}).data.split for seed in (0, 1)]
     assert splits[0] == splits[1]
 
 
 def test_7_a_loss_that_is_none():
     for wrong in ("loss=dicee", "metrics=1"):
         with pytest.raises(HydraException):
-            card(wrong)
+            compose_config(wrong)
     with pytest.raises(UserError, match=r"metrics: nothing reads this key\. Did you mean 'metric'"):
-        compose(card(*TINY, "+metrics=1"), {})
+        compose(compose_config(*TINY, "+metrics=1"), {})
 
 
 def test_7_a_dice_cell_that_still_uses_bce(tmp_path):
-    dice = {"loss._target_": "runcard.losses.dice.SoftDice"}
+    dice = {"loss._target_": "runcard.losses.dice.DiceLoss"}
     for seed in (0, 1):
         write_run(tmp_path / f"a{seed}", seed=seed)
         write_run(tmp_path / f"b{seed}", seed=seed, config=dice)
@@ -186,10 +188,10 @@ def test_7_a_dice_cell_that_still_uses_bce(tmp_path):
     assert ["both arms give the same value of every image" in sentence for sentence in sentences] == [True]
 
 
-def test_8_a_run_never_goes_on_from_another_cards_weights(run_card):
-    run_card("a", *TINY, "train.epochs=1", "loss=bce")
+def test_8_a_run_never_goes_on_from_another_configs_weights(run_config):
+    run_config("a", *TINY, "train.epochs=1", "loss=bce")
     with pytest.raises(UserError, match="holds another run, which differs in loss"):
-        run_card("a", *TINY, "train.epochs=1", "loss=dice")
+        run_config("a", *TINY, "train.epochs=1", "loss=dice")
     bce, dice = weights("loss=bce"), weights("loss=dice")
     assert all(torch.equal(bce[name], dice[name]) for name in bce)
 
@@ -204,7 +206,7 @@ def test_8_a_run_never_goes_on_from_another_cards_weights(run_card):
     ids=["mask = resize(image)", "the mask for both", "one label array for all"],
 )
 def test_9_a_mask_that_is_none(damage, check, broken):
-    assert told(broken("pairs", damage), "pairs")[check] == "error"
+    assert reported(broken("pairs", damage), "pairs")[check] == "error"
 
 
 def test_10_a_confounded_comparison_lists_its_factors(tmp_path):
@@ -216,7 +218,7 @@ def test_10_a_confounded_comparison_lists_its_factors(tmp_path):
 
 @pytest.mark.parametrize("shortcut", [True, False])
 def test_11_a_model_that_reads_markers(shortcut):
-    """It looks for printed letters and nothing else; where these go with the class, that is told."""
+    """It looks for printed letters and nothing else; where these go with the class, that is reported."""
     dataset = PhantomBone(80, 64, shortcut=shortcut)
     films = np.stack([dataset[i][0] for i in range(len(dataset))])[..., None]
     targets = np.array(dataset.targets)
@@ -242,7 +244,7 @@ def test_12_dice_per_image_is_what_masks_are_scored_by():
         metric.update(probs, truth)
         scores[name] = metric.compute().mean().item()
     assert scores == pytest.approx({"dice": 0.5, "pixel_accuracy": 0.99})
-    composed = card("dataset=phantom_chest").metric
+    composed = compose_config("dataset=phantom_chest").metric
     assert composed.monitor == "val/dice"
     assert composed.scores.dice._target_.endswith(".Dice")
     assert "accuracy" not in composed.scores

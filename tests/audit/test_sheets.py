@@ -12,9 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from runcard.audit.contact_sheet import COLOURS, MAX_TILES, NUM_COLUMNS, TILE_PX, Tile, contact_sheet, extremes_sheet
-from runcard.audit.detectors.augmentation_probe import Sample
-from runcard.audit.detectors.transform_params import Draw
+from runcard.audit.contact_sheet import COLOURS, MAX_TILES, NUM_COLUMNS, TILE_PX, Tile, contact_sheet
 from runcard.figures.figures import CONTOURS
 from runcard.fileio import FIGURE_DPI
 
@@ -86,22 +84,6 @@ def test_a_contact_sheet_of_any_size(num_tiles):
     assert_nothing_is_cut_or_covered(figure)
     assert words(figure).count("near_duplicates_across") == min(num_tiles, MAX_TILES)
     assert ("(60 of them)" in words(figure)[0]) == (num_tiles > MAX_TILES)
-
-
-def test_extremes_stand_under_the_names_of_their_transforms():
-    sample = Sample(plain(32, 32, 9), None)
-
-    def draws(*labels: str) -> list[Draw]:
-        return [Draw(label, Sample(plain(32, 32, 99), None)) for label in labels]
-
-    rows = {"affine": draws(*(f"translate_percent x −{i}" for i in range(11))), "flip": draws("HorizontalFlip")}
-    figure = extremes_sheet(sample, rows, "augmentation=lab")
-    assert_nothing_is_cut_or_covered(figure)
-    said = [word for word in words(figure) if word]
-    assert said[:4] == ["augmentation=lab", "as it is", "affine", "translate_percent x −0"]
-    assert said[-2:] == ["flip", "HorizontalFlip"]
-    assert (pixels(figure) == plain(1, 1, 9)).all(axis=2).sum() == 160**2
-    assert (pixels(figure) == plain(1, 1, 99)).all(axis=2).sum() == 12 * 160**2
 
 
 def test_signs_that_the_font_lacks_are_boxes():

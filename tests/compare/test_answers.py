@@ -25,7 +25,7 @@ from runcard.stats.mrmc import Effect, difference
 
 IMAGES = 47
 POOLED = {"auroc": 0.9, "sensitivity": 0.8, "balanced_accuracy": 0.8}
-DICE = {"config": {"loss._target_": "runcard.losses.dice.SoftDice"}, "choices": {"loss": "dice"}}
+DICE = {"config": {"loss._target_": "runcard.losses.dice.DiceLoss"}, "choices": {"loss": "dice"}}
 BCE = {"config": {"loss._target_": "runcard.losses.bce.BCE"}, "choices": {"loss": "bce"}}
 ASKED = Question("1", "Does Dice loss give a higher Dice?", "Dice loss", "BCE", "dice", factor="loss")
 
@@ -179,17 +179,17 @@ def template(tmp_path_factory):
 def test_how_often_a_sentence_is_wrong(template, num_seeds, run_sd):
     """At no effect, at most 5 % better or worse and at least 93 % coverage; at the stated difference, 80 % found."""
     rng, replicates = np.random.default_rng(0), 500
-    told, covered, stated, naive = 0, 0, [], 0
+    reported, covered, stated, naive = 0, 0, [], 0
     for _ in range(replicates):
         values = simulate(rng, num_seeds, IMAGES, 0.0, run_sd)
         (one,) = answer([ASKED], arms_of(template, values))
-        told += bool(re.search("is (better|worse) than", one.verdict.sentence))
+        reported += bool(re.search("is (better|worse) than", one.verdict.sentence))
         low, high = one.effect.interval()
         covered += low <= 0 <= high
         stated.append(one.effect.detectable())
         naive += stats.wilcoxon(values[0].mean(axis=0), values[1].mean(axis=0)).pvalue < 0.05
     sampling = 2 * np.sqrt(0.05 * 0.95 / replicates)
-    assert told / replicates <= 0.05 + sampling
+    assert reported / replicates <= 0.05 + sampling
     assert covered / replicates >= 0.93 - sampling
     assert naive / replicates > (0.05 + sampling if run_sd else 0), "Wilcoxon on the images errs where runs differ"
     found = 0
@@ -200,7 +200,7 @@ def test_how_often_a_sentence_is_wrong(template, num_seeds, run_sd):
     assert 0.7 <= found / replicates <= 0.9
 
 
-# What is refused, and told for what it is
+# What is refused, and reported for what it is
 
 
 def test_another_split(tmp_path):
@@ -219,7 +219,7 @@ def test_other_bytes(tmp_path):
     assert only(found_in(tmp_path)).incomparable == ("other data: the files differ in names or bytes",)
 
 
-def test_another_split_within_one_card_is_another_arm(tmp_path):
+def test_another_split_within_one_config_is_another_arm(tmp_path):
     values = simulate(np.random.default_rng(0), 2, IMAGES)[0]
     write_arm(tmp_path, "a", values)
     write_arm(tmp_path, "b", values, files="brighter")
@@ -244,18 +244,10 @@ def test_the_losses_of_two_losses(tmp_path):
 def test_an_error_of_the_data_that_was_allowed_is_told(tmp_path):
     copies = {"check": "duplicates_across", "what": "3 images on two sides of the split"}
     found = [copies | {"allowed": True}, {"check": "imbalance", "what": "24 and 1", "allowed": False}]
-    write_pair(tmp_path, first={"facts": {"audit": found}})
+    write_pair(tmp_path, first={"metadata": {"audit": found}})
     remarks = [remark for remark in found_in(tmp_path).remarks if "audit" in remark]
     what = "duplicates_across: 3 images on two sides of the split"
     assert remarks == [f"loss=bce: the audit found an error, which was allowed: {what}"]
-
-
-def test_runs_of_before_there_was_an_audit_are_compared_and_named(tmp_path):
-    folder = tmp_path / "old"
-    write_pair(folder, first={"facts": {"schema": 3, "audit": None}})
-    findings = found_in(folder)
-    assert only(findings).effect is not None
-    assert "loss=bce: its data were not audited: a version without an audit made it" in findings.remarks
 
 
 def test_a_missing_seed_is_named(tmp_path):
@@ -269,7 +261,7 @@ def test_a_missing_seed_is_named(tmp_path):
 @pytest.mark.parametrize("status", ["failed", "interrupted", "running"])
 def test_a_run_that_did_not_complete_is_left_out(tmp_path, status):
     write_pair(tmp_path)
-    write_run(tmp_path / "b_3", seed=3, status=status, facts={"error": "val/loss is nan\nin step 3"}, **DICE)
+    write_run(tmp_path / "b_3", seed=3, status=status, metadata={"error": "val/loss is nan\nin step 3"}, **DICE)
     findings = found_in(tmp_path)
     assert findings.left_out == (f"{tmp_path / 'b_3'}: {status}: val/loss is nan",)
     assert [len(arm.runs) for arm in findings.arms] == [3, 3]
@@ -317,20 +309,22 @@ def test_five_patients_are_five_patients(tmp_path, num_patients):
 
 
 def test_a_rehearsal_supports_nothing(tmp_path):
-    write_pair(tmp_path, effect=0.03, config={"rehearsal": True})
+    write_pair(tmp_path, effect=0.03, config={"smoke_test": True})
     findings = found_in(tmp_path)
-    assert only(findings).verdict.sentence.startswith("Rehearsal, which supports no conclusion: Dice +0.0")
+    assert only(findings).verdict.sentence.startswith("Smoke test, which supports no conclusion: Dice +0.0")
     asked = replace(ASKED, first="loss=bce", second="loss=dice", claim="…", expect="higher")
-    assert answer([asked], findings.arms)[0].verdict.claim == "rehearsal"
-    assert any("a rehearsal" in remark for remark in findings.remarks)
+    assert answer([asked], findings.arms)[0].verdict.claim == "smoke_test"
+    assert any("a smoke_test" in remark for remark in findings.remarks)
 
 
-def test_the_same_card_and_seed_twice_is_no_second_sample(tmp_path):
+def test_the_same_config_and_seed_twice_is_no_second_sample(tmp_path):
     write_pair(tmp_path)
     values = simulate(np.random.default_rng(5), 1, IMAGES)[0]
-    write_run(tmp_path / "again", images={"dice": values[0]}, facts={"end": "2020-01-01T00:00:00+00:00"}, **DICE)
+    write_run(tmp_path / "again", images={"dice": values[0]}, metadata={"end": "2020-01-01T00:00:00+00:00"}, **DICE)
     findings = found_in(tmp_path)
-    assert findings.left_out == (f"{tmp_path / 'again'}: the same card and seed as {tmp_path / 'b_0'}, which is newer",)
+    assert findings.left_out == (
+        f"{tmp_path / 'again'}: the same config and seed as {tmp_path / 'b_0'}, which is newer",
+    )
 
 
 def test_confounds_are_listed_and_no_claim_is_decided(tmp_path):
@@ -360,7 +354,7 @@ def test_seconds_compare_on_one_machine_only(tmp_path):
     asked = replace(ASKED, first="loss=bce", second="loss=dice", measure="seconds", of="dice")
     assert "seconds on another machine: hardware" in answer([asked], arms)[0].verdict.sentence
     (dice,) = answer([replace(asked, measure="dice", of=None, claim="…", expect="higher")], arms)
-    assert dice.verdict.claim == "supported", "another machine is told, and is no other explanation of a Dice"
+    assert dice.verdict.claim == "supported", "another machine is reported, and is no other explanation of a Dice"
     assert dice.confounds[0].startswith("hardware (")
 
 
@@ -382,7 +376,7 @@ def test_auroc_goes_by_pseudo_values(tmp_path):
             prob = 1 / (1 + np.exp(-score))
             images = of_classes(targets, np.stack([prob, 1 - prob], axis=1))
             pooled = POOLED | {"auroc": sklearn.metrics.roc_auc_score(targets == "AFF", prob)}
-            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=pooled, **arm)
+            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, recorded=BONE, pooled=pooled, **arm)
     findings = found_in(tmp_path, metric="auroc")
     one = only(findings)
     assert one.verdict.word == "better"
@@ -470,7 +464,7 @@ def test_right_or_wrong_is_not_equivalent_because_nothing_was_seen(tmp_path):
             right = np.array(targets) == "AFF"
             prob = np.where(right, sure, 1 - sure)
             images = of_classes(targets, np.stack([prob, 1 - prob], axis=1))
-            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=POOLED, **arm)
+            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, recorded=BONE, pooled=POOLED, **arm)
     assert only(found_in(tmp_path, metric="accuracy", margin=0.05)).verdict.word == "cannot tell"
     assert only(found_in(tmp_path, metric="accuracy", margin=0.2)).verdict.word == "equivalent"
 
@@ -481,7 +475,7 @@ def test_the_same_right_and_wrong_answers_everywhere_tell_nothing(tmp_path):
         for seed in range(3):
             prob = np.full(40, 0.6 + 0.01 * seed + 0.1 * (name == "b"))
             images = of_classes(["AFF", "NFF"] * 20, np.stack([prob, 1 - prob], axis=1))
-            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, card=BONE, pooled=POOLED, **arm)
+            write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, recorded=BONE, pooled=POOLED, **arm)
     one = only(found_in(tmp_path, metric="accuracy", margin=0.2))
     assert one.verdict.word == "cannot tell"
     assert one.verdict.sentence.endswith("which leaves nothing to measure chance by.")
@@ -508,7 +502,7 @@ def test_right_or_wrong_is_of_images_also_where_patients_are_the_unit(tmp_path):
             sure = np.full(60, 0.9 - 0.01 * seed)
             sure[seed if name == "a" else 5] = 0.3
             images = of_classes(["AFF"] * 60, np.stack([sure, 1 - sure], axis=1))
-            special = {"seed": seed, "images": images, "groups": groups, "card": BONE, "pooled": POOLED}
+            special = {"seed": seed, "images": images, "groups": groups, "config": BONE, "pooled": POOLED}
             write_run(tmp_path / f"{name}{seed}", **special, **arm)
     assert only(found_in(tmp_path, metric="accuracy", margin=0.05)).verdict.word == "cannot tell"
 
@@ -534,7 +528,7 @@ def write_kappas(folder, weights):
             decided = np.where(images["prob_AFF"] >= 0.5, "AFF", "NFF")
             value = sklearn.metrics.cohen_kappa_score(targets, decided) / (2 if weights else 1)
             special = {"config": arm["config"] | config, "pooled": POOLED | {"kappa": value}}
-            write_run(folder / f"{name}{seed}", seed=seed, images=images, card=BONE, **(arm | special))
+            write_run(folder / f"{name}{seed}", seed=seed, images=images, recorded=BONE, **(arm | special))
 
 
 def test_kappa_as_the_monitor_is_compared_by_pseudo_values(tmp_path):
@@ -572,7 +566,7 @@ def test_pooled_dice_as_the_monitor_is_described_and_another_metric_compared(tmp
 def test_intervals_end_where_a_metric_does(tmp_path):
     values = np.array([[0.99, 0.2, 0.99, 0.3, 0.98, 0.99, 0.97, 0.99], [0.99, 0.9, 0.1, 0.3, 0.98, 0.99, 0.97, 0.99]])
     for name, arm, y in (("a", BCE, values), ("b", DICE, values[:, ::-1] / 50)):
-        write_arm(tmp_path, name, y, facts={"bounds": {"dice": [0, 1]}}, **arm)
+        write_arm(tmp_path, name, y, metadata={"bounds": {"dice": [0, 1]}}, **arm)
     findings = found_in(tmp_path)
     one = only(findings)
     assert one.effect.interval()[1] > 1, "what is clipped reaches beyond"

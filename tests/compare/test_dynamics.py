@@ -127,8 +127,8 @@ def test_gaps(written):
         }
     )
     arm = Arm("BCE", (run,))
-    read = {key: value(key, arm, "dice", 0.9).runs[0] for key in ("gap", "loss_gap", "lab_gap")}
-    assert read == pytest.approx({"gap": -0.15, "loss_gap": 0.25, "lab_gap": 0.10})
+    read = {key: value(key, arm, "dice", 0.9).runs[0] for key in ("gap", "loss_gap", "running_loss_gap")}
+    assert read == pytest.approx({"gap": -0.15, "loss_gap": 0.25, "running_loss_gap": 0.10})
 
 
 def test_a_gap_of_what_is_not_finite_or_was_not_measured(written):
@@ -140,7 +140,7 @@ def test_a_gap_of_what_is_not_finite_or_was_not_measured(written):
 def test_durations(written):
     run = written(
         {"seconds": [1.0, 2.0, 4.0, 9.0], "val/dice": [0.5, 0.6, 0.9, 0.8]},
-        facts={
+        metadata={
             "seconds": {"total": 16.0, "per_epoch": 4.0, "caching": 0.2},
             "features": {"reused": True, "seconds": 0.2, "seconds_when_made": 30.0},
         },

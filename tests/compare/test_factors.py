@@ -1,4 +1,4 @@
-"""What differs between arms is read from their cards, data and machines; and what runs form an arm."""
+"""What differs between arms is read from their configs, data and machines; and what runs form an arm."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from conftest import card
-from folders import Card, of_classes, write_run
+from conftest import compose_config
+from folders import RecordedConfig, of_classes, write_run
 from omegaconf import OmegaConf
 
-from runcard.compare.confounds import factors, group_arms, incomparable, parted
+from runcard.compare.confounds import factors, group_arms, incomparable, split_factors
 from runcard.runs.reader import find_runs
 
 
@@ -30,12 +30,12 @@ def config(**changes):
         (config(model__base=32), ["model.base (8 | 32)"]),
         (config(model__base=32, model__dropout=0.2), ["model.base (8 | 32)", "model.dropout (0.0 | 0.2)"]),
         (
-            config(loss___target_="runcard.losses.dice.SoftDice", loss__smooth=1.0) | {"choices": {"loss": "dice"}},
+            config(loss___target_="runcard.losses.dice.DiceLoss", loss__smooth=1.0) | {"choices": {"loss": "dice"}},
             ["loss (bce | dice)"],
         ),
-        (config(loss___target_="runcard.losses.dice.SoftDice", loss__smooth=1.0), ["loss (BCE | SoftDice)"]),
+        (config(loss___target_="runcard.losses.dice.DiceLoss", loss__smooth=1.0), ["loss (BCE | DiceLoss)"]),
         (
-            config(augmentation__transforms__flip=0.5) | {"choices": {"augmentation": "lab"}},
+            config(augmentation__transforms__flip=0.5) | {"choices": {"augmentation": "light"}},
             ["augmentation (none | lab)"],
         ),
         (config(train__num_workers=4, dataset__root="/elsewhere", name="other"), []),
@@ -72,13 +72,13 @@ def test_factors(tmp_path, second, expected):
 )
 def test_the_named_factor_and_the_others(tmp_path, named, studied, others):
     first, second = pair(tmp_path, second=config(model__base=32, model__dropout=0.2))
-    found = parted(first, second, named)
+    found = split_factors(first, second, named)
     assert [[factor.key for factor in part] for part in found] == [studied, others]
 
 
 def test_the_only_one_that_differs_is_the_factor(tmp_path):
     first, second = pair(tmp_path, second=config(model__base=32))
-    assert [[factor.key for factor in part] for part in parted(first, second, None)] == [["model.base"], []]
+    assert [[factor.key for factor in part] for part in split_factors(first, second, None)] == [["model.base"], []]
 
 
 def test_folds_are_runs_of_one_arm_and_splits_are_not(tmp_path):
@@ -112,7 +112,7 @@ def test_a_test_split_against_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cards", "names"),
+    ("configs", "names"),
     [
         ([{}, config(model__base=32)], ["model.base=8", "model.base=32"]),
         ([config(model__base=b, model__dropout=d) for b, d in ((8, 0.0), (8, 0.2), (32, 0.2))],
@@ -123,14 +123,14 @@ def test_a_test_split_against_none(tmp_path):
         ([{}], ["lab4/task4a"]),
     ],
 )  # fmt: skip
-def test_names_of_arms(tmp_path, cards, names):
-    for i, special in enumerate(cards):
+def test_names_of_arms(tmp_path, configs, names):
+    for i, special in enumerate(configs):
         write_run(tmp_path / f"{i}", **special)
     arms, _ = group_arms(find_runs([str(tmp_path)]).runs)
     found = [arm.name for arm in arms]
     if names is None:  # nothing but the data differs
-        assert all(re.fullmatch(r"this card \(data \w{6}, split \w{6}\)", name) for name in found)
-        assert len(set(found)) == len(cards)
+        assert all(re.fullmatch(r"this config \(data \w{6}, split \w{6}\)", name) for name in found)
+        assert len(set(found)) == len(configs)
     else:
         assert found == names
 
@@ -149,14 +149,14 @@ def test_values_are_matched_by_id_and_not_by_place(tmp_path):
 
 
 def record(folder, name, *overrides):
-    """A run folder of a card as it is composed from conf/ and experiments/."""
+    """A run folder of a config as it is composed from conf/ and experiments/."""
     derived = ("derived.num_classes=2", "derived.classes=[a,b]", "derived.positive=0", "derived.steps=30")
-    composed = card(f"experiment={name}", "dataset.root=x", *derived, *overrides)
+    composed = compose_config(f"experiment={name}", "dataset.root=x", *derived, *overrides)
     text = OmegaConf.to_yaml(composed)
     OmegaConf.resolve(composed)
     images = of_classes(["AFF", "NFF"] * 6, np.full((12, 2), 0.5))
-    whole = Card(OmegaConf.to_container(composed), {"dataset": "labelled", "model": name})
-    write_run(folder, card=whole, images=images, config={"train.epochs": 60})
+    whole = RecordedConfig(OmegaConf.to_container(composed), {"dataset": "image_folder", "model": name})
+    write_run(folder, recorded=whole, images=images, config={"train.epochs": 60})
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "config.yaml").write_text(text)
 

@@ -30,7 +30,7 @@ from runcard.stats.mrmc import (
     specificity,
     welch,
 )
-from runcard.stats.power import Scatter
+from runcard.stats.power import VarianceComponents
 
 A = np.array([[1.0, 2], [3, 6]])  # run means 1.5 and 4.5, residual mean square 1
 B = np.array([[3.0, 0], [4, 1]])  # run means 1.5 and 2.5, no residual
@@ -57,7 +57,7 @@ def test_a_difference_by_hand() -> None:
     assert effect.estimate == 1
     assert effect.se == pytest.approx(math.sqrt(8.5))
     assert effect.df == pytest.approx(variance**2 / spread)
-    assert effect.df_again == pytest.approx((variance**2 + 2 * spread) / (3 * spread))
+    assert effect.df_replication == pytest.approx((variance**2 + 2 * spread) / (3 * spread))
     assert effect.p == pytest.approx(2 * stats.t.sf(1 / math.sqrt(8.5), effect.df))
     opposite = difference(B, A)
     assert (opposite.estimate, opposite.se, opposite.df) == (-1, effect.se, effect.df)
@@ -228,5 +228,5 @@ def test_simulated_verdicts_err_as_rarely_as_they_say(num_runs: int, run_sd: flo
     assert false <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / num)
     assert 1 - false >= 0.93  # the interval at zero effect
     assert power == pytest.approx(0.8, abs=0.04)
-    planned = Scatter((run_sd**2,) * 2, 2 * 0.01**2, (0.015**2,) * 2).planned(num_runs, 47)
+    planned = VarianceComponents((run_sd**2,) * 2, 2 * 0.01**2, (0.015**2,) * 2).planned(num_runs, 47)
     assert detectable == pytest.approx(planned.detectable(), rel=0.05)  # what is stated is what the truth would say

@@ -26,7 +26,7 @@ from runcard.compare.report.html import MARKS, SIMULATION, write_figures, write_
 from runcard.runs.reader import find_runs
 
 EVIL = "<img src=x onerror=alert(1)> | *a*"
-LOSSES = {"dice": "runcard.losses.dice.SoftDice", "bce": "runcard.losses.bce.BCE"}
+LOSSES = {"dice": "runcard.losses.dice.DiceLoss", "bce": "runcard.losses.bce.BCE"}
 ASKED = Question(
     "faster",
     "Dice loss: is it better?",
@@ -50,7 +50,7 @@ def write_arms(folder: Path, *, num_images=12, effect=0.1, num_seeds=3, special=
 def of(folder: Path, questions=(ASKED,), study: Study | None = None, **renamed) -> Findings:
     found = find_runs([str(folder)])
     names = {"dice": "dice loss", "bce": "BCE"} | renamed
-    arms = [Arm(names[arm.first.facts["choices"]["loss"]], arm.runs) for arm in group_arms(found.runs)[0]]
+    arms = [Arm(names[arm.first.metadata["choices"]["loss"]], arm.runs) for arm in group_arms(found.runs)[0]]
     return find(questions, arms, study, found.left_out, command="runcard study s.yml")
 
 
@@ -113,7 +113,7 @@ def test_the_page_says_what_the_findings_say(report):
     for said in ("it generalizes", "one hospital", "chosen on these same images", "runcard study s.yml"):
         assert said in text
     for run in findings.arms[0].runs:
-        assert f"{run.facts['last']['values']['val/dice']:.3f} in epoch {run.facts['last']['epoch']}" in text
+        assert f"{run.metadata['last']['values']['val/dice']:.3f} in epoch {run.metadata['last']['epoch']}" in text
 
 
 def test_figures_and_tables_as_files(report, tmp_path):
@@ -143,10 +143,10 @@ def test_names_from_files_never_become_markup(tmp_path):
 
 
 def test_a_rehearsal_cannot_be_missed(tmp_path):
-    findings = of(write_arms(tmp_path / "runs", special={"rehearsal": True}))
+    findings = of(write_arms(tmp_path / "runs", special={"smoke_test": True}))
     file = write_report(findings, tmp_path)
     assert "Nothing here supports or contradicts a claim" in Page(file.read_text()).text
-    assert "! rehearsal" in Page(file.read_text()).text
+    assert "! smoke_test" in Page(file.read_text()).text
 
 
 def test_a_confounded_claim_cites_the_questions_that_settle_it(tmp_path):
@@ -168,7 +168,7 @@ def test_every_word_that_a_verdict_can_be_has_a_mark():
     words = set(re.findall(r'Verdict\(\s*"([a-z ]+)"', source)) | set(
         re.findall(r'word(?:, | = )claim = "(.*?)"', source)
     )
-    assert {"not run", "rehearsal", "one seed", "cannot tell"} <= words <= set(MARKS)
+    assert {"not run", "smoke_test", "one seed", "cannot tell"} <= words <= set(MARKS)
 
 
 def test_two_arms_of_a_pair_never_share_a_colour():
@@ -280,7 +280,7 @@ def test_folds_have_no_split_in_common(tmp_path):
     findings = of(tmp_path)
     head = write_report(findings, tmp_path / "out").read_text().partition("</header>")[0]
     assert "3 folds" in head
-    assert not any(run.facts["data"]["split_hash"][:8] in head for arm in findings.arms for run in arm.runs)
+    assert not any(run.metadata["data"]["split_hash"][:8] in head for arm in findings.arms for run in arm.runs)
 
 
 def test_the_methods_say_where_they_err_most(report):

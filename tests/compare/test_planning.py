@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 from runcard.stats.mrmc import difference
-from runcard.stats.power import Scatter
+from runcard.stats.power import VarianceComponents
 
-RUNS = Scatter(runs=(0.012**2, 0.012**2), images=2 * 0.01**2, residual=(0.015**2, 0.015**2))
+RUNS = VarianceComponents(runs=(0.012**2, 0.012**2), images=2 * 0.01**2, residual=(0.015**2, 0.015**2))
 
 
 def test_as_many_runs_and_images_as_there_are_have_the_same_error() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 4, 30)) + rng.normal(size=(2, 4, 1)) + rng.normal(size=(2, 1, 30))
-    measured, planned = difference(a, b), Scatter.of(a, b).planned(4, 30)
+    measured, planned = difference(a, b), VarianceComponents.of(a, b).planned(4, 30)
     assert (planned.se, planned.df, planned.detectable()) == pytest.approx(
         (measured.se, measured.df, measured.detectable())
     )
 
 
 def test_the_scatter_by_hand() -> None:
-    scatter = Scatter.of(np.array([[1.0, 2], [3, 6]]), np.array([[3.0, 0], [4, 1]]))
+    scatter = VarianceComponents.of(np.array([[1.0, 2], [3, 6]]), np.array([[3.0, 0], [4, 1]]))
     assert scatter.runs == pytest.approx((4.5 - 1 / 2, 0.5))
     assert scatter.images == pytest.approx(12.5 - 1 / 2)
     assert scatter.residual == pytest.approx((1, 0))
@@ -29,7 +29,7 @@ def test_the_scatter_by_hand() -> None:
 
 def test_single_runs_plan_images_only() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 1, 30))
-    scatter = Scatter.of(a, b)
+    scatter = VarianceComponents.of(a, b)
     assert scatter.planned(1, 30).se == pytest.approx(difference(a, b).se)
     assert scatter.planned(1, 120).se == pytest.approx(difference(a, b).se / 2)
     assert scatter.runs_needed(0.1, 30) is None
@@ -38,7 +38,7 @@ def test_single_runs_plan_images_only() -> None:
 
 def test_one_arm_alone_stands_for_two_like_it() -> None:
     y = np.random.default_rng(0).normal(size=(3, 20)) + np.array([[0.0], [1], [2]])
-    scatter = Scatter.of(y, y)
+    scatter = VarianceComponents.of(y, y)
     assert scatter.runs[0] == scatter.runs[1] > 0
     assert scatter.images == 0
 

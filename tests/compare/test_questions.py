@@ -1,4 +1,4 @@
-"""A study.yml is read as it is meant, and every mistake in it is told with file, dotted key and fix."""
+"""A study.yml is read as it is meant, and every mistake in it is reported with file, dotted key and fix."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ threshold: 0.9
 seeds: [0, 2]
 overrides: [train.epochs=5]
 arms:
-  one: a/card
-  other: a/card loss=bce
+  one: a/config
+  other: a/config loss=bce
   narrow: a/bridge
   wide: a/bridge model.base=32
 questions:
@@ -56,7 +56,7 @@ READ = Study(
     title="Which is better?",
     primary="dice",
     seeds=(0, 2),
-    arms={"one": "a/card", "other": "a/card loss=bce", "narrow": "a/bridge", "wide": "a/bridge model.base=32"},
+    arms={"one": "a/config", "other": "a/config loss=bce", "narrow": "a/bridge", "wide": "a/bridge model.base=32"},
     questions=(
         DICE,
         Question(
@@ -135,11 +135,11 @@ MISTAKES = [
     ("seeds: [0, 2]", "seeds: 3", r"seeds must be a list, \[a, b\], got 3"),
     ("margin: 0.01", "margin: 0", "margin must be above 0, got 0"),
     ("margin: 0.01", "margin: a little", "margin must be a number >= 0, got 'a little'"),
-    ("one: a/card", "one: 5", "arms.one must be text, got 5"),
+    ("one: a/config", "one: 5", "arms.one must be text, got 5"),
     ("name: little", "name: \x07", "not YAML: unacceptable character #x0007: special characters are not allowed."),
     ("  1a:", "  1:", "questions: 1 is no name. Put it in quotes: '1'"),
     ("name: little", "- little", "not YAML in line "),
-    ("  other: a/card", "  one: a/card", "not YAML in line 11: the key one stands there twice."),
+    ("  other: a/config", "  one: a/config", "not YAML in line 11: the key one stands there twice."),
     ("[one, other]", "[one, othr]", "questions.1a.compare must be one of .*, got 'othr'. Did you mean 'other'"),
     ("[one, other]", "[one, one]", r"questions.1a.compare must be two different arms, \[one, other\], got"),
     ("[wide, narrow]", "[wide]", "questions.1a.one_at_a_time.base.compare must be two different arms"),

@@ -103,9 +103,9 @@ def put(content, key, value):
 )
 def test_a_damaged_run_json_is_told(tmp_path, key, value, reason):
     folder = write_run(tmp_path / "run")
-    facts = json.loads((folder / "run.json").read_text())
-    put(facts, key, value)
-    (folder / "run.json").write_text(json.dumps(facts))
+    metadata = json.loads((folder / "run.json").read_text())
+    put(metadata, key, value)
+    (folder / "run.json").write_text(json.dumps(metadata))
     assert read_run(folder) == (None, reason)
 
 

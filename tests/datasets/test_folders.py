@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import card
+from conftest import compose_config
 from PIL import Image
 
 from make_data import write_course
 from runcard.data.preprocessing import prepare
 from runcard.data.splits import make_split
-from runcard.datasets.image_folder import LabelledImages
+from runcard.datasets.image_folder import ImageFolder
 from runcard.datasets.image_mask import ImageMaskFolder, LungCT
 from runcard.errors import UserError
 
@@ -202,7 +202,7 @@ def test_the_lung_ct_has_109_slices_of_two_patients():
 
 
 def test_the_lung_ct_is_split_by_patient():
-    split, groups = make_split(LungCT(TWO).ids, None, None, **card("dataset=lung_ct").dataset.split)
+    split, groups = make_split(LungCT(TWO).ids, None, None, **compose_config("dataset=lung_ct").dataset.split)
     sides = {part: {groups[i] for i in members} for part, members in split.items()}
     assert sorted(map(sorted, sides.values())) == [[], ["patient1"], ["patient2"]]
     assert len(split["train"]) + len(split["val"]) == 109
@@ -214,7 +214,7 @@ def test_the_lung_ct_is_split_by_patient():
 def test_classes_are_the_folders_in_natural_order(tmp_path):
     for name in ("grade10/Im10", "grade10/Im2", "grade2/Im1", ".hidden/Im1"):
         photo(tmp_path / "bones" / f"{name}.png")
-    dataset = LabelledImages(str(tmp_path), "bones", None)
+    dataset = ImageFolder(str(tmp_path), "bones", None)
     assert dataset.classes == ["grade2", "grade10"]
     assert dataset.ids == ["grade2/Im1.png", "grade10/Im2.png", "grade10/Im10.png"]
     assert [dataset[i][1] for i in range(len(dataset))] == [0, 1, 1]
@@ -223,7 +223,7 @@ def test_classes_are_the_folders_in_natural_order(tmp_path):
 
 def test_named_classes_give_the_order_and_the_choice(bones):
     photo(bones / "Other" / "1.png")
-    dataset = LabelledImages(str(bones), None, ["NFF", "AFF"])
+    dataset = ImageFolder(str(bones), None, ["NFF", "AFF"])
     assert dataset.classes == ["NFF", "AFF"]
     assert [dataset[i][1:] for i in range(len(dataset))] == [
         (0, "NFF/1.png"),
@@ -245,7 +245,7 @@ def test_given_folders_are_the_split(validation, tmp_path):
         "test/B/7",
     ):
         photo(tmp_path / f"{name}.png", "L")
-    dataset = LabelledImages(str(tmp_path), None, None)
+    dataset = ImageFolder(str(tmp_path), None, None)
     assert dataset.classes == ["A", "B"]
     found = {dataset.ids[i]: (dataset.given_split[i], dataset[i][1]) for i in range(len(dataset))}
     assert found == {
@@ -282,7 +282,7 @@ CLASS_FAULTS: list[tuple[str, Callable[[Path], object], str, str]] = [
 @pytest.mark.parametrize(("damage", "file", "rule"), [f[1:] for f in CLASS_FAULTS], ids=[f[0] for f in CLASS_FAULTS])
 def test_a_fault_of_a_class_folder_names_its_file_and_the_rule(damage, file, rule, bones):
     damage(bones)
-    said = complaint(lambda: LabelledImages(str(bones), None, ["AFF", "NFF"]))
+    said = complaint(lambda: ImageFolder(str(bones), None, ["AFF", "NFF"]))
     assert len(said.splitlines()) == 1
     assert said.startswith(f"{bones / file}: ")
     assert re.search(rule, said)
@@ -291,7 +291,7 @@ def test_a_fault_of_a_class_folder_names_its_file_and_the_rule(damage, file, rul
 def test_all_faults_of_class_folders_come_together(bones):
     (bones / "Empty").mkdir()
     (bones / "AFF" / "1.png").write_bytes(b"")
-    said = complaint(lambda: LabelledImages(str(bones), None, ["AFF", "NFF", "Empty", "Lost", "Gone"]))
+    said = complaint(lambda: ImageFolder(str(bones), None, ["AFF", "NFF", "Empty", "Lost", "Gone"]))
     assert len(said.splitlines()) == 4
     for words in (
         "AFF/1.png: the file is empty",
@@ -304,27 +304,27 @@ def test_all_faults_of_class_folders_come_together(bones):
 
 def test_a_missing_train_folder_is_named(tmp_path):
     photo(tmp_path / "validation" / "A" / "1.png")
-    assert "has validation but no train folder" in complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    assert "has validation but no train folder" in complaint(lambda: ImageFolder(str(tmp_path), None, None))
 
 
 def test_two_folders_for_one_split_are_named(tmp_path):
     for part in ("train", "val", "validation"):
         photo(tmp_path / part / "A" / "1.png")
-    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    said = complaint(lambda: ImageFolder(str(tmp_path), None, None))
     assert said == f"{tmp_path}: val/ and validation/ are both for val. Rename one of them."
 
 
 def test_a_class_without_a_folder_among_the_validation_images_is_named(tmp_path):
     for name in ("train/A/1", "train/B/1", "validation/A/1"):
         photo(tmp_path / f"{name}.png")
-    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    said = complaint(lambda: ImageFolder(str(tmp_path), None, None))
     assert said.startswith(f"{tmp_path / 'validation'}: no class folder 'B', found A.")
 
 
 def test_a_class_finds_the_one_folder_that_contains_its_name(tmp_path):
     for name in ("train/Mel/1", "train/Nevi/1", "validation/mel/1", "validation/NEVI/1", "validation/Other/1"):
         photo(tmp_path / f"{name}.png")
-    dataset = LabelledImages(str(tmp_path), None, ["Mel", "Nev"])
+    dataset = ImageFolder(str(tmp_path), None, ["Mel", "Nev"])
     assert [dataset[i][1:] for i in range(4)] == [
         (0, "train/Mel/1.png"),
         (1, "train/Nevi/1.png"),
@@ -338,13 +338,13 @@ def test_a_class_finds_the_one_folder_that_contains_its_name(tmp_path):
 def test_a_folder_of_the_class_name_goes_before_one_that_contains_it(tmp_path):
     for name in ("Abnormal", "Normal"):
         photo(tmp_path / name / "1.png")
-    dataset = LabelledImages(str(tmp_path), None, ["normal", "abnormal"])
+    dataset = ImageFolder(str(tmp_path), None, ["normal", "abnormal"])
     assert dataset.ids == ["Normal/1.png", "Abnormal/1.png"]
 
 
 def test_two_classes_on_one_folder_are_a_fault(tmp_path):
     photo(tmp_path / "Nevi" / "1.png")
-    said = complaint(lambda: LabelledImages(str(tmp_path), None, ["Nev", "evi"]))
+    said = complaint(lambda: ImageFolder(str(tmp_path), None, ["Nev", "evi"]))
     assert (
         said
         == f"{tmp_path / 'Nevi'}: the classes 'Nev' and 'evi' both find this folder. Give each class one of its own."
@@ -363,7 +363,7 @@ def flat(folder: Path, *names: str) -> Path:
 def test_the_class_of_a_flat_file_is_in_its_name(tmp_path):
     flat(tmp_path / "Train", "Mel_10.png", "Mel_2.png", "x_nev.bmp", "Nevmelt.png")
     flat(tmp_path / "test", "1_Mel.png", "1_Nev.png")
-    dataset = LabelledImages(str(tmp_path), None, ["Mel", "Nev"])
+    dataset = ImageFolder(str(tmp_path), None, ["Mel", "Nev"])
     found = [(dataset.ids[i], dataset[i][1], dataset.given_split[i]) for i in range(len(dataset))]
     assert found == [
         ("Train/Mel_2.png", 0, "train"),
@@ -378,7 +378,7 @@ def test_the_class_of_a_flat_file_is_in_its_name(tmp_path):
 
 def test_a_flat_file_of_no_class_or_of_two_is_a_fault(tmp_path):
     flat(tmp_path, "Mel_1.png", "Nev_1.png", "other.png", "Mel_Nev.png")
-    said = complaint(lambda: LabelledImages(str(tmp_path), None, ["Mel", "Nev", "Bcc"])).splitlines()
+    said = complaint(lambda: ImageFolder(str(tmp_path), None, ["Mel", "Nev", "Bcc"])).splitlines()
     fix = "Rename or remove it, or change dataset.classes."
     assert said == [
         f"{tmp_path / 'Mel_Nev.png'}: its name contains several of the classes: Mel, Nev. {fix}",
@@ -389,7 +389,7 @@ def test_a_flat_file_of_no_class_or_of_two_is_a_fault(tmp_path):
 
 def test_flat_files_need_named_classes(tmp_path):
     flat(tmp_path, "a.png", "b.png", "c.png")
-    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    said = complaint(lambda: ImageFolder(str(tmp_path), None, None))
     assert said.startswith(
         f"dataset.classes: {tmp_path} holds flat files (a.png, b.png, …), so the classes must be named"
     )
@@ -397,15 +397,15 @@ def test_flat_files_need_named_classes(tmp_path):
 
 def test_named_classes_decide_between_loose_images_and_class_folders(bones):
     flat(bones, "overview.png", "scan_left.png", "scan_right.png")
-    in_folders = LabelledImages(str(bones), None, ["AFF", "NFF"])
+    in_folders = ImageFolder(str(bones), None, ["AFF", "NFF"])
     assert len(in_folders) == 4
     assert in_folders.on_disk.left_out == ["overview.png", "scan_left.png", "scan_right.png"]
     (bones / "overview.png").unlink()
-    by_name = LabelledImages(str(bones), None, ["left", "right"])
+    by_name = ImageFolder(str(bones), None, ["left", "right"])
     assert by_name.ids == ["scan_left.png", "scan_right.png"]
     assert by_name.on_disk.left_out == ["AFF/", "NFF/"]
     for undecided in (None, ["AFF", "left"], ["x", "y"]):
-        said = complaint(lambda classes=undecided: LabelledImages(str(bones), None, classes))
+        said = complaint(lambda classes=undecided: ImageFolder(str(bones), None, classes))
         assert said.startswith(f"{bones}: holds both loose images (scan_left.png, …) and class folders (AFF, NFF).")
 
 
@@ -434,8 +434,8 @@ def test_every_classification_layout_of_the_course_is_found_from_every_root(
     folder, classes, layout, num_images, course
 ):
     roots = [course, course.parent, course / folder.split("/")[0], course / folder]
-    datasets = [LabelledImages(str(root), folder, classes) for root in roots]
-    datasets.append(LabelledImages(str(course / folder.lower()).replace("DL", "dl"), folder.upper(), classes))
+    datasets = [ImageFolder(str(root), folder, classes) for root in roots]
+    datasets.append(ImageFolder(str(course / folder.lower()).replace("DL", "dl"), folder.upper(), classes))
     for dataset in datasets:
         assert dataset.on_disk.location == course / folder
         assert dataset.on_disk.layout == layout
@@ -461,23 +461,23 @@ def test_image_and_mask_may_have_any_letter_case_and_are_no_classes(tmp_path):
     for name in ("IMAGE/a.png", "mask/a.png"):
         photo(tmp_path / "lungs" / name, "1")
     assert ImageMaskFolder(str(tmp_path), None, TWO).on_disk.layout == "IMAGE/ and mask/"
-    said = complaint(lambda: LabelledImages(str(tmp_path), None, None))
+    said = complaint(lambda: ImageFolder(str(tmp_path), None, None))
     assert said.startswith(f"{tmp_path}: no data here, or up to 4 folders below, that look like train/Mel/1.jpg")
 
 
 def test_what_folder_does_not_decide_is_an_error(course):
-    said = complaint(lambda: LabelledImages(str(course), None, ["AFF", "NFF"]))
+    said = complaint(lambda: ImageFolder(str(course), None, ["AFF", "NFF"]))
     assert said == (
         f"{course}: holds several folders of data: Lab1/Bone, Lab1/Skin, Lab1/X_ray, Lab2/Bone, Lab2/Skin. "
         "Say which is meant: dataset.folder=Lab2/Skin"
     )
-    said = complaint(lambda: LabelledImages(str(course), "Bone", ["AFF", "NFF"]))
+    said = complaint(lambda: ImageFolder(str(course), "Bone", ["AFF", "NFF"]))
     assert "fit dataset.folder=Bone: Lab1/Bone, Lab2/Bone. Say which" in said
 
 
 def test_a_folder_that_is_not_there_is_never_replaced_by_another(course, tmp_path):
     """Lab3/Bone must not become Lab2/Bone because that ends alike."""
-    said = complaint(lambda: LabelledImages(str(course), "Lab3/Bone", ["AFF", "NFF"]))
+    said = complaint(lambda: ImageFolder(str(course), "Lab3/Bone", ["AFF", "NFF"]))
     assert said == (
         f"dataset.folder=Lab3/Bone: no such data in {course}, found Lab1/Bone, Lab1/Skin, Lab1/X_ray, Lab2/Bone, "
         "Lab2/Skin. Set dataset.folder to one of these. Did you mean 'Lab2/Bone'?"
@@ -485,7 +485,7 @@ def test_a_folder_that_is_not_there_is_never_replaced_by_another(course, tmp_pat
 
 
 def test_a_root_that_is_not_there_is_told_with_what_is(bones):
-    said = complaint(lambda: LabelledImages(str(bones / "AFG" / "x"), None, None))
+    said = complaint(lambda: ImageFolder(str(bones / "AFG" / "x"), None, None))
     assert said == (
         f"{bones / 'AFG' / 'x'}: no such folder. dataset.root must be the folder of the data or one above it; {bones} "
         "holds AFF, NFF. Did you mean 'AFF'?"
@@ -496,7 +496,7 @@ def test_a_stray_figure_above_the_data_does_not_hide_them(tmp_path):
     flat(tmp_path, "figure.png")
     for name in ("AFF/1", "NFF/1"):
         photo(tmp_path / "Lab2" / "Bone" / f"{name}.png")
-    assert LabelledImages(str(tmp_path), "Lab2/Bone", None).classes == ["AFF", "NFF"]
+    assert ImageFolder(str(tmp_path), "Lab2/Bone", None).classes == ["AFF", "NFF"]
 
 
 # The images beside the checkout
@@ -510,15 +510,15 @@ REAL = [
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the images are not here")
 @pytest.mark.parametrize(("folder", "classes", "layout", "counts"), REAL)
-def test_a_lab_card_finds_real_images_without_the_courses_tree(folder, classes, layout, counts):
-    dataset = LabelledImages(str(DATA), folder, classes)
+def test_a_lab_config_finds_real_images_without_the_courses_tree(folder, classes, layout, counts):
+    dataset = ImageFolder(str(DATA), folder, classes)
     assert dataset.on_disk.location == DATA / folder.split("/")[1]
     assert dataset.on_disk.layout == layout
     assert tuple(dataset.given_split.count(part) for part in ("train", "val")) == counts
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the images are not here")
-def test_the_lung_card_finds_real_films():
+def test_the_lung_config_finds_real_films():
     dataset = ImageMaskFolder(str(DATA), "Lab3/X_ray", TWO)
     assert len(dataset) == 234
     assert set(np.unique(dataset[0][1])) == {0, 1}
@@ -528,13 +528,13 @@ def test_what_is_not_read_is_told_however_deep_or_strange(bones):
     photo(bones / "AFF" / "patient7" / "9.png")
     (bones / "AFF" / "8.webp").write_bytes(b"RIFF")
     (bones / "notes.txt").write_text("read me")
-    left_out = LabelledImages(str(bones), None, ["AFF", "NFF"]).on_disk.left_out
+    left_out = ImageFolder(str(bones), None, ["AFF", "NFF"]).on_disk.left_out
     assert left_out == ["AFF/patient7/", "1 × .txt", "1 × .webp"]
 
 
 def test_the_longest_class_in_a_name_counts(tmp_path):
     root = flat(tmp_path, "C1_3.jpg", "C12_3.jpg", "C2_1.jpg")
-    dataset = LabelledImages(str(root), None, ["C1", "C2", "C12"])
+    dataset = ImageFolder(str(root), None, ["C1", "C2", "C12"])
     assert {path.name: target for (path,), target in zip(dataset.files, dataset.targets, strict=True)} == {
         "C1_3.jpg": 0,
         "C2_1.jpg": 1,
@@ -547,34 +547,34 @@ def test_other_names_of_the_splits(names, tmp_path):
     for name in names:
         photo(tmp_path / name / "A" / "1.png")
         photo(tmp_path / name / "B" / "1.png")
-    assert LabelledImages(str(tmp_path), None, None).given_split == ["train"] * 2 + ["val"] * 2
+    assert ImageFolder(str(tmp_path), None, None).given_split == ["train"] * 2 + ["val"] * 2
 
 
 def test_a_root_that_is_no_path_and_classes_that_are_none():
     with pytest.raises(ValueError, match="root must be the folder of the data or one above it, got null"):
-        LabelledImages(None, None, None)
+        ImageFolder(None, None, None)
     with pytest.raises(UserError, match="2024: no such folder"):
-        LabelledImages(2024, None, None)
+        ImageFolder(2024, None, None)
     with pytest.raises(ValueError, match=r"classes must be a list of names, \[a,b\], got \[\]"):
-        LabelledImages(".", None, [])
+        ImageFolder(".", None, [])
 
 
 def test_a_file_name_that_cannot_be_written_down_is_told(bones):
     photo(bones / "AFF" / "1.png").tofile(os.fsencode(bones / "AFF") + b"/M\xe9lanome.png")
     with pytest.raises(UserError, match="holds signs that cannot be printed"):
-        LabelledImages(str(bones), None, ["AFF", "NFF"])
+        ImageFolder(str(bones), None, ["AFF", "NFF"])
 
 
 @pytest.mark.parametrize("root", ["~nobody_of_this_name", "a" * 300])
 def test_a_root_that_cannot_be_is_told(root):
     with pytest.raises(UserError, match=r"no such (user|folder)"):
-        LabelledImages(root, None, None)
+        ImageFolder(root, None, None)
 
 
 def test_links_to_themselves_and_pipes_are_no_folders(bones):
     (bones / "loop").symlink_to("loop")
     os.mkfifo(bones / "AFF" / "pipe")
-    source = LabelledImages(str(bones), None, ["AFF", "NFF"])
+    source = ImageFolder(str(bones), None, ["AFF", "NFF"])
     assert source.on_disk.left_out[-1] == "2 × a file without suffix"
 
 
@@ -582,13 +582,13 @@ def test_links_to_themselves_and_pipes_are_no_folders(bones):
 def test_a_folder_name_that_cannot_be_written_down_is_told(name, bones):
     (bones / name).mkdir()
     with pytest.raises(UserError, match="holds signs that cannot be printed") as caught:
-        LabelledImages(str(bones), None, None)
+        ImageFolder(str(bones), None, None)
     assert str(caught.value).isprintable()
 
 
 def test_a_file_name_that_cannot_be_written_down_is_left_out_in_other_words(bones):
     (bones / "a\udcff.\udcff").touch()
-    assert all(text.isprintable() for text in LabelledImages(str(bones), None, None).on_disk.left_out)
+    assert all(text.isprintable() for text in ImageFolder(str(bones), None, None).on_disk.left_out)
 
 
 def test_a_window_that_shows_nothing_is_refused(tmp_path):
@@ -598,4 +598,4 @@ def test_a_window_that_shows_nothing_is_refused(tmp_path):
             tmp_path / name / "1.tif"
         )
     with pytest.raises(UserError, match=r"all one grey under dataset.window=\[0, 65535\], its values are 0 to 1"):
-        prepare(LabelledImages(str(tmp_path), None, None), 8, 1)
+        prepare(ImageFolder(str(tmp_path), None, None), 8, 1)

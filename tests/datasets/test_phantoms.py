@@ -1,4 +1,4 @@
-"""The phantoms: determined by seed and index, learnable only from structure, and each knob does what it says."""
+"""The phantoms: determined by seed and index, learnable only from structure, and each parameter does what it says."""
 
 from functools import cache
 

@@ -39,20 +39,20 @@ def _measured_here() -> dict[str, Any]:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import numpy as np
     import torch
-    from conftest import TINY, card
+    from conftest import TINY, compose_config
 
     from runcard.experiment.run import run
     from runcard.runs.reader import read_metrics
 
     short = ("train.epochs=6", "train.limit_batches=2", "train.pictures=0")
-    cards = {
-        "masks": (*TINY, *short, "augmentation=lab", "model.dropout=0.2", "loss=bce_dice", "scheduler=cosine"),
+    configs = {
+        "masks": (*TINY, *short, "augmentation=light", "model.dropout=0.2", "loss=bce_dice", "scheduler=cosine"),
         "classes": (*TINY, *short, "dataset=phantom_bone", "model=vgg16", "loss=cross_entropy", "augmentation=strong"),
     }
     traces = {}
-    for name, overrides in cards.items():
+    for name, overrides in configs.items():
         with tempfile.TemporaryDirectory() as folder:
-            run(card(*overrides), Path(folder) / "run", [], {})
+            run(compose_config(*overrides), Path(folder) / "run", [], {})
             rows = read_metrics(Path(folder) / "run" / "metrics.csv")
         traces[name] = {column: [row[column] for row in rows] for column in COLUMNS}
     versions = {"torch": torch.__version__, "numpy": np.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runcard.losses.bce import BCE
-from runcard.losses.compound import WeightedSum
+from runcard.losses.compound import CompoundLoss
 from runcard.losses.cross_entropy import CrossEntropy
-from runcard.losses.dice import SoftDice
+from runcard.losses.dice import DiceLoss
 
 SURE = 200.0  # a logit whose sigmoid is 1 in float32, and 0 with a minus
 
@@ -57,21 +57,21 @@ def test_bce_by_hand(probs: list[float], target: list[int], expected: float) -> 
     ],
 )
 def test_dice_by_hand(probs: list[float], target: list[int], smooth: float, expected: float) -> None:
-    assert SoftDice(smooth=smooth)(binary(probs), masks(target)).item() == pytest.approx(expected, abs=1e-6)
+    assert DiceLoss(smooth=smooth)(binary(probs), masks(target)).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_dice_pooling_by_hand() -> None:
     logits = binary([1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0])
     targets = masks([1, 1, 1, 0], [1, 0, 0, 0])
-    assert SoftDice(pooling="image", smooth=0)(logits, targets).item() == pytest.approx((0 + 1) / 2)
-    assert SoftDice(pooling="batch", smooth=0)(logits, targets).item() == pytest.approx(1 - 2 * 3 / (4 + 4))
+    assert DiceLoss(pooling="image", smooth=0)(logits, targets).item() == pytest.approx((0 + 1) / 2)
+    assert DiceLoss(pooling="batch", smooth=0)(logits, targets).item() == pytest.approx(1 - 2 * 3 / (4 + 4))
 
 
 def test_dice_of_three_classes_is_the_mean_over_the_foreground() -> None:
     predicted, targets = torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[0, 1, 2, 2]]])
     logits = SURE * F.one_hot(predicted, 3).movedim(-1, 1).float()
     # class 1: 2*1/(2+1), class 2: 2*1/(1+2); background, which would be 1, does not count
-    assert SoftDice(smooth=0)(logits, targets).item() == pytest.approx(1 - 2 / 3)
+    assert DiceLoss(smooth=0)(logits, targets).item() == pytest.approx(1 - 2 / 3)
 
 
 @pytest.mark.parametrize("pooling", ["image", "batch"])
@@ -79,12 +79,12 @@ def test_dice_is_the_same_from_one_logit_and_from_two(pooling: str) -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(3, 1, 5, 4), torch.randint(0, 2, (3, 5, 4))
     two = torch.cat([torch.zeros_like(logits), logits], dim=1)
-    assert torch.allclose(SoftDice(pooling)(logits, targets), SoftDice(pooling)(two, targets))
+    assert torch.allclose(DiceLoss(pooling)(logits, targets), DiceLoss(pooling)(two, targets))
 
 
 def test_dice_sums_in_float32_whatever_the_logits_are() -> None:
     logits, targets = torch.zeros(1, 1, 512, 512, dtype=torch.float16), torch.ones(1, 512, 512, dtype=torch.int64)
-    loss = SoftDice(smooth=0)(logits, targets)  # 262,144 is past float16's 65,504
+    loss = DiceLoss(smooth=0)(logits, targets)  # 262,144 is past float16's 65,504
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(1 - 2 / 3)
 
@@ -93,7 +93,7 @@ def test_dice_sums_in_float32_whatever_the_logits_are() -> None:
 @pytest.mark.parametrize("logit", [-SURE, 0.0, SURE])
 def test_dice_of_an_empty_mask_is_finite_and_so_is_its_gradient(smooth: float, logit: float) -> None:
     logits = torch.full((2, 1, 4, 4), logit, requires_grad=True)
-    loss = SoftDice(smooth=smooth)(logits, torch.zeros(2, 4, 4, dtype=torch.int64))
+    loss = DiceLoss(smooth=smooth)(logits, torch.zeros(2, 4, 4, dtype=torch.int64))
     loss.backward()
     assert loss.isfinite()
     assert logits.grad is not None
@@ -135,22 +135,22 @@ def test_binary_cross_entropy_and_cross_entropy_agree() -> None:
 def test_weighted_sum_is_the_sum() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(3, 1, 5, 4), torch.randint(0, 2, (3, 5, 4))
-    both = WeightedSum({"bce": BCE(), "dice": SoftDice()}, {"dice": 0.25, "bce": 2.0})
-    expected = 2 * BCE()(logits, targets) + 0.25 * SoftDice()(logits, targets)
+    both = CompoundLoss({"bce": BCE(), "dice": DiceLoss()}, {"dice": 0.25, "bce": 2.0})
+    expected = 2 * BCE()(logits, targets) + 0.25 * DiceLoss()(logits, targets)
     assert torch.allclose(both(logits, targets), expected)
 
 
 def test_each_loss_says_how_many_logits_it_wants() -> None:
-    both = WeightedSum({"bce": BCE(), "dice": SoftDice()}, {"bce": 1.0, "dice": 1.0})
-    entropy = WeightedSum({"ce": CrossEntropy()}, {"ce": 1.0})
-    losses: list[BCE | SoftDice | CrossEntropy | WeightedSum] = [BCE(), SoftDice(), CrossEntropy(), both, entropy]
+    both = CompoundLoss({"bce": BCE(), "dice": DiceLoss()}, {"bce": 1.0, "dice": 1.0})
+    entropy = CompoundLoss({"ce": CrossEntropy()}, {"ce": 1.0})
+    losses: list[BCE | DiceLoss | CrossEntropy | CompoundLoss] = [BCE(), DiceLoss(), CrossEntropy(), both, entropy]
     assert [loss.logits_for_two_classes for loss in losses] == [1, 1, 2, 1, 2]
     assert [loss.max_classes for loss in losses] == [2, None, None, 2, None]
 
 
 @pytest.mark.parametrize(
     ("loss", "channels"),
-    [(BCE(), 1), (SoftDice(), 1), (SoftDice(), 3), (CrossEntropy(), 3), (CrossEntropy([1, 2, 3]), 3)],
+    [(BCE(), 1), (DiceLoss(), 1), (DiceLoss(), 3), (CrossEntropy(), 3), (CrossEntropy([1, 2, 3]), 3)],
 )
 def test_every_logit_gets_a_gradient(loss: nn.Module, channels: int) -> None:
     torch.manual_seed(0)
@@ -165,21 +165,21 @@ def test_every_logit_gets_a_gradient(loss: nn.Module, channels: int) -> None:
 
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"^pooling must be one of image, batch, got 'imgae'. Did you mean 'image'"):
-        SoftDice(pooling="imgae")
+        DiceLoss(pooling="imgae")
     with pytest.raises(ValueError, match=r"^smooth must be a number >= 0, got -1"):
-        SoftDice(smooth=-1)
+        DiceLoss(smooth=-1)
     with pytest.raises(ValueError, match=r"^weights must be a number >= 0, got 'a'"):
         CrossEntropy(["a"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"^weights must be a list"):
         CrossEntropy(2.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^weights must name the losses"):
-        WeightedSum({"bce": BCE()}, {"dice": 1.0})
+        CompoundLoss({"bce": BCE()}, {"dice": 1.0})
     with pytest.raises(ValueError, match=r"^weights\.bce must be a number >= 0, got -1"):
-        WeightedSum({"bce": BCE()}, {"bce": -1})
+        CompoundLoss({"bce": BCE()}, {"bce": -1})
     with pytest.raises(ValueError, match=r"^weights must have one above 0"):
-        WeightedSum({"bce": BCE()}, {"bce": 0})
+        CompoundLoss({"bce": BCE()}, {"bce": 0})
     with pytest.raises(ValueError, match=r"^losses must want the same number of logits"):
-        WeightedSum({"bce": BCE(), "ce": CrossEntropy()}, {"bce": 1.0, "ce": 1.0})
+        CompoundLoss({"bce": BCE(), "ce": CrossEntropy()}, {"bce": 1.0, "ce": 1.0})
 
 
 def test_wrong_shapes_are_named() -> None:
@@ -191,4 +191,4 @@ def test_wrong_shapes_are_named() -> None:
     with pytest.raises(ValueError, match=r"^weights must have one number per class, 3, got 2"):
         CrossEntropy([1, 2])(torch.zeros(2, 3, 4, 4), targets)
     with pytest.raises(ValueError, match=r"^targets must have the logits' size \[4, 1\], got \[4, 4\]"):
-        SoftDice()(torch.zeros(2, 1, 4, 1), targets)
+        DiceLoss()(torch.zeros(2, 1, 4, 1), targets)

@@ -23,8 +23,8 @@ from torchmetrics.classification import (
 
 from runcard.losses.bce import BCE
 from runcard.losses.cross_entropy import CrossEntropy
-from runcard.losses.dice import SoftDice
-from runcard.metrics.classification import Correct, OfPositive
+from runcard.losses.dice import DiceLoss
+from runcard.metrics.classification import OneVsRest, PerImageAccuracy
 from runcard.metrics.log_loss import LogLoss
 from runcard.metrics.segmentation import (
     Dice,
@@ -34,7 +34,7 @@ from runcard.metrics.segmentation import (
     PooledDice,
     Precision,
     Sensitivity,
-    SoftDiceLoss,
+    SoftDice,
     Specificity,
 )
 
@@ -157,7 +157,7 @@ def test_masks_agree_with_torchmetrics(num_classes: int) -> None:
 def test_batches_make_no_difference() -> None:
     torch.manual_seed(0)
     probs, truth = of_sigmoid(torch.randn(7, 6, 5)), torch.randint(0, 2, (7, 6, 5))
-    for metric in [*(kind(2) for kind in COUNTED), LogLoss(), SoftDiceLoss()]:
+    for metric in [*(kind(2) for kind in COUNTED), LogLoss(), SoftDice()]:
         whole = value(metric, probs, truth)
         metric.reset()
         for part in (slice(0, 4), slice(4, 7)):
@@ -169,9 +169,9 @@ def test_one_image_alone_gives_a_scalar() -> None:
     """torchmetrics squeezes a tensor of one element: who reads vectors as per image has to know it."""
     labels = torch.tensor([1])
     masks = torch.ones(1, 2, 2, dtype=torch.int64)
-    for metric in (Dice(2), SoftDiceLoss()):
+    for metric in (Dice(2), SoftDice()):
         assert value(metric, certain(masks, 2), masks).shape == ()
-    for metric in (Correct(), LogLoss()):
+    for metric in (PerImageAccuracy(), LogLoss()):
         assert value(metric, certain(labels, 2), labels).shape == ()
 
 
@@ -180,7 +180,7 @@ def collection(compute_groups: bool) -> MetricCollection:
     metrics |= {
         "DiceOfClasses": DiceOfClasses(["background", "lung"]),
         "LogLoss": LogLoss(),
-        "SoftDiceLoss": SoftDiceLoss(),
+        "SoftDice": SoftDice(),
     }
     return MetricCollection(metrics, compute_groups=compute_groups)
 
@@ -195,7 +195,7 @@ def test_the_counted_metrics_share_one_state_also_after_reset() -> None:
             apart.update(probs, truth)
         groups = sorted(sorted(names) for names in shared.compute_groups.values())
         counted = sorted(["DiceOfClasses", *(kind.__name__ for kind in COUNTED)])
-        assert groups == [counted, ["LogLoss"], ["SoftDiceLoss"]]
+        assert groups == [counted, ["LogLoss"], ["SoftDice"]]
         one, other = shared.compute(), apart.compute()
         assert list(one) == list(other)
         for name in one:
@@ -206,13 +206,13 @@ def test_the_counted_metrics_share_one_state_also_after_reset() -> None:
 
 
 def test_equal_values_of_different_metrics_do_not_join_them() -> None:
-    """A first batch of perfect predictions gives LogLoss, SoftDiceLoss the same zeros: they must stay apart."""
+    """A first batch of perfect predictions gives LogLoss, SoftDice the same zeros: they must stay apart."""
     both = collection(compute_groups=True)
     truth = torch.tensor([[[0, 1]], [[1, 1]]])
     both.update(certain(truth, 2), truth)
     both.update(torch.full((1, 2, 1, 2), 0.5), truth[:1])
     assert both.compute()["LogLoss"].tolist() == pytest.approx([0, 0, math.log(2)])
-    assert both.compute()["SoftDiceLoss"].tolist() == pytest.approx([0, 0, 1 - 2 * 0.5 / 2])
+    assert both.compute()["SoftDice"].tolist() == pytest.approx([0, 0, 1 - 2 * 0.5 / 2])
 
 
 @pytest.mark.parametrize("size", [(), (6, 5)])
@@ -234,12 +234,12 @@ def test_log_loss_of_a_certain_mistake_is_finite() -> None:
 def test_soft_dice_loss_is_each_images_unsmoothed_loss() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(4, 3, 6, 5), torch.randint(0, 3, (4, 6, 5))
-    ours = value(SoftDiceLoss(), logits.softmax(dim=1), targets)
-    loss = SoftDice(smooth=0)
+    ours = value(SoftDice(), logits.softmax(dim=1), targets)
+    loss = DiceLoss(smooth=0)
     assert torch.allclose(ours, torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(4)]))
     empty = torch.zeros(1, 2, 2, dtype=torch.int64)
-    assert value(SoftDiceLoss(), certain(empty, 2), empty).item() == 0.0
-    assert value(SoftDiceLoss(), torch.full((1, 2, 2, 2), 0.5), empty).item() == 1.0
+    assert value(SoftDice(), certain(empty, 2), empty).item() == 0.0
+    assert value(SoftDice(), torch.full((1, 2, 2, 2), 0.5), empty).item() == 1.0
 
 
 def test_logits_within_zero_and_one_are_not_taken_for_probabilities() -> None:
@@ -248,7 +248,7 @@ def test_logits_within_zero_and_one_are_not_taken_for_probabilities() -> None:
     assert value(Dice(2), of_sigmoid(logits), truth).item() == 1.0
     assert functional.binary_f1_score(logits, truth).item() == 0.0  # what torchmetrics makes of the logits themselves
     labels = torch.tensor([0, 1, 1])
-    recall = OfPositive(BinaryRecall(), positive=1)
+    recall = OneVsRest(BinaryRecall(), positive=1)
     assert value(recall, of_sigmoid(torch.tensor([-0.5, 0.1, 0.2])), labels).item() == 1.0
     assert functional.binary_recall(torch.tensor([0.0, 0.1, 0.2]), labels).item() == 0.0
 
@@ -257,7 +257,7 @@ def test_classes_by_hand() -> None:
     #                 class 1 predicted:  no          yes         yes         no          no
     probs = torch.tensor([[0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.6, 0.4], [0.9, 0.1]])
     targets = torch.tensor([0, 1, 0, 1, 0])
-    assert value(Correct(), probs, targets).tolist() == [1, 1, 0, 0, 1]
+    assert value(PerImageAccuracy(), probs, targets).tolist() == [1, 1, 0, 0, 1]
     for metric, of_zero, of_one in [
         (BinaryRecall, 2 / 3, 1 / 2),
         (BinarySpecificity, 1 / 2, 2 / 3),
@@ -265,26 +265,26 @@ def test_classes_by_hand() -> None:
         (BinaryF1Score, 2 / 3, 1 / 2),
         (BinaryAUROC, 5 / 6, 5 / 6),  # one of the six pairs is in the wrong order
     ]:
-        assert value(OfPositive(metric(), 0), probs, targets).item() == pytest.approx(of_zero), metric.__name__
-        assert value(OfPositive(metric(), 1), probs, targets).item() == pytest.approx(of_one), metric.__name__
-        mean = value(OfPositive(metric(), None), probs, targets).item()
+        assert value(OneVsRest(metric(), 0), probs, targets).item() == pytest.approx(of_zero), metric.__name__
+        assert value(OneVsRest(metric(), 1), probs, targets).item() == pytest.approx(of_one), metric.__name__
+        mean = value(OneVsRest(metric(), None), probs, targets).item()
         assert mean == pytest.approx((of_zero + of_one) / 2), metric.__name__
 
 
 def test_decisions_agree_with_the_most_probable_class() -> None:
     probs = torch.tensor([[0.5, 0.5], [0.5, 0.5]])  # ties go to class 0, as in accuracy
     targets = torch.tensor([0, 1])
-    assert value(Correct(), probs, targets).tolist() == [1, 0]
-    assert value(OfPositive(BinaryRecall(), 0), probs, targets).item() == 1.0
-    assert value(OfPositive(BinaryRecall(), 1), probs, targets).item() == 0.0
+    assert value(PerImageAccuracy(), probs, targets).tolist() == [1, 0]
+    assert value(OneVsRest(BinaryRecall(), 0), probs, targets).item() == 1.0
+    assert value(OneVsRest(BinaryRecall(), 1), probs, targets).item() == 0.0
     three = torch.tensor([[0.4, 0.3, 0.3], [0.3, 0.4, 0.3]])  # the most probable class is below 0.5
-    assert value(OfPositive(BinaryRecall(), 0), three, targets).item() == 1.0
+    assert value(OneVsRest(BinaryRecall(), 0), three, targets).item() == 1.0
 
 
 def test_a_threshold_of_its_own_is_kept() -> None:
     probs, targets = torch.tensor([[0.7, 0.3], [0.9, 0.1]]), torch.tensor([1, 0])
-    assert value(OfPositive(BinaryRecall(), 1), probs, targets).item() == 0.0
-    assert value(OfPositive(BinaryRecall(threshold=0.2), 1), probs, targets).item() == 1.0
+    assert value(OneVsRest(BinaryRecall(), 1), probs, targets).item() == 0.0
+    assert value(OneVsRest(BinaryRecall(threshold=0.2), 1), probs, targets).item() == 1.0
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -292,15 +292,15 @@ def test_classes_agree_with_scikit_learn(num_classes: int) -> None:
     torch.manual_seed(0)
     probs, targets = torch.rand(60, num_classes).softmax(dim=1), torch.randint(0, num_classes, (60,))
     truth, scores, decided = targets.numpy(), probs.numpy(), probs.argmax(dim=1).numpy()
-    balanced = value(OfPositive(BinaryRecall(), None), probs, targets).item()
+    balanced = value(OneVsRest(BinaryRecall(), None), probs, targets).item()
     assert balanced == pytest.approx(sklearn.metrics.balanced_accuracy_score(truth, decided))
-    f1 = value(OfPositive(BinaryF1Score(), None), probs, targets).item()
+    f1 = value(OneVsRest(BinaryF1Score(), None), probs, targets).item()
     assert f1 == pytest.approx(sklearn.metrics.f1_score(truth, decided, average="macro"))
-    auroc = value(OfPositive(BinaryAUROC(), 1), probs, targets).item()
+    auroc = value(OneVsRest(BinaryAUROC(), 1), probs, targets).item()
     assert auroc == pytest.approx(sklearn.metrics.roc_auc_score(truth == 1, scores[:, 1]))
     one_vs_rest = np.mean([sklearn.metrics.roc_auc_score(truth == k, scores[:, k]) for k in range(num_classes)])
-    assert value(OfPositive(BinaryAUROC(), None), probs, targets).item() == pytest.approx(one_vs_rest)
-    accuracy = value(Correct(), probs, targets).mean().item()
+    assert value(OneVsRest(BinaryAUROC(), None), probs, targets).item() == pytest.approx(one_vs_rest)
+    accuracy = value(PerImageAccuracy(), probs, targets).mean().item()
     assert accuracy == pytest.approx(sklearn.metrics.accuracy_score(truth, decided))
 
 
@@ -308,7 +308,7 @@ def test_classes_agree_with_scikit_learn(num_classes: int) -> None:
 @pytest.mark.parametrize("only", [0, 1])
 def test_one_class_alone_has_no_auroc(positive: int | None, only: int) -> None:
     probs = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
-    metric = OfPositive(BinaryAUROC(), positive)
+    metric = OneVsRest(BinaryAUROC(), positive)
     assert value(metric, probs, torch.tensor([only, only])).isnan()
     metric.reset()
     assert value(metric, probs, torch.tensor([0, 1])).item() == 1.0  # and the next set is not spoilt by it
@@ -319,9 +319,9 @@ def test_the_metrics_of_one_class_share_one_state_also_after_reset() -> None:
 
     def scores(compute_groups: bool) -> MetricCollection:
         kinds = {"auroc": BinaryAUROC, "sensitivity": BinaryRecall, "specificity": BinarySpecificity}
-        metrics: dict[str, Metric] = {name: OfPositive(kind(), 1) for name, kind in kinds.items()}
+        metrics: dict[str, Metric] = {name: OneVsRest(kind(), 1) for name, kind in kinds.items()}
         return MetricCollection(
-            {**metrics, "accuracy": Correct(), "log_loss": LogLoss()}, compute_groups=compute_groups
+            {**metrics, "accuracy": PerImageAccuracy(), "log_loss": LogLoss()}, compute_groups=compute_groups
         )
 
     shared, apart = scores(compute_groups=True), scores(compute_groups=False)
@@ -349,8 +349,8 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"^classes must be a list of names, \[a,b\], got 'left'"):
         DiceOfClasses("left")
     with pytest.raises(ValueError, match=r"^positive must be an integer >= 0, got 'Mel'"):
-        OfPositive(BinaryRecall(), positive="Mel")  # type: ignore[arg-type]
+        OneVsRest(BinaryRecall(), positive="Mel")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^positive must be below the number of classes, 2, got 2"):
-        OfPositive(BinaryRecall(), positive=2).update(torch.rand(3, 2), torch.tensor([0, 1, 1]))
+        OneVsRest(BinaryRecall(), positive=2).update(torch.rand(3, 2), torch.tensor([0, 1, 1]))
     with pytest.raises(ValueError, match=r"^metric must be a torchmetrics metric, got 'BinaryRecall'"):
-        OfPositive("BinaryRecall", positive=1)  # type: ignore[arg-type]
+        OneVsRest("BinaryRecall", positive=1)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import card
+from conftest import compose_config
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
@@ -69,7 +69,7 @@ def test_one_channel_is_the_grey_image_three_times(convolutions):
 
 def test_one_channel_is_refused_where_channels_are_normalised_unlike():
     with pytest.raises(UserError, match=r"normalization=imagenet .* Set dataset.channels=3"):
-        compose(card("dataset=phantom_bone", "model=vgg16_pretrained", "dataset.normalization=imagenet"), {})
+        compose(compose_config("dataset=phantom_bone", "model=vgg16_pretrained", "dataset.normalization=imagenet"), {})
 
 
 @pytest.mark.parametrize(

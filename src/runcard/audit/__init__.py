@@ -1,1 +1,1 @@
-"""Checks on data before anything is trained: what is wrong, where, and how to mend it."""
+"""Checks on data before anything is trained: what is wrong, where, and how to fix it."""

@@ -33,7 +33,7 @@ class Audit:
 
 
 def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> Audit:
-    """Returns all that is wrong with the data of the dataset part of a resolved card, whose source is open."""
+    """Returns all that is wrong with the data of the dataset part of a resolved config, whose source is open."""
     looks = track(
         look_at(source), "audit", len(source), console=console, transient=True, disable=not console.is_terminal
     )

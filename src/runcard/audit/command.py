@@ -11,9 +11,9 @@ from rich.console import Console
 
 from runcard.audit.audit import Audit, audit_data
 from runcard.audit.checks import augmentation as of_augmentation
-from runcard.audit.contact_sheet import MAX_TILES, Tile, contact_sheet, extremes_sheet
+from runcard.audit.contact_sheet import MAX_TILES, NUM_COLUMNS, Tile, contact_sheet
 from runcard.audit.data_diff import compare_with_run, facts_of
-from runcard.audit.detectors.transform_params import extremes
+from runcard.audit.detectors.augmentation_probe import draws
 from runcard.audit.findings import (
     MAX_PLACES_SHOWN,
     Finding,
@@ -26,15 +26,15 @@ from runcard.audit.findings import (
 )
 from runcard.audit.preflight import STYLES
 from runcard.audit.profiles import Inspected
-from runcard.config.compose import compose_card, part
+from runcard.config.compose import compose_config, part
 from runcard.config.instantiate import build, checked
-from runcard.config.schema import check_card
+from runcard.config.schema import check_config
 from runcard.console import print_table
 from runcard.data.datamodule import check_dataset, open_source
 from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import read_sample
 from runcard.data.source import Source
-from runcard.data.summary import found_rows
+from runcard.data.summary import summary_rows
 from runcard.errors import DataError, UserError
 from runcard.fileio import write_figure, write_json
 
@@ -43,12 +43,12 @@ MIN_OTHERS = 20  # images of which nothing was found, on the contact sheet
 INDENT = 9  # columns of a finding's further lines: its level stands before them
 
 
-def audit_card(overrides: Sequence[str], output: Path | None, console: Console) -> bool:
-    """Audits the data and the augmentation of a card, writes what it found, and returns whether training may begin."""
-    card = compose_card(overrides)
-    check_card(card)
-    dataset, augmentation = part(card, "dataset"), part(card, "augmentation")
-    allowed = checked("audit.", lambda: check_allowed(part(card, "audit")["allow"]))
+def audit_config(overrides: Sequence[str], output: Path | None, console: Console) -> bool:
+    """Audit the data and augmentation of a config, write what it finds, and return whether training may begin."""
+    config = compose_config(overrides)
+    check_config(config)
+    dataset, augmentation = part(config, "dataset"), part(config, "augmentation")
+    allowed = checked("audit.", lambda: check_allowed(part(config, "audit")["allow"]))
     check_dataset(dataset)
     augment = build("augmentation", augmentation)
     try:
@@ -67,25 +67,27 @@ def audit_card(overrides: Sequence[str], output: Path | None, console: Console) 
     findings = by_level([*audit.findings, *of_augmentation.find(augment, augmentation, tried)])
     originals = [profile.original for profile in data.profiles]
     labels = None if data.has_masks else [profile.target or 0 for profile in data.profiles]
-    if rows := found_rows(source, originals, labels, audit.split):
+    if rows := summary_rows(source, originals, labels, audit.split):
         print_table(console, rows[0], rows[1:])
     _print(findings, allowed, console)
     write_json(folder / "audit.json", _content(audit, findings, allowed, dataset, augmentation))
     if data.profiles:
         title = f"{name}: {counted(len(data.profiles), 'image')}"
         write_figure(folder / "contact_sheet.png", contact_sheet(_tiles(source, data, findings), title))
-    if tried and (ends := extremes(augmentation, tried[0])):
-        title = "Each transform of the augmentation alone, at the ends of its ranges"
-        write_figure(folder / "augmentation.png", extremes_sheet(tried[0], ends, title))
+    if tried:
+        drawn, _ = draws(augment, tried[:1] * (2 * NUM_COLUMNS - 1))
+        tiles = [Tile(tried[0].image, tried[0].mask, "as it is")]
+        tiles += [Tile(sample.image, sample.mask, f"draw {i + 1}") for i, sample in enumerate(drawn)]
+        write_figure(folder / "augmentation.png", contact_sheet(tiles, "The augmentation of one image"))
     console.print(f"{summary(findings)} See {folder}/")
     return not any(finding.level == "error" and finding.check not in allowed for finding in findings)
 
 
 def audit_against(run: Path, overrides: Sequence[str], console: Console) -> bool:
-    """Prints how the data of a card, or where none is said of the run's own, differ from the run's; returns if not."""
-    facts = facts_of(run)
-    dataset = part(compose_card(overrides), "dataset") if overrides else facts["config"]["dataset"]
-    difference = compare_with_run(open_source(dataset), run, facts)
+    """Print how the data of a config, by default the run's own, differ from the run's; return whether they do not."""
+    metadata = facts_of(run)
+    dataset = part(compose_config(overrides), "dataset") if overrides else metadata["config"]["dataset"]
+    difference = compare_with_run(open_source(dataset), run, metadata)
     for line in difference.lines():
         console.print(line)
     return not difference

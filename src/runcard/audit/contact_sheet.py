@@ -1,8 +1,8 @@
-"""The picture sheets of an audit: what the data look like, and what the augmentation can make of them. Pure drawing."""
+"""The contact sheets of an audit: what the data look like, and what the augmentation makes of them. Pure drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -11,15 +11,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from runcard.audit.detectors.augmentation_probe import Sample
-from runcard.audit.detectors.transform_params import Draw
 from runcard.figures.figures import drawable, outlined, to_rgb
 from runcard.fileio import FIGURE_DPI
 
 TILE_PX = 128
 MAX_TILES = 60  # of a contact sheet
 NUM_COLUMNS = 10
-EXTREME_PX = 160
-NUM_EXTREME_COLUMNS = 8  # both ends of four ranges
 MIN_COLUMNS = 5  # of room, for the title
 MARGIN_PX = 20
 GAP_PX = 14  # between tiles
@@ -59,33 +56,6 @@ def contact_sheet(tiles: Sequence[Tile], title: str) -> Figure:
                 flagged = tile.flag is not None and i == len(_lines(tile)) - 1
                 page.text(line, left, below + i * LINE_PX, colour if flagged and colour else QUIET, bold=flagged)
     return page.finished()
-
-
-def extremes_sheet(sample: Sample, rows: Mapping[str, Sequence[Draw]], title: str) -> Figure:
-    """Draws a sample as it is, and then every transform alone at the ends of its ranges; see knobs.extremes."""
-    places = list(_places({"as it is": [Draw("", sample)], **rows}))
-    across, down = EXTREME_PX + GAP_PX, EXTREME_PX + 2 * LINE_PX + 2 * GAP_PX
-    width = max(MIN_COLUMNS, 1 + max(column for _, _, column, _ in places)) * across
-    page = _Page(width, (1 + places[-1][-1]) * down, title)
-    for name, draw, column, row in places:
-        left, top = column * across, row * down + LINE_PX + FRAME_PX
-        page.text(name, left, row * down, BLACK, bold=True)
-        page.picture(draw.sample, left, top, EXTREME_PX)
-        page.text(_shortened(draw.label, EXTREME_PX), left, top + EXTREME_PX + 2 * FRAME_PX, QUIET)
-    return page.finished()
-
-
-def _places(rows: Mapping[str, Sequence[Draw]]) -> Iterator[tuple[str, Draw, int, int]]:
-    """Yields each draw with its heading, column and row. What has one heading stays in one row, if it fits."""
-    column = row = 0
-    for name, draws in rows.items():
-        if column + len(draws) > NUM_EXTREME_COLUMNS and column:
-            column, row = 0, row + 1
-        for i, draw in enumerate(draws):
-            if column == NUM_EXTREME_COLUMNS:
-                column, row = 0, row + 1
-            yield "" if i else name, draw, column, row
-            column += 1
 
 
 class _Page:

@@ -12,7 +12,7 @@ from runcard.audit.findings import counted, shortened
 from runcard.data.preprocessing import digest_or_none
 from runcard.data.source import Source
 from runcard.errors import UserError
-from runcard.runs.reader import Types, faults, read_facts
+from runcard.runs.reader import Types, faults, read_metadata
 
 MAX_LISTED = 20
 OF_DATA: Types = {"config.dataset": dict}  # what is asked of run.json
@@ -40,26 +40,26 @@ class Difference:
         ]
         if not self.compared_bytes:
             found.append(
-                "The run is of an older version, which kept no hash of each file: changed ones cannot be told."
+                "The run is of an older version, which kept no hash of each file: changed ones cannot be named."
             )
         return found or ["The same images, byte for byte."]
 
 
 def facts_of(run: Path) -> dict[str, Any]:
-    """Returns run.json of a run's folder, with at least the dataset of its card."""
+    """Returns run.json of a run's folder, with at least the dataset of its config."""
     try:
-        facts = read_facts(run)
-        wrong = next(faults(facts, OF_DATA), "")
+        metadata = read_metadata(run)
+        wrong = next(faults(metadata, OF_DATA), "")
     except ValueError as error:
         wrong = str(error)
     if wrong:
         raise UserError(f"--against: {run} is not a run folder ({wrong}). Name a folder outputs/<name>/<stamp>.")
-    return facts
+    return metadata
 
 
-def compare_with_run(source: Source, run: Path, facts: Mapping[str, Any]) -> Difference:
-    """Returns how the data of source differ from those of a run's folder, of which facts are run.json."""
-    left_out = facts.get("left_out", {})  # none in a run of an older version
+def compare_with_run(source: Source, run: Path, metadata: Mapping[str, Any]) -> Difference:
+    """Returns how the data of source differ from those of a run's folder, of which metadata are run.json."""
+    left_out = metadata.get("left_out", {})  # none in a run of an older version
     recorded = _recorded(run / "split.json") | left_out
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]

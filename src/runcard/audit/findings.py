@@ -1,4 +1,4 @@
-"""What an audit finds: the names of its checks, and findings that say what is wrong, where, and how to mend it.
+"""What an audit finds: the names of its checks, and findings that say what is wrong, where, and how to fix it.
 
 An error is beyond doubt and stops training; what a detector suspects is a warning; a note is worth knowing.
 """
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runcard.errors import NEVER_ALLOWED, DataError, UserError, check_choice, check_names, way_past
+from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, check_choice, check_names
 
 LEVELS = ("error", "warning", "note")
 MAX_PLACES_SHOWN = 5
@@ -35,7 +35,7 @@ CHECKS = {  # name -> what it looks for; a finding's level is said where it is m
     "inverted": "an image whose greys are reversed against the others (MONOCHROME1)",
     "outlier": "an image unlike all others",
     # masks
-    "mask_values": "a mask that is none: a photograph, or other values than the card names",
+    "mask_values": "a mask that is none: a photograph, or other values than the config names",
     "mask_size": "a mask of another size than its image",
     "mask_soft": "masks with in-between greys at their edges, which are rounded",
     "mask_encodings": "masks of 0 and 1 beside masks of 0 and 255",
@@ -57,7 +57,7 @@ CHECKS = {  # name -> what it looks for; a finding's level is said where it is m
     "near_duplicates_across": "nearly the same image on two sides of the split",
     "near_duplicates_labels": "nearly the same image with two labels",
     # split
-    "split": "images that cannot be parted as dataset.split says",
+    "split": "images that cannot be split as dataset.split says",
     "group_on_both_sides": "a patient's images on two sides of the split",
     "groups_unnamed": "names that look like several images of one patient, and no group_regex",
     "validation_in_training": "a file of validation that is a file of training",
@@ -70,9 +70,9 @@ CHECKS = {  # name -> what it looks for; a finding's level is said where it is m
     "augmentation_values": "augmented masks hold new values, or other sizes and types come out than went in",
     "augmentation_random": "the same seed gives another draw",
     "augmentation_loses_mask": "draws that move the foreground out of sight",
-    "dead_knob": "a knob of the augmentation that changes nothing",
+    "no_op_parameter": "a parameter of the augmentation that changes nothing",
     "validation_augmented": "validation images that are not as they are on disk",
-    "model_knob": "a key of the model's card that nothing built shows",
+    "ignored_model_key": "a key of the model's config that nothing built shows",
 }
 
 
@@ -84,7 +84,7 @@ class Finding:
     level: str  # error | warning | note
     what: str
     fix: str
-    places: tuple[str, ...] = ()  # files, ids, pairs of these, or keys of the card
+    places: tuple[str, ...] = ()  # files, ids, pairs of these, or keys of the config
     samples: tuple[int, ...] = ()  # positions among the profiles, for a picture of them
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ def counted(number: int, noun: str) -> str:
 def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iterator[Finding]:
     """Yields the findings of faults that files and folders have, those that say the same together.
 
-    Their places are told below location, the data's folder, where it is known.
+    Their places are reported below location, the data's folder, where it is known.
     """
     groups: dict[tuple[str, str, str], list[str]] = {}
     for fault in faults:
@@ -121,7 +121,7 @@ def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iter
 
 
 def below(fault: DataError, location: Path | None) -> str:
-    """Returns the place of a fault, told from location on where it lies there."""
+    """Returns the place of a fault, reported from location on where it lies there."""
     place = Path(fault.place)
     return str(place.relative_to(location)) if location and location in place.parents else fault.place
 
@@ -138,7 +138,7 @@ def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
     """Raises UserError with every error whose check is not allowed."""
     errors = [finding for finding in findings if finding.level == "error" and finding.check not in allowed]
     if errors:
-        way = way_past(allowed, (finding.check for finding in errors))
+        way = allow_hint(allowed, (finding.check for finding in errors))
         raise UserError("\n".join([*map(str, errors), way]).rstrip())
 
 

@@ -16,7 +16,7 @@ from runcard.audit.checks import augmentation as of_augmentation
 from runcard.audit.findings import Finding, as_json, below, by_level, from_json, stop_at_errors, summary
 from runcard.audit.profiles import name_of
 from runcard.data.datamodule import Data
-from runcard.fileio import alone, write_json
+from runcard.fileio import exclusive_lock, write_json
 from runcard.runs.environment import code_hash
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 AUDIT_CODE = ("audit", "config", "data", "datasets", "stats", "transforms.py")  # what findings depend on
 WAITING = "audit: another run audits the same data, waiting for it"
 OF_DATA = ("dataset", "augmentation", "experiment")  # of the overrides of a run, those that an audit goes by
-OF_RUN = ("validation_augmented", "model_knob")  # what runcard audit, which builds no model, does not look for
+OF_RUN = ("validation_augmented", "ignored_model_key")  # what runcard audit, which builds no model, does not look for
 STYLES = {"error": "red", "warning": "yellow", "note": "default"}
 
 
@@ -45,7 +45,7 @@ def audit_before_training(
     validation is what the validation loader reads. Raises UserError where an error is not allowed (audit.allow).
     """
     path = Path(config["audit"]["cache_dir"]).expanduser() / f"{_key(data, config, fingerprint)}.json"
-    with alone(path, "audit.cache_dir", "Choose another folder.", lambda: console.print(WAITING)):
+    with exclusive_lock(path, "audit.cache_dir", "Choose another folder.", lambda: console.print(WAITING)):
         found = _read(path)
         if found is None:
             audit = audit_data(data.source, config["dataset"], console)
@@ -77,7 +77,7 @@ def _of_run(data: Data, validation: Dataset[Batch], mismatches: Sequence[str]) -
         what = "validation images are not as they are on disk"
         yield Finding("validation_augmented", "error", what, "Only the training loader may be given the augmentation.")
     for mismatch in mismatches:
-        yield Finding("model_knob", "warning", mismatch, "Does the model pass it on?")
+        yield Finding("ignored_model_key", "warning", mismatch, "Does the model pass it on?")
 
 
 def _key(data: Data, config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> str:
@@ -85,9 +85,9 @@ def _key(data: Data, config: Mapping[str, Any], fingerprint: Mapping[str, str]) 
     source, faults = data.source, data.samples.faults
     location = source.on_disk.location if source.on_disk else None
     names = [[name_of(source, i, k) for k in range(len(files))] for i, files in enumerate(source.files)]
-    told = [[fault.check, below(fault, location), fault.what, fault.detail] for fault in faults]
-    card = [{**config["dataset"], "root": None}, config["augmentation"]]
-    everything = [dict(fingerprint), names, told, data.groups, card, code_hash(AUDIT_CODE)]
+    reported = [[fault.check, below(fault, location), fault.what, fault.detail] for fault in faults]
+    keys = [{**config["dataset"], "root": None}, config["augmentation"]]
+    everything = [dict(fingerprint), names, reported, data.groups, keys, code_hash(AUDIT_CODE)]
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 

@@ -67,7 +67,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A data set as the checks see it: every sample that could be read, and how the card parts them."""
+    """A data set as the checks see it: every sample that could be read, and how the config parts them."""
 
     profiles: Sequence[Profile]
     classes: Sequence[str]
@@ -75,7 +75,7 @@ class Inspected:
     has_masks: bool
     sides: Sequence[str]  # of each profile: train, val or test; "" where there is no split
     groups: Sequence[str]  # of each profile: its patient, or its own id
-    is_grouped: bool  # whether the card says how a name tells the patient
+    is_grouped: bool  # whether the config says how a name tells the patient
     split_kind: str  # given | holdout | kfold
 
     def of(self, side: str) -> list[Profile]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from runcard.compare import endpoints
 from runcard.compare import learning_curves as dynamics
-from runcard.compare.arms import Arm, same_card
+from runcard.compare.arms import Arm, same_config
 from runcard.compare.confounds import distinct, session_factors
 from runcard.compare.contrasts import Answer, answer, metric_measure
 from runcard.compare.learning_curves import MIN_EPOCHS
@@ -22,7 +22,7 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
 from runcard.errors import UserError
 from runcard.runs.reader import read_run
-from runcard.runs.run import Run, is_audited
+from runcard.runs.run import Run
 
 FLAT = 0.01  # a curve that changes by less over its last third is flat, where no margin says what matters
 MAX_PAIRS = 10
@@ -40,7 +40,7 @@ class Findings:
     answers: tuple[Answer, ...]
     command: str  # what finds this again
     left_out: tuple[str, ...]  # runs that are not compared, each with the reason
-    remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, rehearsals
+    remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, smoke_tests
 
 
 def find(
@@ -79,7 +79,7 @@ def find(
 
 def monitored(arm: Arm) -> str:
     """Returns the metric that an arm's best epoch goes by: dice of val/dice."""
-    return str(arm.first.facts["best"]["monitor"]).partition("/")[2]
+    return str(arm.first.metadata["best"]["monitor"]).partition("/")[2]
 
 
 def best_title(measure: Measure, arms: Sequence[Arm]) -> str:
@@ -136,11 +136,9 @@ def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
 def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     """Returns what a reader must know of an arm before any verdict."""
     remarks = []
-    if any(run.rehearsal for run in arm.runs):
-        remarks.append("a rehearsal (scale=quick, or a few batches only), which supports no conclusion")
+    if any(run.smoke_test for run in arm.runs):
+        remarks.append("a smoke test (scale=quick, or a few batches only), which supports no conclusion")
     remarks += [f"the audit found an error, which was allowed: {what}" for what in arm.allowed]
-    if not all(is_audited(run.facts) for run in arm.runs):
-        remarks.append("its data were not audited: a version without an audit made it")
     every = {(run.fold, run.seed) for each in arms for run in each.runs}
     if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
         which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]
@@ -152,7 +150,7 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     if arm.first.is_fold:
         remarks += _remarks_on_folds(arm)
     remarks += [f"its runs differ in {each.key} ({each.first})" for each in session_factors(arm, arm)]
-    lengths = sorted({int(run.facts["epochs"]) for run in arm.runs})
+    lengths = sorted({int(run.metadata["epochs"]) for run in arm.runs})
     if lengths[0] < arm.first.config["train.epochs"]:
         span = " to ".join(dict.fromkeys((str(lengths[0]), str(lengths[-1]))))
         remarks.append(f"stopped early, after {span} epochs: where to stop was chosen on the validation images")
@@ -212,10 +210,10 @@ def of_study(folder: Path) -> Findings:
         left_out += [f"{path}: {reason}" for path, (run, reason) in read.items() if run is None]
         runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
         if runs:
-            (card, _), *_ = Counter(map(same_card, runs)).most_common()
-            strangers = [run for run in runs if same_card(run) != card]
-            left_out += [f"{run.folder}: not the card or data of {name}'s other runs" for run in strangers]
-            kept, copies = distinct([run for run in runs if same_card(run) == card])
+            (config, _), *_ = Counter(map(same_config, runs)).most_common()
+            strangers = [run for run in runs if same_config(run) != config]
+            left_out += [f"{run.folder}: not the config or data of {name}'s other runs" for run in strangers]
+            kept, copies = distinct([run for run in runs if same_config(run) == config])
             left_out += copies
             arms.append(Arm(name, kept))
     if not arms:

@@ -6,19 +6,19 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from runcard.runs.run import Run, is_audited
+from runcard.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs of one card, which differ only by seed, and by fold in a cross-validation."""
+    """Runs of one config, which differ only by seed, and by fold in a cross-validation."""
 
     name: str
     runs: tuple[Run, ...]  # at least one; by fold, then by seed
 
     @property
     def first(self) -> Run:
-        """Returns the run that stands for what all share: card, data, split."""
+        """Returns the run that stands for what all share: config, data, split."""
         return self.runs[0]
 
     @property
@@ -28,13 +28,13 @@ class Arm:
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """Returns the errors of the data that training went on with (audit.allow), in words."""
-        found = (finding for run in self.runs if is_audited(run.facts) for finding in run.facts["audit"])
+        """Returns the errors of the data that training went on with (audit.allow), as text."""
+        found = (finding for run in self.runs for finding in run.metadata["audit"])
         return tuple(dict.fromkeys(f"{each['check']}: {each['what']}" for each in found if each["allowed"]))
 
 
-def same_card(run: Run) -> tuple[Any, ...]:
-    """Returns what all runs of an arm share: the card but for seed and fold, the data, and their split."""
+def same_config(run: Run) -> tuple[Any, ...]:
+    """Returns what all runs of an arm share: the config but for seed and fold, the data, and their split."""
     apart = {"seed", "train.extend"} | ({"dataset.split.fold"} if run.is_fold else set())
-    card = json.dumps({k: v for k, v in run.config.items() if k not in apart}, sort_keys=True, default=str)
-    return card, run.facts["data"]["hash"], "" if run.is_fold else run.facts["data"]["split_hash"]
+    shared = json.dumps({k: v for k, v in run.config.items() if k not in apart}, sort_keys=True, default=str)
+    return shared, run.metadata["data"]["hash"], "" if run.is_fold else run.metadata["data"]["split_hash"]

@@ -11,13 +11,13 @@ from typing import Any
 
 import yaml
 
-from runcard.compare.arms import Arm, same_card
+from runcard.compare.arms import Arm, same_config
 from runcard.config.diff import flatten
 from runcard.runs.run import Run
 
 OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in
 WEIGHTS = "weights_sha256"  # the file that model.weights names
-DERIVED = "${derived."  # how a card refers to what follows from data and loss
+DERIVED = "${derived."  # how a config refers to what follows from data and loss
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Factor:
 
 
 def factors(first: Run, second: Run) -> list[Factor]:
-    """Returns what differs between the cards of two runs, apart from seed, fold and the choice of metrics.
+    """Returns what differs between the configs of two runs, apart from seed, fold and the choice of metrics.
 
     Where a group's file or its _target_ differs, that is one factor, not one per key: loss (bce | dice). What follows
     from data and loss (config's derived) is no factor of its own.
@@ -57,8 +57,8 @@ def factors(first: Run, second: Run) -> list[Factor]:
     return list(found.values())
 
 
-def parted(first: Run, second: Run, factor: str | None) -> tuple[list[Factor], list[Factor]]:
-    """Returns what differs between the cards: what belongs to the named factor, and what else, the confounds.
+def split_factors(first: Run, second: Run, factor: str | None) -> tuple[list[Factor], list[Factor]]:
+    """Returns what differs between the configs: what belongs to the named factor, and what else, the confounds.
 
     Where no factor is named, the only one that differs is it; of several, each is a confound of the others.
     """
@@ -71,18 +71,18 @@ def parted(first: Run, second: Run, factor: str | None) -> tuple[list[Factor], l
 
 def session_factors(first: Arm, second: Arm) -> list[Factor]:
     """Returns in what the machines, the precision, the code or the packages of two arms' runs differ."""
-    facts = [[_of_session(each) for run in arm.runs for each in run.sessions] for arm in (first, second)]
+    metadata = [[_of_session(each) for run in arm.runs for each in run.sessions] for arm in (first, second)]
     found = []
-    for key in dict.fromkeys(key for arm in facts for each in arm for key in each):
-        a, b = (sorted({each.get(key, "absent") for each in arm}) for arm in facts)
+    for key in dict.fromkeys(key for arm in metadata for each in arm for key in each):
+        a, b = (sorted({each.get(key, "absent") for each in arm}) for arm in metadata)
         if len({*a, *b}) > 1:
             found.append(Factor(key, ", ".join(a), ", ".join(b)))
     return found
 
 
 def length_factors(first: Arm, second: Arm) -> list[Factor]:
-    """Returns in how many epochs were run the arms differ, where their cards do not say so: by early stopping."""
-    ran = [sorted({int(run.facts["epochs"]) for run in arm.runs}) for arm in (first, second)]
+    """Returns in how many epochs were run the arms differ, where their configs do not say so: by early stopping."""
+    ran = [sorted({int(run.metadata["epochs"]) for run in arm.runs}) for arm in (first, second)]
     if ran[0] == ran[1] or _differ(first.first, second.first, "train.epochs"):
         return []
     return [Factor("epochs run", *(", ".join(map(str, lengths)) for lengths in ran))]
@@ -92,7 +92,7 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
     """Returns why a metric of two arms cannot be compared at all; nothing where it can."""
     a, b = first.first, second.first
     reasons = []
-    if a.facts["data"]["hash"] != b.facts["data"]["hash"]:
+    if a.metadata["data"]["hash"] != b.metadata["data"]["hash"]:
         reasons.append("other data: the files differ in names or bytes")
     elif lone := _lone_folds(first, second):
         reasons.append(f"only one of them has {', '.join(lone)}")
@@ -110,17 +110,17 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
 def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
     """Returns the arms that runs form, named by what tells them apart, and the runs left out, with the reason.
 
-    The same card with the same seed twice is no second sample: the run that was made last counts.
+    The same config with the same seed twice is no second sample: the run that was made last counts.
     """
-    cards: dict[Any, dict[tuple[int, int], Run]] = {}
+    configs: dict[Any, dict[tuple[int, int], Run]] = {}
     left_out = []
-    for run in sorted(runs, key=lambda run: str(run.facts["end"]), reverse=True):
-        arm = cards.setdefault(same_card(run), {})
+    for run in sorted(runs, key=lambda run: str(run.metadata["end"]), reverse=True):
+        arm = configs.setdefault(same_config(run), {})
         if (known := arm.setdefault((run.fold, run.seed), run)) is not run:
-            left_out.append(f"{run.folder}: the same card and seed as {known.folder}, which is newer")
+            left_out.append(f"{run.folder}: the same config and seed as {known.folder}, which is newer")
     place = {run.folder: i for i, run in enumerate(runs)}
     members = []
-    for each in cards.values():
+    for each in configs.values():
         kept, copies = distinct([run for _, run in sorted(each.items())])
         members.append(kept)
         left_out += copies
@@ -144,54 +144,54 @@ def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Returns a short name for each arm, given one run of each: its card, or else what tells it from the others."""
-    cards = [str(run.facts["choices"].get("experiment") or "") for run in runs]
-    if all(cards) and len(set(cards)) == len(cards):
-        return cards
+    """Returns a short name for each arm, given one run of each: its config, or else what tells it from the others."""
+    configs = [str(run.metadata["choices"].get("experiment") or "") for run in runs]
+    if all(configs) and len(set(configs)) == len(configs):
+        return configs
     keys = list(dict.fromkeys(f.key for pair in pairwise(runs) for f in factors(*pair)))
     keys += [f.key for f in factors(runs[0], runs[-1]) if f.key not in keys]
     labels = [[f"{key}={value}" for value in _values(key, runs)] for key in keys]
-    names = [", ".join(label) for label in zip(*labels, strict=True)] or ["this card"] * len(runs)
-    data = [f"data {run.facts['data']['hash'][:6]}, split {run.facts['data']['split_hash'][:6]}" for run in runs]
+    names = [", ".join(label) for label in zip(*labels, strict=True)] or ["this config"] * len(runs)
+    data = [f"data {run.metadata['data']['hash'][:6]}, split {run.metadata['data']['split_hash'][:6]}" for run in runs]
     return [name if names.count(name) == 1 else f"{name} ({of})" for name, of in zip(names, data, strict=True)]
 
 
 @cache
 def _derived_keys(folder: Path) -> frozenset[str]:
-    """Returns the keys that the card of a run refers to derived by, such as model.out_channels: they are no factors."""
+    """Return the keys of a run's config that refer to derived values, such as model.out_channels: no factors."""
     file = folder / ".hydra" / "config.yaml"
     if not file.exists():
         return frozenset()
-    card = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    return frozenset(key for key, value in flatten(card).items() if isinstance(value, str) and DERIVED in value)
+    config = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    return frozenset(key for key, value in flatten(config).items() if isinstance(value, str) and DERIVED in value)
 
 
 def _definitions(run: Run, metric: str) -> list[str]:
-    """Returns where the card defines a metric: dice_left is one of dice_of_classes' columns, so all count for it."""
+    """Returns where the config defines a metric: dice_left is one of dice_of_classes' columns, so all count for it."""
     own = f"metric.scores.{metric}."
     return [own] if any(key.startswith(own) for key in run.config) else ["metric.scores.", "dataset.classes"]
 
 
 def _replaced(key: str, first: Run, second: Run) -> str | None:
-    """Returns the shortest part of the card above key that another file or class takes the place of, if one does."""
+    """Returns the shortest part of the config above key that another file or class takes the place of, if one does."""
     parts = key.split(".")
     for end in range(1, len(parts)):
         above = ".".join(parts[:end])
-        choices = [run.facts["choices"].get(above) for run in (first, second)]
+        choices = [run.metadata["choices"].get(above) for run in (first, second)]
         if choices[0] != choices[1] or _differ(first, second, f"{above}._target_"):
             return above
     return None
 
 
 def _values(key: str, runs: Sequence[Run]) -> list[str]:
-    """Returns what stands under a factor's key in each card."""
+    """Returns what stands under a factor's key in each config."""
     is_leaf = any(key in run.config for run in runs)
     return [_text(run.config, key) for run in runs] if is_leaf else _in_place(key, *runs)
 
 
 def _in_place(part: str, *runs: Run) -> list[str]:
-    """Returns what stands in a part of the runs' cards: the chosen files where these differ, else the classes."""
-    chosen = [str(run.facts["choices"].get(part)) for run in runs]
+    """Returns what stands in a part of the runs' configs: the chosen files where these differ, else the classes."""
+    chosen = [str(run.metadata["choices"].get(part)) for run in runs]
     classes = [str(run.config.get(f"{part}._target_", "none")).rpartition(".")[2] for run in runs]
     return chosen if len(set(chosen)) > 1 else classes
 
@@ -201,7 +201,7 @@ def _text(config: dict[str, Any], key: str) -> str:
 
 
 def _differ(first: Run, second: Run, prefix: str) -> bool:
-    """Whether the cards differ in any key that begins so."""
+    """Whether the configs differ in any key that begins so."""
     keys = {key for run in (first, second) for key in run.config if key.startswith(prefix)}
     return any(first.config.get(key) != second.config.get(key) for key in keys)
 
@@ -216,7 +216,7 @@ def _lone_folds(first: Arm, second: Arm) -> list[str]:
 
 
 def _splits(arm: Arm) -> set[tuple[int, str]]:
-    return {(run.fold, str(run.facts["data"]["split_hash"])) for run in arm.runs}
+    return {(run.fold, str(run.metadata["data"]["split_hash"])) for run in arm.runs}
 
 
 def _of_session(session: Mapping[str, Any]) -> dict[str, str]:

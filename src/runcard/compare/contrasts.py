@@ -1,4 +1,4 @@
-"""Answers to questions: the difference, its interval, the verdict in words, and all that limits it."""
+"""Answers to questions: the difference, its interval, the verdict as text, and all that limits it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from runcard.compare import endpoints
 from runcard.compare import learning_curves as dynamics
 from runcard.compare.arms import Arm
-from runcard.compare.confounds import Factor, incomparable, length_factors, parted, session_factors
+from runcard.compare.confounds import Factor, incomparable, length_factors, session_factors, split_factors
 from runcard.compare.endpoints import Count, Units
 from runcard.compare.learning_curves import RunContrast
 from runcard.compare.measures import Measure, title
 from runcard.compare.questions import Question
-from runcard.compare.verdicts import Evidence, Verdict, amount, in_numbers, judge, judge_networks
+from runcard.compare.verdicts import Evidence, Verdict, format_difference, format_effect, judge, judge_networks
 from runcard.errors import UserError
 from runcard.runs.run import Run
 from runcard.stats import mrmc as inference
@@ -25,7 +25,7 @@ from runcard.stats.mrmc import ALPHA, MIN_UNITS, Array, Effect
 
 MATTER_TO_TIMES = ("hardware", "precision")
 DECIDED = ("better", "worse", "higher", "lower", "equivalent")
-HARMLESS = ("hardware", "version of")  # told, but no other explanation of a difference in a metric
+HARMLESS = ("hardware", "version of")  # reported, but no other explanation of a difference in a metric
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class _Case:
 
     @property
     def p(self) -> float | None:
-        """Returns the p of a test that could support a claim: none of rehearsals, single seeds or too few patients."""
-        if self.contrast is None or self.one_seed or self.too_few or self.rehearsal:
+        """Returns the p of a test that could support a claim: none of smoke_tests, single seeds or too few patients."""
+        if self.contrast is None or self.one_seed or self.too_few or self.smoke_test:
             return None
         return self.contrast.p
 
@@ -108,9 +108,9 @@ class _Case:
         return self.num_units < MIN_UNITS
 
     @property
-    def rehearsal(self) -> bool:
-        """Whether any of the runs is a rehearsal."""
-        return any(run.rehearsal for arm in self.arms for run in arm.runs)
+    def smoke_test(self) -> bool:
+        """Whether any of the runs is a smoke_test."""
+        return any(run.smoke_test for arm in self.arms for run in arm.runs)
 
 
 def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
@@ -132,7 +132,7 @@ def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
 
 def metric_measure(metric: str, run: Run | None) -> Measure:
     """Return how a metric of a run is written; which way it is better, and its bounds, where the run knows them."""
-    if run is None or metric not in run.facts["better"]:
+    if run is None or metric not in run.metadata["better"]:
         return Measure(metric, title(metric), None, per_image=True)
     return Measure(metric, title(metric), run.better(metric), per_image=True, bounds=endpoints.bounds(run, metric))
 
@@ -157,7 +157,7 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
         lacking = [run for run in runs if metric not in endpoints.metrics(run)]
         only_described = bool(lacking) and all(endpoints.is_measured(run, metric) for run in runs)
         reasons += [f"{metric} has no value per image in {run.folder}" for run in lacking if not only_described]
-    studied, others = parted(first.first, second.first, question.factor)
+    studied, others = split_factors(first.first, second.first, question.factor)
     if question.factor and not studied:
         reasons.append(f"they do not differ in {question.factor}")
     besides = (*others, *length_factors(first, second), *machines)
@@ -199,37 +199,43 @@ def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, nu
 
 
 def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> Verdict:
-    """Returns the verdict; the first thing that stands in the way of a conclusion is the one that is told."""
+    """Returns the verdict; the first thing that stands in the way of a conclusion is the one that is reported."""
     question, measure, contrast = case.question, case.measure, case.contrast
-    told = "cannot tell" if question.claim else ""
+    reported = "cannot tell" if question.claim else ""
     if not case.arms:
         missing = [name for name, arm in ((question.first, case.first), (question.second, case.second)) if not arm]
         return Verdict(
             "not run", f"No completed run of {' and of '.join(missing)}.", "not run" if question.claim else ""
         )
     if contrast is None:
-        return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.", told)
+        return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.", reported)
     if contrast.p is None or p is None:
-        return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.", told)
-    grain = -math.log(alpha / 2) / case.units.count if case.units and case.units.right_or_wrong else 0.0
-    evidence = Evidence(contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note, grain)
-    if case.rehearsal:
-        sentence = f"Rehearsal, which supports no conclusion: {in_numbers(measure, evidence)}."
-        return Verdict("rehearsal", sentence, "rehearsal" if question.claim else "")
+        return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.", reported)
+    rule_of_three_margin = -math.log(alpha / 2) / case.units.count if case.units and case.units.is_binary else 0.0
+    evidence = Evidence(
+        contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note, rule_of_three_margin
+    )
+    if case.smoke_test:
+        sentence = f"Smoke test, which supports no conclusion: {format_effect(measure, evidence)}."
+        return Verdict("smoke_test", sentence, "smoke_test" if question.claim else "")
     if case.count and case.too_few:
-        between = f"{measure.title} {amount(measure, contrast.effect.estimate)}" if contrast.effect else contrast.note
+        between = (
+            f"{measure.title} {format_difference(measure, contrast.effect.estimate)}"
+            if contrast.effect
+            else contrast.note
+        )
         few = f"these are {case.num_units} {case.count.word}, too few to speak of others"
-        return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.", told)
+        return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.", reported)
     if endpoints.identical(*case.arms):
         what = ", ".join(each.key for each in case.factor) or "what differs"
         sentence = f"No verdict: both arms give the same value of every image. Does {what} reach the model?"
-        return Verdict("no verdict", sentence, told)
+        return Verdict("no verdict", sentence, reported)
     if contrast.effect and contrast.effect.se == 0:
         same = f"the difference in {measure.title} is the same in every image and seed"
         sentence = (
             f"Cannot tell {question.first} from {question.second}: {same}, which leaves nothing to measure chance by."
         )
-        return Verdict("cannot tell", sentence, told)
+        return Verdict("cannot tell", sentence, reported)
     if case.count and case.one_seed:
         networks = [
             (name, len(arm.runs)) for name, arm in zip((question.first, question.second), case.arms, strict=True)
@@ -257,10 +263,10 @@ def _scope(case: _Case) -> str:
     if case.contrast is None or case.count is None:
         return ""
     first, run = case.arms[0], case.arms[0].first
-    size = run.facts["config"]["derived"]["image_size_px"]
+    size = run.metadata["config"]["derived"]["image_size_px"]
     images = f"{case.count.images} {'validation' if run.split == 'val' else 'test'} images of {size} px"
     images += f" of {case.count.patients} patients" if case.count.word == "patients" else ""
-    epochs = " and ".join(dict.fromkeys(str(arm.first.facts["epochs"]) for arm in case.arms))
+    epochs = " and ".join(dict.fromkeys(str(arm.first.metadata["epochs"]) for arm in case.arms))
     length = f"after {epochs} epochs" if case.measure.per_image else f"over {epochs} epochs"
     seeds = " and ".join(str(len(arm.seeds)) for arm in case.arms) + " seeds"
     where = f"these {len({r.fold for r in first.runs})} folds" if endpoints.in_folds(first) else "this split"

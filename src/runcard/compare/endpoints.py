@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runcard.compare.arms import Arm
-from runcard.errors import UserError, nearest
+from runcard.errors import UserError, did_you_mean
 from runcard.runs.run import PROBABILITY, Images, Run
 from runcard.stats import mrmc as inference
 from runcard.stats.mrmc import Array, Effect, Mask
@@ -38,7 +38,7 @@ class Units:
 
     values: tuple[Array, ...]  # of each arm, (S, U)
     num_left_out: int  # images without a value in some run
-    right_or_wrong: bool  # whether every image's value is 0 or 1, as of accuracy: what was not seen may still happen
+    is_binary: bool  # whether every image's value is 0 or 1, as of accuracy: what was not seen may still happen
 
     @property
     def count(self) -> int:
@@ -75,12 +75,12 @@ def metrics(run: Run) -> list[str]:
 
 def is_measured(run: Run, metric: str) -> bool:
     """Whether a run has a value of the metric; where it is none of metrics(run), it can only be described."""
-    return f"{run.split}/{metric}" in run.facts["last"]["values"]
+    return f"{run.split}/{metric}" in run.metadata["last"]["values"]
 
 
 def bounds(run: Run, metric: str) -> tuple[float, float]:
     """Return the smallest and the largest value that a metric can have; infinite where none is known."""
-    low, high = run.facts.get("bounds", {}).get(metric) or BOUNDS.get(_statistics(run).get(metric, ""), (None, None))
+    low, high = run.metadata["bounds"].get(metric) or BOUNDS.get(_statistics(run).get(metric, ""), (None, None))
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
@@ -109,7 +109,7 @@ def check_comparable(run: Run, metric: str) -> None:
 
 
 def _refusal(run: Run, metric: str, why: str, known: Sequence[str]) -> str:
-    return f"metric: {metric} {why} in {run.folder}.{nearest(metric, known)} There are {', '.join(known)}."
+    return f"metric: {metric} {why} in {run.folder}.{did_you_mean(metric, known)} There are {', '.join(known)}."
 
 
 def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
@@ -127,13 +127,13 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
         if len(set(groups)) < 2:
             raise UserError(f"metric: {metric} is a number in fewer than two images of {arms[0].first.folder}.")
         values = [inference.by_group(y[:, kept], groups) for y in stacked]
-        right_or_wrong = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
+        is_binary = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
     else:
         check_comparable(arms[0].first, metric)
-        right_or_wrong = False
+        is_binary = False
         kept = np.ones(len(first.ids), bool)
         values = [np.stack([_pseudo_values(run, metric, checkpoint, first.ids) for run in arm.runs]) for arm in arms]
-    return Units(tuple(values), int((~kept).sum()), right_or_wrong)
+    return Units(tuple(values), int((~kept).sum()), is_binary)
 
 
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
@@ -169,7 +169,7 @@ def of_images(arm: Arm, metric: str, ids: Sequence[str]) -> Array | None:
 
 def value(run: Run, metric: str, checkpoint: str = "last") -> float:
     """Returns the value that run.json records, NaN where it is undefined or was not measured."""
-    recorded = run.facts[checkpoint]["values"].get(f"{run.split}/{metric}")
+    recorded = run.metadata[checkpoint]["values"].get(f"{run.split}/{metric}")
     return math.nan if recorded is None else float(recorded)
 
 

@@ -74,7 +74,7 @@ class Training:
         """
         return self._last(f"val/{self.metric}") - self._last(f"train_eval/{self.metric}")
 
-    def lab_gap(self) -> float:
+    def running_loss_gap(self) -> float:
         """Returns val/loss − train/loss in the last epoch, the gap as the lab saw it.
 
         train/loss is the mean over the epoch while the weights moved, with dropout and augmentation on, so that it lies
@@ -84,19 +84,19 @@ class Training:
 
     def seconds(self) -> float:
         """Returns the seconds of all epochs, training and evaluation; caching apart."""
-        return float(self.run.facts["seconds"]["total"])
+        return float(self.run.metadata["seconds"]["total"])
 
     def seconds_per_epoch(self) -> float:
         """Returns the mean seconds of an epoch; caching apart."""
-        return float(self.run.facts["seconds"]["per_epoch"])
+        return float(self.run.metadata["seconds"]["per_epoch"])
 
     def seconds_to_best(self) -> float:
         """Returns the seconds of all epochs up to and with the best one, by the monitored value; caching apart."""
-        return self._seconds(self.run.facts["best"]["epoch"])
+        return self._seconds(self.run.metadata["best"]["epoch"])
 
     def caching(self) -> float:
         """Returns the seconds that making a frozen backbone's features took, in whichever run; 0 without them."""
-        features = self.run.facts.get("features")
+        features = self.run.metadata.get("features")
         return float(features["seconds_when_made"]) if features else 0.0
 
     def _seconds(self, num_epochs: int) -> float:
@@ -137,7 +137,7 @@ class Dynamic:
     of: Callable[[Training], float]
     better: str | None  # max | min; None where neither is
     is_ratio: bool = False  # compared on the log scale
-    says: tuple[str, str] = ("is faster than", "is slower than")
+    verbs: tuple[str, str] = ("is faster than", "is slower than")
     by_clock: bool = False  # comparable on the same hardware and precision only
     metric: str | None = None  # what it speaks of whatever the question's metric; loss only where the losses are alike
 
@@ -148,12 +148,12 @@ MEASURES = {
         "seconds to {metric} {threshold:g}", Training.seconds_to_threshold, "min", True, by_clock=True
     ),
     "stability": Dynamic(
-        "fluctuation of {metric}", Training.stability, "min", says=("is steadier than", "fluctuates more than")
+        "fluctuation of {metric}", Training.stability, "min", verbs=("is steadier than", "fluctuates more than")
     ),
     "rise": Dynamic("rise of {metric} at the end", Training.rise, None),
     "gap": Dynamic("gap of {metric}, validation − training", Training.gap, None),
     "loss_gap": Dynamic("gap of {metric}, validation − training", Training.gap, None, metric="loss"),
-    "lab_gap": Dynamic("gap of {metric} as the lab saw it", Training.lab_gap, None, metric="loss"),
+    "running_loss_gap": Dynamic("gap of {metric} as the lab saw it", Training.running_loss_gap, None, metric="loss"),
     "seconds": Dynamic("seconds", Training.seconds, "min", True, by_clock=True),
     "seconds_per_epoch": Dynamic("seconds per epoch", Training.seconds_per_epoch, "min", True, by_clock=True),
     "seconds_to_best": Dynamic("seconds to the best epoch", Training.seconds_to_best, "min", True, by_clock=True),
@@ -175,7 +175,7 @@ def measure(key: str, metric: str, threshold: float) -> Measure:
     """Returns how one of MEASURES is written, of a metric and a threshold."""
     dynamic = MEASURES[key]
     written = dynamic.title.format(metric=title(dynamic.metric or metric), threshold=threshold)
-    return Measure(key, written, dynamic.better, per_image=False, is_ratio=dynamic.is_ratio, says=dynamic.says)
+    return Measure(key, written, dynamic.better, per_image=False, is_ratio=dynamic.is_ratio, verbs=dynamic.verbs)
 
 
 def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:

@@ -20,7 +20,7 @@ class Measure:
     better: str | None  # max | min; None where neither is (the gap)
     per_image: bool  # a value per image, or one per run
     is_ratio: bool = False  # a time: arms are compared on the log scale, and the difference is a ratio
-    says: tuple[str, str] = ("is better than", "is worse than")  # of an arm that has better, or worse, values
+    verbs: tuple[str, str] = ("is better than", "is worse than")  # of an arm that has better, or worse, values
     bounds: tuple[float, float] = (-math.inf, math.inf)  # the smallest and the largest value there can be
 
     def mean_interval(self, effect: Effect, alpha: float = ALPHA) -> tuple[float, float]:

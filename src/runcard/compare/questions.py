@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from runcard.errors import UserError, nearest
+from runcard.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Study:
     title: str
     primary: str  # the metric whose curve a dynamic is read from, where a question does not say
     seeds: tuple[int, ...]
-    arms: Mapping[str, str]  # name -> a card under experiments/ and what is set on it: "lab4/bridge/base16 loss=dice"
+    arms: Mapping[str, str]  # name -> a config under experiments/ and what is set on it: "lab4/bridge/base16 loss=dice"
     questions: tuple[Question, ...]
     unasked: tuple[Unasked, ...] = ()
     overrides: tuple[str, ...] = ()  # of every run: dataset.image_size_px=128
@@ -74,7 +74,7 @@ def select(study: Study, names: Sequence[str]) -> Study:
         chosen = {q.key for q in study.questions if f"{q.key}_".startswith(f"{name}_")}
         if not chosen:
             keys = [q.key for q in study.questions]
-            raise UserError(f"questions: none is called {name}.{nearest(name, keys)} There are {', '.join(keys)}.")
+            raise UserError(f"questions: none is called {name}.{did_you_mean(name, keys)} There are {', '.join(keys)}.")
         wanted |= chosen
     return keep(study, wanted)
 
@@ -84,5 +84,5 @@ def keep(study: Study, keys: Collection[str]) -> Study:
     wanted = {*keys, *(key for q in study.questions if q.key in keys for key in q.settled_by)}
     questions = tuple(q for q in study.questions if q.key in wanted)
     needed = {arm for q in questions for arm in (q.first, q.second)}
-    arms = {name: card for name, card in study.arms.items() if name in needed}
+    arms = {name: config for name, config in study.arms.items() if name in needed}
     return replace(study, questions=questions, arms=arms)

@@ -1,4 +1,4 @@
-"""Verdicts in words. Every sentence carries its numbers, and none says more than the runs can bear."""
+"""Verdicts as text. Every sentence carries its numbers, and none says more than the runs can bear."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class Evidence:
     num_questions: int  # of the family
     first_lower: bool  # whether the first arm has the lower values
     counts: str = ""  # "5 of 5 and 2 of 5 reached 0.9", where there is no effect
-    grain: float = 0.0  # of right-or-wrong values: a difference that I images may hide, −ln(α/2) / I
+    rule_of_three_margin: float = 0.0  # of right-or-wrong values: a difference that I images may hide, −ln(α/2) / I
 
 
 def judge(question: Question, measure: Measure, evidence: Evidence, confounded: bool) -> Verdict:
     """Returns the verdict on two arms with several runs each."""
     first, second, margin = question.first, question.second, question.margin
-    numbers = in_numbers(measure, evidence)
+    numbers = format_effect(measure, evidence)
     inside = _inside(evidence, margin)
     if evidence.p < ALPHA:
         word = _direction(measure, evidence.first_lower)
-        verb = measure.says[word != "better"] if measure.better else f"has a {word} {measure.title} than"
+        verb = measure.verbs[word != "better"] if measure.better else f"has a {word} {measure.title} than"
         sentence = f"{first} {verb} {second}: {numbers}."
         if inside:
             sentence += f" It lies within the margin of {margin:g}: real, and too small to matter."
@@ -63,7 +63,7 @@ def judge_networks(
 ) -> Verdict:
     """Returns the verdict on these very networks, where an arm (name, number of runs) has one: never on the methods."""
     first, second = (f"this {name} network" if num == 1 else f"the mean of {num} {name} networks" for name, num in arms)
-    numbers = in_numbers(measure, evidence)
+    numbers = format_effect(measure, evidence)
     if evidence.p < ALPHA:
         word = _direction(measure, evidence.first_lower)
         verb = {"better": "beats", "worse": "loses to"}.get(word, f"has a {word} {measure.title} than")
@@ -76,33 +76,33 @@ def judge_networks(
     return Verdict("one seed", sentence, "cannot tell" if question.claim else "")
 
 
-def in_numbers(measure: Measure, evidence: Evidence) -> str:
+def format_effect(measure: Measure, evidence: Evidence) -> str:
     """Returns "Dice +0.012 (95 % interval +0.004 to +0.020, p = 0.003)"."""
     adjusted = f" after Holm over {evidence.num_questions} questions" if evidence.num_questions > 1 else ""
-    p = f"p {in_p(evidence.p)}{adjusted}"
+    p = f"p {format_p(evidence.p)}{adjusted}"
     if evidence.effect is None:
         return f"{measure.title}: {evidence.counts} (by ranks, {p})"
-    interval = in_interval(measure, evidence.effect, evidence.alpha)
-    return f"{measure.title} {amount(measure, evidence.effect.estimate)} ({interval}, {p})"
+    interval = format_ci(measure, evidence.effect, evidence.alpha)
+    return f"{measure.title} {format_difference(measure, evidence.effect.estimate)} ({interval}, {p})"
 
 
-def in_interval(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
+def format_ci(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
     """Returns "95 % interval +0.004 to +0.020"."""
-    return f"{100 * (1 - alpha):.4g} % interval {in_range(measure, measure.difference_interval(effect, alpha))}"
+    return f"{100 * (1 - alpha):.4g} % interval {format_range(measure, measure.difference_interval(effect, alpha))}"
 
 
-def in_range(measure: Measure, bounds: tuple[float, float]) -> str:
+def format_range(measure: Measure, bounds: tuple[float, float]) -> str:
     """Returns "+0.004 to +0.020"."""
-    low, high = (amount(measure, bound) for bound in bounds)
+    low, high = (format_difference(measure, bound) for bound in bounds)
     return f"{low} to {high}"
 
 
-def in_p(p: float) -> str:
+def format_p(p: float) -> str:
     """Returns "= 0.012", or "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
-def amount(measure: Measure, value: float) -> str:
+def format_difference(measure: Measure, value: float) -> str:
     """Returns a difference as "+0.012", or as "×0.62" where the measure is compared by ratio."""
     if measure.is_ratio:
         return f"×{math.exp(value):.2f}"
@@ -128,7 +128,7 @@ def _inside(evidence: Evidence, margin: float | None) -> bool:
     if evidence.effect is None or margin is None:
         return False
     low, high = evidence.effect.interval(evidence.alpha)
-    return -margin < low - evidence.grain and high + evidence.grain < margin
+    return -margin < low - evidence.rule_of_three_margin and high + evidence.rule_of_three_margin < margin
 
 
 def _direction(measure: Measure, first_lower: bool) -> str:

@@ -1,4 +1,4 @@
-"""Cards composed outside of train.py, as train.py would, and the saved cards of run folders."""
+"""Configs composed outside of train.py, as train.py would, and the saved configs of run folders."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runcard.config.diff import flatten
-from runcard.config.hydra_errors import in_words, is_hydras
+from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.errors import UserError
 
 CONF = Path("conf")
 PLACES = ("run_dir=", "name=", "overwrite=", "train.extend=")  # overrides that say where a run is kept
 
 
-def compose_card(overrides: Sequence[str], where: str = "") -> DictConfig:
-    """Returns the card that train.py would compose of these overrides; where says whose they are, for messages.
+def compose_config(overrides: Sequence[str], where: str = "") -> DictConfig:
+    """Returns the config that train.py would compose of these overrides; where says whose they are, for messages.
 
     Raises UserError for an override that does not fit, and for a key without a value, but for what is derived.
     """
@@ -32,62 +32,62 @@ def compose_card(overrides: Sequence[str], where: str = "") -> DictConfig:
         raise UserError(f"{CONF}/: no such folder in {Path.cwd()}. Give this command where train.py and conf/ lie.")
     try:
         with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
-            card = compose("config", list(overrides))
+            config = compose("config", list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if not is_hydras(error):
             raise  # a bug of ours
-        raise UserError(f"{where}{in_words(error, CONF.absolute(), overrides)}") from None
-    leaves: Any = OmegaConf.to_container(card, resolve=False)
+        raise UserError(f"{where}{as_message(error, CONF.absolute(), overrides)}") from None
+    leaves: Any = OmegaConf.to_container(config, resolve=False)
     for key, value in flatten(leaves).items():
         if value == "???" and not key.startswith("derived."):
             raise UserError(f"{where}{key}: this key has no default and must be given: {key}=…")
-    return card
+    return config
 
 
 @dataclass(frozen=True)
-class SavedCard:
-    """What a run folder keeps of the card it was made from."""
+class SavedConfig:
+    """What a run folder keeps of the config it was made from."""
 
-    card: DictConfig  # as composed, unresolved
+    config: DictConfig  # as composed, unresolved
     choices: dict[str, Any]  # the file of conf/ that each group was chosen from
     overrides: list[str]  # of the command line, without those that only say where the run is kept
 
 
-def read_saved_card(folder: Path, key: str) -> SavedCard:
-    """Read the card of a run folder; key is the option that names the folder. Raises UserError where there is none."""
+def read_saved_config(folder: Path, key: str) -> SavedConfig:
+    """Read the config of a run folder; key is the option that names the folder. Raises UserError if there is none."""
     try:
-        card = OmegaConf.load(folder / ".hydra" / "config.yaml")
+        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
         overrides: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         choices = json.loads((folder / "run.json").read_text(encoding="utf-8"))["choices"]
     except OSError as error:
         raise UserError(f"{key}: {folder} is not a run folder: {error.filename}: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{key}: {folder}: its saved config cannot be read ({str(error).splitlines()[0]}).") from None
-    assert isinstance(card, DictConfig)
+    assert isinstance(config, DictConfig)
     kept = [each for each in overrides if not each.startswith(PLACES)]
-    return SavedCard(card, choices, kept)
+    return SavedConfig(config, choices, kept)
 
 
-def extended_card(composed: DictConfig, overrides: Sequence[str]) -> SavedCard | None:
-    """Return the card of the run that train.extend names, with what this command line changes of it.
+def extended_config(composed: DictConfig, overrides: Sequence[str]) -> SavedConfig | None:
+    """Return the config of the run that train.extend names, with what this command line changes of it.
 
-    None where the command line composes the whole card again, by experiment or scale. Raises UserError where
+    None where the command line composes the whole config again, by experiment or scale. Raises UserError where
     train.extend is no run folder.
     """
     parser = OverridesParser.create()
     given = [parser.parse_override(override) for override in overrides]
     if any(override.key_or_group in ("experiment", "scale") for override in given):
         return None
-    saved = read_saved_card(Path(composed.train.extend), "train.extend")
+    saved = read_saved_config(Path(composed.train.extend), "train.extend")
     for override in given:
         key = override.key_or_group
         if saved.choices.get(key) != override.value():  # a group that is chosen as it was: its keys are the run's
-            OmegaConf.update(saved.card, key, OmegaConf.select(composed, key), merge=False, force_add=True)
-    saved.card.name, saved.card.run_dir = composed.name, composed.run_dir
-    return SavedCard(saved.card, saved.choices, [*saved.overrides, *overrides])
+            OmegaConf.update(saved.config, key, OmegaConf.select(composed, key), merge=False, force_add=True)
+    saved.config.name, saved.config.run_dir = composed.name, composed.run_dir
+    return SavedConfig(saved.config, saved.choices, [*saved.overrides, *overrides])
 
 
-def part(card: DictConfig, key: str) -> dict[str, Any]:
-    """Returns one part of a card, resolved: dataset, augmentation, audit."""
-    content: Any = OmegaConf.to_container(card[key], resolve=True)
+def part(config: DictConfig, key: str) -> dict[str, Any]:
+    """Returns one part of a config, resolved: dataset, augmentation, audit."""
+    content: Any = OmegaConf.to_container(config[key], resolve=True)
     return content  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from typing import Any
 Config = dict[str, Any]  # nested, plain
 
 
-UNHASHED = {  # what cannot change the numbers
+NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
     "name", "run_dir", "overwrite", "dataset.root", "train.num_workers", "train.persistent_workers",
     "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "audit", "derived",
 }  # fmt: skip
@@ -18,20 +18,20 @@ UNHASHED = {  # what cannot change the numbers
 
 def config_hash(config: Config) -> str:
     """Returns a hash over everything in a resolved config that can change the numbers."""
-    kept = {key: value for key, value in flatten(config).items() if matters(key)}
+    kept = {key: value for key, value in flatten(config).items() if affects_results(key)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
     """Returns "key (this, that)" for every hashed key in which two resolved configs differ, leaving out `but`."""
     a, b = flatten(one), flatten(other)
-    keys = [k for k in sorted(a.keys() | b.keys()) if matters(k) and k not in but and a.get(k) != b.get(k)]
+    keys = [k for k in sorted(a.keys() | b.keys()) if affects_results(k) and k not in but and a.get(k) != b.get(k)]
     return [f"{key} ({a.get(key, 'absent')} there, {b.get(key, 'absent')} here)" for key in keys]
 
 
-def matters(key: str) -> bool:
-    """Whether a dotted key of the card can change the numbers."""
-    return not any(key == name or key.startswith(f"{name}.") for name in UNHASHED)
+def affects_results(key: str) -> bool:
+    """Whether a dotted key of the config can change the numbers."""
+    return not any(key == name or key.startswith(f"{name}.") for name in NON_FUNCTIONAL_KEYS)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

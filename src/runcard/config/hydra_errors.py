@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in words: the dotted key, the rule, and the nearest valid choices.
+"""Hydra's and OmegaConf's errors as text: the dotted key, the rule, and the nearest valid choices.
 
 Answers in well under a second: nothing here imports torch.
 """
@@ -16,9 +16,14 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from runcard.errors import nearest
+from runcard.errors import did_you_mean
 
-MAX_LISTED = 15  # keys: all at the top of the card
+MAX_LISTED = 15  # keys: all at the top of the config
+RENAMED = {  # former name -> its name now
+    "dataset=labelled": "dataset=image_folder",
+    "augmentation=lab": "augmentation=light",
+    "rehearsal": "smoke_test",
+}
 
 
 def is_hydras(error: Exception) -> bool:
@@ -27,7 +32,9 @@ def is_hydras(error: Exception) -> bool:
     return isinstance(error, own) or str(error).startswith("Config group override")
 
 
-def in_words(error: HydraException | OmegaConfBaseException | ValueError, conf: Path, arguments: Sequence[str]) -> str:
+def as_message(
+    error: HydraException | OmegaConfBaseException | ValueError, conf: Path, arguments: Sequence[str]
+) -> str:
     """Returns one to four lines for an error of composing the config in conf from the command line's arguments."""
     message = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)'", message)):
@@ -54,19 +61,23 @@ def in_words(error: HydraException | OmegaConfBaseException | ValueError, conf: 
 
 
 def _no_such_choice(conf: Path, group: str, choice: str) -> str:
+    if renamed := RENAMED.get(f"{group}={choice}"):
+        return f"{group}={choice} is now called {renamed}."
     folder = conf / group
     choices = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
     known = f"The choices are {', '.join(choices)}." if choices else "There are none yet."
-    return f"{group}={choice}: no such file conf/{group}/{choice}.yaml. {known}{nearest(choice, choices)}"
+    return f"{group}={choice}: no such file conf/{group}/{choice}.yaml. {known}{did_you_mean(choice, choices)}"
 
 
 def _no_such_key(conf: Path, key: str, arguments: Sequence[str]) -> str:
+    if renamed := RENAMED.get(key):
+        return f"{key} is now called {renamed}."
     config, choices = _composed_without(key, conf, arguments)
     group, _, rest = key.partition(".")
     keys = list(_dotted(config))
     where = f" of {group}={choices[group]}" if rest and group in choices else ""
     siblings = [k for k in keys if k.startswith(f"{group}.")] if group in config else [*map(str, config), *keys]
-    return f"{key}: no such option{where}.{nearest(key, siblings) or _listed(siblings)}"
+    return f"{key}: no such option{where}.{did_you_mean(key, siblings) or _listed(siblings)}"
 
 
 def _listed(keys: Sequence[str]) -> str:

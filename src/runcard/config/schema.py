@@ -1,4 +1,4 @@
-"""The train.* keys of a card, checked before anything slow happens."""
+"""The train.* keys of a config, checked before anything slow happens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from runcard.config.diff import flatten
-from runcard.errors import UserError, check_choice, check_flag, check_integer, check_number, nearest
+from runcard.errors import UserError, check_choice, check_flag, check_integer, check_number, did_you_mean
 
 
 def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
@@ -17,20 +17,20 @@ def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
     found = list(map(str, node)) if isinstance(node, Mapping) else []
     for key in set(found) ^ set(known):
         rule = "nothing reads this key" if key in found else "this key is needed"
-        raise UserError(f"{prefix}{key}: {rule}.{nearest(key, known) if key in found else ''}")
+        raise UserError(f"{prefix}{key}: {rule}.{did_you_mean(key, known) if key in found else ''}")
 
 
 TOP_LEVEL = (
     *("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric"),
-    *("seed", "name", "run_dir", "rehearsal", "overwrite", "train", "audit", "derived"),
+    *("seed", "name", "run_dir", "smoke_test", "overwrite", "train", "audit", "derived"),
 )
 
 
 SPLIT_KEYS = ("kind", "val_fraction", "test_fraction", "seed", "group_regex", "fold")
 
 
-def check_card(cfg: DictConfig) -> None:
-    """Checks that a card has the keys that are read, and no others. Raises UserError."""
+def check_config(cfg: DictConfig) -> None:
+    """Checks that a config has the keys that are read, and no others. Raises UserError."""
     check_keys("", cfg, TOP_LEVEL)
     missing = [key for key, value in flatten(to_plain(cfg, resolve=False)).items() if value == "???"]
     for key in (key for key in missing if not key.startswith("derived.")):

@@ -1,4 +1,4 @@
-"""What Runcard adds to Hydra: names of sweep folders, failures in words, and the table after a sweep."""
+"""What Runcard adds to Hydra: names of sweep folders, failures as text, and the table after a sweep."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class JobReporter(Callback):
 def add_or_override(arguments: Sequence[str]) -> list[str]:
     """Returns the command line's arguments with ++ before keys that only some jobs of the sweep may have.
 
-    Before it starts the jobs of -m experiment=a,b dataset.root=x, Hydra composes the card without what is swept, and
+    Before it starts the jobs of -m experiment=a,b dataset.root=x, Hydra composes the config without what is swept, and
     would refuse dataset.root where the default dataset has none. A key that no job has is refused by the job.
     """
     if not {"-m", "--multirun"} & set(arguments):

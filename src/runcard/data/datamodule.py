@@ -1,4 +1,4 @@
-"""The data set that a card names, opened: decoded, resized, split, and with what the card calls its classes."""
+"""The data set that a config names, opened: decoded, resized, split, and with what the config calls its classes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Data:
 
 
 def open_source(dataset: Mapping[str, Any]) -> Source:
-    """Returns the source that the dataset part of a resolved card names."""
+    """Returns the source that the dataset part of a resolved config names."""
     source: Source = build("dataset", {key: value for key, value in dataset.items() if key not in OF_EVERY_DATASET})
     return source
 
 
 def read_samples(source: Source, dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Samples:
-    """Returns a source's images at the size and with the channels that a resolved card says; see data.prepare."""
+    """Returns a source's images at the size and with the channels that a resolved config says; see data.prepare."""
     return checked("dataset.", lambda: prepare(source, dataset["image_size_px"], dataset["channels"], allowed))
 
 
 def read_data(dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Data:
-    """Returns the data of the dataset part of a resolved card. Raises UserError for all that is wrong with it.
+    """Returns the data of the dataset part of a resolved config. Raises UserError for all that is wrong with it.
 
     allowed are the checks (audit.allow) whose faults leave an image out rather than stop.
     """
@@ -70,6 +70,6 @@ def check_dataset(dataset: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def positive_class(dataset: Mapping[str, Any], source: Source) -> str | None:
-    """Returns the name of the positive class, or None where the card has none. Raises UserError for a strange one."""
+    """Returns the name of the positive class, or None where the config has none. Raises UserError for a strange one."""
     name = dataset["positive"]
     return None if name is None else checked("dataset.", lambda: check_choice("positive", str(name), source.classes))

@@ -41,10 +41,10 @@ class OnDisk:
     """How a dataset lies on disk, and how its files are read."""
 
     location: Path  # of the folder that holds the data
-    layout: str  # in words
+    layout: str  # as text
     left_out: list[str]  # folders (with a final slash) and images in location that are no part of the data
     window: tuple[float, float]  # of files deeper than 8 bits: the values shown as black and white
-    masks: str | None = None  # in words, what the values of the mask files mean
+    masks: str | None = None  # as text, what the values of the mask files mean
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -52,7 +52,7 @@ def list_images(folder: Path) -> list[Path]:
     try:
         found = [path for path in folder.iterdir() if is_image(path.name)]
     except PermissionError:
-        raise UserError(f"{folder}: this folder may not be read by you.") from None
+        raise UserError(f"{folder}: this folder: permission denied.") from None
     for path in found:
         check_printable(path)
     return natsorted(found, key=lambda path: path.name)
@@ -104,7 +104,7 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
     mask_values are the grey values of the classes in the file, and each pixel goes to the nearest. Without them the
     file holds class indices (never a JPEG: black may come back as 1) or, with two classes, 0 and 255 (0 and 65535 where
     it is deeper), each pixel to the nearest again. A palette counts by index. What is not clearly a mask (a
-    photograph, more classes than the card names) is a UserError with the values found.
+    photograph, more classes than the config names) is a UserError with the values found.
     """
     mask, lossy = _read_grey(path)
     values, counts = _histogram(mask)
@@ -208,7 +208,7 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
     except FileNotFoundError:
         raise DataError("unreadable", path, "no such file", "Is it a link that leads nowhere?") from None
     except PermissionError:
-        raise DataError("unreadable", path, "this file may not be read by you", "Change its permissions.") from None
+        raise DataError("unreadable", path, "permission denied", "Change its permissions.") from None
     except UnidentifiedImageError:
         if path.stat().st_size == 0:
             raise DataError("empty_file", path, "the file is empty", MEND) from None

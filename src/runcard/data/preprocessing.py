@@ -15,7 +15,7 @@ import numpy as np
 
 from runcard.data.image_io import describe, windowed
 from runcard.data.source import Original, Sample, Samples, Source
-from runcard.errors import DataError, UserError, check_choice, check_integer, way_past
+from runcard.errors import DataError, UserError, allow_hint, check_choice, check_integer
 from runcard.fileio import digest
 
 NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 255
@@ -55,7 +55,9 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
     faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
     if forbidden := [fault for fault in faults if fault.check not in allowed]:
         more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
-        way = way_past(allowed, (fault.check for fault in forbidden)) if positions else ""  # else nothing would remain
+        way = (
+            allow_hint(allowed, (fault.check for fault in forbidden)) if positions else ""
+        )  # else nothing would remain
         audit = f"runcard audit tells all. {way}".rstrip()
         raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, audit]))
     if not positions:

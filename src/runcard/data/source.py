@@ -23,7 +23,7 @@ class Source(Protocol):
     files: list[tuple[Path, ...]]
     classes: list[str]
     given_split: list[str] | None
-    faults: Sequence[DataError]  # of the folder as a whole: told together with those of its files
+    faults: Sequence[DataError]  # of the folder as a whole: reported together with those of its files
     on_disk: OnDisk | None  # None: made, not read
 
     def __len__(self) -> int: ...
@@ -36,7 +36,7 @@ class Original(NamedTuple):
     width_px: int
     height_px: int
     deep_range: tuple[float, float] | None  # smallest and largest value of an image deeper than 8 bits
-    files: list[str]  # in words: "8-bit grey JPEG"
+    files: list[str]  # as text: "8-bit grey JPEG"
 
 
 class Sample(NamedTuple):

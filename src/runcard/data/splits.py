@@ -1,4 +1,4 @@
-"""Which images train, validate and test: the one place where they are parted.
+"""Which images train, validate and test: the one place where they are split.
 
 The split has its own seed: it does not move with the run's seed, so arms of a comparison see the same images.
 """
@@ -43,7 +43,7 @@ def make_split(
     labels are the classes to stratify by, or None for masks. kind "given" takes the data's own folders, "holdout"
     draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of 1 / val_fraction; a test
     folder of the data's own is never trained or validated on.
-    No group is parted by what is drawn, and the fractions are then of groups; the data's own folders are taken as they
+    No group is split by what is drawn, and the fractions are then of groups; the data's own folders are taken as they
     are, and audited. ValueError where a setting is wrong or would leave nothing to train or to validate with.
     """
     check_choice("split.kind", kind, ("given", "holdout", "kfold"))
@@ -106,13 +106,13 @@ def _draw(
             warnings.simplefilter("ignore", UserWarning)  # that a class has fewer images than there are folds
             sides = list(splitter.split(indices, strata, held_groups if grouped else None))
     except ValueError as error:
-        said = f"split: {len(indices)} images cannot be parted so: {error}"
+        said = f"split: {len(indices)} images cannot be split so: {error}"
         raise ValueError(_why_not(strata, held_groups, labels is not None) or said) from None
     return np.sort(indices[np.concatenate([sides[which][1] for which in taken])])
 
 
 def _why_not(strata: np.ndarray, groups: np.ndarray, stratified: bool) -> str:
-    """Returns in words why so few images cannot be parted; "" for other reasons."""
+    """Returns as text why so few images cannot be split; "" for other reasons."""
     counts = np.unique(strata, return_counts=True)[1]
     if len(set(groups)) < 2:
         what = "a single image" if len(strata) == 1 else f"{len(strata)} images of a single group"

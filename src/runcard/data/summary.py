@@ -14,7 +14,7 @@ MAX_LEFT_OUT_SHOWN = 5
 LITTLE_OF_WINDOW = 0.25  # files that use less of dataset.window get a hint
 
 
-def found_rows(
+def summary_rows(
     source: Source, originals: Sequence[Original], labels: Sequence[int] | None, split: Split
 ) -> list[list[str]]:
     """Returns rows of two cells, the data's folder first; none for data that do not lie on disk.

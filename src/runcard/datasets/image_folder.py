@@ -11,7 +11,7 @@ from natsort import natsorted
 
 from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image
 from runcard.datasets.layouts import find_data, has_images, image_and_mask, other_files, subfolders
-from runcard.errors import DataError, UserError, check_names, nearest
+from runcard.errors import DataError, UserError, check_names, did_you_mean
 
 SPLIT_FOLDERS = {  # in any letter case
     "train": ("train", "training"),
@@ -22,7 +22,7 @@ CLASS_FOLDERS, FLAT_FILES = "class folders", "flat files named by class"  # the 
 EXAMPLE = "train/Mel/1.jpg and validation/Nev/2.jpg, train/Mel_1.jpg, Mel/1.jpg or Mel_1.jpg"
 
 
-class LabelledImages:
+class ImageFolder:
     """Images with one class each, in the folder that root and folder mean (layouts.py).
 
     There, or in each of its folders train, val or validation, and test, lie either class folders or flat files. A class
@@ -51,7 +51,7 @@ class LabelledImages:
         _check_apart(tops)
         self.classes = _class_names(list(tops.values())) if names is None else names
         self.ids, self.files, self.targets = [], [], []
-        self.faults: list[DataError] = []  # of folders and names; those of a file are told when it is read
+        self.faults: list[DataError] = []  # of folders and names; those of a file are reported when it is read
         given, layouts = [], {}
         for part, top in tops.items():
             layouts[top] = _layout(top, names)
@@ -72,7 +72,7 @@ class LabelledImages:
         return read_image(self.files[i][0]), self.targets[i], self.ids[i]
 
     def _words(self, layouts: dict[Path, str]) -> str:
-        """Returns the layout in words: "class folders in train/ and validation/ (Nev in Nevi/)"."""
+        """Returns the layout as text: "class folders in train/ and validation/ (Nev in Nevi/)"."""
         places = {layout: [f"{top.name}/" for top in layouts if layouts[top] == layout] for layout in layouts.values()}
         if self.given_split is None:
             words = "".join(places)
@@ -182,7 +182,7 @@ def _in_class_folders(top: Path, classes: list[str], faults: list[DataError]) ->
         found = _matching(name, names)
         if len(found) != 1:
             what = f"several folders fit the class '{name}': {', '.join(found)}" if found else _missing(name, names)
-            fix = f"Set dataset.classes to the folders' names.{nearest(name, found or names)}"
+            fix = f"Set dataset.classes to the folders' names.{did_you_mean(name, found or names)}"
             faults.append(DataError("class_folders", top, what, fix))
         elif found[0] in owners:
             what = f"the classes '{owners[found[0]]}' and '{name}' both find this folder"

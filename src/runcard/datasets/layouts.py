@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from natsort import natsorted
 
 from runcard.data.image_io import check_printable, is_image
-from runcard.errors import DataError, UserError, nearest
+from runcard.errors import DataError, UserError, did_you_mean
 
 MAX_DEPTH = 4  # folders below root that are looked into
 MAX_LISTED = 10
@@ -42,7 +42,7 @@ def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> P
         found = list(below.values())
         raise UserError(
             f"dataset.folder={folder}: no such data in {top}, found {_shortened(found)}. "
-            f"Set dataset.folder to one of these.{nearest(folder, found)}"
+            f"Set dataset.folder to one of these.{did_you_mean(folder, found)}"
         )
     best = [path for path in meant if ranks[path] == max(ranks[p] for p in meant)]
     if len(best) > 1:
@@ -111,7 +111,7 @@ def _existing(root: str) -> Path:
         if len(same) != 1:
             raise UserError(
                 f"{typed}: no such folder. dataset.root must be the folder of the data or one above it; {found} holds "
-                f"{_shortened(names)}.{nearest(part, names)}"
+                f"{_shortened(names)}.{did_you_mean(part, names)}"
             )
         found /= same[0]
     return found

@@ -1,4 +1,4 @@
-"""Whether the parts of a card fit each other: keys, shapes, and what the best epoch and the scheduler go by."""
+"""Whether the parts of a config fit each other: keys, shapes, and what the best epoch and the scheduler go by."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_output(
     if logits.ndim != len(expected):
         has = "masks" if has_masks else "one class per image"
         gives = "one label per image" if logits.ndim == 2 else "a map of labels"
-        fitting = "model=unet or dataset=labelled" if has_masks else "model=vgg16 or dataset=lungs"
+        fitting = "model=unet or dataset=image_folder" if has_masks else "model=vgg16 or dataset=lungs"
         raise UserError(f"{model} gives {gives}; {dataset} has {has}. Try {fitting}.")
     raise UserError(
         f"{model} gives an output of shape {tuple(logits.shape)}, but {dataset} with loss={choices.get('loss')} needs "

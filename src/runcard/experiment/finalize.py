@@ -12,15 +12,15 @@ from rich.console import Console
 from runcard.console import duration, print_table
 from runcard.data.datamodule import Data
 from runcard.errors import UserError
-from runcard.experiment.predictions import Gallery
-from runcard.experiment.setup import Parts
+from runcard.experiment.predictions import PredictionFigures
+from runcard.experiment.setup import ExperimentSetup
 from runcard.explain.cam_sheet import panel
 from runcard.explain.explain import Classifier, explain
 from runcard.explain.images import Pictures
 from runcard.explain.shortcut_probe import Finding
 from runcard.figures.figures import confusion_figure, curves_figure
 from runcard.fileio import write_figure
-from runcard.loggers.tensorboard import Tracker
+from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.reader import Row
 from runcard.runs.writer import Record
 from runcard.training.checkpoint import Checkpoint, load_weights
@@ -31,47 +31,47 @@ LOSS_TOLERANCE = 0.01  # relative, where arithmetic is not bit-exact: bfloat16 r
 
 
 def write_results(
-    parts: Parts,
+    setup: ExperimentSetup,
     state: State,
-    tracker: Tracker,
-    gallery: Gallery,
+    tracker: TensorBoardLogger,
+    gallery: PredictionFigures,
     checkpoint: Checkpoint,
     record: Record,
     bit_exact: bool,
 ) -> dict[str, Any]:
-    """Writes per_image.csv, previews/, figures/ and the PR curve; returns the facts that run.json ends with.
+    """Writes per_image.csv, previews/, figures/ and the PR curve; returns the metadata that run.json ends with.
 
     The model holds the last weights when this begins and the best ones when it ends. bit_exact says whether evaluating
     the last weights again must reproduce the last row of metrics.csv to the last bit, or to rounding only.
     """
-    folder, rows, name = record.folder, tracker.rows, parts.monitor.name
+    folder, rows, name = record.folder, tracker.rows, setup.monitor.name
     if state.best is None:
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
-    last = _evaluate(parts)
+    last = _evaluate(setup)
     check_reproduced(rows[-1], last["val"], bit_exact)
     write_figure(folder / "figures" / "predictions.png", gallery.predictions(last["val"]))
-    write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, _positive(parts.data)))
+    write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, _positive(setup.data)))
     outcomes = gallery.write_previews(folder)
-    counted = f"{outcomes.confusion.sum():,} {'pixels' if parts.data.samples.has_masks else 'images'}"
-    confusion = confusion_figure(outcomes.confusion, parts.data.classes, f"validation, last epoch: {counted}")
+    counted = f"{outcomes.confusion.sum():,} {'pixels' if setup.data.samples.has_masks else 'images'}"
+    confusion = confusion_figure(outcomes.confusion, setup.data.classes, f"validation, last epoch: {counted}")
     write_figure(folder / "figures" / "confusion.png", confusion)
     tracker.figure("val/confusion", confusion, state.epoch)
-    if parts.data.positive is not None:
-        positive = parts.data.classes[parts.data.positive]
+    if setup.data.positive is not None:
+        positive = setup.data.classes[setup.data.positive]
         tracker.pr_curve(f"val/{positive}", outcomes.is_positive, outcomes.scores, state.epoch)
-    load_weights(checkpoint.best, parts.model)
-    best = _evaluate(parts)
+    load_weights(checkpoint.best, setup.model)
+    best = _evaluate(setup)
     record.write_per_image(
         [
             {"split": split, "checkpoint": weights, **row}
             for weights, evaluations in (("last", last), ("best", best))
             for split, evaluation in evaluations.items()
-            for row in _per_image(evaluation, parts.data)
+            for row in _per_image(evaluation, setup.data)
         ]
     )
-    findings = _explain(parts, folder, tracker, state.epoch)
+    findings = _explain(setup, folder, tracker, state.epoch)
     seconds = [row["seconds"] for row in rows]
-    caching = record.content["features"]["seconds"] if parts.cache_features else 0.0
+    caching = record.content["features"]["seconds"] if setup.cache_features else 0.0
     return {
         "epochs": state.epoch,
         "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds), "caching": caching},
@@ -113,11 +113,11 @@ def _same(recorded: float, again: float, bit_exact: bool) -> bool:
     return recorded == again or (not bit_exact and math.isclose(recorded, again, rel_tol=LOSS_TOLERANCE, abs_tol=1e-4))
 
 
-def print_summary(console: Console, parts: Parts, results: dict[str, Any], folder: Path) -> None:
+def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, Any], folder: Path) -> None:
     """Prints what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
     columns = [
-        _positive(parts.data),
+        _positive(setup.data),
         f"last (epoch {last['epoch']})",
         f"best {best['monitor']} (epoch {best['epoch']})",
     ]
@@ -137,18 +137,18 @@ def _positive(data: Data) -> str:
     return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
 
 
-def _explain(parts: Parts, folder: Path, tracker: Tracker, epoch: int) -> list[Finding]:
+def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, epoch: int) -> list[Finding]:
     """Draws activation maps of validation images and returns what the shortcut probe finds, where images have classes.
 
     The model has the best weights: those that `runcard explain` reads from the folder.
     """
-    samples, val = parts.data.samples, parts.data.split["val"]
-    num_images = min(parts.train.explain_images, len(val))
+    samples, val = setup.data.samples, setup.data.split["val"]
+    num_images = min(setup.train.explain_images, len(val))
     if samples.has_masks or not num_images:
         return []
     chosen = [val[i] for i in np.linspace(0, len(val) - 1, num_images).round().astype(int)]
     pictures = Pictures(samples.images[chosen], samples.targets[chosen], [samples.ids[i] for i in chosen])
-    classifier = Classifier(parts.model, parts.data.normalization, parts.data.classes, parts.fabric.autocast)
+    classifier = Classifier(setup.model, setup.data.normalization, setup.data.classes, setup.fabric.autocast)
     try:
         explanation = explain(classifier, pictures)
     except UserError as error:  # a model without convolutions: no reason to lose its training
@@ -160,11 +160,11 @@ def _explain(parts: Parts, folder: Path, tracker: Tracker, epoch: int) -> list[F
     return explanation.findings
 
 
-def _evaluate(parts: Parts) -> dict[str, Evaluation]:
+def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:
     """Returns the evaluation of validation, and of the test split where there is one."""
-    loaders = {"val": parts.loaders.val} | ({"test": parts.loaders.test} if parts.loaders.test else {})
+    loaders = {"val": setup.loaders.val} | ({"test": setup.loaders.test} if setup.loaders.test else {})
     return {
-        split: evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
+        split: evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
         for split, loader in loaders.items()
     }
 

@@ -1,8 +1,8 @@
-"""A model as it was built, set against its card: a knob that is turned and never passed on shows before training.
+"""A model as it was built, set against its config: a parameter that is set and never passed on shows before training.
 
-What is told comes from the built model: its layers by torch's own classes, the output's shape from a forward pass, the
+What is reported comes from the built model: its layers by torch's classes, the output's shape from a forward pass, the
 receptive field from some more with NaN in the image. So a third-party model, whose library may swallow an argument that
-it does not know, is told of like our own.
+it does not know, is summarized like our own.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ STRIP_PX = 32  # the usual encoders halve an image five times: the least height 
 
 
 @dataclass(frozen=True)
-class Echo:
+class ModelSummary:
     """What was asked for and what was built."""
 
-    card: dict[str, Any]  # the leaves of the card's model part, under dotted keys
+    config: dict[str, Any]  # the leaves of the config's model part, under dotted keys
     layers: dict[str, int]  # how many of each kind, see _layers
     num_parameters: int
     num_trained: int
@@ -43,7 +43,7 @@ class Echo:
     output_shape: tuple[int, ...] | None  # (K,) or (K, H, W); None where the model refused a single image of zeros
     mismatches: list[str]  # a sentence each
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Returns what run.json does not say elsewhere, in JSON's own types."""
         return {
             "layers": self.layers,
@@ -54,9 +54,11 @@ class Echo:
         }
 
     def rows(self) -> list[list[str]]:
-        """Returns rows of two cells: the model as the card has it, and as it was built."""
-        knobs = (f"{key} {_as_in_card(value)}" for key, value in self.card.items() if not key.endswith("_target_"))
-        name = str(self.card.get("_target_", "")).rpartition(".")[2]
+        """Returns rows of two cells: the model as the config has it, and as it was built."""
+        parameters = (
+            f"{key} {_as_in_card(value)}" for key, value in self.config.items() if not key.endswith("_target_")
+        )
+        name = str(self.config.get("_target_", "")).rpartition(".")[2]
         layers = (f"{kind} ×{number}" if number else f"no {kind}" for kind, number in self.layers.items())
         trained = "all" if self.num_trained == self.num_parameters else f"{self.num_trained:,}"
         field = "unknown" if self.receptive_field_px is None else f"{self.receptive_field_px} px"
@@ -68,21 +70,21 @@ class Echo:
             f"receptive field {field}",
             f"{self.input_shape} → {self.output_shape or 'unknown'}",
         )
-        return [["card", ": ".join(filter(None, (name, ", ".join(knobs))))], ["built", " · ".join(built)]]
+        return [["config", ": ".join(filter(None, (name, ", ".join(parameters))))], ["built", " · ".join(built)]]
 
 
-def echo(model: nn.Module, shape: tuple[int, int, int], card: Mapping[str, Any]) -> Echo:
-    """Returns what model is; shape is that of its images (C, H, W), card the resolved part of the card it is made from.
+def summarize_model(model: nn.Module, shape: tuple[int, int, int], config: Mapping[str, Any]) -> ModelSummary:
+    """Summarize a model; shape is that of its images (C, H, W), config its resolved section of the config.
 
     Runs forward passes of one image and leaves the model as it was.
     """
-    leaves, calls, output_shape = flatten(card), _Calls(), None
+    leaves, calls, output_shape = flatten(config), _Calls(), None
     with suppress(Exception), _evaluating(model), calls:  # other people's models may raise anything
         output_shape = tuple(model(_blank(model, shape)).shape[1:])
     dropouts = _dropouts(model, calls)
     has_batch_norm = calls.batch_norm or any(isinstance(module, _BatchNorm) for module in model.modules())
-    return Echo(
-        card=leaves,
+    return ModelSummary(
+        config=leaves,
         layers=_layers(model, dropouts),
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -172,17 +174,17 @@ class _Calls(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _mismatches(card: Mapping[str, Any], rates: set[float], has_batch_norm: bool) -> list[str]:
-    """Returns a sentence for each key of the card that the built model, which has these, contradicts.
+def _mismatches(config: Mapping[str, Any], rates: set[float], has_batch_norm: bool) -> list[str]:
+    """Returns a sentence for each key of the config that the built model, which has these, contradicts.
 
     Judged by their names: a key with "dropout" in it, whose value is a rate or a list of some, where nothing in the
     model has that rate; and one called batchnorm, batch_norm, use_bn or so, that is true where there is no batch norm
-    or false where there is some. A false further down in the card is not judged: it may speak of one part of a
-    library's model. Not seen: a dead knob of any other name, a rate that another layer has by chance, and a layer that
+    or false where there is some. A false further down in the config is not judged: it may speak of one part of a
+    library's model. Not seen: an ignored key of any other name, a rate that another layer also has, and a layer that
     is built and never called.
     """
     found = []
-    for key, value in card.items():
+    for key, value in config.items():
         name, setting = key.rpartition(".")[2], f"model.{key}={_as_in_card(value)}"
         if "dropout" in name.lower() and _rates(value) - rates:
             found.append(f"{setting}: no dropout of that rate was built")
@@ -195,7 +197,7 @@ def _mismatches(card: Mapping[str, Any], rates: set[float], has_batch_norm: bool
 
 
 def _rates(value: object) -> set[float]:
-    """Returns the rates above 0 that a leaf of the card gives; integers are none, they count something."""
+    """Returns the rates above 0 that a leaf of the config gives; integers are none, they count something."""
     values = value if isinstance(value, list) else [value]
     return {v for v in values if isinstance(v, float) and 0 < v <= 1}
 
@@ -235,7 +237,7 @@ def _blank(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
 
 
 def _as_in_card(value: object) -> str:
-    """Returns a leaf of the card in YAML's words: true, null, [pool, concat]."""
+    """Returns a leaf of the config in YAML's words: true, null, [pool, concat]."""
     if isinstance(value, list):
         return f"[{', '.join(map(_as_in_card, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

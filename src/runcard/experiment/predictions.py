@@ -14,9 +14,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
 from runcard.data.loaders import Batch
-from runcard.experiment.setup import Parts
+from runcard.experiment.setup import ExperimentSetup
 from runcard.figures.figures import Example, batch_figure, class_figure, mask_figure, preview
-from runcard.fileio import replacing
+from runcard.fileio import atomic_write
 from runcard.training.evaluation import predict, probabilities
 from runcard.training.types import Evaluation
 
@@ -25,12 +25,12 @@ MAX_PR_PIXELS = 4_000_000
 MAX_TILES = 8  # images of a batch or of classes shown in one figure
 
 
-def first_batch(parts: Parts) -> Figure:
+def first_batch(setup: ExperimentSetup) -> Figure:
     """Draws the first training batch of the first epoch, augmented, exactly as it will be trained on."""
-    parts.loaders.train_sampler.set_epoch(1)
-    keys = islice(parts.loaders.train_sampler, min(parts.train.batch_size, MAX_TILES))
-    batch = default_collate([parts.loaders.train.dataset[key] for key in keys])
-    return batch_figure(batch.images.numpy(), batch.targets.numpy(), parts.data.classes)
+    setup.loaders.train_sampler.set_epoch(1)
+    keys = islice(setup.loaders.train_sampler, min(setup.train.batch_size, MAX_TILES))
+    batch = default_collate([setup.loaders.train.dataset[key] for key in keys])
+    return batch_figure(batch.images.numpy(), batch.targets.numpy(), setup.data.classes)
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class Outcomes:
     scores: np.ndarray  # float32
 
 
-class Gallery:
+class PredictionFigures:
     """Draws from the model as it is now; during training train.pictures times, evenly spread over its epochs."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.fabric, self.model = parts.fabric, parts.network
-        self.samples, self.loaders = parts.data.samples, parts.loaders
-        self.val_indices = parts.data.split["val"][: len(parts.loaders.val.sampler)]  # type: ignore[arg-type]
-        self.classes, self.positive = parts.data.classes, parts.data.positive
-        self.metric, self.mode = parts.monitor.name.partition("/")[2], parts.monitor.mode
-        times = min(parts.train.pictures, parts.train.epochs)
-        self.epochs = set(np.linspace(1, parts.train.epochs, times).round().astype(int).tolist())
+    def __init__(self, setup: ExperimentSetup) -> None:
+        self.fabric, self.model = setup.fabric, setup.network
+        self.samples, self.loaders = setup.data.samples, setup.loaders
+        self.val_indices = setup.data.split["val"][: len(setup.loaders.val.sampler)]  # type: ignore[arg-type]
+        self.classes, self.positive = setup.data.classes, setup.data.positive
+        self.metric, self.mode = setup.monitor.name.partition("/")[2], setup.monitor.mode
+        times = min(setup.train.pictures, setup.train.epochs)
+        self.epochs = set(np.linspace(1, setup.train.epochs, times).round().astype(int).tolist())
 
     def epoch(self, epoch: int, val: Evaluation) -> dict[str, Figure]:
         """Returns the figures due after this epoch, by tag: best, median and worst of validation."""
@@ -84,7 +84,7 @@ class Gallery:
         truth, scores = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
         for i, example in enumerate(self._examples(self.val_indices)):
             if i < MAX_PREVIEWS:
-                with replacing(folder / "previews" / f"{example.title}.png") as temporary:  # ids may have folders
+                with atomic_write(folder / "previews" / f"{example.title}.png") as temporary:  # ids may have folders
                     Image.fromarray(preview(example, self.classes)).save(temporary)
             cells = num_classes * example.target.astype(np.int64) + example.probs.argmax(axis=0)
             confusion += np.bincount(cells.ravel(), minlength=num_classes**2)

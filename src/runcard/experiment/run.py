@@ -1,4 +1,4 @@
-"""One run: parts -> training -> record. From the first epoch on, whatever happens is written down."""
+"""One run: setup -> training -> record. From the first epoch on, whatever happens is written down."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rich.console import Console
 
 from runcard.audit.findings import as_json
 from runcard.audit.preflight import audit_before_training, print_findings
-from runcard.config.diff import UNHASHED, config_hash, flatten
+from runcard.config.diff import NON_FUNCTIONAL_KEYS, config_hash, flatten
 from runcard.console import print_table
 from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import left_out
-from runcard.data.summary import found_rows
+from runcard.data.summary import summary_rows
 from runcard.errors import UserError
 from runcard.experiment.checks import better
 from runcard.experiment.finalize import print_summary, write_results
-from runcard.experiment.model_summary import Echo, echo
-from runcard.experiment.predictions import Gallery, first_batch
-from runcard.experiment.setup import Parts, compose, with_cached_features
+from runcard.experiment.model_summary import ModelSummary, summarize_model
+from runcard.experiment.predictions import PredictionFigures, first_batch
+from runcard.experiment.setup import ExperimentSetup, compose, with_cached_features
 from runcard.fileio import is_disk_full, write_figure
 from runcard.loggers.progress import Progress
-from runcard.loggers.tensorboard import Tracker
+from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.environment import code_hash
 from runcard.runs.reader import read_metrics
 from runcard.runs.writer import Record, check_parent, copy_training
@@ -39,52 +39,52 @@ from runcard.training.types import Logger, State
 
 
 def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[str, str]) -> float:
-    """Runs one card in folder and returns its best monitored value, which is what a sweep optimises.
+    """Runs one config in folder and returns its best monitored value, which is what a sweep optimises.
 
-    A folder that holds the same card goes on where it stopped; a completed one gives its recorded value. overrides
-    are recorded beside the card; choices names the file chosen per config group, for messages.
+    A folder that holds the same config goes on where it stopped; a completed one gives its recorded value. overrides
+    are recorded beside the config; choices names the file chosen per config group, for messages.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    parts = compose(cfg, choices)
-    samples, split = parts.data.samples, parts.data.split
+    setup = compose(cfg, choices)
+    samples, split = setup.data.samples, setup.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
-    built = echo(parts.model, parts.image_shape, parts.config["model"])
-    validation = parts.loaders.val.dataset
+    built = summarize_model(setup.model, setup.image_shape, setup.config["model"])
+    validation = setup.loaders.val.dataset
     findings = audit_before_training(
-        parts.data, parts.augment, validation, parts.config, fingerprint, built.mismatches, console
+        setup.data, setup.augment, validation, setup.config, fingerprint, built.mismatches, console
     )
-    record = Record.open(folder, parts.config, fingerprint, parts.overwrite)
+    record = Record.open(folder, setup.config, fingerprint, setup.overwrite)
     try:
         if record.content.get("status") == "completed":
             return _recorded(record, console)
         parent = None
-        if parts.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
-            parent = Path(parts.train.extend)
-            check_parent(parent, parts.config, fingerprint, parts.total_matters)
-        _announce(parts, built, record.folder, choices, console)
-        print_findings(findings, parts.config["audit"]["allow"], overrides, console)
+        if setup.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
+            parent = Path(setup.train.extend)
+            check_parent(parent, setup.config, fingerprint)
+        _announce(setup, built, record.folder, choices, console)
+        print_findings(findings, setup.config["audit"]["allow"], overrides, console)
         changed = record.start(
-            parts.card,
+            setup.config_yaml,
             overrides,
             session={
-                "device": str(parts.fabric.device),
-                "precision": parts.precision,
-                "reproducible": "bit for bit" if parts.bit_exact else "to rounding",
+                "device": str(setup.fabric.device),
+                "precision": setup.precision,
+                "reproducible": "bit for bit" if setup.bit_exact else "to rounding",
             },
             choices=choices,
-            config=parts.config,
-            config_hash=config_hash(parts.config),
+            config=setup.config,
+            config_hash=config_hash(setup.config),
             data=fingerprint,
-            num_parameters=parts.num_parameters,
-            num_trained_parameters=parts.num_trained,
-            better={name: better(name, parts.metrics) for name in ("loss", *columns(parts.metrics))},
+            num_parameters=setup.num_parameters,
+            num_trained_parameters=setup.num_trained,
+            better={name: better(name, setup.metrics) for name in ("loss", *columns(setup.metrics))},
             bounds={
-                name: metric.bounds for name, metric in columns(parts.metrics).items() if hasattr(metric, "bounds")
+                name: metric.bounds for name, metric in columns(setup.metrics).items() if hasattr(metric, "bounds")
             },
-            parent=parts.train.extend,
-            model=built.facts(),
-            left_out=left_out(parts.data.source, samples),
-            audit=as_json(findings, parts.config["audit"]["allow"]),
+            parent=setup.train.extend,
+            model=built.metadata(),
+            left_out=left_out(setup.data.source, samples),
+            audit=as_json(findings, setup.config["audit"]["allow"]),
         )
         if changed:
             what = " and ".join(changed)
@@ -92,37 +92,39 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
         with _ending(record, console) as ending:
             if parent:
                 copy_training(parent, folder)
-            record.write_split(split, samples.ids, parts.data.groups, samples.digests)
-            ending |= {"status": "completed", **_train(parts, record, console)}
-        print_summary(console, parts, ending, folder)
+            record.write_split(split, samples.ids, setup.data.groups, samples.digests)
+            ending |= {"status": "completed", **_train(setup, record, console)}
+        print_summary(console, setup, ending, folder)
         return float(ending["best"]["value"])
     finally:
         record.release()
 
 
-def _announce(parts: Parts, built: Echo, folder: Path, choices: dict[str, str], console: Console) -> None:
+def _announce(
+    setup: ExperimentSetup, built: ModelSummary, folder: Path, choices: dict[str, str], console: Console
+) -> None:
     """Prints what is about to be trained, and where."""
-    counts = ", ".join(f"{len(members)} {part}" for part, members in parts.data.split.items() if members)
-    if lost := len(parts.data.source) - len(parts.data.samples.ids):
+    counts = ", ".join(f"{len(members)} {part}" for part, members in setup.data.split.items() if members)
+    if lost := len(setup.data.source) - len(setup.data.samples.ids):
         counts += f", {lost} left out (audit.allow)"
     dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
     console.print(folder, style="bold")
-    samples = parts.data.samples
-    if rows := found_rows(parts.data.source, samples.originals, samples.labels, parts.data.split):
+    samples = setup.data.samples
+    if rows := summary_rows(setup.data.source, samples.originals, samples.labels, setup.data.split):
         print_table(console, rows[0], rows[1:])
-    card, model_built = built.rows()
-    print_table(console, card, [model_built])
-    if isinstance(parts.model, Pretrained):
-        digest = parts.config.get("weights_sha256")
+    written, model_built = built.rows()
+    print_table(console, written, [model_built])
+    if isinstance(setup.model, Pretrained):
+        digest = setup.config.get("weights_sha256")
         console.print(f"pretrained weights: {f'a file of SHA-256 {digest[:8]}…' if digest else 'none, random ones'}")
-    console.print(f"{dataset}: {counts} · {model} · {loss} · {parts.fabric.device} {parts.precision}")
-    if parts.rehearsal:
-        console.print("scale=quick: a rehearsal of this card. It supports no conclusion.", style="yellow")
+    console.print(f"{dataset}: {counts} · {model} · {loss} · {setup.fabric.device} {setup.precision}")
+    if setup.smoke_test:
+        console.print("scale=quick: a smoke test of this config. It supports no conclusion.", style="yellow")
 
 
 @contextmanager
 def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
-    """However the block ends, run.json says so: with the facts that the block adds, as failed, or as interrupted."""
+    """However the block ends, run.json says so: with the metadata that the block adds, as failed, or as interrupted."""
     started = perf_counter()
     ending: dict[str, Any] = {"status": "interrupted"}
     try:
@@ -146,28 +148,28 @@ def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
             record.finish(perf_counter() - started, **ending)
 
 
-def _train(parts: Parts, record: Record, console: Console) -> dict[str, Any]:
+def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str, Any]:
     """Trains from where the folder's checkpoint left off; returns the results that run.json ends with."""
     folder, status = record.folder, "interrupted"
-    checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
+    checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     state = checkpoint.resume()
     if state.epoch:
         console.print(f"going on after epoch {state.epoch}")
-    trained = parts
-    if parts.cache_features:
-        trained, facts = with_cached_features(parts, console)
-        record.update(features=record.content.get("features", facts))  # what the first session paid
-    gallery = Gallery(trained)
-    progress = Progress(console, parts.train, len(parts.loaders.train), parts.monitor.name)
-    tracker = Tracker(folder, state.epoch, progress, gallery.epoch)
+    trained = setup
+    if setup.cache_features:
+        trained, metadata = with_cached_features(setup, console)
+        record.update(features=record.content.get("features", metadata))  # what the first session paid
+    gallery = PredictionFigures(trained)
+    progress = Progress(console, setup.train, len(setup.loaders.train), setup.monitor.name)
+    tracker = TensorBoardLogger(folder, state.epoch, progress, gallery.epoch)
     try:
-        tracker.start(parts.card, _hparams(parts, record))
+        tracker.start(setup.config_yaml, _hparams(setup, record))
         if not (folder / "figures" / "first_batch.png").exists():
-            figure = first_batch(parts)
+            figure = first_batch(setup)
             write_figure(folder / "figures" / "first_batch.png", figure)
             tracker.figure("train/first_batch", figure, 0)
         resumed_epoch = state.epoch
-        state = fit_parts(trained, state, checkpoint, tracker)
+        state = fit_setup(trained, state, checkpoint, tracker)
         progress.close()
         # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
         bit_exact = trained.bit_exact and state.epoch > resumed_epoch
@@ -179,19 +181,19 @@ def _train(parts: Parts, record: Record, console: Console) -> dict[str, Any]:
             tracker.close(status)
 
 
-def fit_parts(parts: Parts, state: State, checkpoint: Checkpoint, logger: Logger) -> State:
+def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Checkpoint, logger: Logger) -> State:
     """Train from state on, and return the final state; see training.loop.fit."""
     return fit(
-        fabric=parts.fabric,
-        model=parts.network,
-        loss=parts.loss,
-        optimizer=parts.optimizer,
-        schedule=parts.schedule,
-        loaders=parts.loaders,
-        metrics=parts.metrics,
-        monitor=parts.monitor,
-        train=parts.train,
-        seed=parts.seed,
+        fabric=setup.fabric,
+        model=setup.network,
+        loss=setup.loss,
+        optimizer=setup.optimizer,
+        schedule=setup.schedule,
+        loaders=setup.loaders,
+        metrics=setup.metrics,
+        monitor=setup.monitor,
+        train=setup.train,
+        seed=setup.seed,
         state=state,
         checkpoint=checkpoint,
         logger=logger,
@@ -207,8 +209,10 @@ def _recorded(record: Record, console: Console) -> float:
     return float(best["value"])
 
 
-def _hparams(parts: Parts, record: Record) -> dict[str, Any]:
-    """Returns every value of the card that a run may differ in, with lists as text, for TensorBoard's HPARAMS."""
-    leaves = {key: value for key, value in flatten(parts.config).items() if key.split(".")[0] not in UNHASHED}
+def _hparams(setup: ExperimentSetup, record: Record) -> dict[str, Any]:
+    """Returns every value of the config that a run may differ in, with lists as text, for TensorBoard's HPARAMS."""
+    leaves = {
+        key: value for key, value in flatten(setup.config).items() if key.split(".")[0] not in NON_FUNCTIONAL_KEYS
+    }
     leaves |= {"num_parameters": record.content["num_parameters"], **record.content["choices"]}
     return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in leaves.items()}

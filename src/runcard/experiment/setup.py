@@ -1,6 +1,6 @@
-"""The composition root: from a card to finished objects. The only reader of cfg.
+"""The composition root: from a config to finished objects. The only reader of cfg.
 
-Everything that can be wrong with a card or its data is found here, before a run folder is touched.
+Everything that can be wrong with a config or its data is found here, before a run folder is touched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torchmetrics import MetricCollection
 from runcard.audit.findings import check_allowed
 from runcard.config.diff import flatten
 from runcard.config.instantiate import build, build_with, checked
-from runcard.config.schema import TrainSettings, check_card, to_plain
+from runcard.config.schema import TrainSettings, check_config, to_plain
 from runcard.data.datamodule import Data, read_data
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
 from runcard.errors import UserError, check_flag, check_integer
@@ -35,12 +35,12 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
 @dataclass(frozen=True)
-class Parts:
+class ExperimentSetup:
     """Everything one run needs, built and checked."""
 
     train: TrainSettings
     seed: int
-    rehearsal: bool
+    smoke_test: bool
     overwrite: bool
     fabric: Fabric
     precision: str  # resolved: 32-true | bf16-mixed
@@ -57,8 +57,7 @@ class Parts:
     metrics: MetricCollection
     monitor: Monitor
     config: dict[str, Any]  # resolved
-    card: str  # the config as composed, YAML, from which it can be run again
-    total_matters: bool  # whether the scheduler depends on the total number of steps
+    config_yaml: str  # the config as composed, YAML, from which it can be run again
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -82,35 +81,35 @@ class Parts:
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
 
-def with_cached_features(parts: Parts, console: Console) -> tuple[Parts, dict[str, Any]]:
-    """Return parts that train on the features of the model's frozen front, and what run.json says of these."""
-    assert isinstance(parts.model, PartlyFrozen)
-    divided = parts.model.frozen_and_trained()
+def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[ExperimentSetup, dict[str, Any]]:
+    """Return setup that train on the features of the model's frozen front, and what run.json says of these."""
+    assert isinstance(setup.model, PartlyFrozen)
+    divided = setup.model.frozen_and_trained()
     assert divided is not None
     front, rest = divided
-    data, facts = cached_features(front, parts.images, parts.train, parts.fabric, parts.precision, console)
-    on_gpu = parts.fabric.device.type == "cuda"
-    loaders = make_loaders(data, data, parts.data.split, parts.train, parts.seed, pin_memory=on_gpu)
-    return replace(parts, network=parts.fabric.setup_module(rest), loaders=loaders), facts
+    data, metadata = cached_features(front, setup.images, setup.train, setup.fabric, setup.precision, console)
+    on_gpu = setup.fabric.device.type == "cuda"
+    loaders = make_loaders(data, data, setup.data.split, setup.train, setup.seed, pin_memory=on_gpu)
+    return replace(setup, network=setup.fabric.setup_module(rest), loaders=loaders), metadata
 
 
-def compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
-    """Returns the parts of a card; choices names the file chosen per config group, for messages.
+def compose(cfg: DictConfig, choices: dict[str, str]) -> ExperimentSetup:
+    """Returns the setup of a config; choices names the file chosen per config group, for messages.
 
     Raises UserError for a person's mistake. Fills in cfg.derived.
     """
     try:
         return _compose(cfg, choices)
     except OmegaConfBaseException as error:  # an interpolation that leads nowhere, say
-        raise UserError(f"{getattr(error, 'full_key', None) or 'the card'}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{getattr(error, 'full_key', None) or 'the config'}: {str(error).splitlines()[0]}") from None
 
 
-def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
-    card = cfg.copy()
-    check_card(cfg)
+def _compose(cfg: DictConfig, choices: dict[str, str]) -> ExperimentSetup:
+    unresolved = cfg.copy()
+    check_config(cfg)
     train = checked("train.", lambda: TrainSettings(**cfg.train))
     seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
-    rehearsal = checked("", lambda: check_flag("rehearsal", cfg.rehearsal))
+    smoke_test = checked("", lambda: check_flag("smoke_test", cfg.smoke_test))
     overwrite = checked("", lambda: check_flag("overwrite", cfg.overwrite))
     allowed = checked("audit.", lambda: check_allowed(to_plain(cfg.audit)["allow"]))
     fabric, precision = _fabric(train)
@@ -134,10 +133,10 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
     metrics = MetricCollection({name: build("metric", score) for name, score in cfg.metric.scores.items()})
     config = to_plain(cfg)
     monitor = check_monitors(schedule, cfg.metric.monitor, metrics)
-    return Parts(
+    return ExperimentSetup(
         train=train,
         seed=seed,
-        rehearsal=rehearsal,
+        smoke_test=smoke_test,
         overwrite=overwrite,
         fabric=fabric,
         precision=precision,
@@ -154,8 +153,7 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> Parts:
         metrics=metrics.to(fabric.device),
         monitor=monitor,
         config=config | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
-        card=_runnable(card, config),
-        total_matters="derived.steps" in OmegaConf.to_yaml(cfg.scheduler),
+        config_yaml=_runnable(unresolved, config),
     )
 
 
@@ -198,10 +196,10 @@ def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: 
     cfg.derived.steps = cfg.train.epochs * math.ceil(num_batches / cfg.train.accumulate_steps)
 
 
-def _runnable(card: DictConfig, config: dict[str, Any]) -> str:
-    """Returns a card as YAML that gives the same run elsewhere: with the values that the environment gave it here."""
+def _runnable(unresolved: DictConfig, config: dict[str, Any]) -> str:
+    """Returns a config as YAML that gives the same run elsewhere: with the values that the environment gave it here."""
     values = flatten(config)
-    for key, value in flatten(to_plain(card, resolve=False)).items():
+    for key, value in flatten(to_plain(unresolved, resolve=False)).items():
         if "${oc.env:" in str(value):
-            OmegaConf.update(card, key, values[key])
-    return OmegaConf.to_yaml(card)
+            OmegaConf.update(unresolved, key, values[key])
+    return OmegaConf.to_yaml(unresolved)

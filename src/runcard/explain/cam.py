@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runcard.errors import UserError, nearest
+from runcard.errors import UserError, did_you_mean
 
 PACKAGE = "pytorch_grad_cam"
 GRAD_CAM = "GradCAM"
@@ -64,7 +64,7 @@ def find_method(name: str) -> Callable[..., Callable[..., np.ndarray]]:
     if not _makes_maps(found):
         known = [n for n, member in vars(importlib.import_module(PACKAGE)).items() if _makes_maps(member)]
         raise UserError(
-            f"method must be a class that makes maps of target_layers, got '{name}'.{nearest(class_name, known)}\n"
+            f"method must be a class that makes maps of target_layers, got '{name}'.{did_you_mean(class_name, known)}\n"
             f"{PACKAGE} offers {', '.join(sorted(known))}."
         )
     return found  # type: ignore[no-any-return]
@@ -99,7 +99,9 @@ def _find_layer(model: nn.Module, name: str, image: Tensor) -> nn.Module:
     layers: dict[str, nn.Module] = dict(model.named_modules())
     example = ", ".join(_convolutions(model)[-3:])
     if name not in layers:
-        raise UserError(f"layer must be a name of the model's, such as {example}, got '{name}'.{nearest(name, layers)}")
+        raise UserError(
+            f"layer must be a name of the model's, such as {example}, got '{name}'.{did_you_mean(name, layers)}"
+        )
     outputs: list[Any] = []
     with layers[name].register_forward_hook(lambda _module, _inputs, output: outputs.append(output)), torch.no_grad():
         model(image)

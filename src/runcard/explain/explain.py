@@ -25,7 +25,7 @@ from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
 from runcard.explain.cam_sheet import Tile, by_class, sheet
 from runcard.explain.images import UNKNOWN, Pictures, read_pictures
 from runcard.explain.shortcut_probe import Finding, probe
-from runcard.fileio import replacing, write_figure, write_json
+from runcard.fileio import atomic_write, write_figure, write_json
 from runcard.training.evaluation import probabilities
 from runcard.training.restore import open_run
 
@@ -161,7 +161,7 @@ def _write(explanation: Explanation, folder: Path) -> None:
     for (name, verdict), tiles in by_class(explanation.tiles).items():
         write_figure(folder / f"{name}_{verdict}.png".replace("/", "_"), sheet(tiles, f"{name}: {verdict}"))
     tiles = explanation.tiles
-    with replacing(folder / "maps.npz") as temporary:
+    with atomic_write(folder / "maps.npz") as temporary:
         np.savez_compressed(temporary, ids=[t.id for t in tiles], maps=np.stack([t.heat for t in tiles]))
     rows = [{"id": t.id, "true": t.true, "predicted": t.predicted, "probability": t.probability} for t in tiles]
     findings = [finding.to_json() for finding in explanation.findings]

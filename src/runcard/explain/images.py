@@ -27,7 +27,7 @@ class Pictures(NamedTuple):
 
 
 def read_pictures(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path], console: Console) -> Pictures:
-    """Returns the images at paths, prepared as the dataset part of a run's card says.
+    """Returns the images at paths, prepared as the dataset part of a run's config says.
 
     Their classes are known where a folder lies as the run's own data do; else console says why they are not.
     """

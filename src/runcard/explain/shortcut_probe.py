@@ -70,7 +70,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """Returns the finding in words."""
+        """Returns the finding as text."""
         name, always = self.region, f"(always '{self.majority}': {self.majority_share:.2f})"
         if not self.num_showing:
             return f"no {name} found on these {self.num_images} images."

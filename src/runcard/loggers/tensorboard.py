@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOSS_CHART = {"loss": {"train and validation": ["Multiline", ["train/loss", "train_eval/loss", "val/loss"]]}}
 
 
-class Tracker:
+class TensorBoardLogger:
     """Writes one row per epoch. On resume, rows after the checkpoint's epoch are dropped: they will be made again."""
 
     def __init__(
@@ -48,9 +48,9 @@ class Tracker:
             for row in self.rows:
                 self._scalars(row)
 
-    def start(self, card: str, values: Mapping[str, Any]) -> None:
-        """Shows the card as text and opens the run in the HPARAMS tab, with every value of its config."""
-        self.writer.add_text("card", f"```yaml\n{card}\n```")
+    def start(self, config: str, values: Mapping[str, Any]) -> None:
+        """Shows the config as text and opens the run in the HPARAMS tab, with every value of its config."""
+        self.writer.add_text("config", f"```yaml\n{config}\n```")
         # The experiment tag that add_hparams writes as well is left out: TensorBoard would then show only the columns
         # that it finds in one of them. Start and end alone unite runs that differ in their keys.
         _, session_start, session_end = hparams(dict(values), {})  # type: ignore[no-untyped-call]

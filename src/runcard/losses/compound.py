@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from runcard.errors import check_number
 
 
-class WeightedSum(nn.Module):
+class CompoundLoss(nn.Module):
     """Logits (N, C, ...) and targets (N, ...) int64 -> scalar: sum over names of weights[name] * losses[name].
 
     Raises ValueError where the names of losses and weights differ, where no weight is above zero, and where the

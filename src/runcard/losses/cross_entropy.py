@@ -32,7 +32,7 @@ class CrossEntropy(nn.Module):
         if weights is not None and not isinstance(weights, Sequence):
             raise ValueError(f"weights must be a list of numbers, one per class, or null, got {weights!r}")
         values = None if weights is None else torch.tensor([check_number("weights", w, 0) for w in weights])
-        self.register_buffer("weights", values, persistent=False)  # the card holds them, a checkpoint need not
+        self.register_buffer("weights", values, persistent=False)  # the config holds them, a checkpoint need not
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (N, K, ...), targets (N, ...) int64 -> scalar."""

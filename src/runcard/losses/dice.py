@@ -10,7 +10,7 @@ from runcard.errors import check_choice, check_number
 POOLINGS = ("image", "batch")
 
 
-class SoftDice(nn.Module):
+class DiceLoss(nn.Module):
     """Logits (N, C, ...) and targets (N, ...) int64 class indices -> scalar.
 
         loss = 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth)
@@ -25,7 +25,7 @@ class SoftDice(nn.Module):
     smooth: pixels, >= 0. It tempers the loss of small masks.
 
     Both differ between the lab's groups (smooth 0, 1e-6, 1e-4, 0.1 and 1; per image or per batch), so that their losses
-    could not be compared: a Dice loss says nothing unless its card says these two.
+    could not be compared: a Dice loss says nothing unless its config says these two.
 
     Empty masks (sum(t) = 0): with smooth > 0 the loss is sum(p) / (sum(p) + smooth), which falls to 0 as p does. With
     smooth = 0 it is 1 whatever is predicted, without a gradient, and 0 where p is exactly 0 too. It is finite always.

@@ -14,7 +14,7 @@ from torchmetrics.utilities import dim_zero_cat
 from runcard.errors import check_integer
 
 
-class Correct(Metric):
+class PerImageAccuracy(Metric):
     """Per image: 1 where the most probable class is the target, else 0. Its mean is the accuracy."""
 
     is_differentiable = False
@@ -37,7 +37,7 @@ class Correct(Metric):
         return dim_zero_cat(self.correct)
 
 
-class OfPositive(Metric):
+class OneVsRest(Metric):
     """A binary torchmetrics metric (BinaryAUROC, BinaryRecall, ...) of one class against the rest, a scalar.
 
     positive: the index of the class, or None for the mean over all classes, each in turn against the rest.

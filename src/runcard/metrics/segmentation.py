@@ -158,7 +158,7 @@ class PixelAccuracy(_Counts):
         return ratio(tp.sum(dim=-1), (tp + fn).sum(dim=-1))
 
 
-class SoftDiceLoss(Metric):
+class SoftDice(Metric):
     """Per image: 1 - 2 sum(p t) / (sum(p) + sum(t)) of the probabilities, unsmoothed, foreground mean.
 
     With LogLoss the scale in which runs with different losses are compared. An empty mask gives 1, and 0 where every

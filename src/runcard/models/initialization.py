@@ -2,7 +2,7 @@
 
 The lab ran on Keras, whose layers start Glorot-uniform with zero biases. PyTorch's own weights are smaller (a third of
 Glorot's variance between layers of equal width) and its biases random, and the lab's networks then begin to learn
-later. `init` is a key of the model's card, so that the difference is a choice and not an accident of the library.
+later. `init` is a key of the model's config, so that the difference is a choice and not an accident of the library.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which run folders there are, and which of them are whole: what is damaged is told here and breaks nothing later."""
+"""Which run folders there are, and which are whole: what is damaged is reported here and breaks nothing later."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from natsort import natsorted
 
 from runcard.errors import UserError
-from runcard.runs.run import PROBABILITY, Run, is_audited
+from runcard.runs.run import PROBABILITY, Run
 
 Row = dict[str, Any]  # of metrics.csv
 
@@ -39,13 +39,12 @@ def read_metrics(path: Path) -> list[Row]:
 Types = Mapping[str, type | tuple[type, ...]]  # by dotted key
 ASIDE = re.compile(r"\.old\d+$")  # the end of a folder's name that overwrite=true has moved aside
 
-SCHEMAS = (3, 4, SCHEMA_VERSION)  # a run of schema 3 was not audited; one of schema 4 does not know bounds
 ABSENT = object()
 NUMBER, NOTHING = (int, float), type(None)
 OF_RUN: Types = {  # what a comparison asks of run.json
     "choices.dataset": str,
     "config.seed": int,
-    "config.rehearsal": bool,
+    "config.smoke_test": bool,
     "config.dataset.split.kind": str,
     "config.dataset.split.fold": int,
     "config.train.epochs": int,
@@ -66,9 +65,10 @@ OF_RUN: Types = {  # what a comparison asks of run.json
     "best.epoch": int,
     "best.monitor": str,
     "better": dict,
+    "bounds": dict,
+    "audit": list,
 }
 OF_FEATURES: Types = {"features.seconds_when_made": NUMBER}  # of a run that trained on cached features
-OF_AUDITED: Types = {"audit": list}
 OF_FINDING: Types = {"check": str, "what": str, "allowed": bool}
 OF_SESSION: Types = {
     "precision": str,
@@ -81,14 +81,14 @@ OF_SESSION: Types = {
 
 
 @dataclass(frozen=True)
-class Found:
+class RunSearch:
     """What a search for runs found: those that can be compared, and those that cannot, each with the reason."""
 
     runs: tuple[Run, ...]
     left_out: tuple[str, ...]
 
 
-def find_runs(patterns: Sequence[str]) -> Found:
+def find_runs(patterns: Sequence[str]) -> RunSearch:
     """Returns the runs in these folders, sweeps or patterns (outputs/lab*), each once, in natural order.
 
     Raises UserError where a pattern names no run folder. Runs that did not complete, or cannot be read, are left out
@@ -109,7 +109,7 @@ def find_runs(patterns: Sequence[str]) -> Found:
             left_out.append(f"{folder}: {reason}")
         else:
             runs.append(run)
-    return Found(tuple(runs), tuple(left_out))
+    return RunSearch(tuple(runs), tuple(left_out))
 
 
 def run_folders(folder: Path) -> list[Path]:
@@ -118,28 +118,28 @@ def run_folders(folder: Path) -> list[Path]:
     return natsorted([each for each in found if each == folder or not ASIDE.search(each.name)], key=str)
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, Any]:
     """Returns run.json, as it stands there. Raises ValueError where it cannot be read."""
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"run.json cannot be read ({error})") from None
-    if not isinstance(facts, dict):
-        raise ValueError(f"run.json cannot be read (it holds {reprlib.repr(facts)}, no keys)")
-    return facts
+    if not isinstance(metadata, dict):
+        raise ValueError(f"run.json cannot be read (it holds {reprlib.repr(metadata)}, no keys)")
+    return metadata
 
 
 def read_run(folder: Path) -> tuple[Run | None, str]:
     """Returns the completed run in folder, or None and why it cannot be compared.
 
-    All that comparisons ask of a run is looked at here, so that a damaged folder is told here and breaks nothing later.
+    All that comparisons ask of a run is looked at here, so that a damaged folder breaks nothing later.
     """
     try:
-        run = Run(folder, read_facts(folder))
+        run = Run(folder, read_metadata(folder))
     except ValueError as error:
         return None, str(error)
     try:
-        fault = next(chain(_faults_of_facts(run.facts), _faults_of_files(run)), "")
+        fault = next(chain(_faults_of_metadata(run.metadata), _faults_of_files(run)), "")
     except (OSError, LookupError, TypeError, ValueError, csv.Error) as error:
         fault = f"metrics.csv, per_image.csv or split.json is missing or damaged ({error})"
     return (None, fault) if fault else (run, "")
@@ -155,35 +155,35 @@ def faults(content: object, needed: Types) -> Iterator[str]:
             yield f"{key} is {'missing' if found is ABSENT else f'damaged: {reprlib.repr(found)}'}"
 
 
-def _faults_of_facts(facts: Mapping[str, Any]) -> Iterator[str]:
+def _faults_of_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
     """Yields why run.json is none of a run to compare. Each check relies on those before it: the first one counts."""
-    if facts.get("schema") not in SCHEMAS:
-        yield f"its schema is {facts.get('schema')}, this version of runcard reads {', '.join(map(str, SCHEMAS))}"
-    if facts.get("status") != "completed":
-        reason = f": {str(facts['error']).splitlines()[0]}" if facts.get("error") else ""
-        yield f"{facts.get('status', 'run.json: status is missing')}{reason}"
-    needed = {**OF_RUN, **(OF_FEATURES if facts.get("features") else {}), **(OF_AUDITED if is_audited(facts) else {})}
-    yield from (f"run.json: {fault}" for fault in faults(facts, needed))
-    if not facts["sessions"]:
+    if metadata.get("schema") != SCHEMA_VERSION:
+        yield f"its schema is {metadata.get('schema')}, this version of runcard reads {SCHEMA_VERSION}"
+    if metadata.get("status") != "completed":
+        reason = f": {str(metadata['error']).splitlines()[0]}" if metadata.get("error") else ""
+        yield f"{metadata.get('status', 'run.json: status is missing')}{reason}"
+    needed = {**OF_RUN, **(OF_FEATURES if metadata.get("features") else {})}
+    yield from (f"run.json: {fault}" for fault in faults(metadata, needed))
+    if not metadata["sessions"]:
         yield "run.json: sessions is empty"
-    for session in facts["sessions"]:
+    for session in metadata["sessions"]:
         yield from (f"run.json: sessions: {fault}" for fault in faults(session, OF_SESSION))
         versions = dict.fromkeys(session["versions"], str)
         yield from (f"run.json: sessions: version of {fault}" for fault in faults(session["versions"], versions))
-    for finding in facts["audit"] if is_audited(facts) else ():
+    for finding in metadata["audit"]:
         yield from (f"run.json: audit: {fault}" for fault in faults(finding, OF_FINDING))
     for epoch in ("last", "best"):
-        for name, value in facts[epoch]["values"].items():
+        for name, value in metadata[epoch]["values"].items():
             if not isinstance(value, (*NUMBER, NOTHING)):
                 yield f"run.json: {name} of the {epoch} epoch is damaged: {reprlib.repr(value)}"
 
 
 def _faults_of_files(run: Run) -> Iterator[str]:
     """Yields why the files beside run.json do not fit it, or each other. Again only the first one counts."""
-    facts, monitor = run.facts, run.facts["best"]["monitor"]
+    metadata, monitor = run.metadata, run.metadata["best"]["monitor"]
     epochs = run.curves["epoch"]
-    if len(epochs) != facts["epochs"] or (np.diff(epochs, prepend=0) != 1).any():
-        yield f"metrics.csv has {len(epochs)} epochs, or not in order; run.json says {facts['epochs']}"
+    if len(epochs) != metadata["epochs"] or (np.diff(epochs, prepend=0) != 1).any():
+        yield f"metrics.csv has {len(epochs)} epochs, or not in order; run.json says {metadata['epochs']}"
     if not np.isfinite(run.curves[monitor][-1]):
         yield f"{monitor} is not a number in its last epoch"
     ids = sorted(run.split_ids[run.split])
@@ -196,9 +196,9 @@ def _faults_of_files(run: Run) -> Iterator[str]:
             )
     if strange := sorted({*run.images().targets} - {*run.images().probs}):
         yield f"per_image.csv: {strange[0]} is a target without a column {PROBABILITY}{strange[0]}"
-    measured = {name.partition("/")[2] for name in (monitor, *facts["last"]["values"])}
+    measured = {name.partition("/")[2] for name in (monitor, *metadata["last"]["values"])}
     measured |= {name for name in run.images().values if not name.startswith(PROBABILITY)}
-    if unknown := sorted(name for name in measured if facts["better"].get(name) not in ("max", "min")):
+    if unknown := sorted(name for name in measured if metadata["better"].get(name) not in ("max", "min")):
         yield f"run.json: better says neither max nor min of {unknown[0]}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runcard.config.diff import flatten, matters
+from runcard.config.diff import affects_results, flatten
 
 Array = NDArray[np.float64]
 PROBABILITY = "prob_"  # of per_image.csv: the columns of the classes' probabilities
-AUDITED_SINCE = 4  # schema of run.json
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,12 @@ class Run:
     """One run folder."""
 
     folder: Path
-    facts: dict[str, Any]  # run.json
+    metadata: dict[str, Any]  # run.json
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """Returns the leaves of the resolved config that can change the numbers, by dotted key."""
-        return {key: value for key, value in flatten(self.facts["config"]).items() if matters(key)}
+        return {key: value for key, value in flatten(self.metadata["config"]).items() if affects_results(key)}
 
     @property
     def seed(self) -> int:
@@ -69,14 +68,14 @@ class Run:
         return int(self.config["dataset.split.fold"]) if self.is_fold else 0
 
     @property
-    def rehearsal(self) -> bool:
+    def smoke_test(self) -> bool:
         """Whether the run can support no conclusion: made at scale=quick, or on a few batches only."""
-        return bool(self.config["rehearsal"] or self.config["train.limit_batches"] is not None)
+        return bool(self.config["smoke_test"] or self.config["train.limit_batches"] is not None)
 
     @property
     def sessions(self) -> tuple[dict[str, Any], ...]:
         """Returns device, precision, hardware, versions and code of each session: the epochs may be of several."""
-        return tuple(self.facts["sessions"])
+        return tuple(self.metadata["sessions"])
 
     @property
     def session(self) -> dict[str, Any]:
@@ -86,7 +85,7 @@ class Run:
     @property
     def split(self) -> str:
         """Returns the split that a comparison goes by: test where there is one, else val."""
-        return "test" if any(name.startswith("test/") for name in self.facts["last"]["values"]) else "val"
+        return "test" if any(name.startswith("test/") for name in self.metadata["last"]["values"]) else "val"
 
     @cached_property
     def split_ids(self) -> dict[str, tuple[str, ...]]:
@@ -120,12 +119,7 @@ class Run:
 
     def better(self, name: str) -> str:
         """Returns max where larger values of a metric are better, else min."""
-        return str(self.facts["better"][name])
-
-
-def is_audited(facts: Mapping[str, Any]) -> bool:
-    """Whether the version that made a run audited its data."""
-    return bool(facts["schema"] >= AUDITED_SINCE)
+        return str(self.metadata["better"][name])
 
 
 def _columns(rows: Sequence[dict[str, str]]) -> Images:

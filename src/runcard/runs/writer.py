@@ -1,6 +1,6 @@
 """The run folder: whose it is, what ran in it, on which data, with which result.
 
-A folder belongs to one card on one data set. Naming it again resumes the run; a completed run gives its recorded
+A folder belongs to one config on one data set. Naming it again resumes the run; a completed run gives its recorded
 value. Anything else that stands there is refused or, with overwrite=true, moved aside.
 """
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError
-from runcard.fileio import replacing, write_json, write_text
+from runcard.fileio import atomic_write, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.reader import SCHEMA_VERSION
 
@@ -34,10 +34,10 @@ class Record:
 
     @classmethod
     def open(cls, folder: Path, config: Config, data: Mapping[str, str], overwrite: bool) -> Record:
-        """Returns the record of folder: an empty one where it is free, the one found where it is this card's.
+        """Returns the record of folder: an empty one where it is free, the one found where it is this config's.
 
-        Raises UserError where another card, other data or something else stands there, or another process runs. With
-        overwrite, what is completed or not this card's is moved aside; what was interrupted goes on.
+        Raises UserError where another config, other data or something else stands there, or another process runs. With
+        overwrite, what is completed or not this config's is moved aside; what was interrupted goes on.
         """
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
@@ -69,31 +69,33 @@ class Record:
             return cls.open(folder, config, data, overwrite=False)
         return record
 
-    def start(self, card: str, overrides: Sequence[str], session: Mapping[str, Any], **facts: Any) -> list[str]:
+    def start(
+        self, config_yaml: str, overrides: Sequence[str], session: Mapping[str, Any], **metadata: Any
+    ) -> list[str]:
         """Writes .hydra/ and run.json with status running.
 
         session is what may differ when the run is resumed; returns what does differ from the last one, by name.
         """
         if not self.content:
-            self.content = {"schema": SCHEMA_VERSION, "start": _now(), "sessions": [], **facts}
+            self.content = {"schema": SCHEMA_VERSION, "start": _now(), "sessions": [], **metadata}
         machine = {"start": _now(), "code": code_hash(), "commit": commit(), "hardware": hardware()}
         current = {**machine, "versions": versions(), **session}
         last = self.content["sessions"][-1] if self.content["sessions"] else current
         self.content["sessions"].append(current)
         self.update(status="running", error=None)  # first of all: without it the folder would look like a stranger's
-        write_text(self.folder / ".hydra" / "config.yaml", card)
+        write_text(self.folder / ".hydra" / "config.yaml", config_yaml)
         write_text(self.folder / ".hydra" / "overrides.yaml", "".join(f"- {json.dumps(o)}\n" for o in overrides))
         return [key for key in current if key not in ("start", "commit") and last.get(key) != current[key]]
 
-    def update(self, **facts: Any) -> None:
-        """Writes run.json with these facts added."""
-        self.content |= facts
+    def update(self, **metadata: Any) -> None:
+        """Writes run.json with these metadata added."""
+        self.content |= metadata
         write_json(self.folder / "run.json", self.content)
 
-    def finish(self, session_seconds: float, status: str, error: str | None = None, **facts: Any) -> None:
+    def finish(self, session_seconds: float, status: str, error: str | None = None, **metadata: Any) -> None:
         """Writes how this session ended: completed, failed or interrupted."""
         self.content["sessions"][-1] |= {"end": _now(), "seconds": session_seconds}
-        self.update(status=status, error=error, end=_now(), **facts)
+        self.update(status=status, error=error, end=_now(), **metadata)
 
     def release(self) -> None:
         """Lets another process open the folder."""
@@ -116,7 +118,7 @@ class Record:
         write_text(self.folder / "per_image.csv", text.getvalue())
 
 
-def check_parent(parent: Path, config: Config, data: Mapping[str, str], total_matters: bool) -> None:
+def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
     """Checks that a run with this config can go on where parent ended (train.extend).
 
     It must equal a run that long from the start; therefore only train.epochs may differ, and the scheduler must not
@@ -125,13 +127,13 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str], total_ma
     path = parent / "run.json"
     if not path.exists() or not (parent / "checkpoints" / "last.ckpt").exists():
         raise UserError(f"train.extend: {parent} is not a run folder with a checkpoint.")
-    if total_matters:
-        raise UserError("train.extend: this scheduler depends on the total number of steps. Use scheduler=none.")
     content = json.loads(path.read_text(encoding="utf-8"))
     differing = differing_keys(content["config"], config, but=("train.epochs", "train.extend"))
     differing += ["the data"] * (content["data"] != data)
     if differing:
-        raise UserError(f"train.extend: only train.epochs may differ from {parent}, not {', '.join(differing)}.")
+        of_length = all(key.startswith("scheduler.rule.") for key in differing)
+        fix = " The scheduler depends on the number of steps: use scheduler=none." if of_length else ""
+        raise UserError(f"train.extend: only train.epochs may differ from {parent}, not {', '.join(differing)}.{fix}")
     here, there = config["train"]["epochs"], content["config"]["train"]["epochs"]
     if here <= there:
         raise UserError(f"train.extend: train.epochs={here} must exceed the {there} of {parent}.")
@@ -140,7 +142,7 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str], total_ma
 def copy_training(parent: Path, folder: Path) -> None:
     """Copies parent's training so far into folder; last.ckpt comes last, it marks the copy as whole."""
     for name in ("checkpoints/best.safetensors", "metrics.csv", "checkpoints/last.ckpt"):
-        with replacing(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)
 
 

@@ -9,12 +9,12 @@ from scipy.stats import chi2_contingency
 from sklearn.metrics import balanced_accuracy_score
 
 MAX_BINS = 6  # of numbers that take more values
-MAX_P = 1e-4  # of a chance finding: a dozen facts of many data sets are looked at
+MAX_P = 1e-4  # of a chance finding: a dozen metadata of many data sets are looked at
 MIN_GAIN = 0.15  # of balanced accuracy above chance
 MIN_SPREAD = 0.02  # of numbers, from the smallest to the largest, as a share of this: less is no difference
 
 
-class Telling(NamedTuple):
+class Association(NamedTuple):
     """What a fact tells."""
 
     balanced_accuracy: float  # of naming, for every value of the fact, the label that it speaks most for
@@ -25,12 +25,12 @@ class Telling(NamedTuple):
         return f"balanced accuracy {self.balanced_accuracy:.2f}, a guess {self.chance:.2f}, p = {self.p:.0e}"
 
     @property
-    def is_telling(self) -> bool:
+    def is_predictive(self) -> bool:
         """Whether it tells more than chance would, and enough to matter."""
         return self.p < MAX_P and self.balanced_accuracy - self.chance > MIN_GAIN
 
 
-def telling(values: np.ndarray, labels: np.ndarray) -> Telling | None:
+def association(values: np.ndarray, labels: np.ndarray) -> Association | None:
     """Returns how well values (N,) tell labels (N,), one of each an image; None where either are all the same.
 
     Numbers that take many values are cut into MAX_BINS parts of equal size; of numbers that hardly differ None is said.
@@ -49,7 +49,7 @@ def telling(values: np.ndarray, labels: np.ndarray) -> Telling | None:
     best = np.zeros(bins.max() + 1, int)
     best[np.unique(bins)] = share_of_label.argmax(axis=1)
     accuracy = float(balanced_accuracy_score(answers, best[bins]))
-    return Telling(accuracy, 1 / table.shape[1], float(chi2_contingency(table).pvalue))
+    return Association(accuracy, 1 / table.shape[1], float(chi2_contingency(table).pvalue))
 
 
 def _binned(values: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ class Effect:
     estimate: float
     se: float
     df: float
-    df_again: float | None = None  # what a repeat would find for df, in the harmonic mean (see _effect); None: df
+    df_replication: float | None = None  # what a repeat would find for df, in the harmonic mean (see _effect); None: df
     on_these_images: Effect | None = None  # the same for other seeds on these very images; None: not several runs
 
     @property
@@ -79,7 +79,7 @@ class Effect:
         return float(stats.t.isf(alpha / 2, self.df)) * self.se if self.se else 0.0
 
     def _detectable(self, alpha: float) -> float:
-        df = self.df if self.df_again is None else self.df_again
+        df = self.df if self.df_replication is None else self.df_replication
         return float(stats.t.isf(alpha / 2, df) + stats.t.ppf(POWER, df)) * self.se if self.se else 0.0
 
 
@@ -123,11 +123,11 @@ def crossed(estimate: float, var_images: float, num_images: int, arms: Sequence[
     """Returns the effect of arms over the same images, from their mean squares and the variance of the images."""
     of_runs = [arm.runs / arm.num_runs for arm in arms]
     of_images = var_images / num_images
-    counted_twice = [arm.residual / (arm.num_runs * num_images) for arm in arms]
+    overlap = [arm.residual / (arm.num_runs * num_images) for arm in arms]
     run_parts = [(part, arm.num_runs - 1) for part, arm in zip(of_runs, arms, strict=True)]
     parts = [(of_images, num_images - 1), *run_parts]
-    parts += [(part, (arm.num_runs - 1) * (num_images - 1)) for part, arm in zip(counted_twice, arms, strict=True)]
-    variance = max(sum(of_runs) + of_images - sum(counted_twice), sum(of_runs), of_images)
+    parts += [(part, (arm.num_runs - 1) * (num_images - 1)) for part, arm in zip(overlap, arms, strict=True)]
+    variance = max(sum(of_runs) + of_images - sum(overlap), sum(of_runs), of_images)
     effect = _effect(estimate, variance, parts)
     return replace(effect, on_these_images=_effect(estimate, sum(of_runs), run_parts)) if arms else effect
 
@@ -137,7 +137,7 @@ def _effect(estimate: float, variance: float, parts: Sequence[tuple[float, int]]
 
     Satterthwaite: df = variance² / Σ part²/f. A repeat draws its parts anew, with E[part²] = part²·(f + 2)/f, and so
     finds fewer: for two arms of three runs, 3 where the true variances would give 4. The power of its test goes by
-    those: df_again = E[variance²] / Σ E[part²]/f.
+    those: df_replication = E[variance²] / Σ E[part²]/f.
     """
     se = round(math.sqrt(variance), DECIMALS)
     if se == 0:
@@ -145,8 +145,8 @@ def _effect(estimate: float, variance: float, parts: Sequence[tuple[float, int]]
     spread = sum(part**2 / f for part, f in parts)
     spread_again = sum(part**2 * (f + 2) / f**2 for part, f in parts)
     fewest = min(f for _, f in parts)
-    df, df_again = variance**2 / spread, (variance**2 + 2 * spread) / spread_again
-    return Effect(round(estimate, DECIMALS), se, max(df, fewest), max(df_again, fewest))
+    df, df_replication = variance**2 / spread, (variance**2 + 2 * spread) / spread_again
+    return Effect(round(estimate, DECIMALS), se, max(df, fewest), max(df_replication, fewest))
 
 
 def by_group(values: Array, groups: Sequence[str]) -> Array:
@@ -203,7 +203,7 @@ def specificity(truth: Mask, decided: Mask) -> float:
 
 
 def f1(truth: Mask, decided: Mask) -> float:
-    """Returns 2·TP / (2·TP + FP + FN) of decisions (I,); NaN where truth is all one kind, as OfPositive has it."""
+    """Returns 2·TP / (2·TP + FP + FN) of decisions (I,); NaN where truth is all one kind, as OneVsRest has it."""
     if truth.all() or not truth.any():
         return math.nan
     return float(2 * (truth & decided).sum() / (truth.sum() + decided.sum()))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from runcard.stats.mrmc import Array, Effect, MeanSquares, crossed
 
-MOST = 1_000_000  # runs or images that a plan may ask for
+MAX_N = 1_000_000  # runs or images that a plan may ask for
 
 
 @dataclass(frozen=True)
-class Scatter:
+class VarianceComponents:
     """How far two arms' single values scatter, as variances: what more runs or more images would average out."""
 
     runs: tuple[float, ...]  # of each arm from run to run, apart from its images; empty where an arm has one run
@@ -19,7 +19,7 @@ class Scatter:
     residual: tuple[float, ...]  # of each arm: what neither explains
 
     @classmethod
-    def of(cls, a: Array, b: Array) -> Scatter:
+    def of(cls, a: Array, b: Array) -> VarianceComponents:
         """Returns the scatter of a (S_a, I) against b (S_b, I); a negative estimate of a variance counts as 0.
 
         With one run in either arm, runs and residual are empty, and images counts all: the scatter of these very
@@ -65,7 +65,7 @@ class Scatter:
 
 def _smallest(plan: Callable[[int], Effect], d: float) -> int | None:
     num = 2
-    while num <= MOST:  # one after the other: more images can cost degrees of freedom, so that halving could miss it
+    while num <= MAX_N:  # one after the other: more images can cost degrees of freedom, so that halving could miss it
         if plan(num).detectable() <= d:
             return num
         num += max(1, num // 50)

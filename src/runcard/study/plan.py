@@ -1,4 +1,4 @@
-"""The cards of a study's arms, the runs of them that are there, and the sweeps that make those that are not."""
+"""The arm_configs of a study's arms, the runs of them that are there, and the sweeps that make those that are not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runcard.config.compose import CONF, compose_card
+from runcard.config.compose import CONF, compose_config
 from runcard.config.diff import differing_keys
-from runcard.config.hydra_errors import in_words
+from runcard.config.hydra_errors import as_message
 from runcard.config.sweep import folder_name
-from runcard.errors import UserError, nearest
-from runcard.runs.reader import Types, faults, read_facts, read_run, run_folders
+from runcard.errors import UserError, did_you_mean
+from runcard.runs.reader import Types, faults, read_metadata, read_run, run_folders
 
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
 OF_CARD: Types = {"config.seed": int, "config.derived": dict}  # what a run.json says before anything has run
@@ -27,8 +27,8 @@ Key = tuple[str, int]  # the name of an arm, and a seed
 
 
 @dataclass(frozen=True)
-class Card:
-    """What an arm's runs are started with, and the card that they will record, seed and derived apart."""
+class ArmConfig:
+    """What an arm's runs are started with, and the config that they will record, seed and derived apart."""
 
     experiment: str
     own: tuple[str, ...]  # what the arm sets on it
@@ -36,42 +36,44 @@ class Card:
     config: DictConfig
 
     def is_of(self, recorded: Mapping[str, Any]) -> bool:
-        """Whether the resolved config of a run is this card's, with whatever seed."""
+        """Whether the resolved config of a run is this config's, with whatever seed."""
         filled = self.config.copy()
         try:
             filled.seed, filled.derived = recorded["seed"], recorded["derived"]
-            card: Any = OmegaConf.to_container(filled, resolve=True)
-        except OmegaConfBaseException:  # an older run derived less than this card names
+            config: Any = OmegaConf.to_container(filled, resolve=True)
+        except OmegaConfBaseException:  # an older run derived less than this config names
             return False
-        return not differing_keys(recorded, card, but=("weights_sha256",))  # known once the run has read the file
+        return not differing_keys(recorded, config, but=("weights_sha256",))  # known once the run has read the file
 
-    def made_otherwise(self, facts: Mapping[str, Any], code: str) -> Iterator[str]:
-        """Yields how a completed run of this card was made otherwise than by this code now, and what to do about it."""
-        there, here = facts["config"]["dataset"].get("root"), OmegaConf.select(self.config, "dataset.root")
+    def made_otherwise(self, metadata: Mapping[str, Any], code: str) -> Iterator[str]:
+        """Yield how a completed run of this config differs from one made by this code now, and what to do about it."""
+        there, here = metadata["config"]["dataset"].get("root"), OmegaConf.select(self.config, "dataset.root")
         if there and here and Path(str(there)).resolve() != Path(here).resolve():
             yield f"made of the images in {there}, not {here}: if these are other images, use name=…"
-        if {session["code"] for session in facts["sessions"]} != {code}:
+        if {session["code"] for session in metadata["sessions"]} != {code}:
             yield "made by other code: overwrite=true runs them again"
 
 
 @dataclass(frozen=True)
-class Found:
+class ArmRun:
     """A run folder of the study."""
 
     folder: Path
-    facts: dict[str, Any]  # run.json
+    metadata: dict[str, Any]  # run.json
     fault: str  # why it cannot be compared; "" where it can
 
 
-def sweeps(cards: Mapping[str, Card], missing: Sequence[Key]) -> list[list[str]]:
-    """Returns the arguments of train.py: a multirun for all arms that miss the same seeds and set the same on a card.
+def sweeps(arm_configs: Mapping[str, ArmConfig], missing: Sequence[Key]) -> list[list[str]]:
+    """Returns the arguments of train.py: a multirun for all arms that miss the same seeds and set the same on a config.
 
     The seed changes slowest, so that whole seeds get finished first.
     """
     groups: dict[Any, list[str]] = {}
     for arm in dict.fromkeys(arm for arm, _ in missing):
         seeds = tuple(seed for other, seed in missing if other == arm)
-        groups.setdefault((seeds, cards[arm].own, cards[arm].common), []).append(cards[arm].experiment)
+        groups.setdefault((seeds, arm_configs[arm].own, arm_configs[arm].common), []).append(
+            arm_configs[arm].experiment
+        )
     return [
         [
             f"seed={','.join(map(str, seeds))}",
@@ -84,24 +86,24 @@ def sweeps(cards: Mapping[str, Card], missing: Sequence[Key]) -> list[list[str]]
     ]
 
 
-def find(folder: Path, cards: Mapping[str, Card]) -> dict[Key, Found]:
+def find(folder: Path, arm_configs: Mapping[str, ArmConfig]) -> dict[Key, ArmRun]:
     """Returns the runs below folder that are an arm's, by arm and seed: one that can be compared, and the newest.
 
-    A folder whose run.json names no card is nobody's run. What overwrite=true moved aside does not count.
+    A folder whose run.json names no config is nobody's run. What overwrite=true moved aside does not count.
     """
     runs = []
     for path in run_folders(folder):
         with suppress(ValueError):
-            runs.append(Found(path, read_facts(path), read_run(path)[1]))
-    found: dict[Key, Found] = {}
-    for run in sorted(runs, key=lambda run: (not run.fault, str(run.facts.get("end")))):
-        if not any(faults(run.facts, OF_CARD)):
-            config = run.facts["config"]
-            found |= {(arm, config["seed"]): run for arm, card in cards.items() if card.is_of(config)}
+            runs.append(ArmRun(path, read_metadata(path), read_run(path)[1]))
+    found: dict[Key, ArmRun] = {}
+    for run in sorted(runs, key=lambda run: (not run.fault, str(run.metadata.get("end")))):
+        if not any(faults(run.metadata, OF_CARD)):
+            recorded = run.metadata["config"]
+            found |= {(arm, recorded["seed"]): run for arm, config in arm_configs.items() if config.is_of(recorded)}
     return found
 
 
-def is_done(found: Mapping[Key, Found], key: Key) -> bool:
+def is_done(found: Mapping[Key, ArmRun], key: Key) -> bool:
     """Whether there is a run of this arm and seed that can be compared."""
     return key in found and not found[key].fault
 
@@ -114,26 +116,26 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise UserError(in_words(error, CONF.absolute(), overrides)) from None
+        raise UserError(as_message(error, CONF.absolute(), overrides)) from None
     found = {override.key_or_group: text for override, text in zip(parsed, overrides, strict=True)}
     for override in parsed:
         key = override.key_or_group
         if key in ("experiment", "seed", "run_dir", "hydra.sweep.subdir"):
             raise UserError(f"{key}: a study sets it itself, for every run. Use seeds=… or name=…")
         if override.is_sweep_override() and not key.startswith(("hydra.", "hydra/")):
-            raise UserError(f"{key}: one value, for all runs; what differs is a study's arms.{nearest(key, OWN)}")
+            raise UserError(f"{key}: one value, for all runs; what differs is a study's arms.{did_you_mean(key, OWN)}")
     return found
 
 
-def arm_card(where: str, text: str, common: Mapping[str, str]) -> Card:
-    """Returns an arm's card, composed as train.py would."""
+def arm_config(where: str, text: str, common: Mapping[str, str]) -> ArmConfig:
+    """Returns an arm's config, composed as train.py would."""
     experiment, *own = text.split()
     shared = [text for key, text in common.items() if key not in by_key(own)]
     overrides = [f"experiment={experiment}", *shared, *own]
-    return Card(experiment, tuple(own), tuple(shared), compose_card(overrides, f"{where}: "))
+    return ArmConfig(experiment, tuple(own), tuple(shared), compose_config(overrides, f"{where}: "))
 
 
 def _subfolder(own: Sequence[str]) -> str:
-    """Returns the name of a run's folder in the study's: its card, what its arm sets on it, its seed."""
+    """Returns the name of a run's folder in the study's: its config, what its arm sets on it, its seed."""
     middle = f",{folder_name(','.join(own))}" if own else ""
     return f"experiment=${{runcard.folder:${{hydra.runtime.choices.experiment}}}}{middle},seed=${{seed}}"

@@ -1,6 +1,6 @@
 """Runs what a study misses: every arm with every seed, through Hydra's multirun, so that any launcher can do it.
 
-A run is there already where its recorded card equals the one asked for, whatever its folder is called. The others run
+A run is there already where its recorded config equals the one asked for, whatever its folder is called. The others run
 as `python train.py -m …` would run them; one that was interrupted gets its own folder again, and goes on in it.
 
 What was asked in a study's folder stays asked there: study.json gathers the questions, the arms and the seeds of all
@@ -24,13 +24,13 @@ from rich.console import Console
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select, to_json
 from runcard.config.compose import CONF
-from runcard.config.diff import matters
+from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
-from runcard.errors import UserError, nearest
+from runcard.errors import UserError, did_you_mean
 from runcard.fileio import write_json
 from runcard.runs.environment import code_hash
-from runcard.study.plan import OWN, Card, Found, Key, arm_card, by_key, find, is_done, sweeps
+from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.spec import check_seeds, read_study
 
 TRAIN = Path("train.py")
@@ -63,29 +63,29 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     asked = _asked(whole, own)
     common = by_key(whole.overrides) | given
 
-    that_matter = sorted(text for key, text in given.items() if matters(key))
+    that_matter = sorted(text for key, text in given.items() if affects_results(key))
     name = own.get("name", folder_name(",".join([whole.name, *that_matter])))
     if name != folder_name(name) or not name.strip("."):
         raise UserError(f"name must be a folder's name, got {name!r}. It may be {folder_name(name)}.")
     folder = Path("outputs") / name
     study = _with_earlier(asked, whole, folder)
     study = replace(study, overrides=(*study.overrides, *that_matter))
-    cards = {arm: arm_card(f"{file}: arms.{arm}", card, common) for arm, card in study.arms.items()}
-    _check_measures(file, study, cards)
+    arm_configs = {arm: arm_config(f"{file}: arms.{arm}", config, common) for arm, config in study.arms.items()}
+    _check_measures(file, study, arm_configs)
 
     wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
-    found = find(folder, cards)
+    found = find(folder, arm_configs)
     done, code = [key for key in wanted if is_done(found, key)], code_hash()
-    otherwise = {key: [*cards[key[0]].made_otherwise(found[key].facts, code)] for key in done}
-    again = {arm for arm, card in cards.items() if card.config.overwrite}
+    otherwise = {key: [*arm_configs[key[0]].made_otherwise(found[key].metadata, code)] for key in done}
+    again = {arm for arm, config in arm_configs.items() if config.config.overwrite}
     to_run = [key for key in wanted if key not in otherwise or (otherwise[key] and key[0] in again)]
     _warn(Counter(how for key, each in otherwise.items() if key not in to_run for how in each))
     _announce(folder, asked, found, to_run)
     try:
-        for sweep in sweeps(cards, to_run):
+        for sweep in sweeps(arm_configs, to_run):
             _launch([*sweep, f"name='{name}'", *of_hydra.values()])
     finally:
-        found = find(folder, cards)
+        found = find(folder, arm_configs)
         if (study.questions, study.seeds) != (asked.questions, asked.seeds):
             arguments = [*(a for a in arguments if a.partition("=")[0] not in ("seeds", "questions")), *_asking(study)]
         command = shlex.join(["runcard", "study", *map(_without_machine, [str(file), *arguments])])
@@ -128,7 +128,7 @@ def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
     if earlier.name != whole.name:
         return asked
     both = keep(whole, {question.key for question in (*asked.questions, *earlier.questions)})
-    arms = {name: card for name, card in whole.arms.items() if name in both.arms or name in asked.arms}
+    arms = {name: config for name, config in whole.arms.items() if name in both.arms or name in asked.arms}
     return replace(both, arms=arms, seeds=tuple(sorted({*asked.seeds, *earlier.seeds})))
 
 
@@ -139,33 +139,35 @@ def _asking(study: Study) -> list[str]:
     return [f"seeds={','.join(map(str, study.seeds))}", f"questions={','.join(keys)}"]
 
 
-def _check_measures(file: Path, study: Study, cards: Mapping[str, Card]) -> None:
+def _check_measures(file: Path, study: Study, arm_configs: Mapping[str, ArmConfig]) -> None:
     """Refuses a question for a metric that its arms do not measure, before they have run for nothing."""
     for question in study.questions:
         metric = question.of or question.measure
         for arm in (question.first, question.second) if metric not in MEASURES else ():
-            known = [*map(str, cards[arm].config.metric.scores), "loss"]
+            known = [*map(str, arm_configs[arm].config.metric.scores), "loss"]
             if not any(metric == name or metric.startswith(f"{name}_") for name in known):  # dice_left is one of dice's
-                closest = nearest(metric, known) or nearest(metric, MEASURES)
+                closest = did_you_mean(metric, known) or did_you_mean(metric, MEASURES)
                 raise UserError(
                     f"{file}: questions.{question.key}: {metric} is no metric of {study.arms[arm]}, which has "
                     f"{', '.join(known)}; and none of {', '.join(MEASURES)}.{closest}"
                 )
 
 
-def _announce(folder: Path, study: Study, found: Mapping[Key, Found], to_run: Sequence[Key]) -> None:
+def _announce(folder: Path, study: Study, found: Mapping[Key, ArmRun], to_run: Sequence[Key]) -> None:
     """Prints what is there, what will run, and how long that took other seeds of the same arm."""
     console = _console()
     rows, known, num_unknown = [], 0.0, 0
-    for arm, card in study.arms.items():
-        done = [found[arm, seed].facts["seconds"] for seed in study.seeds if is_done(found, (arm, seed))]
+    for arm, config in study.arms.items():
+        done = [found[arm, seed].metadata["seconds"] for seed in study.seeds if is_done(found, (arm, seed))]
         missing = [seed for seed in study.seeds if (arm, seed) in to_run]
         seconds = len(missing) * sum(each["total"] + each["caching"] for each in done) / max(1, len(done))
-        rows.append([arm, card, str(len(done)), ",".join(map(str, missing)) or "–", duration(seconds) if done else "?"])
+        rows.append(
+            [arm, config, str(len(done)), ",".join(map(str, missing)) or "–", duration(seconds) if done else "?"]
+        )
         known += seconds
         num_unknown += 0 if done else len(missing)
     console.print(folder, style="bold")
-    print_table(console, ["arm", "card", "runs done", "seeds to run", "training, about"], rows)
+    print_table(console, ["arm", "config", "runs done", "seeds to run", "training, about"], rows)
     if any(row[3] != "–" for row in rows):
         unknown = f"{num_unknown} runs of which nothing is known yet" if num_unknown else ""
         console.print("to train: " + " and ".join(filter(None, [duration(known) if known else "", unknown])))
@@ -184,7 +186,7 @@ def _console() -> Console:
 
 
 def _launch(arguments: Sequence[str]) -> None:
-    """Runs train.py -m. Its failures are told by itself; a kill reaches it, and it writes down where it stopped."""
+    """Runs train.py -m. Its failures are reported by itself; a kill reaches it, and it writes down where it stopped."""
     with subprocess.Popen([sys.executable, str(TRAIN), "-m", *arguments]) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
@@ -198,7 +200,7 @@ def _launch(arguments: Sequence[str]) -> None:
         raise KeyboardInterrupt
 
 
-def _missing(wanted: Sequence[Key], found: Mapping[Key, Found]) -> Iterator[str]:
+def _missing(wanted: Sequence[Key], found: Mapping[Key, ArmRun]) -> Iterator[str]:
     """Yields "arm, seeds 0, 1: why" for the runs of an arm that cannot be compared for the same reason."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for arm, seed in wanted:
@@ -209,7 +211,7 @@ def _missing(wanted: Sequence[Key], found: Mapping[Key, Found]) -> Iterator[str]
         yield f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {fault}"
 
 
-def _write(folder: Path, study: Study, command: str, found: Mapping[Key, Found], missing: Sequence[str]) -> None:
+def _write(folder: Path, study: Study, command: str, found: Mapping[Key, ArmRun], missing: Sequence[str]) -> None:
     """Writes study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
     runs = {
         arm: [found[arm, s].folder.relative_to(folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]

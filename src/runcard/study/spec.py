@@ -15,7 +15,7 @@ import yaml
 
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Question, Study, Unasked
-from runcard.errors import UserError, check_choice, check_integer, check_number, nearest
+from runcard.errors import UserError, check_choice, check_integer, check_number, did_you_mean
 
 EXPECTED = ("higher", "lower")
 
@@ -173,7 +173,7 @@ class _Node:
         for key in value if known else ():
             if key not in known:
                 raise ValueError(
-                    f"{prefix}{key}: no such key. It may be one of {', '.join(known)}.{nearest(key, known)}"
+                    f"{prefix}{key}: no such key. It may be one of {', '.join(known)}.{did_you_mean(key, known)}"
                 )
         for key in needed:
             if key not in value:

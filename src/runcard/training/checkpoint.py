@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from runcard.errors import UserError
-from runcard.fileio import replacing
+from runcard.fileio import atomic_write
 from runcard.training.types import State
 
 PLAIN = (Tensor, str, int, float, bool, type(None))
@@ -68,7 +68,7 @@ class Checkpoint:
             "scheduler": self.scheduler.state_dict(),
         }
         refuse_code(content, "checkpoint")
-        with replacing(self.last) as temporary, temporary.open("wb") as file:
+        with atomic_write(self.last) as temporary, temporary.open("wb") as file:
             torch.save(content, file)  # to an open file: given a path, torch hides that the disk is full
         if state.epoch == state.best_epoch:
             self.save_best()
@@ -76,7 +76,7 @@ class Checkpoint:
     def save_best(self) -> None:
         """Writes best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        with replacing(self.best) as temporary:
+        with atomic_write(self.best) as temporary:
             temporary.write_bytes(to_bytes(weights, metadata={"config": json.dumps(self.config)}))
 
 

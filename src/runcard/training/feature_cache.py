@@ -27,7 +27,7 @@ from runcard.config.schema import TrainSettings
 from runcard.data.loaders import Batch, EpochSampler, SampleDataset
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
 from runcard.errors import UserError
-from runcard.fileio import alone, replacing
+from runcard.fileio import atomic_write, exclusive_lock
 from runcard.runs.environment import hardware
 
 WAITING = "frozen layers: another run makes the same features, waiting for them"
@@ -73,17 +73,17 @@ def cached_features(
     key = feature_key(front, images, precision, fabric.device.type)
     path = Path(train.cache_dir).expanduser() / f"{key}.safetensors"
     fix = "Choose another folder, or train.cache_features=never."
-    with alone(path, "train.cache_dir", fix, lambda: console.print(WAITING)):
+    with exclusive_lock(path, "train.cache_dir", fix, lambda: console.print(WAITING)):
         stored = _read(path)
         features, made_in = stored or _make(front, images, train.batch_size, fabric, console)
         if stored:
             console.print(f"frozen layers: their features are those of an earlier run, made in {made_in:.0f} s")
         else:
-            with replacing(path) as temporary:  # bytes of ours: safetensors' own writer hides that the disk is full
+            with atomic_write(path) as temporary:  # bytes of ours: safetensors' own writer hides that the disk is full
                 temporary.write_bytes(save({"features": features}, metadata={"seconds": str(made_in)}))
     seconds = perf_counter() - started
-    facts = {"key": key, "reused": stored is not None, "seconds": seconds, "seconds_when_made": made_in}
-    return FeatureDataset(features, torch.tensor(images.samples.targets, dtype=torch.int64)), facts
+    metadata = {"key": key, "reused": stored is not None, "seconds": seconds, "seconds_when_made": made_in}
+    return FeatureDataset(features, torch.tensor(images.samples.targets, dtype=torch.int64)), metadata
 
 
 def size_bytes(front: nn.Module, images: SampleDataset) -> int:

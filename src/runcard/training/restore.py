@@ -1,4 +1,4 @@
-"""A run that has ended, opened again from its folder: its card, its model with the best epoch's weights, its data."""
+"""A run that has ended, opened again from its folder: its config, its model with the best epoch's weights, its data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SavedRun:
     record: dict[str, Any]  # run.json
 
     def dataset(self, root: Path | None) -> dict[str, Any]:
-        """Returns the card's dataset part, with its files at another root where one is given."""
+        """Returns the config's dataset part, with its files at another root where one is given."""
         dataset: dict[str, Any] = self.config["dataset"]
         if root is None:
             return dataset
@@ -60,7 +60,7 @@ class SavedRun:
 
 
 def open_run(folder: Path) -> SavedRun:
-    """Returns the run of a folder. Raises UserError where it holds no weights, or weights that do not fit its card."""
+    """Open the run of a folder. Raises UserError where it holds no weights, or weights that do not fit its config."""
     path = folder / "checkpoints" / "best.safetensors"
     if not path.exists() or not (folder / "run.json").exists():
         raise UserError(f"{folder}: no run with trained weights. Name a folder such as outputs/<name>/<stamp>.")
@@ -69,7 +69,7 @@ def open_run(folder: Path) -> SavedRun:
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:  # names and shapes, a line each
-        raise UserError(f"{path}: not the weights of its own card: {str(error).splitlines()[-1].strip()}") from None
+        raise UserError(f"{path}: not the weights of its own config: {str(error).splitlines()[-1].strip()}") from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return SavedRun(folder, config, model.to(device).eval(), record)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Sample, probe
-from runcard.audit.detectors.transform_params import dead_knobs
 from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected
 from runcard.data.loaders import Augment, unaugmented
@@ -27,7 +26,7 @@ OFTEN = 0.05  # share of the draws that may lose the foreground
 
 
 def find(augment: Augment, node: Mapping[str, Any], samples: list[Sample]) -> Iterator[Finding]:
-    """Yields what is wrong with an augmentation; node is its part of the card, samples are of the data."""
+    """Yields what is wrong with an augmentation; node is its part of the config, samples are of the data."""
     if not samples:
         return
     masks = (
@@ -37,7 +36,7 @@ def find(augment: Augment, node: Mapping[str, Any], samples: list[Sample]) -> It
     if found.apart_px is not None and not found.moves_together:
         level = "error" if found.apart_px > SURELY_APART_PX else "warning"
         what = f"image and mask are not moved alike: in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
-        fix = f"One draw must serve both (at most {MAX_APART_PX:g} px is rounding). Try augmentation=lab."
+        fix = f"One draw must serve both (at most {MAX_APART_PX:g} px is rounding). Try augmentation=light."
         yield Finding("augmentation_mask", level, what, fix)
     for fault in found.faults:
         fix = "An augmented sample keeps shape, type and class indices: masks by nearest neighbour, images as uint8."
@@ -48,10 +47,18 @@ def find(augment: Augment, node: Mapping[str, Any], samples: list[Sample]) -> It
     if found.lost is not None and found.lost > OFTEN:
         what = f"{found.lost:.0%} of the draws leave nothing of the foreground"
         yield Finding("augmentation_loses_mask", "warning", what, "Narrow its shifts, crops and zooms.")
-    if dead := dead_knobs(node, samples[0]):
-        yield Finding(
-            "dead_knob", "warning", "knobs that change nothing", "Turn them up, or leave them out.", tuple(dead)
-        )
+    if no_op := tuple(no_op_parameters(node, "augmentation")):
+        what = "parameters without effect: a probability of 0, or a range from 0 to 0"
+        yield Finding("no_op_parameter", "warning", what, "Raise them, or leave them out.", no_op)
+
+
+def no_op_parameters(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Yield the dotted keys below a node of transforms that switch something off: p: 0, and ranges of [0, 0]."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from no_op_parameters(value, f"{prefix}.{key}")
+        elif (key == "p" and value == 0) or (isinstance(value, Sequence) and list(value) == [0, 0]):
+            yield f"{prefix}.{key}"
 
 
 def is_unaugmented(data: Data, validation: Dataset[Batch]) -> bool:

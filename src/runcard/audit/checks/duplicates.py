@@ -63,14 +63,14 @@ def _apart(data: Inspected) -> str:
 
 
 def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
-    """Returns in words whether files or only their pixels are the same."""
+    """Returns whether files or only their pixels are the same."""
     files = [[data.profiles[i].files for i in group] for group in groups]
     by_bytes = sum(all(each) and len({paths[0].read_bytes() for paths in each}) == 1 for each in files)
     return f"{by_bytes} by bytes, {len(groups) - by_bytes} by pixels alone"
 
 
 def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
-    """Yields near copies; known are the positions of exact ones, told already."""
+    """Yields near copies; known are the positions of exact ones, reported already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
     found = find_near_duplicates(thumbs_of([data.profiles[i] for i in kept]), SEED)
     if found.missed > MANY:

@@ -12,7 +12,7 @@ from runcard.audit.detectors.outliers import inverted, outliers
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile, thumbs_of
 from runcard.data.image_io import LOSSY_FORMATS
-from runcard.stats.association import telling
+from runcard.stats.association import association
 
 
 def find(data: Inspected) -> Iterator[Finding]:
@@ -62,10 +62,10 @@ def _greys(data: Inspected) -> Iterator[Finding]:
 
 
 def _shortcuts(data: Inspected) -> Iterator[Finding]:
-    """Yields facts of the files that tell the class: a network may learn these instead of the disease."""
+    """Yields metadata of the files that tell the class: a network may learn these instead of the disease."""
     profiles = [profile for profile in data.profiles if profile.files]
     originals = [profile.original for profile in profiles]
-    facts = {
+    metadata = {
         "width": np.array([original.width_px for original in originals]),
         "height": np.array([original.height_px for original in originals]),
         "aspect ratio": np.array([original.width_px / original.height_px for original in originals]),
@@ -74,13 +74,15 @@ def _shortcuts(data: Inspected) -> Iterator[Finding]:
     }
     targets = np.array([profile.target for profile in profiles])
     places = []
-    for name, values in facts.items():
-        told = telling(values, targets)
-        if told and told.is_telling:
+    for name, values in metadata.items():
+        reported = association(values, targets)
+        if reported and reported.is_predictive:
             each = [f"{label} {_typical(values[targets == i])}" for i, label in enumerate(data.classes) if i in targets]
-            places.append(f"{name}: {told}: {'; '.join(each)}")
+            places.append(f"{name}: {reported}: {'; '.join(each)}")
     if places:
-        what = f"without looking at a pixel, the class can be told by {counted(len(places), 'fact')} of the files"
+        what = (
+            f"without looking at a pixel, the class can be predicted from {counted(len(places), 'fact')} of the files"
+        )
         fix = "Were the classes collected apart? A model may learn this instead. Make them alike, or say so."
         yield Finding("class_shortcut", "warning", what, fix, tuple(places))
 

@@ -69,7 +69,7 @@ def _contents(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     if full := [i for i, mask in enumerate(masks) if mask.is_full]:
         level = "error" if len(full) == len(masks) else "warning"
         what = f"no background in {len(full)} of {len(masks)} masks"
-        fix = "Inverted, or stored with other values than the card says (dataset.mask_values)?"
+        fix = "Inverted, or stored with other values than the config says (dataset.mask_values)?"
         yield _finding(data, masks, "mask_full", level, what, fix, full)
     absent = [name for i, name in enumerate(data.classes) if i > 0 and not any(mask.counts[i] for mask in masks)]
     if absent and len(empty) < len(masks):
@@ -97,7 +97,7 @@ def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
 def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     """Yields masks that do not fit their images: all of them, by a wrong pairing or a turn, or single ones."""
     thumbs = thumbs_of(data.profiles)
-    negatives = inverted(thumbs)  # a fault of the image, told elsewhere, and none of its mask
+    negatives = inverted(thumbs)  # a fault of the image, reported elsewhere, and none of its mask
     thumbs[negatives] = 255 - thumbs[negatives]
     fit = mask_fit(thumbs, masks_of(data.profiles))
     if fit is None:

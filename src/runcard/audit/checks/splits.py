@@ -1,4 +1,4 @@
-"""Checks of labels and of how images are parted: who is on which side, and whether a side can measure anything."""
+"""Checks of labels and of how images are split: who is on which side, and whether a side can measure anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile
 from runcard.data.splits import Split
-from runcard.stats.association import telling
+from runcard.stats.association import association
 from runcard.stats.mrmc import MIN_UNITS
 
 MIN_IMAGES = 10  # of a side that measures something
@@ -44,7 +44,7 @@ def sides_of(split: Split, number: int) -> list[str]:
 
 
 def _names(data: Inspected) -> Iterator[Finding]:
-    """Yields names that speak against the label, or of patients that the card does not know."""
+    """Yields names that speak against the label, or of patients that the config does not know."""
     words = {name.casefold() for name in data.classes}
     against = []
     for i, profile in enumerate(data.profiles):
@@ -144,21 +144,21 @@ def _counts(data: Inspected, members: Sequence[int]) -> dict[str, int]:
 
 
 def _differing(data: Inspected) -> Iterator[Finding]:
-    """Yields facts by which training and validation images can be told apart, with a patient as the unit."""
+    """Yields metadata by which training and validation images can be distinguished, with a patient as the unit."""
     groups: dict[str, list[Profile]] = defaultdict(list)
     for profile, group, side in zip(data.profiles, data.groups, data.sides, strict=True):
         if side in ("train", "val"):
             groups[f"{side} {group}"].append(profile)
     sides = np.array([name.partition(" ")[0] for name in groups])
-    facts = {
+    metadata = {
         "brightness": [np.mean([p.mean for p in members]) for members in groups.values()],
         "contrast": [np.mean([p.sd for p in members]) for members in groups.values()],
         "width": [np.mean([p.original.width_px for p in members]) for members in groups.values()],
         "height": [np.mean([p.original.height_px for p in members]) for members in groups.values()],
         "mode and format": [" ".join(members[0].original.files[:1]) for members in groups.values()],
     }
-    told = {name: telling(np.array(values), sides) for name, values in facts.items()}
-    if places := [f"{name}: {how}" for name, how in told.items() if how and how.is_telling]:
-        what = f"training and validation can be told apart by {counted(len(places), 'fact')} of the images"
+    reported = {name: association(np.array(values), sides) for name, values in metadata.items()}
+    if places := [f"{name}: {how}" for name, how in reported.items() if how and how.is_predictive]:
+        what = f"training and validation can be distinguished by {counted(len(places), 'fact')} of the images"
         fix = "Do they come from other machines or days? Then say so, or mix them: dataset.split.kind=holdout."
         yield Finding("split_differs", "warning", what, fix, tuple(places))

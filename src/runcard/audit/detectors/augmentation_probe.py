@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NUM_DRAWS = 32  # of the augmentation: what it does once in ten times is missed by 3 % of audits
 NUM_REPEATED = 4  # of these, made a second time
-MAX_FAULTS = 3  # told: random crops come out in many sizes
+MAX_FAULTS = 3  # reported: random crops come out in many sizes
 DARK, LIGHT = 90, 200  # greys of the pattern: uneven about the middle, so that inverting keeps them apart
 MIN_CONTRAST = 0.2  # of the largest in a draw: a pixel with less shows nothing
 # Measured at 64 to 256 px: the image alone shifted by 3 px gives 2.2 to 3.0, by its direction, and by 4 px 3.1 or more;
@@ -41,15 +41,17 @@ class Sample(NamedTuple):
 class Probe:
     """What an augmentation did to a few samples in NUM_DRAWS draws."""
 
-    faults: tuple[str, ...]  # in words: what came out with another shape, type or class than it went in with
+    faults: tuple[str, ...]  # as text: what came out with another shape, type or class than it went in with
     repeatable: bool  # whether the same seed gave the same draw
     lost: float | None  # share of the draws that left nothing of a foreground; None where no mask has any
-    apart_px: float | None  # how far image and mask were moved apart in the worst draw; None where that cannot be told
+    apart_px: (
+        float | None
+    )  # how far image and mask were moved apart in the worst draw; None where that cannot be measured
     worst_seed: int | None  # of that draw
 
     @property
     def moves_together(self) -> bool:
-        """Whether image and mask were moved alike in every draw, as far as it can be told."""
+        """Whether image and mask were moved alike in every draw, as far as it can be measured."""
         return self.apart_px is None or self.apart_px <= MAX_APART_PX
 
 
@@ -84,7 +86,7 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
 
 
 def draws(augment: Augment, samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
-    """Returns what augment makes of each sample, by the seeds 0, 1, …, and what is wrong with it, in words."""
+    """Returns what augment makes of each sample, by the seeds 0, 1, …, and what is wrong with it, as text."""
     afters: list[Sample] = []
     faults: list[str] = []
     for seed, before in enumerate(samples):
@@ -100,7 +102,7 @@ def _draw(augment: Augment, sample: Sample, seed: int) -> Sample:
     except Exception as error:
         raise UserError(
             f"augmentation: fails on an image of {kind(sample.image)}: {type(error).__name__}: {error}. "
-            "Leave out or mend the transform that says so."
+            "Leave out or fix the transform that says so."
         ) from error
 
 
@@ -114,7 +116,7 @@ def _faults(before: Sample, after: Sample) -> Iterator[str]:
 
 
 def kind(array: np.ndarray | None) -> str:
-    """Returns shape and type of an image or mask, in words."""
+    """Returns shape and type of an image or mask, as text."""
     return "nothing" if array is None else f"{'×'.join(map(str, array.shape))} {array.dtype}"
 
 

@@ -62,7 +62,7 @@ class Misfit:
 
     index: int
     what: str  # of the mask: "of another image", or how it lies against its image
-    gain: float  # in agreement, if that were mended
+    gain: float  # in agreement, if that were fixed
     partner: int | None = None  # the image whose mask would fit this one
 
 
@@ -222,9 +222,9 @@ def _all_turned(images: np.ndarray, areas: Array, looks: Array) -> str | None:
     doubtful = any((_agreement(looks, right(areas)) > own).mean() > SOME for right in TURNS.values())
     if len(few) < MIN_FOR_ERROR or not doubtful:
         return None
-    mended = {name: _agreement(_predict(images, right(areas)), right(areas)) for name, right in TURNS.items()}
-    best = max(mended, key=lambda name: float(np.median(mended[name])))
-    return best if (mended[best] > own).mean() >= MOSTLY else None
+    fixed = {name: _agreement(_predict(images, right(areas)), right(areas)) for name, right in TURNS.items()}
+    best = max(fixed, key=lambda name: float(np.median(fixed[name])))
+    return best if (fixed[best] > own).mean() >= MOSTLY else None
 
 
 def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.intp]) -> Iterator[Misfit]:
@@ -266,7 +266,7 @@ def _swaps(predicted: Array, areas: Array, own: Array, cost: float) -> dict[int,
 
 
 def _moved(predicted: Array, area: Array) -> tuple[str, float]:
-    """Returns how a mask (32, 32) is moved against the prediction, in words, and its agreement if it were not."""
+    """Returns how a mask (32, 32) is moved against the prediction, as text, and its agreement if it were not."""
     padded = cv2.copyMakeBorder(predicted, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE)
     agreements = cv2.matchTemplate(padded, area, cv2.TM_CCOEFF_NORMED)
     _, best, _, (column, row) = cv2.minMaxLoc(agreements)

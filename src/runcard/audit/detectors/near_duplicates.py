@@ -49,7 +49,7 @@ RANKS = (16, 32)  # neighbours from the one up to the other are different images
 NUM_STRANGERS = 400  # pairs of such neighbours
 FEW_STRANGERS = 50
 OF_FEW = (0.5, 0.2)  # mean and sd of atanh(score) of different images where these are few: as on chest films
-HIGHEST = 0.999  # score that is told from a higher one
+HIGHEST = 0.999  # the highest score that is distinguished from the ones above
 FALSE_PAIRS = 0.05  # expected above the strangers' score in a data set without copies
 
 
@@ -67,9 +67,9 @@ class NearDuplicates:
     """The pairs, and how far they can be trusted on these data."""
 
     pairs: list[Pair]  # in ascending order
-    threshold: float  # the score from which a pair is told
+    threshold: float  # the score from which a pair is reported
     strangers: float  # the score that no two different images are expected to reach
-    missed: float  # share of the data set's own copies not found: near 1, copies cannot be told from strangers here
+    missed: float  # share of the data set's own copies not found: near 1, duplicates cannot be distinguished
 
 
 def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
@@ -98,8 +98,8 @@ def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
     threshold = math.tanh(max(strangers, (strangers + usual) / 2))
     near = tree.query(copied, NEIGHBOURS)[1] == origins[:, None]
     missed = float(1 - (near.any(axis=1) & (reached >= threshold)).mean())
-    told = zip(*kept[candidates].tolist(), scores.tolist(), hows, strict=True)
-    pairs += [Pair(*pair) for pair in told if pair[2] >= threshold]
+    reported = zip(*kept[candidates].tolist(), scores.tolist(), hows, strict=True)
+    pairs += [Pair(*pair) for pair in reported if pair[2] >= threshold]
     return NearDuplicates(sorted(pairs), threshold, math.tanh(strangers), missed)
 
 

@@ -30,7 +30,7 @@ MAX_STRETCH = 1.5  # along any direction: a turn of an oblong image is a shear o
 LEAST_OVERLAP = 0.6  # of the inscribed circle
 NO_FIT = -1.0  # the score of two images that cannot be laid onto each other
 CHUNK = 2048  # pairs whose turns are sought at once
-STRAIGHT_DEGREES = 1.5  # a turn this close to a quarter turn is told as one
+STRAIGHT_DEGREES = 1.5  # a turn this close to a quarter turn is reported as one
 
 
 class Looks(NamedTuple):
@@ -82,7 +82,7 @@ def descriptors(rings: Floats) -> Floats:
 
 
 def compared(one: Looks, i: Indices, other: Looks, j: Indices) -> tuple[NDArray[np.float64], list[str]]:
-    """Returns for each pair one[i], other[j] its score, and in words how the first is moved to give the second.
+    """Returns for each pair one[i], other[j] its score, and as text how the first is moved to give the second.
 
     The score is the correlation of their fine details where they overlap, in [-1, 1].
     """

@@ -28,7 +28,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 NEITHER = "#888888"
 HEIGHT_PX = 260
 PNG_WIDTH_PX = 560
-MAX_NAMED = 5  # images that stand in one place of a chart and are told by name
+MAX_NAMED = 5  # images that stand in one place of a chart and are reported by name
 INK = ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor")
 CONFIG: dict[str, Any] = {
     "font": "Liberation Sans, Arial, sans-serif",
@@ -54,7 +54,7 @@ class Chart:
 
     key: str  # among the charts of one pair of arms: curves-dice
     title: str
-    caption: str  # what it shows, in words
+    caption: str  # what it shows, as text
     spec: dict[str, Any]
 
 
@@ -103,7 +103,7 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
     row = ["arm", "images", "epoch"]
     near = alt.selection_point(on="pointerover", clear="pointerout", nearest=True, empty=False, fields=row)
     band = data.transform_filter("datum.images == 'validation'").mark_area(opacity=0.18)
-    # All of a row is told: with nearest, Vega-Lite 6.4 loses the texts of a tooltip that names its fields.
+    # All of a row is reported: with nearest, Vega-Lite 6.4 loses the texts of a tooltip that names its fields.
     points = data.mark_point(size=50, filled=True, tooltip=alt.TooltipContent("data")).add_params(near)
     layers = [
         band.encode(x=epoch, y="lowest:Q", y2="highest:Q", color=colour),

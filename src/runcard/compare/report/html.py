@@ -24,8 +24,8 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
 from runcard.compare.report.sections import sections
 from runcard.compare.report.terminal import cell, number
-from runcard.compare.verdicts import amount, in_interval, in_p, in_range
-from runcard.fileio import replacing, write_text
+from runcard.compare.verdicts import format_ci, format_difference, format_p, format_range
+from runcard.fileio import atomic_write, write_text
 from runcard.runs.run import Run
 from runcard.stats import mrmc
 
@@ -45,7 +45,7 @@ MARKS = {
     "not run": ("–", "open"),
     "not comparable": ("≠", "warn"),
     "confounded": ("!", "warn"),
-    "rehearsal": ("!", "warn"),
+    "smoke_test": ("!", "warn"),
 }
 
 
@@ -87,7 +87,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "rows": _rows(findings),
         "places": {run.folder: i + 1 for i, run in enumerate(runs)},
         "folds": any(run.is_fold for run in runs),
-        "rehearsals": [arm.name for arm in findings.arms if any(run.rehearsal for run in arm.runs)],
+        "smoke_tests": [arm.name for arm in findings.arms if any(run.smoke_test for run in arm.runs)],
         "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
         "relative": lambda path: _relative(path, folder),
     }
@@ -119,7 +119,7 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
     header = ["question", "first", "second", "evidence", "verdict", "claim", "scope"]
     contents["verdicts.csv"] = charts.to_csv(header, asked).encode()
     for name, content in contents.items():
-        with replacing(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
 
 
@@ -128,17 +128,17 @@ def evidence(answer: Answer) -> str:
     if answer.p is None or answer.verdict.word == "no verdict" or (answer.effect and answer.effect.se == 0):
         return answer.verdict.sentence
     if answer.effect is None:
-        return f"{title(answer.measure.title)}: {answer.counts} (by ranks, p {in_p(answer.p)})"
-    difference = f"{title(answer.measure.title)} {amount(answer.measure, answer.effect.estimate)}"
-    return f"{difference} ({in_interval(answer.measure, answer.effect, answer.alpha)}, p {in_p(answer.p)})"
+        return f"{title(answer.measure.title)}: {answer.counts} (by ranks, p {format_p(answer.p)})"
+    difference = f"{title(answer.measure.title)} {format_difference(answer.measure, answer.effect.estimate)}"
+    return f"{difference} ({format_ci(answer.measure, answer.effect, answer.alpha)}, p {format_p(answer.p)})"
 
 
 def at(run: Run, checkpoint: str) -> str:
     """Returns "test/dice 0.932 in epoch 60": the monitored metric on the compared split, at the last or best epoch."""
-    metric = run.facts["best"]["monitor"].partition("/")[2]
+    metric = run.metadata["best"]["monitor"].partition("/")[2]
     value = endpoints.value(run, metric, checkpoint)
     shown = "–" if math.isnan(value) else number(value)
-    return f"{run.split}/{metric} {shown} in epoch {run.facts[checkpoint]['epoch']}"
+    return f"{run.split}/{metric} {shown} in epoch {run.metadata[checkpoint]['epoch']}"
 
 
 def _environment() -> jinja2.Environment:
@@ -151,8 +151,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"evidence": evidence, "title": title, "number": number, "in_p": in_p, "at": at}
-    environment.globals |= {"amount": amount, "in_interval": in_interval, "in_range": in_range, "marks": MARKS}
+    environment.filters |= {"evidence": evidence, "title": title, "number": number, "format_p": format_p, "at": at}
+    environment.globals |= {
+        "format_difference": format_difference,
+        "format_ci": format_ci,
+        "format_range": format_range,
+        "marks": MARKS,
+    }
     return environment
 
 
@@ -180,17 +185,17 @@ def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
     """Returns what the arms were trained and measured on, each data set with its split once."""
     found: dict[Any, dict[str, Any]] = {}
     for arm in arms:
-        config, data = arm.first.facts["config"], arm.first.facts["data"]
+        config, data = arm.first.metadata["config"], arm.first.metadata["data"]
         folds = len({run.fold for run in arm.runs})
-        facts = {
-            "name": arm.first.facts["choices"]["dataset"],
+        metadata = {
+            "name": arm.first.metadata["choices"]["dataset"],
             "classes": config["derived"]["classes"],
             "size": config["derived"]["image_size_px"],
             "sizes": {part: size for part, size in arm.first.split_sizes.items() if size},
             "folds": folds,
             "split_hash": data["split_hash"][:8] if folds == 1 else "",  # each fold has its own
         }
-        found.setdefault(json.dumps([facts, data["hash"]]), facts | {"arms": []})["arms"].append(arm.name)
+        found.setdefault(json.dumps([metadata, data["hash"]]), metadata | {"arms": []})["arms"].append(arm.name)
     return list(found.values())
 
 

@@ -1,4 +1,4 @@
-"""How many seeds or images a difference would need, told on the terminal."""
+"""How many seeds or images a difference would need, reported on the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runcard.compare.confounds import incomparable
 from runcard.compare.measures import title
 from runcard.console import print_table
 from runcard.errors import UserError
-from runcard.stats.power import Scatter
+from runcard.stats.power import VarianceComponents
 
 SEEDS = (3, 5, 10, 20)
 TIMES_IMAGES = (1, 2, 4, 10)
@@ -37,7 +37,7 @@ def print_power(console: Console, arms: Sequence[Arm], metric: str, differences:
         counted = endpoints.units([first, second], metric)
         num_runs, num_images = min(len(first.runs), len(second.runs)), counted.values[0].shape[1]
         word = endpoints.Count.of(first).word
-        scatter = Scatter.of(*counted.values)
+        scatter = VarianceComponents.of(*counted.values)
         name = f"{first.name} and one like it" if first is second else f"{first.name} against {second.name}"
         console.print(f"\n{name}, {title(metric)}: {num_runs} seeds each, {num_images} {word}", style="bold")
         rows = [[f"{d:g}", *_needs(scatter, d, num_runs, num_images, word)] for d in differences]
@@ -54,7 +54,7 @@ def print_power(console: Console, arms: Sequence[Arm], metric: str, differences:
         print_table(console, ["seeds", *(f"{n} {word}" for n in numbers)], grid)
 
 
-def _needs(scatter: Scatter, d: float, num_runs: int, num_images: int, word: str) -> list[str]:
+def _needs(scatter: VarianceComponents, d: float, num_runs: int, num_images: int, word: str) -> list[str]:
     seeds, images = scatter.runs_needed(d, num_images), scatter.images_needed(d, num_runs)
     return [
         f"no number: the {word} alone leave more" if seeds is None else str(seeds),

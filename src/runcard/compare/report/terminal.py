@@ -11,7 +11,7 @@ from runcard.compare.analysis import Findings, best_title, monitored
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
-from runcard.compare.verdicts import amount, in_p
+from runcard.compare.verdicts import format_difference, format_p
 from runcard.console import print_table
 from runcard.stats.mrmc import ALPHA, Effect
 
@@ -81,7 +81,7 @@ def number(value: float) -> str:
 
 def _rows(findings: Findings, arms: tuple[Arm, ...]) -> list[list[str]]:
     rows = [["seeds", *(_seeds(arm) for arm in arms)]]
-    rows += [["parameters", *(f"{arm.first.facts['num_parameters']:,}" for arm in arms)]]
+    rows += [["parameters", *(f"{arm.first.metadata['num_parameters']:,}" for arm in arms)]]
     for measure in findings.measures:
         values = [findings.values[arm.name].get(measure.key) for arm in arms]
         if any(value and (value.runs or value.note) for value in values):
@@ -101,16 +101,17 @@ def _seeds(arm: Arm) -> str:
 def _pair(place: int, answer: Answer) -> list[str]:
     names = f"{answer.question.first} − {answer.question.second}"
     if answer.effect is None:
-        return [f"{place}.", names, "", "", in_p(answer.p) if answer.p is not None else "", "", answer.verdict.word]
+        return [f"{place}.", names, "", "", format_p(answer.p) if answer.p is not None else "", "", answer.verdict.word]
     low, high = (
-        amount(answer.measure, bound) for bound in answer.measure.difference_interval(answer.effect, answer.alpha)
+        format_difference(answer.measure, bound)
+        for bound in answer.measure.difference_interval(answer.effect, answer.alpha)
     )
     detectable = answer.effect.detectable(answer.alpha)
     possible = detectable <= answer.measure.largest_difference
-    smallest = amount(answer.measure, detectable).lstrip("+") if possible else "none"
-    difference = f"{title(answer.measure.title)} {amount(answer.measure, answer.effect.estimate)}"
+    smallest = format_difference(answer.measure, detectable).lstrip("+") if possible else "none"
+    difference = f"{title(answer.measure.title)} {format_difference(answer.measure, answer.effect.estimate)}"
     interval = f"{low} to {high} ({100 * (1 - answer.alpha):.4g} %)"
-    p = "" if answer.p is None else in_p(answer.p)
+    p = "" if answer.p is None else format_p(answer.p)
     return [f"{place}.", names, difference, interval, p, smallest, answer.verdict.word]
 
 
@@ -118,8 +119,10 @@ def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
     measured = {m.key: _value(m, v) for m in findings.measures if (v := findings.values[arm.name].get(m.key))}
     return {
         "name": arm.name,
-        "runs": [{"folder": str(r.folder), "seed": r.seed, "fold": r.fold, "rehearsal": r.rehearsal} for r in arm.runs],
-        "num_parameters": arm.first.facts["num_parameters"],
+        "runs": [
+            {"folder": str(r.folder), "seed": r.seed, "fold": r.fold, "smoke_test": r.smoke_test} for r in arm.runs
+        ],
+        "num_parameters": arm.first.metadata["num_parameters"],
         "last": measured,
         "best": {
             monitored(arm): {"runs": _plain(list(findings.best[arm.name].runs)), "note": "chosen on these images"}

@@ -1,4 +1,4 @@
-"""Procedural films of a broken femur: atypical (AFF) or normal (NFF) fracture, with the usual faults of data as knobs.
+"""Procedural radiographs of a broken femur: atypical (AFF) or normal (NFF) fracture, with common faults of data.
 
 Atypical: a short smooth transverse line from the lateral cortex, which is thickened there (a beak). Normal: a longer
 jagged oblique line through both cortices, with a branch and a loose chip. Brightness says nothing of the class.

@@ -27,7 +27,7 @@ BRIGHTEST_TISSUE = 240  # of 255: only a printed marker is brighter
 
 
 class Stream(IntEnum):
-    """What a random stream is for. Each has its own, so that one knob does not reshuffle the rest of the image."""
+    """What a random stream is for. Each has its own, so that one parameter does not reshuffle the rest of the image."""
 
     ANATOMY = 0
     FINDING = 1
