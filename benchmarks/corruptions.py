@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 
 Picture = NDArray[np.uint8]
 
+APERTURE_RADII = (0.40, 0.50)  # of the shorter side
+APERTURE_SHIFTS = (-0.03, 0.03)  # of its centre from the image's, down and across, of the shorter side
+APERTURE_EDGES_PX = (0.5, 6.0)  # sd of the Gaussian that softens its edge
+APERTURE_GREYS = (0, 24)  # of what surrounds it
+
 
 def jpeg(image: Picture, quality: int) -> Picture:
     """Returns the image saved as a JPEG of quality (1 to 100) and read again."""
@@ -45,6 +50,22 @@ def flip(image: Picture) -> Picture:
 def brighten(image: Picture, gain: float) -> Picture:
     """Returns the image with every value times gain, cut at 255."""
     return np.asarray(np.clip(np.rint(image * np.float32(gain)), 0, 255), np.uint8)
+
+
+def through_aperture(image: Picture, rng: np.random.Generator) -> Picture:
+    """Return a colour image (H, W, 3) as a dermatoscope with a round aperture shows it, saved at quality 75.
+
+    The aperture's radius and centre, the softness of its edge and how dark its surround is are drawn.
+    """
+    height, width = image.shape[:2]
+    side = min(height, width)
+    radius = side * rng.uniform(*APERTURE_RADII)
+    row, column = (np.array((height, width)) - 1) / 2 + side * rng.uniform(*APERTURE_SHIFTS, 2)
+    from_centre = np.hypot(np.arange(height)[:, None] - row, np.arange(width) - column)
+    inside = cv2.GaussianBlur((from_centre < radius).astype(np.float32), (0, 0), rng.uniform(*APERTURE_EDGES_PX))
+    surround = float(rng.uniform(*APERTURE_GREYS))
+    seen = np.rint(surround + inside[..., None] * (image - np.float32(surround)))
+    return jpeg(np.asarray(seen, np.uint8), 75)
 
 
 def resize(image: Picture, size: tuple[int, int]) -> Picture:

@@ -1,10 +1,11 @@
 """Measures the search for near duplicates: what it misses, what it tells wrongly, how long it takes.
 
-    .venv/bin/python benchmarks/near_duplicates.py ../shared/data [X_ray,Skin,…|scaling]
+    .venv/bin/python benchmarks/near_duplicates.py ../shared/data [X_ray,Skin,…|apertures|scaling]
 
 Copies are made of the images as they lie on disk, and put into their data set, 60 at a time; of lung_ct only every
-sixth slice is taken, for neighbours are near copies already. Of a data set without copies each pair is listed,
-by pair, to be judged by eye. Seconds are of one core, on chest phantoms: these look more alike than most data do.
+sixth slice is taken, for neighbours are near copies already. Skin_apertures is Skin with every image in a round
+aperture, Skin_few_apertures with every eighth. Of a data set without copies each pair is listed, to be
+judged by eye. Seconds are of one core, on chest phantoms: these look more alike than most data do.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from corruptions import Picture, brighten, crop, flip, jpeg, quarter_turns, rotate
+from corruptions import Picture, brighten, crop, flip, jpeg, quarter_turns, rotate, through_aperture
 from natsort import natsorted
 
 from runcard.audit.detectors.near_duplicates import find_near_duplicates
@@ -30,12 +31,15 @@ from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
 
 FOLDERS = {"X_ray": "X_ray/Image", "Skin": "Skin", "Bone": "Bone", "lung_ct": "lung_ct/Image"}
+APERTURES = {"Skin_apertures": 1, "Skin_few_apertures": 8}  # one in so many images is in an aperture
 PHANTOMS: dict[str, Callable[[int, int], PhantomChest | PhantomBone]] = {
     "phantom_chest": PhantomChest,
     "phantom_bone": PhantomBone,
 }
 NUM_COPIES = 60
 NUM_PHANTOMS, PHANTOM_PX = 200, 256
+APERTURE_SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+NUM_DRAWS, DRAW_SIZE = 5, 120
 SIZES = (1250, 2500, 5000, 10_000, 20_000)
 Rng = np.random.Generator
 
@@ -93,9 +97,11 @@ def main() -> None:
     """Prints the tables."""
     cv2.setNumThreads(1)
     data = Path(sys.argv[1])
-    wanted = sys.argv[2].split(",") if len(sys.argv) > 2 else [*FOLDERS, *PHANTOMS, "scaling"]
-    if sets := [read_set(name, data) for name in (*FOLDERS, *PHANTOMS) if name in wanted]:
+    wanted = sys.argv[2].split(",") if len(sys.argv) > 2 else [*FOLDERS, *PHANTOMS, *APERTURES, "apertures", "scaling"]
+    if sets := [read_set(name, data) for name in (*FOLDERS, *PHANTOMS, *APERTURES) if name in wanted]:
         reported(sets)
+    if "apertures" in wanted:
+        apertures(data)
     if "scaling" in wanted:
         scaling()
 
@@ -105,6 +111,10 @@ def read_set(name: str, data: Path) -> Set:
     if name in PHANTOMS:
         phantoms = PHANTOMS[name](NUM_PHANTOMS, PHANTOM_PX)
         return Set(name, phantoms.ids, [phantoms[i][0] for i in range(NUM_PHANTOMS)])
+    if name in APERTURES:
+        skin, rng = read_set("Skin", data), np.random.default_rng(0)
+        images = [image if i % APERTURES[name] else through_aperture(image, rng) for i, image in enumerate(skin.images)]
+        return Set(name, skin.ids, images)
     paths = natsorted(path for path in (data / FOLDERS[name]).rglob("*") if is_image(path.name))
     paths = paths[::6] if name == "lung_ct" else paths
     return Set(name, [str(path.relative_to(data)) for path in paths], [read_image(path) for path in paths])
@@ -147,6 +157,27 @@ def thumb(image: Picture) -> Picture:
     """Returns the image small, grey and square, as the audit sees it."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     return np.asarray(resize_image(grey, THUMB_PX)[..., 0], np.uint8)
+
+
+def apertures(data: Path) -> None:
+    """Print what is told of draws of 120 dermoscopy images of which some are in an aperture.
+
+    A pair is wrong where the images without apertures give none: each of these was looked at.
+    """
+    plain, covered = (np.stack([thumb(i) for i in read_set(name, data).images]) for name in ("Skin", "Skin_apertures"))
+    known = {(p.first, p.second) for p in find_near_duplicates(plain).pairs}
+    rows = []
+    for share in APERTURE_SHARES:
+        wrong, missed = [], []
+        for seed in range(NUM_DRAWS):
+            rng = np.random.default_rng(seed)
+            drawn = np.sort(rng.permutation(len(plain))[:DRAW_SIZE])
+            has_aperture = rng.random(DRAW_SIZE) < share
+            found = find_near_duplicates(np.where(has_aperture[:, None, None], covered[drawn], plain[drawn]))
+            wrong.append(sum((drawn[p.first], drawn[p.second]) not in known for p in found.pairs))
+            missed.append(found.missed)
+        rows.append([f"{share:.0%}", ", ".join(map(str, wrong)), ", ".join(f"{value:.1%}" for value in missed)])
+    print_markdown(["in an aperture", "wrong pairs in each draw", "own copies missed in each draw"], rows)
 
 
 def scaling() -> None:

@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/oddities.py [seeds]
 
 Reads ../shared/data beside the checkout, and draws phantoms. Masks are spoilt at full resolution, images as the audit
-sees them (64 px): what is done to these, but for a turn, commutes with averaging.
+sees them (64 px): what is done to these, but for a turn, commutes with averaging. Of Skin, reversed greys are measured
+as if its images were grey; what the audit says of its colour images is in the last table.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from corruptions import through_aperture
 from rich.console import Console
 
 from runcard.audit.detectors.mask_alignment import Fit, mask_fit
-from runcard.audit.detectors.outliers import inverted, outliers
+from runcard.audit.detectors.outliers import inverted, inverted_among_grey, outliers
+from runcard.audit.profiles import is_grey
 from runcard.console import print_table
 from runcard.data.image_io import list_images, read_image, read_mask
 from runcard.datasets.synthetic.bone import PhantomBone
@@ -30,6 +33,8 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 NUM_PHANTOMS = 200
 THUMB_PX = 64
 FEW = 25  # images, of small data sets
+APERTURE_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
+DRAW_SIZE = 120  # images, of which so many are in an aperture
 Plant = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]  # of what, which: spoilt copies of these
 
 
@@ -47,7 +52,7 @@ class Data:
 
 
 def main() -> None:
-    """Prints four tables."""
+    """Print five tables."""
     seeds = range(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
     data = {name: load() for name, load in loaders()}
     paired = {name: of for name, of in data.items() if of.masks}
@@ -63,6 +68,9 @@ def main() -> None:
     print_table(console, head, [row for name, of in data.items() for row in negatives(name, of, seeds)])
     console.print("\nStrangers")
     print_table(console, head, [row for name in data for row in strangers(name, data, seeds)])
+    console.print("\nInverted images among dermoscopy images, none of which is")
+    head = ["in an aperture", "images", "false alarms", "of the same images in grey"]
+    print_table(console, head, list(apertures(seeds)))
 
 
 def loaders() -> Iterator[tuple[str, Callable[[], Data]]]:
@@ -235,6 +243,33 @@ def strangers(name: str, data: dict[str, Data], seeds: Sequence[int]) -> Iterato
         for words, few in (("1", 1), ("2 %", len(thumbs) // 50), ("5 %", len(thumbs) // 20)):
             found = [counted(*spoilt(outliers, thumbs, few, plant, seed)) for seed in seeds]
             yield [name, f"{words} {planted}", *totals(found)]
+
+
+def apertures(seeds: Sequence[int]) -> Iterator[list[str]]:
+    """Yield a row for each share of images in a round aperture: how many are called inverted, in colour and in grey."""
+    paths = [path for part in sorted((DATA / "Skin").glob("*/*")) for path in list_images(part)]
+    rng = np.random.default_rng(0)
+    images = [read_image(path) for path in paths]
+    covered = [through_aperture(image, rng) for image in images]
+    thumbs, grey = (
+        np.array([[of(image) for image in each] for each in (images, covered)]) for of in (thumb, is_shown_grey)
+    )
+    for share in APERTURE_SHARES:
+        in_colour, in_grey = [], []
+        for seed in seeds:
+            rng = np.random.default_rng(seed)
+            drawn = rng.permutation(len(paths))[:DRAW_SIZE]
+            has_aperture = (rng.random(DRAW_SIZE) < share).astype(int)
+            shown = thumbs[has_aperture, drawn]
+            in_colour.append(len(inverted_among_grey(shown, grey[has_aperture, drawn])))
+            in_grey.append(len(inverted(shown)))
+        cells = (", ".join(map(str, counts)) for counts in (in_colour, in_grey))
+        yield [f"{share:.0%}", str(DRAW_SIZE), *cells]
+
+
+def is_shown_grey(image: np.ndarray) -> bool:
+    """Whether an image (H, W) or (H, W, 3) uint8 has no colour."""
+    return is_grey(image, cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image)
 
 
 def spoilt(

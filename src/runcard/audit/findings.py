@@ -32,7 +32,7 @@ CHECKS = {  # name -> what it looks for; a finding's level is said where it is m
     "mixed_depths": "images of 8 bits beside deeper ones: only these are windowed",
     # images
     "constant_image": "an image of a single grey",
-    "inverted": "an image whose greys are reversed against the others (MONOCHROME1)",
+    "inverted": "a grey image whose greys are reversed against the others (MONOCHROME1)",
     "outlier": "an image unlike all others",
     # masks
     "mask_values": "a mask that is none: a photograph, or other values than the config names",

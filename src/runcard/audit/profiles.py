@@ -19,6 +19,7 @@ from runcard.data.source import Original, Source
 from runcard.errors import DataError
 
 THUMB_PX = 64
+MAX_CHROMA = 8  # grey levels by which a channel of a grey image stored as RGB may differ from its grey
 AHEAD = 256  # samples under way at a time: memory stays bounded however many there are
 
 
@@ -37,6 +38,7 @@ class Profile:
     mean: float  # of the greys at full size, 0 to 255
     sd: float
     is_constant: bool  # of a single grey
+    is_grey: bool  # of one channel, or of three that are the same but for noise
     thumb: np.ndarray  # (64, 64) uint8 grey, whatever the aspect ratio
     target: int | None  # the class; None with a mask
     mask: Mask | None
@@ -110,6 +112,11 @@ def thumbs_of(profiles: Sequence[Profile]) -> np.ndarray:
     return _stacked(profile.thumb for profile in profiles)
 
 
+def are_grey(profiles: Sequence[Profile]) -> np.ndarray:
+    """Return whether the images are grey (N,) bool."""
+    return np.array([profile.is_grey for profile in profiles], bool)
+
+
 def masks_of(profiles: Sequence[Profile]) -> np.ndarray:
     """Returns the masks small (N, 64, 64) uint8 class indices, of profiles that all have one."""
     return _stacked(profile.mask.thumb for profile in profiles if profile.mask)
@@ -137,10 +144,16 @@ def _profile(source: Source, i: int) -> Profile:
         mean=mean,
         sd=sd,
         is_constant=bool(grey.min() == grey.max()),
+        is_grey=is_grey(image, grey),
         thumb=resize_image(grey, THUMB_PX)[..., 0],
         target=None if isinstance(target, np.ndarray) else int(target),
         mask=_mask(source, i, grey, target) if isinstance(target, np.ndarray) else None,
     )
+
+
+def is_grey(image: np.ndarray, grey: np.ndarray) -> bool:
+    """Whether image (H, W) or (H, W, 3) uint8 shows nothing but its grey (H, W), as radiographs stored as RGB do."""
+    return image.ndim == 2 or cv2.norm(image, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), cv2.NORM_INF) <= MAX_CHROMA
 
 
 def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from runcard.audit.detectors.outliers import inverted, outliers
+from runcard.audit.detectors.outliers import inverted_among_grey, outliers
 from runcard.audit.findings import Finding, counted
-from runcard.audit.profiles import Inspected, Profile, thumbs_of
+from runcard.audit.profiles import Inspected, Profile, are_grey, thumbs_of
 from runcard.data.image_io import LOSSY_FORMATS
 from runcard.stats.association import association
 
@@ -52,8 +52,8 @@ def _greys(data: Inspected) -> Iterator[Finding]:
         what = f"{counted(len(constant), 'image')} of a single grey"
         yield data.finding("constant_image", "error", what, "Remove or replace what shows nothing.", constant)
     thumbs = thumbs_of(data.profiles)
-    if negatives := inverted(thumbs):
-        what = f"{counted(len(negatives), 'image')} whose greys are reversed against the others"
+    if negatives := inverted_among_grey(thumbs, are_grey(data.profiles)):
+        what = f"{counted(len(negatives), 'grey image')} whose greys are reversed against the others"
         fix = "MONOCHROME1 read as MONOCHROME2? Invert them, and see that they are not all of one class."
         yield data.finding("inverted", "warning", what, fix, negatives)
     if strangers := [i for i in outliers(thumbs) if i not in negatives]:

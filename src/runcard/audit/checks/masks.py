@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from runcard.audit.detectors.mask_alignment import MIN_FOR_ERROR, Misfit, mask_fit
-from runcard.audit.detectors.outliers import inverted
+from runcard.audit.detectors.outliers import inverted_among_grey
 from runcard.audit.findings import Finding, counted
-from runcard.audit.profiles import Inspected, Mask, masks_of, thumbs_of
+from runcard.audit.profiles import Inspected, Mask, are_grey, masks_of, thumbs_of
 
 MAX_EMPTY = 0.2  # share of empty masks that is worth no more than a note
 MIN_SOFT = 1e-3  # share of a mask's pixels that are in between its values
@@ -97,7 +97,7 @@ def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
 def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     """Yields masks that do not fit their images: all of them, by a wrong pairing or a turn, or single ones."""
     thumbs = thumbs_of(data.profiles)
-    negatives = inverted(thumbs)  # a fault of the image, reported elsewhere, and none of its mask
+    negatives = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, and not of its mask
     thumbs[negatives] = 255 - thumbs[negatives]
     fit = mask_fit(thumbs, masks_of(data.profiles))
     if fit is None:

@@ -7,6 +7,7 @@ data set itself, with copies made of its own images:
    copying changes (Fisher's linear discriminant; whitening by the images alone loses half of the crops by 6 %).
 2. Candidates are the few nearest in it.
 3. Each candidate is laid onto the other, and scored by how alike their fine details are: see likeness.py.
+   Of images in round apertures, as a dermatoscope gives them, only what is inside both of a pair's is compared.
 4. The threshold lies halfway between what different images do not reach and what the data set's own copies do.
 """
 
@@ -34,6 +35,7 @@ from runcard.audit.detectors.registration import (
     compared,
     descriptors,
     disc,
+    find_apertures,
     looks,
 )
 
@@ -82,9 +84,10 @@ def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
     if len(kept) < 2:
         return NearDuplicates(pairs, threshold=1.0, strangers=1.0, missed=0.0)
     images, rng = thumbs[kept], np.random.default_rng(seed)
-    seen = looks(images)
+    apertures = find_apertures(images)
+    seen = looks(images, apertures)
     taught, origins = (rng.integers(len(images), size=number) for number in (NUM_LESSONS, NUM_COPIES))
-    lessons, copies = (looks(np.stack([_copy(images[i], rng) for i in of])) for of in (taught, origins))
+    lessons, copies = (_looks_of_copies(images[of], apertures[of], rng) for of in (taught, origins))
     features = descriptors(seen.rings)
     projection = _projection(features, descriptors(lessons.rings) - features[taught])
     points, copied = features @ projection, descriptors(copies.rings) @ projection
@@ -119,8 +122,17 @@ def _identical(thumbs: Bytes) -> tuple[list[Pair], Indices]:
     return pairs, np.array(kept, np.intp)
 
 
-def _copy(image: Bytes, rng: np.random.Generator) -> Bytes:
-    """Returns a copy of image (S, S): cropped, mirrored or not, turned, brighter or darker, and as JPEG."""
+def _looks_of_copies(images: Bytes, apertures: Bytes, rng: np.random.Generator) -> Looks:
+    """Return what is compared of a copy of each of images (N, S, S) in apertures (N, S, S)."""
+    copies = [_copy(image, aperture, rng) for image, aperture in zip(images, apertures, strict=True)]
+    return looks(*(np.stack(each) for each in zip(*copies, strict=True)))
+
+
+def _copy(image: Bytes, aperture: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
+    """Return a copy of image (S, S): cropped, mirrored or not, turned, brighter or darker, and as JPEG; its aperture.
+
+    The aperture (S, S) moves with the image. What comes into sight from beyond the image is not inside it.
+    """
     size = len(image)
     before, behind = rng.uniform(0, MAX_CROP, (2, 2))  # shares cut away: left and top, right and bottom
     degrees = rng.uniform(-MAX_TURN_DEGREES, MAX_TURN_DEGREES) + 90 * rng.integers(4)
@@ -129,7 +141,10 @@ def _copy(image: Bytes, rng: np.random.Generator) -> Bytes:
     gain = rng.uniform(*GAINS)
     moved = np.clip(gain * cv2.warpAffine(image, move, (size, size)), 0, 255).astype(np.uint8)
     encoded = cv2.imencode(".jpg", moved, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*QUALITIES))])[1]
-    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), np.uint8)
+    copy = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE), np.uint8)
+    if aperture.all():
+        return copy, aperture
+    return copy, np.asarray(cv2.warpAffine(aperture, move, (size, size), flags=cv2.INTER_NEAREST), np.uint8)
 
 
 def _projection(features: Floats, changes: Floats) -> Floats:

@@ -56,6 +56,16 @@ def inverted(thumbs: np.ndarray) -> list[int]:
     return [int(i) for i in shown[negative]] if agree and negative.mean() <= MAX_INVERTED else []
 
 
+def inverted_among_grey(thumbs: np.ndarray, is_grey: NDArray[np.bool_]) -> list[int]:
+    """Return which of the grey images among thumbs (N, H, W) are inverted, judged by these alone; is_grey is (N,).
+
+    Only radiographs and the like are stored with reversed greys. Colour images that merely differ in what is bright
+    (skin in a black aperture, and skin that fills the image) have no polarity.
+    """
+    positions = np.flatnonzero(is_grey)
+    return [int(i) for i in positions[inverted(thumbs[positions])]]
+
+
 def _scores_without_itself(patterns: Array) -> Array:
     """Returns (N,): what ridge regression of 1 on patterns (N, D), without intercept, predicts from the others."""
     inverse = _shrunk_inverse(patterns.T @ patterns)
