@@ -127,7 +127,7 @@ def reported(sets: list[Set]) -> None:
     for each in sets:
         thumbs = np.stack([thumb(image) for image in each.images])
         clean = find_near_duplicates(thumbs)
-        numbers = [f"{value:.3f}" for value in (clean.strangers, clean.threshold, clean.missed)]
+        numbers = [f"{value:.3f}" for value in (clean.different, clean.threshold, clean.missed)]
         metadata.append([each.name, str(len(thumbs)), *numbers, str(len(clean.pairs))])
         pairs += [[each.ids[p.first], each.ids[p.second], f"{p.score:.3f}", p.how] for p in clean.pairs]
         known = {(p.first, p.second) for p in clean.pairs}

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_images import png
+from test_image_io import png
 
 from runcard.data.image_io import describe, read_image, read_mask, windowed
 from runcard.data.preprocessing import prepare

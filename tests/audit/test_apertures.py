@@ -14,8 +14,8 @@ from runcard.audit.detectors.near_duplicates import find_near_duplicates
 from runcard.audit.detectors.outliers import inverted
 from runcard.audit.detectors.registration import ROUND_PX, find_aperture, find_apertures
 from runcard.audit.profiles import is_grey
-from runcard.data.preprocessing import resize_image
 from runcard.data.image_io import list_images, read_image
+from runcard.data.preprocessing import resize_image
 from runcard.datasets.synthetic.bone import PhantomBone
 
 SKIN = ROOT.parent / "shared" / "data" / "Skin"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import compose_config
+from conftest import ROOT, compose_config
 from PIL import Image
 
 from make_data import write_course
@@ -60,7 +60,7 @@ def complaint(make: Callable[[], object]) -> str:
     """Returns what the UserError says that reading all of a folder ends in."""
     with pytest.raises(UserError) as caught:
         prepare(make(), image_size_px=16, channels=1)
-    return str(caught.value).partition("\nruncard audit tells all")[0]
+    return str(caught.value).partition("\nruncard audit lists all faults")[0]
 
 
 # Image/ and Mask/
@@ -501,7 +501,7 @@ def test_a_stray_figure_above_the_data_does_not_hide_them(tmp_path):
 
 # The images beside the checkout
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+DATA = ROOT.parent / "shared" / "data"
 REAL = [
     ("Lab2/Bone", ["Normal", "Osteoporosis"], "class folders in train/ and validation/", (272, 68)),
     ("Lab2/Skin", ["Mel", "Nev"], "class folders in train/ and validation/ (Nev in Nevi/)", (160, 40)),

@@ -54,7 +54,7 @@ class Mask:
     counts: tuple[int, ...]  # pixels of each class
     values: tuple[int, ...]  # in the file, in ascending order
     soft: float  # share of pixels with another value than the commonest one of a class
-    likeness: float  # correlation of image and mask, -1 to 1: 1 where the mask is its image
+    image_correlation: float  # correlation of image and mask, -1 to 1: 1 where the mask is its image
 
     @property
     def is_empty(self) -> bool:
@@ -168,7 +168,7 @@ def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:
         counts=tuple(counts.tolist()),
         values=tuple(values.tolist()),
         soft=float(1 - of_classes.sum() / mask.size),
-        likeness=_correlation(grey, mask),
+        image_correlation=_correlation(grey, mask),
     )
 
 

@@ -211,8 +211,8 @@ def of_study(folder: Path) -> Findings:
         runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
         if runs:
             (config, _), *_ = Counter(map(same_config, runs)).most_common()
-            strangers = [run for run in runs if same_config(run) != config]
-            left_out += [f"{run.folder}: not the config or data of {name}'s other runs" for run in strangers]
+            mismatched = [run for run in runs if same_config(run) != config]
+            left_out += [f"{run.folder}: not the config or data of {name}'s other runs" for run in mismatched]
             kept, copies = distinct([run for run in runs if same_config(run) == config])
             left_out += copies
             arms.append(Arm(name, kept))

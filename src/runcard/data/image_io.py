@@ -24,7 +24,7 @@ GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I": "32-bit grey", "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey"}
 LOSSY_FORMATS = {"JPEG", "MPO"}  # MPO: a JPEG of some cameras
 MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey with alpha", "P": "8-bit palette"} | DEEP_MODES
-MEND = "Replace or remove it."  # a file that cannot be read
+FIX = "Replace or remove it."  # a file that cannot be read
 NO_IMAGES = "no images in this folder (.png, .jpg, .bmp or .tif)"
 FULL_WINDOW = (0, 65535)  # of 16 bits
 LARGEST_IN_WINDOW = 1e30  # either way: far below the largest float32, so that no difference overflows
@@ -211,13 +211,13 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
         raise DataError("unreadable", path, "permission denied", "Change its permissions.") from None
     except UnidentifiedImageError:
         if path.stat().st_size == 0:
-            raise DataError("empty_file", path, "the file is empty", MEND) from None
-        raise DataError("unreadable", path, "not an image that can be read (PNG, JPEG, BMP or TIFF)", MEND) from None
+            raise DataError("empty_file", path, "the file is empty", FIX) from None
+        raise DataError("unreadable", path, "not an image that can be read (PNG, JPEG, BMP or TIFF)", FIX) from None
     except Image.DecompressionBombError as error:
-        raise DataError("unreadable", path, "too large, or damaged", MEND, f" ({error})") from None
+        raise DataError("unreadable", path, "too large, or damaged", FIX, f" ({error})") from None
     except (OSError, SyntaxError, ValueError) as error:
         check = "truncated" if "truncated" in str(error) else "unreadable"
-        raise DataError(check, path, "cannot be read, damaged or truncated", MEND, f" ({error})") from None
+        raise DataError(check, path, "cannot be read, damaged or truncated", FIX, f" ({error})") from None
     return image, deep_colour
 
 
@@ -238,5 +238,5 @@ def _read_deep_colour(path: Path) -> np.ndarray:
 def _deep_grey(image: Image.Image, path: Path) -> np.ndarray:
     pixels = np.asarray(image)
     if not np.isfinite(pixels).all():
-        raise DataError("unreadable", path, "has pixels that are not finite numbers", MEND)
+        raise DataError("unreadable", path, "has pixels that are not finite numbers", FIX)
     return pixels.astype(pixels.dtype.newbyteorder("="))

@@ -58,7 +58,7 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
         way = (
             allow_hint(allowed, (fault.check for fault in forbidden)) if positions else ""
         )  # else nothing would remain
-        audit = f"runcard audit tells all. {way}".rstrip()
+        audit = f"runcard audit lists all faults. {way}".rstrip()
         raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, audit]))
     if not positions:
         raise UserError("There is no image left that could be read: see audit.allow.")

@@ -82,7 +82,7 @@ class Record:
         current = {**machine, "versions": versions(), **session}
         last = self.content["sessions"][-1] if self.content["sessions"] else current
         self.content["sessions"].append(current)
-        self.update(status="running", error=None)  # first of all: without it the folder would look like a stranger's
+        self.update(status="running", error=None)  # first of all: without it the folder would look like somebody else's
         write_text(self.folder / ".hydra" / "config.yaml", config_yaml)
         write_text(self.folder / ".hydra" / "overrides.yaml", "".join(f"- {json.dumps(o)}\n" for o in overrides))
         return [key for key in current if key not in ("start", "commit") and last.get(key) != current[key]]

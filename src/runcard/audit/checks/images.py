@@ -46,19 +46,19 @@ def _formats(data: Inspected) -> Iterator[Finding]:
 
 
 def _greys(data: Inspected) -> Iterator[Finding]:
-    """Yields images that show nothing, are negatives of the others, or are like none of them."""
+    """Yields images that show nothing, are inverted, or are unlike the others."""
     constant = [i for i, profile in enumerate(data.profiles) if profile.is_constant]
     if constant:
         what = f"{counted(len(constant), 'image')} of a single grey"
         yield data.finding("constant_image", "error", what, "Remove or replace what shows nothing.", constant)
     thumbs = thumbs_of(data.profiles)
-    if negatives := inverted_among_grey(thumbs, are_grey(data.profiles)):
-        what = f"{counted(len(negatives), 'grey image')} whose greys are reversed against the others"
+    if reversed_greys := inverted_among_grey(thumbs, are_grey(data.profiles)):
+        what = f"{counted(len(reversed_greys), 'grey image')} whose greys are reversed against the others"
         fix = "MONOCHROME1 read as MONOCHROME2? Invert them, and see that they are not all of one class."
-        yield data.finding("inverted", "warning", what, fix, negatives)
-    if strangers := [i for i in outliers(thumbs) if i not in negatives]:
-        what = f"{counted(len(strangers), 'image')} unlike the others"
-        yield data.finding("outlier", "warning", what, "Look at the contact sheet: do they belong here?", strangers)
+        yield data.finding("inverted", "warning", what, fix, reversed_greys)
+    if unusual := [i for i in outliers(thumbs) if i not in reversed_greys]:
+        what = f"{counted(len(unusual), 'image')} unlike the others"
+        yield data.finding("outlier", "warning", what, "Look at the contact sheet: do they belong here?", unusual)
 
 
 def _shortcuts(data: Inspected) -> Iterator[Finding]:

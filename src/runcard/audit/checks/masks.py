@@ -12,7 +12,7 @@ from runcard.audit.profiles import Inspected, Mask, are_grey, masks_of, thumbs_o
 
 MAX_EMPTY = 0.2  # share of empty masks that is worth no more than a note
 MIN_SOFT = 1e-3  # share of a mask's pixels that are in between its values
-MIN_LIKENESS = 0.98  # correlation of an image and a mask that are the same picture
+MIN_IMAGE_CORRELATION = 0.98  # correlation of an image and a mask that are the same picture
 SAME_FOR_MANY = 0.5  # share of all images that have the same mask: no longer a slip with a few
 
 
@@ -23,7 +23,7 @@ def find(data: Inspected) -> Iterator[Finding]:
         return
     yield from _encodings(data, masks)
     yield from _contents(data, masks)
-    if same := [i for i, mask in enumerate(masks) if mask.likeness > MIN_LIKENESS]:
+    if same := [i for i, mask in enumerate(masks) if mask.image_correlation > MIN_IMAGE_CORRELATION]:
         what, fix = f"{counted(len(same), 'mask')} with the same picture as the image", "Put the masks there."
         yield _finding(data, masks, "mask_is_image", "error", what, fix, same)
     repeated = _repeated(data, masks)
@@ -97,8 +97,8 @@ def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
 def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     """Yields masks that do not fit their images: all of them, by a wrong pairing or a turn, or single ones."""
     thumbs = thumbs_of(data.profiles)
-    negatives = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, and not of its mask
-    thumbs[negatives] = 255 - thumbs[negatives]
+    reversed_greys = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, and not of its mask
+    thumbs[reversed_greys] = 255 - thumbs[reversed_greys]
     fit = mask_fit(thumbs, masks_of(data.profiles))
     if fit is None:
         return

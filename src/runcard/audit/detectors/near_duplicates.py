@@ -1,12 +1,13 @@
 """Near duplicates: the same image again after JPEG, a crop, a turn, a mirroring or another brightness.
 
-Chest films all look alike when small, so no fixed distance parts copies from strangers. What does is measured on the
+Chest radiographs all look alike when small, so no fixed distance separates copies from different images. What does is
+measured on the
 data set itself, with copies made of its own images:
 
 1. A descriptor that turns and mirroring leave alone, projected to where different images differ most against what
    copying changes (Fisher's linear discriminant; whitening by the images alone loses half of the crops by 6 %).
 2. Candidates are the few nearest in it.
-3. Each candidate is laid onto the other, and scored by how alike their fine details are: see likeness.py.
+3. Each candidate is laid onto the other, and scored by how alike their fine details are: see registration.py.
    Of images in round apertures, as a dermatoscope gives them, only what is inside both of a pair's is compared.
 4. The threshold lies halfway between what different images do not reach and what the data set's own copies do.
 """
@@ -48,11 +49,11 @@ NUM_COPIES = 128  # others, to set the threshold by
 MAX_CROP, MAX_TURN_DEGREES, GAINS, QUALITIES = 0.06, 10.0, (0.7, 1.2), (60, 95)  # of these copies
 LEAST_ALIKE = 0.05  # share of them that may score less than copies are said to
 RANKS = (16, 32)  # neighbours from the one up to the other are different images: few have so many copies
-NUM_STRANGERS = 400  # pairs of such neighbours
-FEW_STRANGERS = 50
+NUM_DIFFERENT = 400  # pairs of such neighbours
+FEW_DIFFERENT = 50
 OF_FEW = (0.5, 0.2)  # mean and sd of atanh(score) of different images where these are few: as on chest films
 HIGHEST = 0.999  # the highest score that is distinguished from the ones above
-FALSE_PAIRS = 0.05  # expected above the strangers' score in a data set without copies
+FALSE_PAIRS = 0.05  # expected above the score of different images in a data set without copies
 
 
 class Pair(NamedTuple):
@@ -70,7 +71,7 @@ class NearDuplicates:
 
     pairs: list[Pair]  # in ascending order
     threshold: float  # the score from which a pair is reported
-    strangers: float  # the score that no two different images are expected to reach
+    different: float  # the score that no two different images are expected to reach
     missed: float  # share of the data set's own copies not found: near 1, duplicates cannot be distinguished
 
 
@@ -82,7 +83,7 @@ def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
     """
     pairs, kept = _identical(thumbs)
     if len(kept) < 2:
-        return NearDuplicates(pairs, threshold=1.0, strangers=1.0, missed=0.0)
+        return NearDuplicates(pairs, threshold=1.0, different=1.0, missed=0.0)
     images, rng = thumbs[kept], np.random.default_rng(seed)
     apertures = find_apertures(images)
     seen = looks(images, apertures)
@@ -96,14 +97,14 @@ def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
     candidates = _pairs(tree.query(points, NEIGHBOURS + 1)[1])  # the first is itself
     scores, hows = compared(seen, candidates[0], seen, candidates[1])
     reached, _ = compared(seen, origins, copies, np.arange(NUM_COPIES))
-    strangers = _strangers(seen, points, tree, len(scores), rng)
+    different = _highest_of_different(seen, points, tree, len(scores), rng)
     usual = np.quantile(_atanh(reached), LEAST_ALIKE)
-    threshold = math.tanh(max(strangers, (strangers + usual) / 2))
+    threshold = math.tanh(max(different, (different + usual) / 2))
     near = tree.query(copied, NEIGHBOURS)[1] == origins[:, None]
     missed = float(1 - (near.any(axis=1) & (reached >= threshold)).mean())
     reported = zip(*kept[candidates].tolist(), scores.tolist(), hows, strict=True)
     pairs += [Pair(*pair) for pair in reported if pair[2] >= threshold]
-    return NearDuplicates(sorted(pairs), threshold, math.tanh(strangers), missed)
+    return NearDuplicates(sorted(pairs), threshold, math.tanh(different), missed)
 
 
 def _identical(thumbs: Bytes) -> tuple[list[Pair], Indices]:
@@ -163,21 +164,23 @@ def _pairs(neighbours: Indices) -> Indices:
     return np.unique(np.sort([own[real], neighbours[real]], axis=0), axis=1)
 
 
-def _strangers(seen: Looks, points: Floats, tree: cKDTree, num_candidates: int, rng: np.random.Generator) -> float:
+def _highest_of_different(
+    seen: Looks, points: Floats, tree: cKDTree, num_candidates: int, rng: np.random.Generator
+) -> float:
     """Returns the atanh(score) that no two different images are expected to reach, among so many candidates.
 
     It is taken as normal (Fisher 1921), with the median and the upper spread that neighbours beyond the nearest have:
     true copies among them hardly move these.
     """
     low, high = min(RANKS[0], len(points) // 2), min(RANKS[1], len(points))
-    some = rng.integers(len(points), size=NUM_STRANGERS)
-    ranks = rng.integers(low, high, NUM_STRANGERS)
-    others = tree.query(points[some], high)[1][np.arange(NUM_STRANGERS), ranks]
+    some = rng.integers(len(points), size=NUM_DIFFERENT)
+    ranks = rng.integers(low, high, NUM_DIFFERENT)
+    others = tree.query(points[some], high)[1][np.arange(NUM_DIFFERENT), ranks]
     first, second = np.unique(np.sort([some, others], axis=0), axis=1)
     scores, _ = compared(seen, first, seen, second)
     values = _atanh(scores[scores > NO_FIT])
     middle, sd = OF_FEW
-    if len(values) >= FEW_STRANGERS:
+    if len(values) >= FEW_DIFFERENT:
         middle, upper = np.quantile(values, (0.5, norm.cdf(1)))
         sd = upper - middle
     return float(min(middle + sd * norm.isf(FALSE_PAIRS / num_candidates), math.atanh(HIGHEST)))

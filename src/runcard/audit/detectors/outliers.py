@@ -16,9 +16,9 @@ COARSE_PX = 8  # side to which images are averaged: where it is bright, nothing 
 MAX_ROUNDS = 10
 
 MIN_FOR_POLARITY = 10  # images; of fewer nothing is said
-AGAINST = -0.3  # typical images score about 1, and their negatives −1
+AGAINST = -0.3  # typical images score about 1, and inverted ones −1
 MIN_AGREEING = 0.9  # share of images that must score beyond ±0.3: else there is no common polarity
-MAX_INVERTED = 0.4  # share of images: nearer to a half nobody can tell which are the negatives
+MAX_INVERTED = 0.4  # share of images: nearer to a half nobody can tell which are inverted
 
 MIN_FOR_OUTLIERS = 20
 MAX_ODD = 0.1  # share of images: where more are unlike the rest, the data are of several kinds
@@ -36,8 +36,8 @@ def inverted(thumbs: np.ndarray) -> list[int]:
 
     A linear score is fitted that is 1 for each image and so −1 for its negative (ridge regression without intercept, on
     standardised 8×8 greys). Who scores below 0 is turned round, and the score is fitted again, until nobody changes
-    sides; that also settles up to 40 % of negatives. Contrast and brightness do not matter. Images of a single grey are
-    left out, and there is no alarm where images have no polarity in common.
+    sides; that also settles up to 40 % of inverted images, whatever contrast and brightness. Images of one grey are left
+    out, and there is no alarm where images have no polarity in common.
     """
     shown = _varied(thumbs)
     if len(shown) < MIN_FOR_POLARITY:
@@ -99,7 +99,7 @@ def _unusual(features: Array) -> NDArray[np.bool_]:
     """Returns (N,): which of features (N, D) lie far from the bulk.
 
     The bulk is sought with the farthest tenth left out (concentration steps, Rousseeuw and Van Driessen 1999), so that
-    a group of strangers does not pass for usual. Then all but these return: what is merely rare is usual too.
+    a group of outliers does not pass for usual. Then all but these return: what is merely rare is usual too.
     """
     members = np.ones(len(features), bool)
     for _ in range(MAX_ROUNDS):

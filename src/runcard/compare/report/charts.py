@@ -23,7 +23,7 @@ from runcard.compare.contrasts import Paired
 from runcard.compare.measures import title
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
-# Told apart by the colour-blind, on white as on black (Okabe and Ito 2008, without black and yellow).
+# Distinguished by the colour-blind, on white as on black (Okabe and Ito 2008, without black and yellow).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 NEITHER = "#888888"
 HEIGHT_PX = 260

@@ -64,7 +64,7 @@ def test_every_copy_is_found_with_how_it_was_made_and_nothing_else_is(chests):
     expected = [(k, len(chests) + k, how) for k, (how, _) in enumerate(made)]
     assert [(pair.first, pair.second, pair.how) for pair in found.pairs] == expected
     assert all(found.threshold <= pair.score <= 1 for pair in found.pairs)
-    assert found.strangers < found.threshold
+    assert found.different < found.threshold
     assert found.missed < 0.1
 
 

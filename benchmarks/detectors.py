@@ -1,6 +1,6 @@
-"""Measures the audit's detectors of misfits, negatives and strangers on planted faults, and on clean data.
+"""Measures the audit's detectors of misaligned masks, inverted images and outliers.
 
-    .venv/bin/python benchmarks/oddities.py [seeds]
+    .venv/bin/python benchmarks/detectors.py [seeds]
 
 Reads ../shared/data beside the checkout, and draws phantoms. Masks are spoilt at full resolution, images as the audit
 sees them (64 px): what is done to these, but for a turn, commutes with averaging. Of Skin, reversed greys are measured
@@ -65,9 +65,9 @@ def main() -> None:
         console, ["data", "images", "masks", "said"], [r for n, of in paired.items() for r in whole(n, of, seeds)]
     )
     console.print("\nNegatives")
-    print_table(console, head, [row for name, of in data.items() for row in negatives(name, of, seeds)])
+    print_table(console, head, [row for name, of in data.items() for row in inverted_images(name, of, seeds)])
     console.print("\nStrangers")
-    print_table(console, head, [row for name in data for row in strangers(name, data, seeds)])
+    print_table(console, head, [row for name in data for row in unlike_the_rest(name, data, seeds)])
     console.print("\nInverted images among dermoscopy images, none of which is")
     head = ["in an aperture", "images", "false alarms", "of the same images in grey"]
     print_table(console, head, list(apertures(seeds)))
@@ -207,28 +207,28 @@ def verdict(fit: Fit | None) -> str:
     return "fit" if fit.fits else "warning: no fit seen"
 
 
-def negatives(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[str]]:
+def inverted_images(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[str]]:
     """Yields rows on reversed greys, at full contrast and at a half."""
     num = len(data.thumbs)
     for planted, few in (
         ("nothing", 0),
-        ("1 negative", 1),
-        ("5 % negatives", num // 20),
-        ("30 % negatives", num * 3 // 10),
+        ("1 inverted", 1),
+        ("5 % inverted", num // 20),
+        ("30 % inverted", num * 3 // 10),
     ):
-        for contrast, negative in NEGATIVES.items():
+        for contrast, plant in INVERTED.items():
             if few or contrast == "full":
-                found = [counted(*spoilt(inverted, data.thumbs, few, negative, seed)) for seed in seeds]
+                found = [counted(*spoilt(inverted, data.thumbs, few, plant, seed)) for seed in seeds]
                 yield [name, f"{planted}, {contrast} contrast" if few else planted, *totals(found)]
 
 
-NEGATIVES: dict[str, Plant] = {
+INVERTED: dict[str, Plant] = {
     "full": lambda thumbs, which, _: 255 - thumbs[which],
     "half": lambda thumbs, which, _: 190 - thumbs[which] // 2,
 }
 
 
-def strangers(name: str, data: dict[str, Data], seeds: Sequence[int]) -> Iterator[list[str]]:
+def unlike_the_rest(name: str, data: dict[str, Data], seeds: Sequence[int]) -> Iterator[list[str]]:
     """Yields rows on images of other data, turned ones, noise and nearly black ones."""
     thumbs = data[name].thumbs
     others = np.concatenate([of.thumbs for other, of in data.items() if other.split()[0] != name.split()[0]])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from runcard.data.preprocessing import prepare
@@ -17,7 +18,7 @@ from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = ROOT.parent / "shared" / "data"
 
 
 def write(path: Path, size: tuple[int, int] = (12, 10), high: int = 200, dtype: type = np.uint8) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image, ImageOps
 
 from runcard.data.image_io import OnDisk, check_window, describe, list_images, read_image, read_mask, windowed
@@ -21,7 +22,7 @@ from runcard.data.preprocessing import prepare
 from runcard.errors import UserError
 
 HEIGHT, WIDTH = 24, 32
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = ROOT.parent / "shared" / "data"
 # Smooth, so that JPEG keeps it.
 COLOURS = np.stack(np.broadcast_arrays(*np.ogrid[40:200:24j, 20:220:32j], 90.0), axis=-1).round().astype(np.uint8)
 DEEP = COLOURS.astype(np.uint16) * 256 + np.arange(WIDTH, dtype=np.uint16)[:, None]
