@@ -353,17 +353,18 @@ IDS = mostly(st.from_regex(r"p[0-5]_[0-9]{1,2}", fullmatch=True), st.text("ab1 Ã
     kind=mostly(st.sampled_from(["holdout", "kfold", "kfold", "given"]), st.sampled_from(["random", None])),
     fractions=st.tuples(FRACTIONS, st.just(0.0) | FRACTIONS),
     seed=INTEGERS,
+    num_folds=INTEGERS,
     fold=INTEGERS,
     group_regex=REGEXES,
     data=st.data(),
 )
 @settings(fuzz, max_examples=250)
-def test_any_split_parts_the_images_or_is_refused(ids, kind, fractions, seed, fold, group_regex, data):
+def test_any_split_parts_the_images_or_is_refused(ids, kind, fractions, seed, num_folds, fold, group_regex, data):
     count = len(ids)
     labels = data.draw(st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count))
     parts = st.sampled_from(["train", "train", "val", "test"])
     given = data.draw(st.none() | st.lists(parts, min_size=count, max_size=count))
-    arguments = (ids, labels, given, kind, *fractions, seed, group_regex, fold)
+    arguments = (ids, labels, given, kind, *fractions, seed, group_regex, num_folds, fold)
     try:
         with guarded():
             split, groups = make_split(*arguments)

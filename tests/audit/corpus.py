@@ -667,7 +667,7 @@ CASES = [
         "folds of five images, which a comparison unites",
         "pairs",
         nothing,
-        overrides=("dataset.split.kind=kfold", "dataset.split.val_fraction=0.1"),
+        overrides=("dataset.split.kind=kfold", "dataset.split.num_folds=10"),
         is_fine=True,
     ),
     Case("a pattern that fits no name", "pairs", nothing, "split", overrides=(BY_PATIENT,)),

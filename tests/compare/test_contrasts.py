@@ -96,8 +96,11 @@ def test_equivalent_within_the_margin(tmp_path):
 
 def test_a_real_difference_within_the_margin(tmp_path):
     write_pair(tmp_path, effect=0.03)
-    sentence = only(found_in(tmp_path, margin=0.1)).verdict.sentence
-    assert sentence.endswith("It lies within the margin of 0.1: real, and too small to matter.")
+    findings = found_in(tmp_path, margin=0.1)
+    assert only(findings).verdict.word == "equivalent"
+    assert only(findings).verdict.sentence.endswith("The difference is real, and too small to matter.")
+    claimed = replace(ASKED, first="loss=bce", second="loss=dice", margin=0.1, claim="BCE is better", expect="higher")
+    assert answer([claimed], findings.arms)[0].verdict.claim == "contradicted", "a difference that does not matter"
 
 
 def test_one_seed_is_never_a_claim_about_a_method(tmp_path):
@@ -403,6 +406,20 @@ def test_folds_go_by_the_corrected_t(tmp_path):
     assert (
         one.scope == "on these 5 folds of these data: 100 validation images of 128 px, after 60 epochs, 1 and 1 seeds"
     )
+
+
+def test_folds_measured_on_one_test_split_are_readers_of_its_images(tmp_path):
+    """No test image counts once per fold, nor is an image called a patient."""
+    values = simulate(np.random.default_rng(0), 5, 20, effect=0.03)
+    test = [f"t{i}" for i in range(20)]
+    for name, arm, y in (("a", BCE, values[0]), ("b", DICE, values[1])):
+        for fold, row in enumerate(y):
+            config = arm["config"] | {"dataset.split.kind": "kfold", "dataset.split.fold": fold}
+            special = {"ids": test, "split": "test", "choices": arm["choices"], "config": config}
+            write_run(tmp_path / f"{name}{fold}", images={"dice": row}, **special)
+    one = only(found_in(tmp_path))
+    assert one.effect == difference(*values)
+    assert one.scope.startswith("on this split of these data: 20 test images of 128 px, after 60 epochs, 5 and 5 runs")
 
 
 def test_folds_of_five_patients_are_five_patients(tmp_path):

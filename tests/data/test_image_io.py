@@ -254,7 +254,8 @@ def test_what_pillow_warns_of_is_not_told(tmp_path):
     image = Image.fromarray(COLOURS).convert("P")
     path = tmp_path / "x.png"
     image.save(path, transparency=bytes(range(9)))
-    code = f"from pathlib import Path; from runcard.data.image_io import read_image; read_image(Path({str(path)!r}))"
+    code = "from pathlib import Path; from runcard.data.image_io import ignore_pillow_warnings, read_image; "
+    code += f"ignore_pillow_warnings(); read_image(Path({str(path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from PIL import Image
 import runcard.data.preprocessing
 from runcard.config.schema import TrainSettings
 from runcard.data.loaders import Loaders, SampleDataset, make_loaders
-from runcard.data.preprocessing import normalizer, prepare
+from runcard.data.preprocessing import normalizer, prepare, resize_image
 from runcard.data.source import Samples
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.datasets.synthetic.bone import PhantomBone
@@ -94,6 +95,14 @@ def test_images_grow_linearly_and_lose_their_proportions():
     samples = prepare(Pictures((GREY[:, :4], 1)), image_size_px=16, channels=1)
     assert samples.images.shape == (1, 16, 16, 1)
     assert len(np.unique(samples.images)) > len(np.unique(GREY[:, :4])), "values in between"
+
+
+def test_areas_are_averaged_only_where_no_side_grows():
+    image = np.random.default_rng(0).integers(0, 256, (35, 90), dtype=np.uint8)
+    linear = cv2.resize(image, (51, 51), interpolation=cv2.INTER_LINEAR)
+    assert np.array_equal(resize_image(image, 51)[..., 0], linear)
+    area = cv2.resize(image, (35, 35), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(resize_image(image, 35)[..., 0], area)
 
 
 @pytest.mark.parametrize("size_px", [4, 5, 8, 13])

@@ -9,7 +9,8 @@ import pytest
 
 from runcard.data.splits import make_split
 
-HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None, "fold": 0}
+HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None}
+HOLDOUT |= {"num_folds": 5, "fold": 0}
 IDS = [f"p{i // 4}_{i % 4}" for i in range(100)]  # 25 patients of 4 images
 
 
@@ -52,6 +53,13 @@ def test_folds_tile_the_data():
     assert sorted(i for fold in folds for i in fold) == list(range(100))
 
 
+def test_folds_share_one_test_split_and_tile_the_rest():
+    splits = [split_of(kind="kfold", num_folds=4, fold=fold, test_fraction=0.2) for fold in range(4)]
+    assert len({tuple(split["test"]) for split in splits}) == 1
+    held_out = sorted(i for split in splits for i in split["val"])
+    assert sorted(held_out + splits[0]["test"]) == list(range(100))
+
+
 def test_given_folders():
     given = ["train"] * 80 + ["val"] * 20
     assert split_of(given=given, kind="given")["val"] == list(range(80, 100))
@@ -63,12 +71,13 @@ def test_given_folders():
         ({"kind": "random"}, "split.kind must be one of"),
         ({"kind": "given"}, "split.kind=given needs"),
         ({"val_fraction": 1.5}, "split.val_fraction must be a number in"),
-        ({"val_fraction": 0.0}, "must leave images on every side"),
-        ({"val_fraction": 0.6, "test_fraction": 0.5}, "must leave images on every side"),
+        ({"val_fraction": 0.0}, "must leave images in every split"),
+        ({"val_fraction": 0.6, "test_fraction": 0.5}, "must leave images in every split"),
         ({"group_regex": "("}, "split.group_regex is not a regular expression"),
         ({"group_regex": "^x"}, "does not match the image 'p0_0'"),
-        ({"kind": "kfold", "fold": 5}, "split.fold must be below 5"),
-        ({"kind": "kfold", "val_fraction": 5e-324}, "split: 100 images cannot be split so"),
+        ({"kind": "kfold", "fold": 5}, "split.fold must be below split.num_folds=5, got 5"),
+        ({"kind": "kfold", "num_folds": 101}, "split: 100 images cannot be split so"),
+        ({"kind": "kfold", "num_folds": 1}, "split.num_folds must be an integer >= 2"),
         ({"group_regex": "p{99999999999}"}, "split.group_regex is not a regular expression"),
         ({"group_regex": "(" * 9999 + ")" * 9999}, "split.group_regex is not a regular expression"),
         ({"group_regex": "x*"}, "does not match the image 'p0_0', or nothing of it"),

@@ -124,6 +124,7 @@ ELSEWHERE = {  # key -> the test that sees it
     "dataset.split.kind": "test_the_kind_of_the_split",
     "dataset.split.seed": "test_the_kind_of_the_split",
     "dataset.split.fold": "test_the_kind_of_the_split",
+    "dataset.split.num_folds": "tests/data/test_splits.py",
     "scheduler.monitor": "test_a_plateau_watches_what_the_card_names",
 }
 
@@ -309,7 +310,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("~dataset.split.fold", ["dataset.split.fold"]),
     ("dataset.split.kind=fold", ["dataset.split.kind must be one of given, holdout, kfold", "Did you mean 'kfold'?"]),
     ("dataset.split.kind=given", ["dataset.split.kind=given", "holdout"]),
-    ("dataset.split.kind=kfold dataset.split.fold=9", ["dataset.split.fold must be below 5"]),
+    ("dataset.split.kind=kfold dataset.split.fold=9", ["dataset.split.fold must be below split.num_folds=5"]),
     ("dataset.split.val_fraction=0", ["dataset.split.val_fraction", "images on every side"]),
     ("dataset.split.val_fraction=abc", ["dataset.split.val_fraction must be a number in [0, 1]"]),
     ("dataset.split.group_regex=5", ["dataset.split.group_regex"]),

@@ -28,6 +28,7 @@ from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.losses.dice import DiceLoss
 from runcard.training.checkpoint import Checkpoint, read_weights
 from runcard.training.evaluation import columns, evaluate, probabilities
+from runcard.training.loop import train_mode
 from runcard.training.types import Monitor, State
 
 BONE = ("dataset=phantom_bone", "model=vgg16", "loss=cross_entropy", "model.base=2", "model.head=[8]")
@@ -88,6 +89,17 @@ def test_two_accumulated_batches_of_4_are_one_batch_of_8(tmp_path):
     assert (ours - theirs).norm() < 1e-4 * (ours - before).norm()  # float32, sums in another order
     for column in ("train/loss", "grad_norm", "val/loss"):
         assert small.column(column) == pytest.approx(large.column(column), rel=1e-4)
+
+
+def test_a_frozen_part_keeps_its_batch_statistics_and_drops_nothing():
+    front = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5)).requires_grad_(False)
+    model = nn.Sequential(front, nn.Conv2d(2, 1, 1), nn.BatchNorm2d(1), nn.Dropout(0.5))
+    train_mode(model)
+    assert [module.training for module in front] == [False] * 3
+    assert [module.training for module in model[1:]] == [True] * 3
+    before = front[1].running_mean.clone()
+    model(torch.randn(4, 1, 8, 8))
+    assert torch.equal(front[1].running_mean, before)
 
 
 def test_a_last_group_of_fewer_batches_is_a_step_too(tmp_path):

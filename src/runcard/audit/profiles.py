@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from runcard.audit.findings import Finding
-from runcard.data.image_io import grey_values
+from runcard.data.image_io import grey_values, ignore_pillow_warnings
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask
 from runcard.data.source import Original, Source
 from runcard.errors import DataError
@@ -94,6 +94,7 @@ class Inspected:
 
 def look_at(source: Source) -> Iterator[Profile | DataError]:
     """Yields, in order, the profile of every sample of source, or what is wrong with it."""
+    ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool is the parallelism
 
     def look(i: int) -> Profile | DataError:

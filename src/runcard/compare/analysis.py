@@ -175,7 +175,7 @@ def _hole(run: Run, metric: str) -> str:
 def _remarks_on_folds(arm: Arm) -> list[str]:
     """Returns what is missing of a cross-validation."""
     seeds = {fold: {run.seed for run in arm.runs if run.fold == fold} for fold in {run.fold for run in arm.runs}}
-    num_folds = round(1 / arm.first.config["dataset.split.val_fraction"])
+    num_folds = arm.first.config["dataset.split.num_folds"]
     remarks = [f"{len(seeds)} of {num_folds} folds were run"] if len(seeds) < num_folds else []
     return remarks + ["not every fold has every seed"] * (len({frozenset(each) for each in seeds.values()}) > 1)
 

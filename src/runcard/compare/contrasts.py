@@ -268,7 +268,9 @@ def _scope(case: _Case) -> str:
     images += f" of {case.count.patients} patients" if case.count.word == "patients" else ""
     epochs = " and ".join(dict.fromkeys(str(arm.first.metadata["epochs"]) for arm in case.arms))
     length = f"after {epochs} epochs" if case.measure.per_image else f"over {epochs} epochs"
-    seeds = " and ".join(str(len(arm.seeds)) for arm in case.arms) + " seeds"
+    readers = "runs (folds and seeds)" if first.first.is_fold and not endpoints.in_folds(first) else "seeds"
+    counts = [len(arm.seeds) if readers == "seeds" else len(arm.runs) for arm in case.arms]
+    seeds = f"{' and '.join(map(str, counts))} {readers}"
     where = f"these {len({r.fold for r in first.runs})} folds" if endpoints.in_folds(first) else "this split"
     return f"on {where} of these data: {images}, {length}, {seeds}"
 

@@ -57,8 +57,8 @@ class Count:
     def of(cls, arm: Arm) -> Count:
         """Returns the count of an arm's compared split."""
         folds = {run.fold: run.images() for run in arm.runs}.values()
-        groups = [group for images in folds for group in images.groups]
-        return cls(len(groups), len(set(groups)))
+        members = {(name, group) for images in folds for name, group in zip(images.ids, images.groups, strict=True)}
+        return cls(len(members), len({group for _, group in members}))
 
     @property
     def word(self) -> str:
@@ -157,8 +157,11 @@ def identical(first: Arm, second: Arm) -> bool:
 
 
 def in_folds(arm: Arm) -> bool:
-    """Whether an arm has several folds: then these, not images and seeds, are what its means are over."""
-    return len({run.fold for run in arm.runs}) > 1
+    """Whether an arm has several folds, each measured on images of its own: then its means are over these.
+
+    Folds that are measured on one shared test split are readers of the same images, as seeds are.
+    """
+    return arm.first.split == "val" and len({run.fold for run in arm.runs}) > 1
 
 
 def of_images(arm: Arm, metric: str, ids: Sequence[str]) -> Array | None:

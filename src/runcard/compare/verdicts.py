@@ -38,17 +38,17 @@ def judge(question: Question, measure: Measure, evidence: Evidence, confounded: 
     first, second, margin = question.first, question.second, question.margin
     numbers = format_effect(measure, evidence)
     inside = _inside(evidence, margin)
-    if evidence.p < ALPHA:
+    if inside:
+        word, claim = "equivalent", "contradicted"
+        sentence = f"{first} and {second} are equivalent within {margin:g}: {numbers}."
+        if evidence.p < ALPHA:
+            sentence += " The difference is real, and too small to matter."
+    elif evidence.p < ALPHA:
         word = _direction(measure, evidence.first_lower)
         verb = measure.verbs[word != "better"] if measure.better else f"has a {word} {measure.title} than"
         sentence = f"{first} {verb} {second}: {numbers}."
-        if inside:
-            sentence += f" It lies within the margin of {margin:g}: real, and too small to matter."
         expected = question.expect == ("lower" if evidence.first_lower else "higher")
         claim = "supported" if expected else "contradicted"
-    elif inside:
-        word, claim = "equivalent", "contradicted"
-        sentence = f"{first} and {second} are equivalent within {margin:g}: {numbers}."
     else:
         word = claim = "cannot tell"
         sentence = f"Cannot tell {first} from {second}: {numbers}.{_detectable(measure, evidence)}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra.errors import InstantiationException
@@ -22,6 +25,7 @@ def build(group: str, node: DictConfig | dict[str, Any]) -> Any:
     Mistakes are a ValueError, an unknown or a missing argument, albumentations' warning of an argument that it does
     not know, and a target that cannot be imported.
     """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer release at import
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", r"Argument\(s\) ", UserWarning)
@@ -31,8 +35,8 @@ def build(group: str, node: DictConfig | dict[str, Any]) -> Any:
         cause: BaseException | None = error.__cause__
         while isinstance(cause, InstantiationException):
             cause = cause.__cause__
-        if isinstance(cause, (UserError, ValueError, ImportError, UserWarning)) or "argument" in str(cause):
-            raise _told(key, cause) from None
+        if isinstance(cause, (UserError, ValueError, ImportError, UserWarning)) or _is_wrong_call(cause):
+            raise _as_user_error(key, cause) from None
         raise
 
 
@@ -42,10 +46,18 @@ def build_with(group: str, node: DictConfig, argument: Any) -> Any:
     try:
         return partial(argument)
     except (ValueError, TypeError) as error:
-        raise _told(group, error) from None
+        raise _as_user_error(group, error) from None
 
 
-def _told(key: str, cause: BaseException | None) -> UserError:
+def _is_wrong_call(error: BaseException | None) -> bool:
+    """Whether error is of calling a target with arguments that it does not take: not one from within the target."""
+    if not isinstance(error, TypeError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).parent.name == "_internal"  # Hydra's own call
+
+
+def _as_user_error(key: str, cause: BaseException | None) -> UserError:
     """Returns the UserError for what a constructor said. Ours say the argument first, libraries say anything."""
     if isinstance(cause, UserError):
         return cause

@@ -26,7 +26,7 @@ TOP_LEVEL = (
 )
 
 
-SPLIT_KEYS = ("kind", "val_fraction", "test_fraction", "seed", "group_regex", "fold")
+SPLIT_KEYS = ("kind", "val_fraction", "test_fraction", "seed", "group_regex", "num_folds", "fold")
 
 
 def check_config(cfg: DictConfig) -> None:

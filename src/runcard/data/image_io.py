@@ -32,9 +32,6 @@ NEAR = 1 / 8  # of the smallest gap between a mask's values: a pixel this close 
 MIN_SHARE_NEAR = 0.95  # of a mask's pixels; measured: masks saved as JPEG of quality 30 >= 0.97, photographs <= 0.80
 MAX_SHARE_OF_OTHER_VALUE = 0.01  # of a mask's pixels: noise is spread, one value held by more is a class of its own
 
-# Pillow warns of damaged tags and of alpha, which nobody reads, and of large pictures, whose largest it refuses.
-warnings.filterwarnings("ignore", module=r"PIL\.")  # once and for all: catch_warnings is not for threads
-
 
 @dataclass(frozen=True)
 class OnDisk:
@@ -67,6 +64,14 @@ def check_printable(path: Path) -> None:
 def is_image(name: str) -> bool:
     """Whether a file of this name is read as an image."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+
+
+def ignore_pillow_warnings() -> None:
+    """Ignore, from now on, Pillow's warnings of damaged tags and of alpha, which nobody reads, and of large pictures.
+
+    Those too large it refuses. To be called before threads read: warnings.catch_warnings is not for threads.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from runcard.data.image_io import describe, windowed
+from runcard.data.image_io import describe, ignore_pillow_warnings, windowed
 from runcard.data.source import Original, Sample, Samples, Source
 from runcard.errors import DataError, UserError, allow_hint, check_choice, check_integer
 from runcard.fileio import digest
@@ -35,6 +35,7 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
     """
     check_integer("image_size_px", image_size_px, minimum=1)
     check_choice("channels", str(channels), ("1", "3"))
+    ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
     size = (len(source), image_size_px, image_size_px, channels)
     images = _allocate(size)
@@ -142,9 +143,9 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize_image(image: np.ndarray, size_px: int) -> np.ndarray:
-    """Returns a square of size_px (size_px, size_px, C): by area averaging where it gets smaller, else linearly."""
+    """Return a square of size_px (size_px, size_px, C): by area averaging where no side grows, else linearly."""
     if image.shape[:2] != (size_px, size_px):
-        smaller = size_px < max(image.shape[:2])
+        smaller = size_px <= min(image.shape[:2])  # OpenCV averages areas only where both sides shrink
         image = cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return image.reshape(size_px, size_px, -1)
 

@@ -36,13 +36,14 @@ def make_split(
     test_fraction: float,
     seed: int,
     group_regex: str | None,
+    num_folds: int,
     fold: int,
 ) -> tuple[Split, list[str]]:
     """Returns the split and each image's group (its patient, or its own id without a group_regex).
 
     labels are the classes to stratify by, or None for masks. kind "given" takes the data's own folders, "holdout"
-    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of 1 / val_fraction; a test
-    folder of the data's own is never trained or validated on.
+    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of num_folds, of what is no
+    test image; a test folder of the data's own is never trained or validated on.
     No group is split by what is drawn, and the fractions are then of groups; the data's own folders are taken as they
     are, and audited. ValueError where a setting is wrong or would leave nothing to train or to validate with.
     """
@@ -50,7 +51,10 @@ def make_split(
     check_number("split.val_fraction", val_fraction, 0.0, 1.0)
     check_number("split.test_fraction", test_fraction, 0.0, 1.0)
     check_integer("split.seed", seed, 0)
+    check_integer("split.num_folds", num_folds, 2)
     check_integer("split.fold", fold, 0)
+    if kind == "kfold" and fold >= num_folds:
+        raise ValueError(f"split.fold must be below split.num_folds={num_folds}, got {fold}")
     pattern = _pattern(group_regex)
     groups = [_group(name, pattern) if pattern else name for name in ids]
     if kind == "given":
@@ -64,10 +68,10 @@ def make_split(
         indices = np.arange(len(ids))
         test, share = np.array([i for i, part in enumerate(given or []) if part == "test"], int), val_fraction
         if test_fraction and not len(test):  # a test folder of the data's own stays what it is
-            test = _draw(indices, test_fraction, 0, False, seed + 1, labels, groups)
+            test = _draw(indices, test_fraction, None, seed + 1, labels, groups)
             share = val_fraction / (1 - test_fraction)
         rest = np.setdiff1d(indices, test)
-        val = _draw(rest, share, fold, kind == "kfold", seed, labels, groups)
+        val = _draw(rest, share, (fold, num_folds) if kind == "kfold" else None, seed, labels, groups)
         split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
     return split, groups
 
@@ -75,29 +79,30 @@ def make_split(
 def _draw(
     indices: np.ndarray,
     fraction: float,
-    fold: int,
-    kfold: bool,
+    fold: tuple[int, int] | None,
     seed: int,
     labels: Sequence[int] | None,
     groups: Sequence[str],
 ) -> np.ndarray:
-    """Returns those of indices that are held out: a random fraction, or one of the 1 / fraction folds."""
+    """Return those of indices that are held out: a random fraction, or fold (this one, of so many)."""
     held_groups = np.asarray(groups)[indices]
     grouped = len(set(held_groups)) < len(indices)
     strata = np.asarray(labels)[indices] if labels is not None else np.zeros(len(indices), int)
-    if not 0 < fraction < 1:
-        raise ValueError(f"split.val_fraction and split.test_fraction must leave images on every side, got {fraction}")
-    num_folds, taken = max(2, round(min(1 / fraction, len(indices) + 1))), [fold]  # more folds than images: refused
-    if kfold and fold >= num_folds:
-        raise ValueError(f"split.fold must be below {num_folds} (1 / val_fraction folds), got {fold}")
-    if not kfold:  # scikit-learn has no stratified grouped holdout: 3 of 10 folds are 0.3
+    if fold:
+        taken, num_folds = [fold[0]], fold[1]
+    elif not 0 < fraction < 1:
+        raise ValueError(f"split.val_fraction and split.test_fraction must leave images in every split, got {fraction}")
+    else:  # scikit-learn has no stratified grouped holdout: 3 of 10 folds are 0.3
         most = max(2, min(20, len(set(held_groups))))
         share = min(max(Fraction(fraction).limit_denominator(most), Fraction(1, most)), Fraction(most - 1, most))
         num_folds, taken = share.denominator, list(range(share.numerator))
     options: dict[str, Any] = {"random_state": seed}
-    if kfold or (grouped and labels is not None):
-        kinds = {(0, 0): KFold, (0, 1): StratifiedKFold, (1, 0): GroupKFold, (1, 1): StratifiedGroupKFold}
-        splitter = kinds[grouped, labels is not None](num_folds, shuffle=True, **options)
+    if fold or (grouped and labels is not None):
+        if grouped:
+            kfold = GroupKFold if labels is None else StratifiedGroupKFold
+        else:
+            kfold = KFold if labels is None else StratifiedKFold
+        splitter = kfold(num_folds, shuffle=True, **options)
     else:
         kind = GroupShuffleSplit if grouped else ShuffleSplit if labels is None else StratifiedShuffleSplit
         splitter, taken = kind(1, test_size=fraction, **options), [0]

@@ -47,6 +47,7 @@ OF_RUN: Types = {  # what a comparison asks of run.json
     "config.smoke_test": bool,
     "config.dataset.split.kind": str,
     "config.dataset.split.fold": int,
+    "config.dataset.split.num_folds": int,
     "config.train.epochs": int,
     "config.train.limit_batches": (int, NOTHING),
     "config.derived.classes": list,

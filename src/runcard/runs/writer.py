@@ -98,9 +98,15 @@ class Record:
         self.update(status=status, error=error, end=_now(), **metadata)
 
     def release(self) -> None:
-        """Lets another process open the folder."""
+        """Let another process open the folder.
+
+        The lock file stays, unless nothing else is in the folder: once it is unlocked another process may hold it, and
+        a third would lock a new file of that name.
+        """
+        lock = self.folder / ".lock"
+        if list(self.folder.iterdir()) == [lock]:
+            lock.unlink()
         self._lock.release()
-        (self.folder / ".lock").unlink(missing_ok=True)
 
     def write_split(
         self, split: Mapping[str, Sequence[int]], ids: Sequence[str], groups: Sequence[str], digests: Sequence[str]

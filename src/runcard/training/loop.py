@@ -47,7 +47,7 @@ def fit(
         epoch, started = state.epoch + 1, perf_counter()
         seed_epoch(seed, epoch)
         loaders.train_sampler.set_epoch(epoch)
-        model.train()
+        train_mode(model)
         loss_sum, norm_sum, steps, lr = 0.0, 0.0, 0, optimizer.param_groups[0]["lr"]
         for micro_batches in _groups(loaders.train, train.accumulate_steps):
             num_images = sum(len(batch.targets) for batch in micro_batches)
@@ -92,6 +92,15 @@ def fit(
         logger.epoch(row, val, is_best=state.best_epoch == epoch)
         checkpoint.save(state)
     return state
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put a model into training mode, but for its frozen parts: their dropout is off, their batch statistics stay."""
+    model.train()
+    for module in model.modules():
+        weights = list(module.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            module.eval()
 
 
 def _groups(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

@@ -36,7 +36,7 @@ def inverted(thumbs: np.ndarray) -> list[int]:
 
     A linear score is fitted that is 1 for each image and so −1 for its negative (ridge regression without intercept, on
     standardised 8×8 greys). Who scores below 0 is turned round, and the score is fitted again, until nobody changes
-    sides; that also settles up to 40 % of inverted images, whatever contrast and brightness. Images of one grey are left
+    sides; that settles up to 40 % of inverted images, whatever contrast and brightness. Images of one grey are left
     out, and there is no alarm where images have no polarity in common.
     """
     shown = _varied(thumbs)
