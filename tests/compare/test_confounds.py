@@ -36,7 +36,7 @@ def config(**changes):
         (config(loss___target_="runcard.losses.dice.DiceLoss", loss__smooth=1.0), ["loss (BCE | DiceLoss)"]),
         (
             config(augmentation__transforms__flip=0.5) | {"choices": {"augmentation": "light"}},
-            ["augmentation (none | lab)"],
+            ["augmentation (none | light)"],
         ),
         (config(train__num_workers=4, dataset__root="/elsewhere", name="other"), []),
         (config(metric__scores__dice__num_classes=3), []),

@@ -311,13 +311,13 @@ def test_five_patients_are_five_patients(tmp_path, num_patients):
         assert one.verdict.word == "better"
 
 
-def test_a_rehearsal_supports_nothing(tmp_path):
+def test_a_smoke_test_supports_nothing(tmp_path):
     write_pair(tmp_path, effect=0.03, config={"smoke_test": True})
     findings = found_in(tmp_path)
     assert only(findings).verdict.sentence.startswith("Smoke test, which supports no conclusion: Dice +0.0")
     asked = replace(ASKED, first="loss=bce", second="loss=dice", claim="…", expect="higher")
-    assert answer([asked], findings.arms)[0].verdict.claim == "smoke_test"
-    assert any("a smoke_test" in remark for remark in findings.remarks)
+    assert answer([asked], findings.arms)[0].verdict.claim == "smoke test"
+    assert any("a smoke test" in remark for remark in findings.remarks)
 
 
 def test_the_same_config_and_seed_twice_is_no_second_sample(tmp_path):
@@ -418,7 +418,7 @@ def test_folds_measured_on_one_test_split_are_readers_of_its_images(tmp_path):
             special = {"ids": test, "split": "test", "choices": arm["choices"], "config": config}
             write_run(tmp_path / f"{name}{fold}", images={"dice": row}, **special)
     one = only(found_in(tmp_path))
-    assert one.effect == difference(*values)
+    assert one.effect.interval() == pytest.approx(difference(*values).interval())
     assert one.scope.startswith("on this split of these data: 20 test images of 128 px, after 60 epochs, 5 and 5 runs")
 
 
@@ -519,7 +519,7 @@ def test_right_or_wrong_is_of_images_also_where_patients_are_the_unit(tmp_path):
             sure = np.full(60, 0.9 - 0.01 * seed)
             sure[seed if name == "a" else 5] = 0.3
             images = of_classes(["AFF"] * 60, np.stack([sure, 1 - sure], axis=1))
-            special = {"seed": seed, "images": images, "groups": groups, "config": BONE, "pooled": POOLED}
+            special = {"seed": seed, "images": images, "groups": groups, "recorded": BONE, "pooled": POOLED}
             write_run(tmp_path / f"{name}{seed}", **special, **arm)
     assert only(found_in(tmp_path, metric="accuracy", margin=0.05)).verdict.word == "cannot tell"
 

@@ -146,7 +146,7 @@ def test_a_rehearsal_cannot_be_missed(tmp_path):
     findings = of(write_arms(tmp_path / "runs", special={"smoke_test": True}))
     file = write_report(findings, tmp_path)
     assert "Nothing here supports or contradicts a claim" in Page(file.read_text()).text
-    assert "! smoke_test" in Page(file.read_text()).text
+    assert "! smoke test" in Page(file.read_text()).text
 
 
 def test_a_confounded_claim_cites_the_questions_that_settle_it(tmp_path):
@@ -168,7 +168,7 @@ def test_every_word_that_a_verdict_can_be_has_a_mark():
     words = set(re.findall(r'Verdict\(\s*"([a-z ]+)"', source)) | set(
         re.findall(r'word(?:, | = )claim = "(.*?)"', source)
     )
-    assert {"not run", "smoke_test", "one seed", "cannot tell"} <= words <= set(MARKS)
+    assert {"not run", "smoke test", "one seed", "cannot tell"} <= words <= set(MARKS)
 
 
 def test_two_arms_of_a_pair_never_share_a_colour():

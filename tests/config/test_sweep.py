@@ -110,7 +110,7 @@ def test_a_sweep_over_experiments_runs(train, tmp_path):
     assert {p.name for p in (tmp_path / "outputs" / "lab").iterdir() if p.is_dir()} == {
         f"model.base=2,train.epochs=1,experiment=lab4.{config},scale=quick" for config in ("task4a", "task4b")
     }
-    assert "scale=quick: a smoke_test" in done.stdout
+    assert "scale=quick: a smoke test" in done.stdout
 
 
 # Sweeps

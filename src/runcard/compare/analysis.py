@@ -40,7 +40,7 @@ class Findings:
     answers: tuple[Answer, ...]
     command: str  # what finds this again
     left_out: tuple[str, ...]  # runs that are not compared, each with the reason
-    remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, smoke_tests
+    remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, smoke tests
 
 
 def find(

@@ -91,7 +91,7 @@ class _Case:
 
     @property
     def p(self) -> float | None:
-        """Returns the p of a test that could support a claim: none of smoke_tests, single seeds or too few patients."""
+        """Returns the p of a test that could support a claim: none of smoke tests, single seeds or too few patients."""
         if self.contrast is None or self.one_seed or self.too_few or self.smoke_test:
             return None
         return self.contrast.p
@@ -109,7 +109,7 @@ class _Case:
 
     @property
     def smoke_test(self) -> bool:
-        """Whether any of the runs is a smoke_test."""
+        """Whether any of the runs is a smoke test."""
         return any(run.smoke_test for arm in self.arms for run in arm.runs)
 
 
@@ -217,7 +217,7 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
     )
     if case.smoke_test:
         sentence = f"Smoke test, which supports no conclusion: {format_effect(measure, evidence)}."
-        return Verdict("smoke_test", sentence, "smoke_test" if question.claim else "")
+        return Verdict("smoke test", sentence, "smoke test" if question.claim else "")
     if case.count and case.too_few:
         between = (
             f"{measure.title} {format_difference(measure, contrast.effect.estimate)}"

@@ -54,7 +54,7 @@ def _is_wrong_call(error: BaseException | None) -> bool:
     if not isinstance(error, TypeError):
         return False
     frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and Path(frames[-1].filename).parent.name == "_internal"  # Hydra's own call
+    return bool(frames) and Path(frames[-1].filename).name == "_instantiate2.py"  # Hydra's own call
 
 
 def _as_user_error(key: str, cause: BaseException | None) -> UserError:

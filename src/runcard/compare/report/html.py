@@ -45,7 +45,7 @@ MARKS = {
     "not run": ("–", "open"),
     "not comparable": ("≠", "warn"),
     "confounded": ("!", "warn"),
-    "smoke_test": ("!", "warn"),
+    "smoke test": ("!", "warn"),
 }
 
 
