@@ -32,7 +32,10 @@ def main(cfg: DictConfig) -> float:
         saved = None
         if (source := Path(job.runtime.config_sources[1].path)).name == ".hydra":  # make rerun: a saved config
             again = read_saved_config(source.parent, "RUN")
-            choices, overrides = again.choices, [*again.overrides, *overrides]
+            choices = again.choices
+            if not any(override.startswith("trust=") for override in overrides):
+                cfg.trust = []  # a config read from a run folder trusts nobody by itself
+            overrides = [*again.overrides, *overrides]
         elif isinstance(cfg.train.extend, str):
             saved = extended_config(cfg, overrides)
         if saved:
@@ -51,6 +54,7 @@ def _interrupt(*_: Any) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
+    sys.path.append(str(Path.cwd()))  # a module of the user's, wherever train.py lies
     sys.argv[1:] = add_or_override(sys.argv[1:])
     try:
         main()

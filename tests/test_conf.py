@@ -52,7 +52,8 @@ OTHER: dict[str, Any] = {
     "num_classes": 3, "positive": 1, "sides": True, "dice_of_classes.classes": ["background", "right", "left"],
     "pixel_mm": 0.7, "vgg16_pretrained.weights": "random", "freeze": "first_2_blocks",
 }  # fmt: skip
-READ_BY_ENGINE = {"every", "monitor"}  # of scheduler and metric: tests/test_engine.py
+READ_BY_ENGINE = {"every", "monitor"}  # of scheduler and metric: tests/training/test_loop.py
+READ_BY_SETUP = {"two_class_logits"}  # of a loss: tests/experiment/test_setup.py
 PREPARED = {"positive", "normalization", "channels", "image_size_px", "split"}  # read by parts.py: tests/test_parts.py
 
 
@@ -92,7 +93,8 @@ def built(group: str, config: DictConfig) -> Any:
         return repr(model), named, getattr(model, "weights", None)  # which file: tests/models/test_vgg16_pretrained.py
     if group == "loss":
         logits = torch.randn(2, config.derived.out_channels, 8, 8, generator=torch.Generator().manual_seed(1))
-        return instantiate(config.loss)(logits, (logits[:, 0] > 0.3).long()).item()
+        section = {key: value for key, value in config.loss.items() if key not in READ_BY_SETUP}
+        return instantiate(section)(logits, (logits[:, 0] > 0.3).long()).item()
     if group == "optimizer":
         return sorted(instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))]).defaults.items())
     if group == "scheduler":
@@ -141,7 +143,9 @@ def test_every_option_changes_what_is_built(group, choice):
     config = compose_config(*base)
     before = digest(built(group, config))
     assert digest(built(group, config)) == before, "not determined by the config"
-    skipped = {"scheduler": READ_BY_ENGINE, "metric": READ_BY_ENGINE, "dataset": PREPARED}.get(group, set())
+    skipped = {"scheduler": READ_BY_ENGINE, "metric": READ_BY_ENGINE, "dataset": PREPARED, "loss": READ_BY_SETUP}.get(
+        group, set()
+    )
     for key in leaves(config[group]):
         if key.partition(".")[0] in skipped:
             continue

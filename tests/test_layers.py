@@ -190,7 +190,7 @@ def test_no_module_is_a_drawer(module):
 @pytest.mark.parametrize("module", ["runcard.experiment.setup", "runcard.experiment.run"])
 def test_a_key_of_the_config_has_no_default_in_code(module):
     """No cfg.get(key, default): .get is for the plain dicts named here."""
-    plain = {"choices", "PRECISIONS", "record.content", "capabilities", "parts.config"}
+    plain = {"choices", "PRECISIONS", "record.content", "capabilities", "setup.config"}
     owners = [
         ast.unparse(node.func.value)
         for node in ast.walk(tree(MODULES[module]))

@@ -41,6 +41,9 @@ def options(
     """Runcard: experiments on medical images whose conclusions hold. `python train.py --help` trains."""
 
 
+TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
+
+
 @app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
@@ -51,11 +54,12 @@ def explain(
     method: Annotated[str, typer.Option(help="a class of pytorch_grad_cam, or any with a dotted name")] = "GradCAM",
     layer: Annotated[str | None, typer.Option(help="a layer's name; none: the last convolution")] = None,
     root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
 ) -> None:
     """Draw where a classifier looked, class by class, and probe whether it reads markers or borders."""
     from runcard.explain.explain import explain_run
 
-    explain_run(run, images or [], split=split, method=method, layer=layer, root=root)
+    explain_run(run, images or [], split=split, method=method, layer=layer, root=root, trust=trust or [])
 
 
 @app.command()
@@ -65,14 +69,16 @@ def audit(
     ] = None,
     against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
 ) -> None:
     """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
     from runcard.audit.command import audit_against, audit_config
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    good = (
-        audit_against(against, overrides or [], console) if against else audit_config(overrides or [], output, console)
-    )
+    if against:
+        good = audit_against(against, overrides or [], console, trust or [])
+    else:
+        good = audit_config(overrides or [], output, console)
     if not good:
         raise typer.Exit(EXIT_FOUND)
 
@@ -220,6 +226,7 @@ def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
 
 def main() -> None:
     """Runs the command; a user's mistake ends in a message and exit code 2."""
+    sys.path.append(str(Path.cwd()))  # a module of the user's beside train.py is found, as train.py finds it
     try:
         app()
     except UserError as error:

@@ -89,7 +89,7 @@ def weights(*overrides: str) -> dict[str, torch.Tensor]:
 
 def test_1_image_augmented_and_mask_not(run_config, tmp_path):
     with pytest.raises(UserError, match="augmentation_mask: image and mask are not moved alike"):
-        run_config("a", *TINY, "augmentation._target_=test_lab_errors.ImageOnly")
+        run_config("a", *TINY, "augmentation._target_=test_lab_errors.ImageOnly", "trust=[test_lab_errors]")
     assert not (tmp_path / "a").exists()
 
 
@@ -147,7 +147,13 @@ def test_4_a_knob_of_the_augmentation_that_changes_nothing(run_config):
 
 
 def test_4_a_knob_that_the_model_swallows(run_config):
-    swallowing = ("~model", "+model._target_=test_lab_errors.Swallowing", "+model.use_batch_norm=true", "+model.base=4")
+    swallowing = (
+        "trust=[test_lab_errors]",
+        "~model",
+        "+model._target_=test_lab_errors.Swallowing",
+        "+model.use_batch_norm=true",
+        "+model.base=4",
+    )
     channels = ("+model.in_channels=${derived.in_channels}", "+model.out_channels=${derived.out_channels}")
     run = run_config("a", *(o for o in TINY if not o.startswith("model")), "train.epochs=1", *swallowing, *channels)
     assert "model.use_batch_norm=true: no batch norm was built" in recorded(run)["ignored_model_key"]["what"]

@@ -358,7 +358,8 @@ def test_bce_with_three_classes_names_both_sides_and_what_would_fit(three_classe
         "loss=bce", "dataset=lungs", f"dataset.root={three_classes}", "dataset.classes=[background, lung, heart]"
     )
     assert said == (
-        "loss=bce is for 2 classes; dataset=lungs has 3: background, lung, heart. Try loss=cross_entropy or loss=dice."
+        "loss=bce cannot take 3 classes (background, lung, heart), a logit each: logits must have one channel for "
+        "binary cross-entropy, got 3. Try loss=cross_entropy or loss=dice."
     )
 
 

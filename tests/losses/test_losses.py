@@ -13,6 +13,7 @@ from runcard.losses.bce import BCE
 from runcard.losses.compound import CompoundLoss
 from runcard.losses.cross_entropy import CrossEntropy
 from runcard.losses.dice import DiceLoss
+from runcard.losses.library import LibraryLoss
 
 SURE = 200.0  # a logit whose sigmoid is 1 in float32, and 0 with a minus
 
@@ -140,12 +141,24 @@ def test_weighted_sum_is_the_sum() -> None:
     assert torch.allclose(both(logits, targets), expected)
 
 
-def test_each_loss_says_how_many_logits_it_wants() -> None:
-    both = CompoundLoss({"bce": BCE(), "dice": DiceLoss()}, {"bce": 1.0, "dice": 1.0})
-    entropy = CompoundLoss({"ce": CrossEntropy()}, {"ce": 1.0})
-    losses: list[BCE | DiceLoss | CrossEntropy | CompoundLoss] = [BCE(), DiceLoss(), CrossEntropy(), both, entropy]
-    assert [loss.logits_for_two_classes for loss in losses] == [1, 1, 2, 1, 2]
-    assert [loss.max_classes for loss in losses] == [2, None, None, 2, None]
+def test_a_library_loss_gets_its_targets_in_its_own_form() -> None:
+    torch.manual_seed(0)
+    targets = torch.randint(0, 2, (3, 5, 4))
+    one, two = torch.randn(3, 1, 5, 4), torch.randn(3, 2, 5, 4)
+    assert torch.allclose(LibraryLoss(nn.BCEWithLogitsLoss(), "float")(one, targets), BCE()(one, targets))
+    one_hot = LibraryLoss(nn.CrossEntropyLoss(), "one_hot")
+    assert torch.allclose(one_hot(two, targets), CrossEntropy()(two, targets))
+    seen: list[Tensor] = []
+
+    class Channel(nn.Module):
+        def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+            seen.append(targets)
+            return logits.sum()
+
+    LibraryLoss(Channel(), "channel")(two, targets)
+    assert (seen[0].shape, seen[0].dtype) == ((3, 1, 5, 4), torch.int64)
+    with pytest.raises(ValueError, match="targets must be one of float, one_hot, channel"):
+        LibraryLoss(nn.BCEWithLogitsLoss(), "floats")
 
 
 @pytest.mark.parametrize(
@@ -178,8 +191,6 @@ def test_wrong_arguments_are_named() -> None:
         CompoundLoss({"bce": BCE()}, {"bce": -1})
     with pytest.raises(ValueError, match=r"^weights must have one above 0"):
         CompoundLoss({"bce": BCE()}, {"bce": 0})
-    with pytest.raises(ValueError, match=r"^losses must want the same number of logits"):
-        CompoundLoss({"bce": BCE(), "ce": CrossEntropy()}, {"bce": 1.0, "ce": 1.0})
 
 
 def test_wrong_shapes_are_named() -> None:

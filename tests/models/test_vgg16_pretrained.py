@@ -46,7 +46,7 @@ def images(channels: int = 3) -> Tensor:
 def test_the_file_gives_torchvisions_features_and_nothing_else(theirs, convolutions):
     model = pretrained(weights=str(convolutions))
     head = [p.clone() for p in model.classifier.parameters()]
-    assert model.load_pretrained() == sha256(convolutions)
+    assert model.load_pretrained_weights() == sha256(convolutions)
     assert torch.equal(model.eval().features(images()), theirs(images()))
     assert all(torch.equal(a, b) for a, b in zip(head, model.classifier.parameters(), strict=True))
 
@@ -55,14 +55,14 @@ def test_a_whole_network_in_a_pth_file_gives_its_convolutions(theirs, tmp_path):
     whole = {f"features.{name}": tensor for name, tensor in theirs.state_dict().items()}
     torch.save(whole | {"classifier.0.weight": torch.zeros(3, 3)}, tmp_path / "vgg16.pth")
     model = pretrained(weights=str(tmp_path / "vgg16.pth"))
-    model.load_pretrained()
+    model.load_pretrained_weights()
     assert torch.equal(model.eval().features(images()), theirs(images()))
 
 
 def test_one_channel_is_the_grey_image_three_times(convolutions):
     grey, colour = (pretrained(weights=str(convolutions), in_channels=c) for c in (1, 3))
     for model in (grey, colour):
-        model.load_pretrained()
+        model.load_pretrained_weights()
     one = images(channels=1)
     torch.testing.assert_close(grey.features(one), colour.features(one.repeat(1, 3, 1, 1)))
 
@@ -98,14 +98,14 @@ def test_trains_the_labs_head():
 
 
 def test_random_weights_need_no_file_and_a_saved_model_neither():
-    assert pretrained().load_pretrained() is None
+    assert pretrained().load_pretrained_weights() is None
     assert pretrained(weights="gone.pth") is not None
 
 
 def test_a_file_that_does_not_fit_is_named_with_what_is_wrong(theirs, tmp_path):
     def error(name: str) -> str:
         with pytest.raises(UserError) as raised:
-            pretrained(weights=str(tmp_path / name)).load_pretrained()
+            pretrained(weights=str(tmp_path / name)).load_pretrained_weights()
         return str(raised.value)
 
     assert error("absent.pth").endswith("absent.pth: no such file.")
@@ -130,7 +130,7 @@ class Code:
 def test_a_file_cannot_run_code(tmp_path, capsys):
     torch.save({"features.0.weight": Code()}, tmp_path / "hostile.pth")
     with pytest.raises(UserError, match="weights cannot be read"):
-        pretrained(weights=str(tmp_path / "hostile.pth")).load_pretrained()
+        pretrained(weights=str(tmp_path / "hostile.pth")).load_pretrained_weights()
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -155,22 +155,22 @@ def published(theirs, tmp_path, monkeypatch):
 def test_imagenet_is_downloaded_once_and_verified(published, theirs):
     source, cached = published
     model = pretrained(weights="imagenet")
-    model.load_pretrained()
+    model.load_pretrained_weights()
     assert torch.equal(model.eval().features(images()), theirs(images()))
     source.unlink()
-    assert pretrained(weights="imagenet").load_pretrained() == sha256(cached)
+    assert pretrained(weights="imagenet").load_pretrained_weights() == sha256(cached)
     content = bytearray(cached.read_bytes())
     content[len(content) // 2] ^= 1
     cached.write_bytes(content)
     with pytest.raises(UserError, match=r"damaged or another file: its SHA-256 begins with \w{8}, not"):
-        pretrained(weights="imagenet").load_pretrained()
+        pretrained(weights="imagenet").load_pretrained_weights()
 
 
 def test_offline_the_error_says_which_file_from_where_and_where_to_put_it(published):
     source, cached = published
     source.unlink()
     with pytest.raises(UserError) as raised:
-        pretrained(weights="imagenet").load_pretrained()
+        pretrained(weights="imagenet").load_pretrained_weights()
     for part in (str(cached), source.as_uri(), 'torchvision.models.vgg16(weights="IMAGENET1K_V1")', "model.weights"):
         assert part in str(raised.value)
     assert not list(cached.parent.iterdir())

@@ -151,8 +151,6 @@ def test_the_model_trains_in_training_mode_and_is_evaluated_in_evaluation_mode(t
 class Poison(nn.Module):
     """A soft Dice loss that spoils the sixth training step, and keeps the weights that the model then had."""
 
-    logits_for_two_classes, max_classes = 1, 2
-
     def __init__(self, model: nn.Module, spoil: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.weights_of = lambda: [p.detach().clone() for p in model.parameters()]

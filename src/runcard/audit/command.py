@@ -27,8 +27,8 @@ from runcard.audit.findings import (
 from runcard.audit.preflight import STYLES
 from runcard.audit.profiles import Inspected
 from runcard.config.compose import compose_config, part
-from runcard.config.instantiate import build, checked
-from runcard.config.schema import check_config
+from runcard.config.instantiate import build, check_targets, checked, trusted_packages
+from runcard.config.schema import check_config, to_plain
 from runcard.console import print_table
 from runcard.data.datamodule import check_dataset, open_source
 from runcard.data.fingerprint import data_fingerprint
@@ -47,6 +47,7 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
     """Audit the data and augmentation of a config, write what it finds, and return whether training may begin."""
     config = compose_config(overrides)
     check_config(config)
+    check_targets(to_plain(config, resolve=False), trusted_packages(list(config.trust)))
     dataset, augmentation = part(config, "dataset"), part(config, "augmentation")
     allowed = checked("audit.", lambda: check_allowed(part(config, "audit")["allow"]))
     check_dataset(dataset)
@@ -83,10 +84,11 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
     return not any(finding.level == "error" and finding.check not in allowed for finding in findings)
 
 
-def audit_against(run: Path, overrides: Sequence[str], console: Console) -> bool:
+def audit_against(run: Path, overrides: Sequence[str], console: Console, trust: Sequence[str] = ()) -> bool:
     """Print how the data of a config, by default the run's own, differ from the run's; return whether they do not."""
     metadata = facts_of(run)
     dataset = part(compose_config(overrides), "dataset") if overrides else metadata["config"]["dataset"]
+    check_targets(dataset, trust, "--trust {}", "dataset")
     difference = compare_with_run(open_source(dataset), run, metadata)
     for line in difference.lines():
         console.print(line)

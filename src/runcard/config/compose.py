@@ -83,7 +83,7 @@ def extended_config(composed: DictConfig, overrides: Sequence[str]) -> SavedConf
         key = override.key_or_group
         if saved.choices.get(key) != override.value():  # a group that is chosen as it was: its keys are the run's
             OmegaConf.update(saved.config, key, OmegaConf.select(composed, key), merge=False, force_add=True)
-    saved.config.name, saved.config.run_dir = composed.name, composed.run_dir
+    saved.config.name, saved.config.run_dir, saved.config.trust = composed.name, composed.run_dir, composed.trust
     return SavedConfig(saved.config, saved.choices, [*saved.overrides, *overrides])
 
 

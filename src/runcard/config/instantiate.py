@@ -6,7 +6,7 @@ import os
 import re
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,53 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from runcard.errors import UserError
+from runcard.errors import UserError, check_names
 
 T = TypeVar("T")
+# What a config may name, by dotted prefix. Not torch as a whole: torch.hub.load, say, runs code of a folder.
+TRUSTED = (
+    *("runcard.datasets.", "runcard.losses.", "runcard.metrics.", "runcard.models.", "runcard.transforms."),
+    *(
+        "torch.nn.",
+        "torch.optim.",
+        "torchvision.models.",
+        "torchvision.transforms.",
+        "torchmetrics.",
+        "albumentations.",
+    ),
+)
+
+
+def trusted_packages(names: object) -> list[str]:
+    """Return the packages of a trust key as a list. Raises ValueError for anything but names of packages."""
+    packages = [] if names == [] else check_names("trust", names)
+    for name in packages:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"trust must be a list of packages, [my_package], got {name!r}")
+    return packages
+
+
+def check_targets(config: object, trust: Sequence[str], option: str = "trust=[{}]", key: str = "") -> None:
+    """Raise UserError for a _target_, at any depth of a config, that lies neither in TRUSTED nor in a trusted package.
+
+    Whoever instantiates a config runs the code that it names, and configs come with run folders of other people.
+    option is how the user trusts a package, for the message.
+    """
+    if isinstance(config, Mapping):
+        target = config.get("_target_")
+        allowed = (*TRUSTED, *(f"{package}." for package in trust))
+        if target is not None and not str(target).startswith(allowed):
+            package = str(target).partition(".")[0]
+            raise UserError(
+                f"{key or 'config'}._target_: {target} is no object of runcard, torch.nn, torch.optim, torchvision, "
+                f"torchmetrics or albumentations.\nInstantiating it runs its code. If you trust {package}: "
+                f"{option.format(package)}"
+            )
+        for name, value in config.items():
+            check_targets(value, trust, option, f"{key}.{name}".lstrip("."))
+    elif isinstance(config, (list, tuple)):
+        for i, value in enumerate(config):
+            check_targets(value, trust, option, f"{key}[{i}]")
 
 
 def build(group: str, node: DictConfig | dict[str, Any]) -> Any:

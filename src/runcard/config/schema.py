@@ -22,7 +22,7 @@ def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
 
 TOP_LEVEL = (
     *("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric"),
-    *("seed", "name", "run_dir", "smoke_test", "overwrite", "train", "audit", "derived"),
+    *("seed", "name", "run_dir", "smoke_test", "trust", "overwrite", "train", "audit", "derived"),
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -22,12 +24,14 @@ def check_output(
     loss: Loss,
     loaders: Loaders,
     has_masks: bool,
+    classes: Sequence[str],
     out_channels: int,
     choices: dict[str, str],
 ) -> None:
     """Runs one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
     model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
     try:
+        logits: Any
         _, logits, targets = next(iter(predict(fabric, network, loaders.val)))
     except torch.OutOfMemoryError:
         raise UserError(OUT_OF_MEMORY) from None
@@ -35,9 +39,18 @@ def check_output(
         shape = tuple(next(iter(loaders.val)).images.shape[1:])
         first_line = str(error).splitlines()[0]
         raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from error
+    if not isinstance(logits, torch.Tensor):
+        keys = f" with the keys {', '.join(map(str, logits))}" if isinstance(logits, Mapping) else ""
+        raise UserError(
+            f"{model} gives a {type(logits).__name__}{keys}, not a tensor of logits (N, C, …). Wrap it in a module of "
+            "your own that returns the logits."
+        )
     expected = (len(targets), out_channels, *targets.shape[1:])
     if tuple(logits.shape) == expected:
-        checked("loss.", lambda: loss(logits, targets))
+        try:
+            loss(logits, targets)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(_loss_refuses(error, logits, classes, has_masks, choices)) from error
         return
     if logits.ndim != len(expected):
         has = "masks" if has_masks else "one class per image"
@@ -48,6 +61,21 @@ def check_output(
         f"{model} gives an output of shape {tuple(logits.shape)}, but {dataset} with loss={choices.get('loss')} needs "
         f"{expected}. Does conf/model/{choices.get('model')}.yaml pass ${{derived.out_channels}} on under the name "
         "that the model's own library uses?"
+    )
+
+
+def _loss_refuses(
+    error: Exception, logits: torch.Tensor, classes: Sequence[str], has_masks: bool, choices: dict[str, str]
+) -> str:
+    """Return what to do where a loss cannot take the first batch."""
+    loss, said = f"loss={choices.get('loss')}", str(error).splitlines()[0]
+    if len(classes) > 2:
+        fitting = "loss=cross_entropy or loss=dice" if has_masks else "loss=cross_entropy"
+        return f"{loss} cannot take {len(classes)} classes ({', '.join(classes)}), a logit each: {said}. Try {fitting}."
+    return (
+        f"{loss} cannot take logits {tuple(logits.shape)} with class indices as targets: {said}.\n"
+        "Does its YAML say how many logits it wants for two classes (two_class_logits: 1 or 2)? A loss that wants "
+        "float or one-hot targets goes into runcard.losses.library.LibraryLoss."
     )
 
 

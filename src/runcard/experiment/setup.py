@@ -21,7 +21,7 @@ from torchmetrics import MetricCollection
 
 from runcard.audit.findings import check_allowed
 from runcard.config.diff import flatten
-from runcard.config.instantiate import build, build_with, checked
+from runcard.config.instantiate import build, build_with, check_targets, checked, trusted_packages
 from runcard.config.schema import TrainSettings, check_config, to_plain
 from runcard.data.datamodule import Data, read_data
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
@@ -107,26 +107,30 @@ def compose(cfg: DictConfig, choices: dict[str, str]) -> ExperimentSetup:
 def _compose(cfg: DictConfig, choices: dict[str, str]) -> ExperimentSetup:
     unresolved = cfg.copy()
     check_config(cfg)
+    check_targets(to_plain(cfg, resolve=False), checked("", lambda: trusted_packages(list(cfg.trust))))
     train = checked("train.", lambda: TrainSettings(**cfg.train))
     seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
     smoke_test = checked("", lambda: check_flag("smoke_test", cfg.smoke_test))
     overwrite = checked("", lambda: check_flag("overwrite", cfg.overwrite))
     allowed = checked("audit.", lambda: check_allowed(to_plain(cfg.audit)["allow"]))
     fabric, precision = _fabric(train)
-    loss = build("loss", cfg.loss).to(fabric.device)
+    loss, two_class_logits = _loss(to_plain(cfg.loss, resolve=False))
+    loss = loss.to(fabric.device)
     augment = build("augmentation", cfg.augmentation)
     data = read_data(to_plain(cfg.dataset), allowed)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
     loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
-    _derive(cfg, data, loss, len(loaders.train), choices)
+    _derive(cfg, data, two_class_logits, len(loaders.train))
 
     with forked(seed, "weights"):
         model = build("model", cfg.model)
-    weights_sha256 = model.load_pretrained() if isinstance(model, Pretrained) else None
+    weights_sha256 = model.load_pretrained_weights() if isinstance(model, Pretrained) else None
     cache_features = check_cache(train.cache_features, model, augment, images, choices)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
-    check_output(fabric, network, loss, loaders, data.samples.has_masks, cfg.derived.out_channels, choices)
+    check_output(
+        fabric, network, loss, loaders, data.samples.has_masks, data.classes, cfg.derived.out_channels, choices
+    )
     optimizer = build_with("optimizer", cfg.optimizer, [p for p in model.parameters() if p.requires_grad])
     rule = build_with("scheduler", cfg.scheduler.rule, optimizer)
     schedule = Schedule(rule, cfg.scheduler.every, cfg.scheduler.monitor)
@@ -176,19 +180,21 @@ def _has_bf16(train: TrainSettings) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _derive(cfg: DictConfig, data: Data, loss: Loss, num_batches: int, choices: dict[str, str]) -> None:
+def _loss(section: dict[str, Any]) -> tuple[Any, int]:
+    """Return the loss, and how many logits it wants for two classes: two, where its section does not say."""
+    two_class_logits = section.pop("two_class_logits", 2)
+    if two_class_logits not in (1, 2):
+        raise UserError(f"loss.two_class_logits must be 1 or 2, got {two_class_logits!r}.")
+    return build("loss", section), two_class_logits
+
+
+def _derive(cfg: DictConfig, data: Data, two_class_logits: int, num_batches: int) -> None:
     """Fills cfg.derived: what the model and the scheduler must know of the dataset and the loss."""
     num_classes = len(data.classes)
     if num_classes < 2:
         raise UserError(f"dataset.classes: at least two classes are needed, got {data.classes}.")
-    if loss.max_classes is not None and num_classes > loss.max_classes:
-        raise UserError(
-            f"loss={choices.get('loss')} is for {loss.max_classes} classes; dataset={choices.get('dataset')} has "
-            f"{num_classes}: {', '.join(data.classes)}. Try loss=cross_entropy"
-            + (" or loss=dice." if data.samples.has_masks else ".")
-        )
     cfg.derived.in_channels = cfg.dataset.channels
-    cfg.derived.out_channels = loss.logits_for_two_classes if num_classes == 2 else num_classes
+    cfg.derived.out_channels = two_class_logits if num_classes == 2 else num_classes
     cfg.derived.num_classes = num_classes
     cfg.derived.classes = data.classes
     cfg.derived.positive = data.positive

@@ -99,7 +99,13 @@ def explain(
 
 
 def explain_run(
-    folder: Path, paths: Sequence[Path], split: str, method: str, layer: str | None, root: Path | None
+    folder: Path,
+    paths: Sequence[Path],
+    split: str,
+    method: str,
+    layer: str | None,
+    root: Path | None,
+    trust: Sequence[str] = (),
 ) -> None:
     """Draws the maps of a saved run's own images, or of those at paths, into <folder>/explain/, and prints the probe.
 
@@ -107,7 +113,7 @@ def explain_run(
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     checked("--", lambda: check_choice("split", split, ("train", "val", "test")))
-    run = open_run(folder)
+    run = open_run(folder, trust)
     dataset, classes = run.dataset(root), run.config["derived"]["classes"]
     normalization = normalizer(dataset["normalization"], dataset["channels"])
     classifier = Classifier(run.model, normalization, classes, run.autocast)

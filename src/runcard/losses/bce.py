@@ -15,9 +15,6 @@ class BCE(nn.Module):
     of channels than one.
     """
 
-    logits_for_two_classes = 1
-    max_classes: int | None = 2
-
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (N, 1, ...), targets (N, ...) int64 -> scalar."""
         if logits.shape[1] != 1:

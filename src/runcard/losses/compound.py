@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from runcard.errors import check_number
 class CompoundLoss(nn.Module):
     """Logits (N, C, ...) and targets (N, ...) int64 -> scalar: sum over names of weights[name] * losses[name].
 
-    Raises ValueError where the names of losses and weights differ, where no weight is above zero, and where the
-    losses want different numbers of logits for two classes. Empty masks: as its parts have it.
+    Raises ValueError where the names of losses and weights differ, and where no weight is above zero. Empty masks: as
+    its parts have it.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
@@ -26,20 +25,6 @@ class CompoundLoss(nn.Module):
         self.weights = {name: check_number(f"weights.{name}", weights[name], 0) for name in losses}
         if not any(self.weights.values()):
             raise ValueError(f"weights must have one above 0, got {self.weights}")
-        wanted = {name: loss.logits_for_two_classes for name, loss in self.losses.items()}
-        if len(set(wanted.values())) > 1:
-            raise ValueError(f"losses must want the same number of logits for two classes, got {wanted}")
-
-    @property
-    def logits_for_two_classes(self) -> int:
-        """What its parts agree on: 1 or 2."""
-        return cast(int, next(iter(self.losses.values())).logits_for_two_classes)
-
-    @property
-    def max_classes(self) -> int | None:
-        """The strictest of its parts, or None where none has a limit."""
-        limits = [cast("int | None", loss.max_classes) for loss in self.losses.values()]
-        return min((limit for limit in limits if limit is not None), default=None)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (N, C, ...), targets (N, ...) int64 -> scalar."""

@@ -23,8 +23,6 @@ class CrossEntropy(nn.Module):
     Raises ValueError where the number of logits is one or is not the number of weights.
     """
 
-    logits_for_two_classes = 2
-    max_classes: int | None = None
     weights: Tensor | None
 
     def __init__(self, weights: Sequence[float] | None = None) -> None:

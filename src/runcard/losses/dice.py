@@ -31,9 +31,6 @@ class DiceLoss(nn.Module):
     smooth = 0 it is 1 whatever is predicted, without a gradient, and 0 where p is exactly 0 too. It is finite always.
     """
 
-    logits_for_two_classes = 1
-    max_classes: int | None = None
-
     def __init__(self, pooling: str = "image", smooth: float = 1.0) -> None:
         super().__init__()
         self.pooling = check_choice("pooling", pooling, POOLINGS)

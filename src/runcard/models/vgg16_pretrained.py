@@ -25,8 +25,8 @@ class PretrainedVGG16(VGG16):
     the grey image repeated three times wherever all channels are normalised alike.
     freeze: "features" (all convolutions), "none", or "first_1_blocks" to "first_4_blocks".
 
-    The convolutions are read by load_pretrained, not here: a saved model can be rebuilt without the file. Raises
-    ValueError, naming the argument, for a wrong value.
+    load_pretrained_weights reads the convolutions, not the constructor: a saved model can be rebuilt without the file.
+    Raises ValueError, naming the argument, for a wrong value.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PretrainedVGG16(VGG16):
         for parameter in self.features[: self.num_frozen].parameters():
             parameter.requires_grad_(False)
 
-    def load_pretrained(self) -> str | None:
+    def load_pretrained_weights(self) -> str | None:
         """Copies the file's convolutions into the model; returns the file's SHA-256, or None where weights=random."""
         if self.weights == "random":
             return None

@@ -37,7 +37,7 @@ WAITING = "frozen layers: another run makes the same features, waiting for them"
 class Pretrained(Protocol):
     """A model that starts from a file's weights."""
 
-    def load_pretrained(self) -> str | None:
+    def load_pretrained_weights(self) -> str | None:
         """Copies the weights into the model; returns the file's SHA-256, or None where it needs no file."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from runcard.config.instantiate import build
+from runcard.config.instantiate import build, check_targets
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.source import Samples
 from runcard.errors import UserError
@@ -59,12 +60,16 @@ class SavedRun:
         return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=mixed)
 
 
-def open_run(folder: Path) -> SavedRun:
-    """Open the run of a folder. Raises UserError where it holds no weights, or weights that do not fit its config."""
+def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
+    """Open the run of a folder; trust names packages whose objects its config may name.
+
+    Raises UserError where it holds no weights, weights that do not fit its config, or a config of other objects.
+    """
     path = folder / "checkpoints" / "best.safetensors"
     if not path.exists() or not (folder / "run.json").exists():
         raise UserError(f"{folder}: no run with trained weights. Name a folder such as outputs/<name>/<stamp>.")
     weights, config = read_weights(path)
+    check_targets(config, trust, "--trust {}")
     model: nn.Module = build("model", config["model"])
     try:
         model.load_state_dict(weights, strict=True)

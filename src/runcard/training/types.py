@@ -23,9 +23,6 @@ class Logger(Protocol):
 class Loss(Protocol):
     """(logits (N, C, …), int64 targets (N,) or (N, H, W)) -> scalar, the mean over images. See losses/."""
 
-    logits_for_two_classes: int
-    max_classes: int | None
-
     def __call__(self, logits: Tensor, targets: Tensor, /) -> Tensor:
         """Returns the loss."""
 
