@@ -89,7 +89,6 @@ def test_interrupted_equals_uninterrupted(wholes, scheduler, moment, run_config,
     between = run_json(tmp_path / "a")
     assert (between["status"], between["error"]) == ("interrupted", None)
     assert not (tmp_path / "a" / "per_image.csv").exists()
-    assert not (tmp_path / "a" / ".lock").exists()
 
     next_second()
     run_config("a", *overrides)
@@ -142,7 +141,6 @@ def test_a_diverged_run_says_so(run_config, tmp_path):
         assert (record["status"], len(record["sessions"])) == ("failed", session)
         assert "training has diverged" in record["error"]
         assert record["end"] >= record["start"]
-    assert not (tmp_path / "a" / ".lock").exists()
 
 
 def test_our_own_bug_is_recorded(run_config, monkeypatch, tmp_path):

@@ -301,7 +301,6 @@ def test_a_signal_interrupts(tmp_path, sign):
     assert (record["status"], record["error"]) == ("interrupted", None)
     assert 1 <= len(read_csv(folder / "metrics.csv")) < 1000
     assert (folder / "checkpoints" / "last.ckpt").exists()
-    assert not (folder / ".lock").exists()
     assert not list(folder.rglob("*.tmp*"))
 
 

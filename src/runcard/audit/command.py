@@ -75,7 +75,7 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
     if data.profiles:
         title = f"{name}: {counted(len(data.profiles), 'image')}"
         write_figure(folder / "contact_sheet.png", contact_sheet(_tiles(source, data, findings), title))
-    if tried:
+    if tried and not getattr(augment, "is_identity", False):
         drawn, _ = draws(augment, tried[:1] * (2 * NUM_COLUMNS - 1))
         tiles = [Tile(tried[0].image, tried[0].mask, "as it is")]
         tiles += [Tile(sample.image, sample.mask, f"draw {i + 1}") for i, sample in enumerate(drawn)]

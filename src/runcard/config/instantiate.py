@@ -76,6 +76,7 @@ def build(group: str, node: DictConfig | dict[str, Any]) -> Any:
             return instantiate(node, _convert_="all")
     except InstantiationException as error:
         key = found[1] if (found := re.search(r"full_key: (\S+)", str(error))) else group
+        key = key if key.partition(".")[0] == group else f"{group}.{key}"  # of a plain dict, below its group
         cause: BaseException | None = error.__cause__
         while isinstance(cause, InstantiationException):
             cause = cause.__cause__

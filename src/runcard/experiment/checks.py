@@ -69,6 +69,8 @@ def _loss_refuses(
 ) -> str:
     """Return what to do where a loss cannot take the first batch."""
     loss, said = f"loss={choices.get('loss')}", str(error).splitlines()[0]
+    if isinstance(error, ValueError) and " must " in said and not said.startswith("logits"):
+        return f"loss.{said}."  # an argument of the loss, by its name
     if len(classes) > 2:
         fitting = "loss=cross_entropy or loss=dice" if has_masks else "loss=cross_entropy"
         return f"{loss} cannot take {len(classes)} classes ({', '.join(classes)}), a logit each: {said}. Try {fitting}."
