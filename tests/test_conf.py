@@ -54,7 +54,13 @@ OTHER: dict[str, Any] = {
 }  # fmt: skip
 READ_BY_ENGINE = {"every", "monitor"}  # of scheduler and metric: tests/training/test_loop.py
 READ_BY_SETUP = {"two_class_logits"}  # of a loss: tests/experiment/test_setup.py
-PREPARED = {"positive", "normalization", "channels", "image_size_px", "split"}  # read by parts.py: tests/test_parts.py
+PREPARED = {
+    "positive",
+    "normalization",
+    "channels",
+    "image_size_px",
+    "split",
+}  # read by the setup
 
 
 def test_no_choice_has_been_lost():

@@ -54,7 +54,7 @@ def guarded() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # as images.py says, but pytest forgets it
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # as data/image_io.py says, but pytest forgets it
             yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

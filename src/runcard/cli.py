@@ -94,13 +94,13 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
-    from runcard.compare.report import terminal as table
+    from runcard.compare.report import terminal
 
     findings = _find(runs, metric, margin, threshold)
     if as_json:
-        print(json.dumps(table.as_json(findings), indent=1))
+        print(json.dumps(terminal.as_json(findings), indent=1))
     else:
-        table.print_findings(Console(soft_wrap=True, highlight=False, markup=False), findings)
+        terminal.print_findings(Console(soft_wrap=True, highlight=False, markup=False), findings)
 
 
 @app.command()
@@ -135,12 +135,12 @@ def report(
     images: Annotated[bool, typer.Option(help="show images of the data; without, the report can be shared")] = True,
 ) -> None:
     """Write report.html, one file that opens offline: verdicts, curves, images, claims, methods."""
-    from runcard.compare import analysis as findings
+    from runcard.compare import analysis
     from runcard.compare.report.html import write_figures, write_report
 
     first = Path(runs[0])
     if len(runs) == 1 and (folder := _study_folder(first)):
-        found = findings.of_study(folder)
+        found = analysis.of_study(folder)
     else:
         is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
         folder = first if is_sweep else Path("outputs/report")
@@ -160,8 +160,8 @@ def study(
     ] = None,
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
-    from runcard.compare import analysis as findings
-    from runcard.compare.report import terminal as table
+    from runcard.compare import analysis
+    from runcard.compare.report import terminal
     from runcard.compare.report.html import write_report
     from runcard.study.runner import run_study
 
@@ -170,8 +170,8 @@ def study(
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
-    found = findings.of_study(done.folder)
-    table.print_answers(Console(soft_wrap=True, highlight=False, markup=False), found)
+    found = analysis.of_study(done.folder)
+    terminal.print_answers(Console(soft_wrap=True, highlight=False, markup=False), found)
     print(write_report(found, done.folder))
     if done.missing:
         raise UserError("\n".join(["Not all runs are there; the same command runs these again:", *done.missing]))
@@ -196,29 +196,28 @@ def _study_folder(named: Path) -> Path | None:
 
 def _find(runs: list[str], metric: str | None, margin: float | None, threshold: float | None) -> Findings:
     """Returns what the runs in these folders say about each other."""
-    from runcard.compare import analysis as findings
+    from runcard.compare import analysis
 
     for name, value in {"margin": margin, "threshold": threshold}.items():
         if value is not None and not (math.isfinite(value) and (value > 0 or name == "threshold")):
             raise UserError(f"--{name} must be a number{' greater than 0' if name == 'margin' else ''}, got {value:g}")
     arms, left_out = _arms(runs, metric)
-    asked = findings.ask_pairs(arms, metric, margin, threshold)
+    asked = analysis.ask_pairs(arms, metric, margin, threshold)
     options = {"metric": metric, "margin": margin, "threshold": threshold}
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     command = shlex.join(["runcard", "report", *runs, *given])
-    return findings.find(asked, arms, left_out=left_out, command=command, metric=metric)
+    return analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)
 
 
 def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
     """Returns the arms that the runs in these folders form, and the runs left out, each with the reason."""
-    from runcard.compare import confounds as factors
-    from runcard.compare import endpoints
+    from runcard.compare import confounds, endpoints
     from runcard.runs.reader import find_runs
 
     found = find_runs(runs)
     if not found.runs:
         raise UserError("\n".join(["There is no completed run to compare:", *found.left_out]))
-    arms, again = factors.group_arms(found.runs)
+    arms, again = confounds.group_arms(found.runs)
     if metric:
         endpoints.check_measured(arms[0].first, metric)
     return arms, [*found.left_out, *again]

@@ -1,7 +1,7 @@
 """What a person did wrong, and how to fix it, and the checks that find it.
 
 A leaf (dataset, model, loss, metric) raises ValueError with its own argument's name first, "base must be an
-integer >= 1, got 'abc'"; build.py adds the config group in front, "model.base must be ...", and raises UserError.
+integer >= 1, got 'abc'"; config/instantiate.py adds the group in front, "model.base must be ...", as UserError.
 train.py prints a UserError without a traceback and exits with 2. Every other exception is our own bug.
 """
 

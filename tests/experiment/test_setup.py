@@ -89,7 +89,7 @@ def split_sizes(parts: ExperimentSetup) -> list[int]:
 
 
 # key -> (another value, what shows it, what that shows with TINY's value, and with the other). What fit() reads as it
-# goes (accumulate_steps, clip_grad_norm, early_stopping, every, monitor) is seen at work in test_engine.py.
+# goes (accumulate_steps, clip_grad_norm, early_stopping, every, monitor) is seen in tests/training/test_loop.py.
 EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "train.epochs": ("3", lambda p: p.config["derived"]["steps"], 8, 12),
     "train.batch_size": ("8", lambda p: len(first_images(p)) + len(p.loaders.train), 4 + 4, 4 + 2),

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import track
 from threadpoolctl import threadpool_limits
 
-from runcard.audit.checks import duplicates as of_copies
-from runcard.audit.checks import images as of_images
-from runcard.audit.checks import masks as of_masks
-from runcard.audit.checks import splits as of_split
+from runcard.audit.checks import duplicates as duplicate_checks
+from runcard.audit.checks import images as image_checks
+from runcard.audit.checks import masks as mask_checks
+from runcard.audit.checks import splits as split_checks
 from runcard.audit.findings import Finding, by_level, of_faults
 from runcard.audit.profiles import Inspected, Profile, look_at
 from runcard.config.instantiate import checked
@@ -58,12 +58,12 @@ def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> 
         classes=source.classes,
         positive=positive_class(dataset, source),
         has_masks=has_masks,
-        sides=of_split.sides_of(split, len(profiles)),
+        sides=split_checks.sides_of(split, len(profiles)),
         groups=groups,
         is_grouped=dataset["split"]["group_regex"] is not None,
         split_kind=dataset["split"]["kind"],
     )
     with threadpool_limits(1):  # small pieces of work: on a busy machine, waiting threads cost 20 times as much
-        for check in (of_images, of_masks, of_copies, of_split):
+        for check in (image_checks, mask_checks, duplicate_checks, split_checks):
             findings += check.find(data)
     return Audit(by_level(findings), data, split)

@@ -10,9 +10,9 @@ import numpy as np
 from rich.console import Console
 
 from runcard.audit.audit import Audit, audit_data
-from runcard.audit.checks import augmentation as of_augmentation
+from runcard.audit.checks import augmentation as augmentation_checks
 from runcard.audit.contact_sheet import MAX_TILES, NUM_COLUMNS, Tile, contact_sheet
-from runcard.audit.data_diff import compare_with_run, facts_of
+from runcard.audit.data_diff import compare_with_run, run_metadata
 from runcard.audit.detectors.augmentation_probe import draws
 from runcard.audit.findings import (
     MAX_PLACES_SHOWN,
@@ -64,8 +64,8 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
     name = source.on_disk.location.name if source.on_disk else str(dataset["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
     audit = audit_data(source, dataset, console)
-    data, tried = audit.data, of_augmentation.picked(source, audit.data, dataset)
-    findings = by_level([*audit.findings, *of_augmentation.find(augment, augmentation, tried)])
+    data, tried = audit.data, augmentation_checks.picked(source, audit.data, dataset)
+    findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried)])
     originals = [profile.original for profile in data.profiles]
     labels = None if data.has_masks else [profile.target or 0 for profile in data.profiles]
     if rows := summary_rows(source, originals, labels, audit.split):
@@ -86,7 +86,7 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
 
 def audit_against(run: Path, overrides: Sequence[str], console: Console, trust: Sequence[str] = ()) -> bool:
     """Print how the data of a config, by default the run's own, differ from the run's; return whether they do not."""
-    metadata = facts_of(run)
+    metadata = run_metadata(run)
     dataset = part(compose_config(overrides), "dataset") if overrides else metadata["config"]["dataset"]
     check_targets(dataset, trust, "--trust {}", "dataset")
     difference = compare_with_run(open_source(dataset), run, metadata)
@@ -109,8 +109,8 @@ def _emptied(folder: Path) -> Path:
 def _print(findings: Sequence[Finding], allowed: Sequence[str], console: Console) -> None:
     """Prints each finding: level and check, places, fix."""
     for finding in findings:
-        waved = finding.level == "error" and finding.check in allowed
-        level = "allowed" if waved else finding.level
+        is_allowed = finding.level == "error" and finding.check in allowed
+        level = "allowed" if is_allowed else finding.level
         console.print(f"{level:<{INDENT}}{finding.check}: {finding.what}", style=STYLES[finding.level])
         more = len(finding.places) - MAX_PLACES_SHOWN
         further = [*finding.places[:MAX_PLACES_SHOWN], *([f"and {more} more"] if more > 0 else []), finding.fix]

@@ -45,7 +45,7 @@ class Difference:
         return found or ["The same images, byte for byte."]
 
 
-def facts_of(run: Path) -> dict[str, Any]:
+def run_metadata(run: Path) -> dict[str, Any]:
     """Returns run.json of a run's folder, with at least the dataset of its config."""
     try:
         metadata = read_metadata(run)

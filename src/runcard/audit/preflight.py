@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from runcard.audit.audit import audit_data
-from runcard.audit.checks import augmentation as of_augmentation
+from runcard.audit.checks import augmentation as augmentation_checks
 from runcard.audit.findings import Finding, as_json, below, by_level, from_json, stop_at_errors, summary
 from runcard.audit.profiles import name_of
 from runcard.data.datamodule import Data
@@ -49,8 +49,8 @@ def audit_before_training(
         found = _read(path)
         if found is None:
             audit = audit_data(data.source, config["dataset"], console)
-            tried = of_augmentation.picked(data.source, audit.data, config["dataset"])
-            found = [*audit.findings, *of_augmentation.find(augment, config["augmentation"], tried)]
+            tried = augmentation_checks.picked(data.source, audit.data, config["dataset"])
+            found = [*audit.findings, *augmentation_checks.find(augment, config["augmentation"], tried)]
             write_json(path, as_json(found, ()))
     findings = by_level([*found, *_of_run(data, validation, mismatches)])
     stop_at_errors(findings, config["audit"]["allow"])
@@ -73,7 +73,7 @@ def print_findings(
 
 def _of_run(data: Data, validation: Dataset[Batch], mismatches: Sequence[str]) -> Iterator[Finding]:
     """Yield what is wrong with how this run uses its data and its model."""
-    if not of_augmentation.is_unaugmented(data, validation):
+    if not augmentation_checks.is_unaugmented(data, validation):
         what = "validation images are not as they are on disk"
         yield Finding("validation_augmented", "error", what, "Only the training loader may be given the augmentation.")
     for mismatch in mismatches:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runcard.compare import endpoints
-from runcard.compare import learning_curves as dynamics
+from runcard.compare import endpoints, learning_curves
 from runcard.compare.arms import Arm, same_config
 from runcard.compare.confounds import distinct, session_factors
 from runcard.compare.contrasts import Answer, answer, metric_measure
@@ -118,8 +117,11 @@ def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measur
     table = {metric_measure(name, arm.first): _value(arm, name, "last") for name in names}
     asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
     threshold = asked[0] if asked else math.nan
-    keys = [key for key in dynamics.MEASURES if asked or not key.endswith("_to_threshold")]
-    table |= {dynamics.measure(key, metric, threshold): dynamics.value(key, arm, metric, threshold) for key in keys}
+    keys = [key for key in learning_curves.MEASURES if asked or not key.endswith("_to_threshold")]
+    table |= {
+        learning_curves.measure(key, metric, threshold): learning_curves.value(key, arm, metric, threshold)
+        for key in keys
+    }
     return {measure: value for measure, value in table.items() if measure.key != "caching" or any(value.runs)}
 
 
@@ -157,7 +159,7 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]
     if lengths[0] < 3 * MIN_EPOCHS:
         remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")
-    if abs(rise := dynamics.still_rising(arm, monitored(arm))) > margin:
+    if abs(rise := learning_curves.still_rising(arm, monitored(arm))) > margin:
         how = f"{'rising' if rise > 0 else 'falling'} at the end, by about {abs(rise):.3f}"
         remarks.append(
             f"{title(monitored(arm))} is still {how} within the last third of the epochs: what is compared is training "

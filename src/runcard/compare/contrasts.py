@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runcard.compare import endpoints
-from runcard.compare import learning_curves as dynamics
+from runcard.compare import endpoints, learning_curves
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import Factor, incomparable, length_factors, session_factors, split_factors
 from runcard.compare.endpoints import Count, Units
@@ -20,7 +19,7 @@ from runcard.compare.questions import Question
 from runcard.compare.verdicts import Evidence, Verdict, format_difference, format_effect, judge, judge_networks
 from runcard.errors import UserError
 from runcard.runs.run import Run
-from runcard.stats import mrmc as inference
+from runcard.stats import mrmc
 from runcard.stats.mrmc import ALPHA, MIN_UNITS, Array, Effect
 
 MATTER_TO_TIMES = ("hardware", "precision")
@@ -123,7 +122,7 @@ def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
     cases = [_case(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
     family = [i for i, case in enumerate(cases) if not case.question.settled_by and not case.incomparable]
     ps = [1.0 if (p := cases[i].p) is None else p for i in family]
-    held = dict(zip(family, zip(*inference.holm(ps), strict=True), strict=True))
+    held = dict(zip(family, zip(*mrmc.holm(ps), strict=True), strict=True))
     return [
         _answer(case, *held[i], len(family)) if i in held and case.p is not None else _answer(case)
         for i, case in enumerate(cases)
@@ -138,11 +137,11 @@ def metric_measure(metric: str, run: Run | None) -> Measure:
 
 
 def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
-    metric, dynamic = question.of or question.measure, dynamics.MEASURES.get(question.measure)
+    metric, dynamic = question.of or question.measure, learning_curves.MEASURES.get(question.measure)
     threshold = math.nan if question.threshold is None else question.threshold
     arm = first or second
     if dynamic:
-        measure = dynamics.measure(question.measure, metric, threshold)
+        measure = learning_curves.measure(question.measure, metric, threshold)
     else:
         measure = metric_measure(metric, arm.first if arm else None)
     if not first or not second:
@@ -167,7 +166,7 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
     if only_described:
         return replace(case, contrast=RunContrast(None, None, False, endpoints.described((first, second), metric)))
     if dynamic:
-        return replace(case, contrast=dynamics.compare(question.measure, first, second, metric, threshold))
+        return replace(case, contrast=learning_curves.compare(question.measure, first, second, metric, threshold))
     try:
         effect = endpoints.contrast(first, second, metric)
         counted = None if endpoints.in_folds(first) else endpoints.units([first, second], metric)
@@ -252,7 +251,7 @@ def _qualified(case: _Case, verdict: Verdict) -> Verdict:
     if case.units and case.units.num_left_out:  # an arm may win by failing on them
         sentence += f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
     effect = case.contrast.effect if case.contrast else None
-    moved = [abs(dynamics.still_rising(arm, case.measure.key)) for arm in case.arms]
+    moved = [abs(learning_curves.still_rising(arm, case.measure.key)) for arm in case.arms]
     if verdict.word in DECIDED and case.measure.per_image and effect and max(moved) > abs(effect.estimate):
         sentence += f" Within the last third of the epochs the curves still moved by {max(moved):.3f}."
     return replace(verdict, sentence=sentence)

@@ -12,20 +12,20 @@ import numpy as np
 from runcard.compare.arms import Arm
 from runcard.errors import UserError, did_you_mean
 from runcard.runs.run import PROBABILITY, Images, Run
-from runcard.stats import mrmc as inference
+from runcard.stats import mrmc
 from runcard.stats.mrmc import Array, Effect, Mask
 
 # What torchmetrics counts over all images, by its class's name: there a pseudo-value stands for each image.
 ONE_CLASS: dict[str, Callable[[Any, Any], float]] = {  # of one class against the rest, wrapped in a metric of ours
-    "BinaryAUROC": inference.auroc,
-    "BinaryRecall": inference.sensitivity,
-    "BinarySpecificity": inference.specificity,
-    "BinaryF1Score": inference.f1,
+    "BinaryAUROC": mrmc.auroc,
+    "BinaryRecall": mrmc.sensitivity,
+    "BinarySpecificity": mrmc.specificity,
+    "BinaryF1Score": mrmc.f1,
 }
 THRESHOLDED = ("BinaryRecall", "BinarySpecificity", "BinaryF1Score")  # of decisions, not of probabilities
 ALL_CLASSES: dict[str, Callable[[Any, Any], float]] = {
-    **dict.fromkeys(("CohenKappa", "MulticlassCohenKappa"), inference.cohen_kappa),
-    **dict.fromkeys(("JaccardIndex", "MulticlassJaccardIndex"), inference.mean_jaccard),
+    **dict.fromkeys(("CohenKappa", "MulticlassCohenKappa"), mrmc.cohen_kappa),
+    **dict.fromkeys(("JaccardIndex", "MulticlassJaccardIndex"), mrmc.mean_jaccard),
 }
 BOUNDS = dict.fromkeys((*ONE_CLASS, "JaccardIndex", "MulticlassJaccardIndex"), (0.0, 1.0))
 BOUNDS |= dict.fromkeys(("CohenKappa", "MulticlassCohenKappa"), (-1.0, 1.0))
@@ -126,7 +126,7 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
         groups = np.array(first.groups)[kept].tolist()
         if len(set(groups)) < 2:
             raise UserError(f"metric: {metric} is a number in fewer than two images of {arms[0].first.folder}.")
-        values = [inference.by_group(y[:, kept], groups) for y in stacked]
+        values = [mrmc.by_group(y[:, kept], groups) for y in stacked]
         is_binary = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
     else:
         check_comparable(arms[0].first, metric)
@@ -140,14 +140,14 @@ def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
     """Returns the arm's mean with its interval, on the scale of the metric."""
     if in_folds(arm):
         return _resampled(_of_folds(arm, metric, checkpoint), arm)
-    return inference.mean(units([arm], metric, checkpoint).values[0])
+    return mrmc.mean(units([arm], metric, checkpoint).values[0])
 
 
 def contrast(first: Arm, second: Arm, metric: str) -> Effect:
-    """Returns the first arm minus the second in the last epoch. They must be comparable: see factors.incomparable."""
+    """Returns the first arm minus the second in the last epoch. They must be comparable: see confounds.incomparable."""
     if in_folds(first):
         return _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
-    return inference.difference(*units([first, second], metric).values)
+    return mrmc.difference(*units([first, second], metric).values)
 
 
 def identical(first: Arm, second: Arm) -> bool:
@@ -187,7 +187,7 @@ def _of_folds(arm: Arm, metric: str, checkpoint: str) -> Array:
 
 def _resampled(values: Array, arm: Arm) -> Effect:
     sizes = arm.first.split_sizes
-    return inference.corrected_resampled_t(values, sizes[arm.first.split] / sizes["train"])
+    return mrmc.corrected_resampled_t(values, sizes[arm.first.split] / sizes["train"])
 
 
 def _in_order(images: Images, metric: str, ids: Sequence[str]) -> Array:
@@ -216,7 +216,7 @@ def _is_reproduced(run: Run, metric: str) -> bool:
 
 
 def _pseudo_values(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> Array:
-    return inference.jackknife(*_statistic(run, metric, checkpoint, ids))
+    return mrmc.jackknife(*_statistic(run, metric, checkpoint, ids))
 
 
 def _statistic(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> tuple[Callable[[Mask], float], list[str]]:

@@ -204,7 +204,7 @@ def compare(key: str, a: Arm, b: Arm, metric: str, threshold: float) -> RunContr
 
     Ranks alone are compared where a run never reached the threshold ("never" ranks last), and where no two runs of an
     arm differ, as with few epochs happens: the t would be infinite. That the arms are comparable is for the caller to
-    check: see factors.incomparable, Dynamic.metric and Dynamic.by_clock.
+    check: see confounds.incomparable, Dynamic.metric and Dynamic.by_clock.
     """
     if reason := _only_describes(a) or _only_describes(b):
         return RunContrast(None, None, False, reason)

@@ -23,7 +23,7 @@ class Data:
 
     source: Source
     samples: Samples
-    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.normalizer
+    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.preprocessing.normalizer
     split: Split
     groups: list[str]
     classes: list[str]
@@ -37,7 +37,7 @@ def open_source(dataset: Mapping[str, Any]) -> Source:
 
 
 def read_samples(source: Source, dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Samples:
-    """Returns a source's images at the size and with the channels that a resolved config says; see data.prepare."""
+    """Returns a source's images at the size and with the channels that a resolved config says; see preprocessing."""
     return checked("dataset.", lambda: prepare(source, dataset["image_size_px"], dataset["channels"], allowed))
 
 
@@ -57,7 +57,7 @@ def read_data(dataset: Mapping[str, Any], allowed: Sequence[str] = ()) -> Data:
 
 
 def check_dataset(dataset: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Checks, before any file is read, the keys that every dataset has; returns scale and shift, see data.normalizer.
+    """Checks, before any file is read, the keys that every dataset has; returns scale and shift (see normalizer).
 
     Raises UserError.
     """

@@ -135,7 +135,7 @@ def unaugmented(
 ) -> bool:
     """Whether a loader's dataset gives these samples normalised and otherwise as they are, bit for bit, in two epochs.
 
-    normalization is scale and shift, see data.normalizer.
+    normalization is scale and shift, see data.preprocessing.normalizer.
     """
     scale, shift = normalization
 

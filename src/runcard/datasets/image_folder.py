@@ -29,7 +29,7 @@ class ImageFolder:
     finds the folder of its name, or else the one folder whose name contains it (Nev finds Nevi), and the flat
     files whose names contain it. classes gives the index order; null takes all class folders, in natural order.
 
-    Item i is (image, class index, id): image H×W or H×W×3 at the depth of its file (window: see images.py), id the path
+    Item i is (image, class index, id): image H×W or H×W×3 at the depth of its file (window: see image_io), id the path
     below the data's folder, so that root never changes an id. faults holds what is wrong with folders and names.
     """
 

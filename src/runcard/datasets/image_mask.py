@@ -17,7 +17,7 @@ class ImageMaskFolder:
     """Pairs Image/x.* with Mask/x.*, by file stem, in natural order; layouts.py says where below root these may lie.
 
     Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8 class indices, id the stem.
-    window and mask_values: see images.py. A pair that differs in size, or a mask that is none, is reported when it is
+    window and mask_values: see image_io. A pair that differs in size, or a mask that is none, is reported when it is
     read; faults holds what is wrong with the folders.
     """
 

@@ -37,7 +37,7 @@ class Classifier:
     """A model with all that stands between pixels and probabilities."""
 
     model: nn.Module
-    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.normalizer
+    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.preprocessing.normalizer
     classes: list[str]
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 

@@ -54,7 +54,7 @@ def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console
 
 
 class Unlabelled:
-    """Images whose classes nobody has said, as a dataset; see data.Source."""
+    """Images whose classes nobody has said, as a dataset; see data.source.Source."""
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
         self.ids = [str(path) for path in paths]

@@ -1,4 +1,4 @@
-"""The arm_configs of a study's arms, the runs of them that are there, and the sweeps that make those that are not."""
+"""The configs of a study's arms, their runs that are there, and the sweeps that make those that are not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runcard.errors import UserError, did_you_mean
 from runcard.runs.reader import Types, faults, read_metadata, read_run, run_folders
 
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
-OF_CARD: Types = {"config.seed": int, "config.derived": dict}  # what a run.json says before anything has run
+IDENTITY: Types = {"config.seed": int, "config.derived": dict}  # what a run.json says before anything has run
 
 Key = tuple[str, int]  # the name of an arm, and a seed
 
@@ -97,7 +97,7 @@ def find(folder: Path, arm_configs: Mapping[str, ArmConfig]) -> dict[Key, ArmRun
             runs.append(ArmRun(path, read_metadata(path), read_run(path)[1]))
     found: dict[Key, ArmRun] = {}
     for run in sorted(runs, key=lambda run: (not run.fault, str(run.metadata.get("end")))):
-        if not any(faults(run.metadata, OF_CARD)):
+        if not any(faults(run.metadata, IDENTITY)):
             recorded = run.metadata["config"]
             found |= {(arm, recorded["seed"]): run for arm, config in arm_configs.items() if config.is_of(recorded)}
     return found
