@@ -17,9 +17,7 @@ class Question:
     text: str
     first: str  # the name of the arm that a claim speaks of
     second: str  # and of the arm that it is compared with
-    measure: (
-        str  # a per-image metric (dice, accuracy, auroc, log_loss, loss) or a dynamic (see learning_curves.MEASURES)
-    )
+    measure: str  # a metric with a value per image (dice, accuracy, …) or a key of learning_curves.MEASURES
     of: str | None = None  # the metric whose curve a dynamic is read from; None where it is from none
     factor: str | None = None  # the config key or group in which alone they should differ, such as loss, model.dropout
     claim: str | None = None  # what is claimed, in the words of who did

@@ -44,9 +44,7 @@ class Probe:
     faults: tuple[str, ...]  # as text: what came out with another shape, type or class than it went in with
     repeatable: bool  # whether the same seed gave the same draw
     lost: float | None  # share of the draws that left nothing of a foreground; None where no mask has any
-    apart_px: (
-        float | None
-    )  # how far image and mask were moved apart in the worst draw; None where that cannot be measured
+    apart_px: float | None  # how far image and mask were moved apart in the worst draw; None: cannot be measured
     worst_seed: int | None  # of that draw
 
     @property
