@@ -15,6 +15,7 @@ from runcard.experiment.setup import compose
 
 # Each of them runs code, or writes a file, when a config of a run folder is instantiated.
 HOSTILE = ["os.system", "torch.utils.collect_env.run", "torch.hub.load", "torch.load", "torch.save", "joblib.load"]
+HOSTILE += ["torch.nn.functional.torch.load", "runcard.losses.dice.torch.hub.load"]
 HOSTILE += ["numpy.load", "pathlib.Path.touch", "shutil.copyfile", "runcard.fileio.write_text", "builtins.eval"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pydoc
 import re
 import traceback
 import warnings
@@ -20,14 +21,8 @@ T = TypeVar("T")
 # What a config may name, by dotted prefix. Not torch as a whole: torch.hub.load, say, runs code of a folder.
 TRUSTED = (
     *("runcard.datasets.", "runcard.losses.", "runcard.metrics.", "runcard.models.", "runcard.transforms."),
-    *(
-        "torch.nn.",
-        "torch.optim.",
-        "torchvision.models.",
-        "torchvision.transforms.",
-        "torchmetrics.",
-        "albumentations.",
-    ),
+    *("torch.nn.", "torch.optim.", "torchvision.models.", "torchvision.transforms."),
+    *("torchmetrics.", "albumentations."),
 )
 
 
@@ -48,8 +43,8 @@ def check_targets(config: object, trust: Sequence[str], option: str = "trust=[{}
     """
     if isinstance(config, Mapping):
         target = config.get("_target_")
-        allowed = (*TRUSTED, *(f"{package}." for package in trust))
-        if target is not None and not str(target).startswith(allowed):
+        packages = tuple(f"{package}." for package in trust)
+        if target is not None and not str(target).startswith(packages) and not _is_trusted(str(target)):
             package = str(target).partition(".")[0]
             raise UserError(
                 f"{key or 'config'}._target_: {target} is no object of runcard, torch.nn, torch.optim, torchvision, "
@@ -61,6 +56,17 @@ def check_targets(config: object, trust: Sequence[str], option: str = "trust=[{}
     elif isinstance(config, (list, tuple)):
         for i, value in enumerate(config):
             check_targets(value, trust, option, f"{key}[{i}]")
+
+
+def _is_trusted(target: str) -> bool:
+    """Whether a dotted name lies in TRUSTED, and what it names does: torch.nn.functional.torch.load does not."""
+    if not target.startswith(TRUSTED):
+        return False
+    try:
+        named = pydoc.locate(target)
+    except pydoc.ErrorDuringImport:
+        return True  # instantiating it says what is wrong
+    return named is None or f"{getattr(named, '__module__', None)}.".startswith(TRUSTED)
 
 
 def build(group: str, node: DictConfig | dict[str, Any]) -> Any:

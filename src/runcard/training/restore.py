@@ -69,7 +69,7 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     if not path.exists() or not (folder / "run.json").exists():
         raise UserError(f"{folder}: no run with trained weights. Name a folder such as outputs/<name>/<stamp>.")
     weights, config = read_weights(path)
-    check_targets(config, trust, "--trust {}")
+    check_targets({key: config[key] for key in ("model", "dataset")}, trust, "--trust {}")  # what is rebuilt here
     model: nn.Module = build("model", config["model"])
     try:
         model.load_state_dict(weights, strict=True)
