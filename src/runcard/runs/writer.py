@@ -100,12 +100,11 @@ class Record:
     def release(self) -> None:
         """Let another process open the folder.
 
-        The lock file stays, unless nothing else is in the folder: once it is unlocked another process may hold it, and
-        a third would lock a new file of that name.
+        The lock file of a run folder stays: once it is unlocked another process may hold it, and a third would lock a
+        new file of that name. What is no run folder is left as it was.
         """
-        lock = self.folder / ".lock"
-        if list(self.folder.iterdir()) == [lock]:
-            lock.unlink()
+        if not (self.folder / "run.json").exists():
+            (self.folder / ".lock").unlink(missing_ok=True)
         self._lock.release()
 
     def write_split(
