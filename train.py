@@ -74,4 +74,6 @@ if __name__ == "__main__":
         )
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
+        if HydraConfig.initialized():  # Hydra made the folder, and no line of main had run
+            remove_if_empty(relative(HydraConfig.get().runtime.output_dir))
         sys.exit(130)  # what to do next was said where it is known, in run.py
