@@ -9,19 +9,23 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.utils import execution_whitelist
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runcard.config.compose import extended_config, read_saved_config
+from runcard.config.help import help_text
 from runcard.config.sweep import add_or_override, relative, remove_if_empty
 from runcard.errors import EXIT_USER_ERROR, UserError
 
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
+CONF = Path(__file__).parent / "conf"
+TRUSTED_BY_HYDRA = ("runcard.config.sweep.*", "hydra_plugins.*")  # what Hydra itself builds: callbacks, launchers
 os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     """Runs the composed config in the folder that Hydra chose."""
     job = HydraConfig.get()
@@ -55,15 +59,19 @@ def _interrupt(*_: Any) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
     sys.path.append(str(Path.cwd()))  # a module of the user's, wherever train.py lies
+    if {"-h", "--help"} & set(sys.argv):
+        print(help_text(CONF, sys.argv[1:]))
+        sys.exit()
     sys.argv[1:] = add_or_override(sys.argv[1:])
     try:
-        main()
+        with execution_whitelist([*TRUSTED_BY_HYDRA]):
+            main()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         from runcard.config.hydra_errors import as_message, is_hydras
 
         if not is_hydras(error):
             raise  # a bug of ours
-        print(as_message(error, Path(__file__).parent / "conf", sys.argv[1:]), file=sys.stderr)
+        print(as_message(error, CONF, sys.argv[1:]), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -50,7 +50,7 @@ def main() -> None:
 
 def record(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Runs a config and returns its run.json."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF)):
         cfg = compose("config", overrides)
     run(cfg, folder, overrides, {})
     content: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))

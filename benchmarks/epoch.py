@@ -20,17 +20,19 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from hydra import compose as compose_config
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from runcard.config.schema import parse_config
 from runcard.console import print_table
+from runcard.data.datamodule import open_source
 from runcard.data.loaders import Batch
 from runcard.experiment.predictions import PredictionFigures
-from runcard.experiment.run import fit_setup
-from runcard.experiment.setup import ExperimentSetup, compose
+from runcard.experiment.session import fit_setup
+from runcard.experiment.setup import ExperimentSetup, make_setup
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.environment import hardware
@@ -43,11 +45,17 @@ ROUNDS = 9
 EPOCHS_OF_A_RUN = 150  # the lab's: how often pictures are drawn follows from it
 
 
+def built(cfg: DictConfig) -> ExperimentSetup:
+    """Builds what a run of this config trains with."""
+    config, _ = parse_config(cfg)
+    return make_setup(cfg, config, open_source(config.dataset), {})
+
+
 def main() -> None:
     """Prints the table of benchmarks/README.md; arguments are further overrides of the config."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(CONF)):
         ours, bare, plain = (
-            compose(compose_config("config", [*CONFIG, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more]), {})
+            built(compose("config", [*CONFIG, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more]))
             for more in ([], [], ["train.precision=32"])
         )
     plain.model.to(memory_format=torch.contiguous_format)

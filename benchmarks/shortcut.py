@@ -46,7 +46,7 @@ def main() -> None:
 def probed(printed: bool, seed: int) -> list[dict[str, Any]]:
     """Trains a network, with the letter printed on one class alone or on half of both, and returns its findings."""
     overrides = [*CONFIG, f"dataset.shortcut={printed}", f"dataset.seed={seed}", f"seed={seed}", *sys.argv[1:]]
-    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(CONF), version_base="1.3"):
+    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(CONF)):
         with redirect_stdout(io.StringIO()):
             run(compose("config", overrides), Path(folder) / "run", overrides, {})
         content = json.loads((Path(folder) / "run" / "run.json").read_text(encoding="utf-8"))

@@ -13,6 +13,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from runcard.config.schema import parse_config
+from runcard.data.datamodule import open_source
+from runcard.experiment.setup import ExperimentSetup, make_setup
+
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)  # tiny models: two threads cost more than they give, and tests run beside each other
@@ -30,8 +34,14 @@ TINY = (
 
 def compose_config(*overrides: str) -> DictConfig:
     """Returns the composed config."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(ROOT / "conf")):
         return compose("config", overrides=list(overrides))
+
+
+def build_setup(cfg: DictConfig, choices: dict[str, str] | None = None) -> ExperimentSetup:
+    """Returns what a run of this config would train with."""
+    config, _ = parse_config(cfg)
+    return make_setup(cfg, config, open_source(config.dataset, config.trust), choices or {})
 
 
 @pytest.fixture

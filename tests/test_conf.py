@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, compose_config
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from runcard.config.instantiate import build
 from runcard.data.preprocessing import prepare
 
 CONF = ROOT / "conf"
@@ -94,18 +94,18 @@ def built(group: str, config: DictConfig) -> Any:
     """Returns something picklable that shows all there is to see of what the group's node builds."""
     torch.manual_seed(0)
     if group == "model":
-        model = instantiate(config.model)
+        model = build("config", config.model)
         named = [(name, p.requires_grad, p.detach().numpy()) for name, p in model.named_parameters()]
         return repr(model), named, getattr(model, "weights", None)  # which file: tests/models/test_vgg16_pretrained.py
     if group == "loss":
         logits = torch.randn(2, config.derived.out_channels, 8, 8, generator=torch.Generator().manual_seed(1))
         section = {key: value for key, value in config.loss.items() if key not in READ_BY_SETUP}
-        return instantiate(section)(logits, (logits[:, 0] > 0.3).long()).item()
+        return build("config", section)(logits, (logits[:, 0] > 0.3).long()).item()
     if group == "optimizer":
-        return sorted(instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))]).defaults.items())
+        return sorted(build("config", config.optimizer)([torch.nn.Parameter(torch.zeros(1))]).defaults.items())
     if group == "scheduler":
-        optimizer = instantiate(config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
-        rule = instantiate(config.scheduler.rule)(optimizer)
+        optimizer = build("config", config.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+        rule = build("config", config.scheduler.rule)(optimizer)
         trace = []
         for step in range(30):
             trace.append([(g["lr"], g["betas"]) for g in optimizer.param_groups])
@@ -117,17 +117,17 @@ def built(group: str, config: DictConfig) -> Any:
         masks = "dice" in config.metric.scores
         logits = torch.randn((4, 2, 8, 8) if masks else (12, 2), generator=generator)
         targets = (torch.randn((4, 8, 8) if masks else (12,), generator=generator) > 0).long()
-        scores = {name: instantiate(score) for name, score in config.metric.scores.items()}
+        scores = {name: build("config", score) for name, score in config.metric.scores.items()}
         for score in scores.values():
             score.update(logits.softmax(dim=1), targets)
         settings = [(getattr(s, "num_classes", None), getattr(s, "positive", None)) for s in scores.values()]
         return settings, [(name, repr(score.compute())) for name, score in scores.items()]
     if group == "augmentation":
-        augment = instantiate(config.augmentation, _convert_="all")
+        augment = build("config", config.augmentation)
         image = np.random.default_rng(0).integers(0, 255, (32, 32, 1), np.uint8)
         return [augment(image, image[..., 0] // 128, seed) for seed in range(20)]
     node = {k: v for k, v in config.dataset.items() if k not in PREPARED}
-    source = instantiate(node)
+    source = build("config", node)
     return source.classes, [source[i] for i in range(min(len(source), 25))]
 
 
@@ -185,7 +185,7 @@ def test_every_option_of_a_folder_changes_what_is_read(choice, names, more, tmp_
             )
 
     def read(config: DictConfig) -> Any:
-        source = instantiate({k: v for k, v in config.dataset.items() if k not in PREPARED})
+        source = build("config", {k: v for k, v in config.dataset.items() if k not in PREPARED})
         samples = prepare(source, image_size_px=8, channels=1)
         return source.classes, samples.images.tobytes(), samples.targets.tobytes()
 

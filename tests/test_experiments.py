@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, compose_config
+from conftest import ROOT, build_setup, compose_config
 from omegaconf import DictConfig, OmegaConf
 
 from make_data import write_course
 from runcard.config.diff import differing_keys
-from runcard.experiment.setup import compose
 
 EXPERIMENTS = sorted(
     p.relative_to(ROOT / "experiments").with_suffix("").as_posix() for p in (ROOT / "experiments").rglob("*.yaml")
@@ -268,7 +267,7 @@ def test_a_config_trains(name, course, monkeypatch):
     monkeypatch.setenv("RUNCARD_VGG16", "random")
     images = [override.format(course) for override in OTHER_IMAGES.get(name, ("dataset.root={}",))]
     config = compose_config(f"experiment={name}", "train.accelerator=cpu", *images)
-    parts = compose(config, choices={})
+    parts = build_setup(config, choices={})
     batch = next(iter(parts.loaders.train))
     settings = resolved(name)
     assert batch.images.shape[::2] == (settings.train.batch_size, settings.dataset.image_size_px)

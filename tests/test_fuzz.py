@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_image_io import png
 
+from runcard.config.schema import SplitConfig, parse_section
 from runcard.data.image_io import describe, read_image, read_mask, windowed
 from runcard.data.preprocessing import prepare
 from runcard.data.splits import make_split
@@ -364,13 +365,15 @@ def test_any_split_parts_the_images_or_is_refused(ids, kind, fractions, seed, nu
     labels = data.draw(st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count))
     parts = st.sampled_from(["train", "train", "val", "test"])
     given = data.draw(st.none() | st.lists(parts, min_size=count, max_size=count))
-    arguments = (ids, labels, given, kind, *fractions, seed, group_regex, num_folds, fold)
+    content = {"kind": kind, "seed": seed, "num_folds": num_folds, "fold": fold, "group_regex": group_regex}
+    content |= {"val_fraction": fractions[0], "test_fraction": fractions[1]}
     try:
         with guarded():
-            split, groups = make_split(*arguments)
-            again = make_split(*arguments)
-    except (UserError, ValueError) as error:
-        check_words(error, "split.", "split: ", "dataset.split: ")
+            config = parse_section(SplitConfig, content, "dataset.split.")
+            split, groups = make_split(ids, labels, given, config)
+            again = make_split(ids, labels, given, config)
+    except UserError as error:
+        check_words(error, "dataset.split")
         return
     assert again == (split, groups)
     assert list(split) == ["train", "val", "test"]

@@ -187,7 +187,7 @@ def test_no_module_is_a_drawer(module):
     assert not {"utils", "util", "common", "helpers", "helper", "misc"} & set(module.split("."))
 
 
-@pytest.mark.parametrize("module", ["runcard.experiment.setup", "runcard.experiment.run"])
+@pytest.mark.parametrize("module", ["runcard.experiment.setup", "runcard.experiment.session"])
 def test_a_key_of_the_config_has_no_default_in_code(module):
     """No cfg.get(key, default): .get is for the plain dicts named here."""
     plain = {"choices", "PRECISIONS", "record.content", "capabilities", "setup.config"}

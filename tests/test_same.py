@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, build_setup, compose_config
 from torch import Tensor, nn
 
-from runcard.experiment.setup import ExperimentSetup, compose
+from runcard.experiment.setup import ExperimentSetup
 
 
 def composed(*overrides: str) -> ExperimentSetup:
-    return compose(compose_config(*TINY, "augmentation=light", *overrides), choices={})
+    return build_setup(compose_config(*TINY, "augmentation=light", *overrides), choices={})
 
 
 def weights(parts: ExperimentSetup) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from conftest import TINY
 
 from runcard.data.source import Samples
 from runcard.errors import UserError
-from runcard.experiment import run as run_module
+from runcard.experiment import session
 from runcard.experiment.predictions import PredictionFigures
 
 MASKS = (*TINY, "dataset=phantom_chest")
@@ -30,14 +30,14 @@ def digest(samples: Samples) -> str:
 def composed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samples, str]]:
     """The samples of each run, with their digest before anything was done with them."""
     seen = []
-    compose = run_module.compose
+    make_setup = session.make_setup
 
     def spy(*arguments):
-        parts = compose(*arguments)
+        parts = make_setup(*arguments)
         seen.append((parts.data.samples, digest(parts.data.samples)))
         return parts
 
-    monkeypatch.setattr(run_module, "compose", spy)
+    monkeypatch.setattr(session, "make_setup", spy)
     return seen
 
 

@@ -41,6 +41,7 @@ def options(
     """Runcard: experiments on medical images whose conclusions hold. `python train.py --help` trains."""
 
 
+CONFIG_DIR = "the folder of the config files"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
 
 
@@ -70,15 +71,16 @@ def audit(
     against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
     trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    config_dir: Annotated[Path, typer.Option(help=CONFIG_DIR)] = Path("conf"),
 ) -> None:
     """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
     from runcard.audit.command import audit_against, audit_config
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if against:
-        good = audit_against(against, overrides or [], console, trust or [])
+        good = audit_against(against, overrides or [], console, trust or [], config_dir)
     else:
-        good = audit_config(overrides or [], output, console)
+        good = audit_config(overrides or [], output, console, config_dir)
     if not good:
         raise typer.Exit(EXIT_FOUND)
 
@@ -158,6 +160,7 @@ def study(
         list[str] | None,
         typer.Argument(help="seeds=0,1,2 questions=4b name=…, and what every run is given: scale=quick …"),
     ] = None,
+    config_dir: Annotated[Path, typer.Option(help=CONFIG_DIR)] = Path("conf"),
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
     from runcard.compare import analysis
@@ -166,7 +169,7 @@ def study(
     from runcard.study.runner import run_study
 
     try:
-        done = run_study(file, arguments or [])
+        done = run_study(file, arguments or [], config_dir)
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -232,5 +235,5 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except PermissionError as error:
-        print(f"{error.filename}: may not be read or written by you.", file=sys.stderr)
+        print(f"{error.filename}: permission denied.", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

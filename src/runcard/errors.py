@@ -1,4 +1,4 @@
-"""What a person did wrong, and how to fix it, and the checks that find it.
+"""Mistakes of the user, how to fix them, and the checks that detect them.
 
 A leaf (dataset, model, loss, metric) raises ValueError with its own argument's name first, "base must be an
 integer >= 1, got 'abc'"; config/instantiate.py adds the group in front, "model.base must be ...", as UserError.
@@ -80,3 +80,11 @@ def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")
     return str(value)
+
+
+def check_config_choice(key: str, value: object, allowed: Iterable[str]) -> str:
+    """Return value, or raise UserError, with the nearest choice, where a key or option is not an allowed word."""
+    try:
+        return check_choice(key, value, allowed)
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
 
 def derive(seed: int, *stream: str | int) -> int:
@@ -23,6 +22,8 @@ def derive(seed: int, *stream: str | int) -> int:
 
 def seed_everything(seed: int) -> None:
     """Seeds the global generators of Python, NumPy and torch (all devices)."""
+    import torch  # seconds: datasets draw from derive() without it
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -39,6 +40,8 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> None:
 @contextmanager
 def forked(seed: int, *stream: str | int) -> Iterator[None]:
     """Inside the block the global CPU generators run on the named stream; afterwards they are as before."""
+    import torch
+
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         seed_everything(derive(seed, *stream))

@@ -27,7 +27,7 @@ from runcard.audit.checks import duplicates as of_copies
 from runcard.audit.checks import masks as of_masks
 from runcard.audit.detectors.near_duplicates import NearDuplicates
 from runcard.audit.findings import Finding, of_faults
-from runcard.config.compose import part
+from runcard.config.schema import DatasetConfig, parse_config
 from runcard.data.datamodule import open_source
 from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
@@ -81,7 +81,7 @@ def write_clean(root: Path) -> None:
 
 def audited(root: Path, overrides: Iterable[str]) -> list[Finding]:
     """Returns what an audit of a folder says, by the config that the overrides give."""
-    dataset = {**_dataset(tuple(overrides)), "root": str(root)}
+    dataset = _dataset(tuple(overrides)).with_arguments(root=str(root))
     try:
         source = open_source(dataset)
     except DataError as fault:
@@ -96,8 +96,8 @@ def leave_out_costly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def _dataset(overrides: tuple[str, ...]) -> dict[str, Any]:
-    return part(compose_config("dataset.root=.", *overrides), "dataset")
+def _dataset(overrides: tuple[str, ...]) -> DatasetConfig:
+    return parse_config(compose_config("dataset.root=.", *overrides))[0].dataset
 
 
 # What is done to files
@@ -328,7 +328,7 @@ def move_into(*names: str) -> Damage:
 
 def empty_held_out(folder: Path) -> None:
     """Empties the masks of the validation patients, by the split that the config gives."""
-    dataset = {**_dataset(("dataset=lungs", BY_PATIENT)), "root": str(folder)}
+    dataset = _dataset(("dataset=lungs", BY_PATIENT)).with_arguments(root=str(folder))
     audit = audit_data(open_source(dataset), dataset, Console(file=StringIO()))
     for profile in audit.data.of("val"):
         mask = profile.files[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, build_setup, compose_config
 from corpus import CONFIGS, audited, copy, copy_all, leave_out_costly, link, resized, shuffle_masks, write_clean
 from folders import write_run
 from hydra.errors import HydraException
@@ -21,7 +21,6 @@ from runcard.data.loaders import make_loaders
 from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.errors import UserError
 from runcard.experiment import setup as parts
-from runcard.experiment.setup import compose
 from runcard.explain.regions import markers
 from runcard.explain.shortcut_probe import probe
 from runcard.metrics.segmentation import Dice, PixelAccuracy
@@ -84,7 +83,7 @@ def recorded(run: Path) -> dict[str, dict[str, object]]:
 
 
 def weights(*overrides: str) -> dict[str, torch.Tensor]:
-    return compose(compose_config(*TINY, *overrides), {}).model.state_dict()
+    return build_setup(compose_config(*TINY, *overrides), {}).model.state_dict()
 
 
 def test_1_image_augmented_and_mask_not(run_config, tmp_path):
@@ -105,11 +104,11 @@ def test_1_validation_augmented(run_config, monkeypatch, tmp_path):
 
 
 def test_1_no_key_augments_validation():
-    built = compose(compose_config(*TINY, "augmentation=strong"), {})
+    built = build_setup(compose_config(*TINY, "augmentation=strong"), {})
     assert built.loaders.train.dataset.augment is not None
     assert built.loaders.val.dataset.augment is built.loaders.train_eval.dataset.augment is None
     with pytest.raises(UserError, match="val_augmentation"):
-        compose(compose_config(*TINY, "+val_augmentation=strong"), {})
+        build_setup(compose_config(*TINY, "+val_augmentation=strong"), {})
 
 
 @pytest.mark.parametrize("damage", [copy_all("train", "validation"), link("train", "validation")], ids=["copy", "link"])
@@ -138,7 +137,7 @@ def test_4_a_knob_that_the_config_does_not_have():
     with pytest.raises(HydraException, match="use_batch_norm"):
         compose_config("model.use_batch_norm=true")
     with pytest.raises(UserError, match="unexpected keyword argument 'use_batch_norm'"):
-        compose(compose_config(*TINY, "+model.use_batch_norm=true"), {})
+        build_setup(compose_config(*TINY, "+model.use_batch_norm=true"), {})
 
 
 def test_4_a_knob_of_the_augmentation_that_changes_nothing(run_config):
@@ -171,7 +170,7 @@ def test_6_two_sides_of_a_comparison_on_other_images(tmp_path):
     write_run(tmp_path / "b", ids=names[12:24], train_ids=[*names[:12], *names[24:]], config={"model.base": 16})
     arms, _ = group_arms(find_runs([str(tmp_path)]).runs)
     assert incomparable(*arms, "dice") == ["another split: they were not measured on the same images"]
-    splits = [compose(compose_config(*TINY, f"seed={seed}"), {}).data.split for seed in (0, 1)]
+    splits = [build_setup(compose_config(*TINY, f"seed={seed}"), {}).data.split for seed in (0, 1)]
     assert splits[0] == splits[1]
 
 
@@ -180,7 +179,7 @@ def test_7_a_loss_that_is_none():
         with pytest.raises(HydraException):
             compose_config(wrong)
     with pytest.raises(UserError, match=r"metrics: nothing reads this key\. Did you mean 'metric'"):
-        compose(compose_config(*TINY, "+metrics=1"), {})
+        build_setup(compose_config(*TINY, "+metrics=1"), {})
 
 
 def test_7_a_dice_cell_that_still_uses_bce(tmp_path):

@@ -217,7 +217,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("overrides", "words"), MISTAKES, ids=[overrides for overrides, _ in MISTAKES])
 def test_explains(overrides, words):
     arguments = overrides.split()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(HydraException) as raised:
+    with initialize_config_dir(str(ROOT / "conf")), pytest.raises(HydraException) as raised:
         compose("config", arguments)
     answer = as_message(raised.value, ROOT / "conf", arguments)
     assert [word for word in words if word not in answer] == []
@@ -316,10 +316,12 @@ def test_help_names_choices_and_keys(train, tmp_path):
         "model: unet, vgg16",
         "loss: bce, bce_dice",
         "scheduler:",
-        "base: 16",
+        "  train.batch_size=8\n",
     ):
         assert word in done.stdout
-    assert re.search(r"^  batch_size: 8", done.stdout, re.MULTILINE)
+    assert re.search(r"^  model.base=16 +channels of the first level", done.stdout, re.MULTILINE)
+    assert "_target_" not in done.stdout
+    assert "\n  model.head=[64, 64] " in train("--help", "model=vgg16").stdout
     assert not list(tmp_path.iterdir())
 
 

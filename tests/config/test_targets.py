@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import TINY, compose_config
+from conftest import TINY, build_setup, compose_config
 from typer.testing import CliRunner
 
 from runcard.cli import app
-from runcard.config.instantiate import check_targets, trusted_packages
+from runcard.config.instantiate import build
+from runcard.config.schema import check_targets, parse_config
 from runcard.errors import UserError
-from runcard.experiment.setup import compose
 
 # Each of them runs code, or writes a file, when a config of a run folder is instantiated.
 HOSTILE = ["os.system", "torch.utils.collect_env.run", "torch.hub.load", "torch.load", "torch.save", "joblib.load"]
-HOSTILE += ["torch.nn.functional.torch.load", "runcard.losses.dice.torch.hub.load"]
 HOSTILE += ["numpy.load", "pathlib.Path.touch", "shutil.copyfile", "runcard.fileio.write_text", "builtins.eval"]
 
 
@@ -24,7 +23,7 @@ def test_a_target_of_elsewhere_is_refused_at_any_depth(target):
     config = {"model": {"_target_": "runcard.models.unet.UNet", "parts": [{"a": {"_target_": target}}]}}
     with pytest.raises(UserError) as caught:
         check_targets(config, [])
-    assert str(caught.value).startswith(f"model.parts[0].a._target_: {target} is no object of runcard, ")
+    assert str(caught.value).startswith(f"model.parts[0].a._target_: {target} is not an object of a trusted package.")
     assert f"trust=[{target.partition('.')[0]}]" in str(caught.value)
 
 
@@ -41,13 +40,21 @@ def test_a_trusted_package_is_that_package_alone():
 
 @pytest.mark.parametrize("names", ["mine", ["os.system()"], [""], 3])
 def test_trust_is_a_list_of_packages(names):
-    with pytest.raises(ValueError, match="trust must be a list of"):
-        trusted_packages(names)
+    config = compose_config()
+    config.trust = names
+    with pytest.raises(UserError, match=r"^trust(\.0)? must be (a list|the name of a package), got"):
+        parse_config(config)
 
 
-def test_a_run_with_a_target_of_elsewhere_never_starts(tmp_path):
-    with pytest.raises(UserError, match=r"loss._target_: pathlib.Path.touch is no object of runcard"):
-        compose(compose_config(*TINY, "loss._target_=pathlib.Path.touch"), {})
+def test_a_run_with_a_target_of_elsewhere_never_starts():
+    with pytest.raises(UserError, match=r"loss._target_: pathlib.Path.touch is not an object of a trusted package"):
+        build_setup(compose_config(*TINY, "loss._target_=pathlib.Path.touch"))
+
+
+@pytest.mark.parametrize("target", ["torch.nn.functional.torch.load", "runcard.losses.dice.torch.hub.load"])
+def test_what_a_trusted_name_leads_to_must_lie_there_too(target):
+    with pytest.raises(UserError, match="not in the Hydra execution whitelist"):
+        build("loss", {"_target_": target, "f": "x", "repo_or_dir": "x", "model": "x"})
 
 
 def test_a_run_folder_of_somebody_elses_runs_nothing(run_config, tmp_path):

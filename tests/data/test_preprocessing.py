@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import compose_config
-from hydra.utils import instantiate
 from PIL import Image
 
 import runcard.data.preprocessing
-from runcard.config.schema import TrainSettings
+from runcard.config.instantiate import build
+from runcard.config.schema import DatasetConfig, TrainConfig, parse_section
 from runcard.data.loaders import Loaders, SampleDataset, make_loaders
 from runcard.data.preprocessing import normalizer, prepare, resize_image
 from runcard.data.source import Samples
@@ -25,21 +24,23 @@ from runcard.errors import DataError, UserError
 from runcard.seeding import derive
 from runcard.transforms import AlbumentationsTransform
 
+HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None}
+HOLDOUT |= {"num_folds": 5, "fold": 0}
 CHESTS = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
 SPLIT = {"train": [2, 3, 5, 6, 7, 8, 9, 11, 12, 13], "val": [0, 1, 4, 10, 14, 19], "test": [15, 16, 17, 18]}
-SETTINGS = TrainSettings(**compose_config("train.batch_size=4").train)
+SETTINGS = TrainConfig(**compose_config("train.batch_size=4").train)
 
 
 def augmentation(choice: str) -> AlbumentationsTransform:
-    return instantiate(compose_config(f"augmentation={choice}").augmentation, _convert_="all")
+    return build("config", compose_config(f"augmentation={choice}").augmentation)
 
 
 def loaders_of(
     samples: Samples = CHESTS, augment: str = "light", normalization: str = "unit", seed: int = 0, **settings: object
 ) -> Loaders:
-    scale = normalizer(normalization, samples.images.shape[-1])
+    scale = normalizer(normalization)
     images, augmented = (SampleDataset(samples, scale, change, seed) for change in (None, augmentation(augment)))
-    return make_loaders(images, augmented, SPLIT, replace(SETTINGS, **settings), seed, pin_memory=False)
+    return make_loaders(images, augmented, SPLIT, SETTINGS.model_copy(update=settings), seed, pin_memory=False)
 
 
 def epochs(loaders: Loaders, num_epochs: int) -> list[tuple[torch.Tensor, ...]]:
@@ -143,18 +144,24 @@ def test_grey_becomes_rgb_by_repetition_and_rgb_grey_by_luminance():
     ],
 )
 def test_normalizations(name, channels, black, white):
-    scale, shift = normalizer(name, channels)
+    scale, shift = normalizer(name)
     ends = np.broadcast_to(np.array([0, 255], np.float32), (channels, 1, 2)) * scale + shift
     assert ends.dtype == np.float32
     np.testing.assert_allclose(ends[:, 0, 0], black, atol=1e-6)
     np.testing.assert_allclose(ends[:, 0, 1], white, atol=1e-6)
 
 
-def test_imagenet_normalization_is_refused_on_one_channel():
-    with pytest.raises(ValueError, match=r"normalization=imagenet is for 3 channels. Set dataset.channels=3"):
-        normalizer("imagenet", 1)
-    with pytest.raises(ValueError, match=r"normalization must be one of .*Did you mean 'imagenet'"):
-        normalizer("imagnet", 3)
+def test_a_dataset_that_cannot_be_is_refused():
+    content = {"image_size_px": "abc", "channels": 2, "positive": None, "normalization": "imagnet", "split": HOLDOUT}
+    with pytest.raises(UserError) as caught:
+        parse_section(DatasetConfig, content, "dataset.")
+    assert str(caught.value).splitlines() == [
+        "dataset.image_size_px must be an integer >= 1, got 'abc'.",
+        "dataset.channels must be 1 or 3, got 2.",
+        "dataset.normalization must be one of unit, symmetric, imagenet, got 'imagnet'. Did you mean 'imagenet'?",
+    ]
+    with pytest.raises(UserError, match=r"normalization=imagenet is for 3 channels. Set dataset.channels=3"):
+        parse_section(DatasetConfig, {**content, "image_size_px": 4, "channels": 1, "normalization": "imagenet"})
 
 
 @pytest.mark.parametrize("kind", ["Image", "Mask"])
@@ -191,13 +198,6 @@ def test_images_beyond_the_memory_limit_are_mapped_and_equal(monkeypatch):
     assert mapped.digests == CHESTS.digests
     for ours, theirs in zip(epochs(loaders_of(mapped, num_workers=1), 1)[0], epochs(loaders_of(), 1)[0], strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_a_size_or_channel_count_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="image_size_px must be an integer >= 1, got 'abc'"):
-        prepare(Pictures((GREY, 0)), image_size_px="abc", channels=1)
-    with pytest.raises(ValueError, match="channels must be one of 1, 3, got '2'"):
-        prepare(Pictures((GREY, 0)), image_size_px=4, channels=2)
 
 
 def test_faults_of_all_images_come_in_one_error():
@@ -357,6 +357,6 @@ def test_limit_batches_shortens_every_split():
 
 
 def test_without_a_test_split_there_is_no_test_loader():
-    images = SampleDataset(CHESTS, normalizer("unit", 1), None, 0)
+    images = SampleDataset(CHESTS, normalizer("unit"), None, 0)
     loaders = make_loaders(images, images, {**SPLIT, "test": []}, SETTINGS, 0, pin_memory=False)
     assert loaders.test is None

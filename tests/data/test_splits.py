@@ -7,15 +7,21 @@ import warnings
 
 import pytest
 
+from runcard.config.schema import SplitConfig, parse_section
 from runcard.data.splits import make_split
+from runcard.errors import UserError
 
 HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None}
 HOLDOUT |= {"num_folds": 5, "fold": 0}
 IDS = [f"p{i // 4}_{i % 4}" for i in range(100)]  # 25 patients of 4 images
 
 
+def config(**changes):
+    return parse_section(SplitConfig, {**HOLDOUT, **changes}, "dataset.split.")
+
+
 def split_of(labels=None, given=None, ids=IDS, **changes):
-    split, _ = make_split(ids, labels, given, **{**HOLDOUT, **changes})
+    split, _ = make_split(ids, labels, given, config(**changes))
     return split
 
 
@@ -43,7 +49,12 @@ def test_classes_are_stratified():
 @pytest.mark.parametrize("labels", [None, [i // 4 % 2 for i in range(100)]])
 @pytest.mark.parametrize("kind", ["holdout", "kfold"])
 def test_no_patient_is_on_two_sides(kind, labels):
-    split, groups = make_split(IDS, labels, None, **{**HOLDOUT, "kind": kind, "group_regex": r"^(p\d+)_"})
+    split, groups = make_split(
+        IDS,
+        labels,
+        None,
+        parse_section(SplitConfig, {**HOLDOUT, "kind": kind, "group_regex": r"^(p\d+)_"}, "dataset.split."),
+    )
     assert not {groups[i] for i in split["train"]} & {groups[i] for i in split["val"]}
     assert 15 <= len(split["val"]) <= 25
 
@@ -73,19 +84,19 @@ def test_given_folders():
         ({"val_fraction": 1.5}, "split.val_fraction must be a number in"),
         ({"val_fraction": 0.0}, "must leave images in every split"),
         ({"val_fraction": 0.6, "test_fraction": 0.5}, "must leave images in every split"),
-        ({"group_regex": "("}, "split.group_regex is not a regular expression"),
+        ({"group_regex": "("}, "split.group_regex must be a regular expression"),
         ({"group_regex": "^x"}, "does not match the image 'p0_0'"),
-        ({"kind": "kfold", "fold": 5}, "split.fold must be below split.num_folds=5, got 5"),
-        ({"kind": "kfold", "num_folds": 101}, "split: 100 images cannot be split so"),
+        ({"kind": "kfold", "fold": 5}, "split.fold must be below num_folds=5"),
+        ({"kind": "kfold", "num_folds": 101}, "split: 100 images: "),
         ({"kind": "kfold", "num_folds": 1}, "split.num_folds must be an integer >= 2"),
-        ({"group_regex": "p{99999999999}"}, "split.group_regex is not a regular expression"),
-        ({"group_regex": "(" * 9999 + ")" * 9999}, "split.group_regex is not a regular expression"),
+        ({"group_regex": "p{99999999999}"}, "split.group_regex must be a regular expression"),
+        ({"group_regex": "(" * 9999 + ")" * 9999}, "split.group_regex must be a regular expression"),
         ({"group_regex": "x*"}, "does not match the image 'p0_0', or nothing of it"),
-        ({"kind": "given", "given": ["val"] * 100}, "split.kind=given found no training folder"),
+        ({"kind": "given", "given": ["val"] * 100}, "split.kind=given: there is no training folder"),
     ],
 )
 def test_mistakes_name_the_key(changes, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         split_of(**changes)
 
 
@@ -102,13 +113,13 @@ def test_a_grouped_and_stratified_holdout_keeps_its_fraction(val_fraction):
     ids = [f"p{i // 4}_{i % 4}" for i in range(400)]
     labels = [i // 4 % 2 for i in range(400)]
     changes = {"val_fraction": val_fraction, "group_regex": r"^(p\d+)_", "fold": 7}  # fold is kfold's alone
-    split, _ = make_split(ids, labels, None, **{**HOLDOUT, **changes})
+    split, _ = make_split(ids, labels, None, config(**changes))
     assert len(split["val"]) == pytest.approx(400 * val_fraction, abs=12)
     assert sum(labels[i] for i in split["val"]) == pytest.approx(200 * val_fraction, abs=12)
 
 
 def test_a_group_that_the_pattern_leaves_out_is_no_group():
-    with pytest.raises(ValueError, match="does not match the image 'p0_0'"):
+    with pytest.raises(UserError, match="does not match the image 'p0_0'"):
         split_of(group_regex=r"^(x)?p")
 
 

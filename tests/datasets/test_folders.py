@@ -13,6 +13,7 @@ from conftest import ROOT, compose_config
 from PIL import Image
 
 from make_data import write_course
+from runcard.config.schema import SplitConfig, parse_section, to_plain
 from runcard.data.preprocessing import prepare
 from runcard.data.splits import make_split
 from runcard.datasets.image_folder import ImageFolder
@@ -202,7 +203,8 @@ def test_the_lung_ct_has_109_slices_of_two_patients():
 
 
 def test_the_lung_ct_is_split_by_patient():
-    split, groups = make_split(LungCT(TWO).ids, None, None, **compose_config("dataset=lung_ct").dataset.split)
+    config = parse_section(SplitConfig, to_plain(compose_config("dataset=lung_ct").dataset.split))
+    split, groups = make_split(LungCT(TWO).ids, None, None, config)
     sides = {part: {groups[i] for i in members} for part, members in split.items()}
     assert sorted(map(sorted, sides.values())) == [[], ["patient1"], ["patient2"]]
     assert len(split["train"]) + len(split["val"]) == 109

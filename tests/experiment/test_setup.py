@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, build_setup, compose_config
 from PIL import Image
 from rich.console import Console
 
 from runcard.errors import UserError
 from runcard.experiment.predictions import PredictionFigures
-from runcard.experiment.setup import ExperimentSetup, compose
+from runcard.experiment.setup import ExperimentSetup
 from runcard.loggers.progress import Progress
 
 CHOICES = {
@@ -36,7 +36,7 @@ def composed(*overrides: str, num_images: int = 20) -> ExperimentSetup:
     own_files = choices["dataset"] in ("image_mask", "lungs", "image_folder")
     tiny = [o for o in TINY if not o.startswith("dataset.num_images")]
     tiny += [] if own_files else [f"dataset.num_images={num_images}"]
-    return compose(compose_config(*tiny, *overrides), choices)
+    return build_setup(compose_config(*tiny, *overrides), choices)
 
 
 @pytest.fixture(scope="module")
@@ -256,8 +256,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.epochs=true", ["train.epochs must be an integer >= 1", "got True"]),
     ("train.batch_size=0", ["train.batch_size must be an integer >= 1"]),
     ("train.accumulate_steps=[2]", ["train.accumulate_steps must be an integer >= 1", "[2]"]),
-    ("train.clip_grad_norm=0", ["train.clip_grad_norm must be above 0, or null"]),
-    ("train.clip_grad_norm=-1", ["train.clip_grad_norm must be a number >= 0", "-1"]),
+    ("train.clip_grad_norm=0", ["train.clip_grad_norm must be a number > 0"]),
+    ("train.clip_grad_norm=-1", ["train.clip_grad_norm must be a number > 0", "-1"]),
     ("train.early_stopping=0", ["train.early_stopping must be an integer >= 1"]),
     ("train.precision=16", ["train.precision must be one of auto, 32, bf16", "mean 'bf16'"]),
     ("train.accelerator=cuda", ["train.accelerator must be one of auto, cpu, gpu", "'cuda'"]),
@@ -270,7 +270,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.extend=5", ["train.extend must be", "5"]),
     ("train.explain_images=-1", ["train.explain_images must be an integer >= 0"]),
     ("train.cache_features=yes", ["train.cache_features must be one of auto, always, never", "'yes'"]),
-    ("train.cache_dir=null", ["train.cache_dir must be a folder", "None"]),
+    ("train.cache_dir=null", ["train.cache_dir must be a string", "None"]),
     ("seed=-1", ["seed must be an integer >= 0", "-1"]),
     ("overwrite=maybe", ["overwrite must be true or false", "'maybe'"]),
     ("model.base=abc", ["model.base must be an integer >= 1", "'abc'"]),
@@ -281,7 +281,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("loss=bce_dice loss.losses.dice.smooth=-1", ["loss.losses.dice.smooth must be a number >= 0"]),
     ("loss=cross_entropy loss.weights=[1.0]", ["loss.weights must have one number per class, 2, got 1"]),
     ("optimizer.lr=-1", ["optimizer", "Invalid learning rate: -1"]),
-    ("optimizer.lr=fast", ["optimizer", "'str'"]),
+    ("optimizer.lr=fast", ["optimizer.lr=fast: text where torch.optim.Adam compares numbers"]),
     ("optimizer.betas=[0.9,1.5]", ["optimizer", "Invalid beta parameter"]),
     ("+optimizer.foo=1", ["optimizer", "foo", "conf/optimizer"]),
     ("+scheduler.foo=1", ["scheduler.foo: nothing reads this key"]),
@@ -298,7 +298,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("scheduler=plateau scheduler.rule.mode=max", ["scheduler.rule.mode=max", "val/loss", "mode=min"]),
     ("+metric.foo=1", ["metric.foo: nothing reads this key"]),
     ("metric.scores.dice.num_classes=1", ["metric.scores.dice.num_classes must be an integer >= 2"]),
-    ("dataset.channels=2", ["dataset.channels must be one of 1, 3", "'2'"]),
+    ("dataset.channels=2", ["dataset.channels must be 1 or 3", "2"]),
     ("dataset.image_size_px=abc", ["dataset.image_size_px must be an integer", "'abc'"]),
     ("dataset.normalization=imagenet", ["dataset.normalization=imagenet is for 3 channels", "dataset.channels=3"]),
     ("dataset.normalization=imagnet", ["dataset.normalization must be one of", "Did you mean 'imagenet'?"]),
@@ -310,12 +310,12 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("~dataset.split.fold", ["dataset.split.fold"]),
     ("dataset.split.kind=fold", ["dataset.split.kind must be one of given, holdout, kfold", "Did you mean 'kfold'?"]),
     ("dataset.split.kind=given", ["dataset.split.kind=given", "holdout"]),
-    ("dataset.split.kind=kfold dataset.split.fold=9", ["dataset.split.fold must be below split.num_folds=5"]),
-    ("dataset.split.val_fraction=0", ["dataset.split.val_fraction", "images in every split"]),
+    ("dataset.split.kind=kfold dataset.split.fold=9", ["dataset.split.fold must be below num_folds=5"]),
+    ("dataset.split.val_fraction=0", ["dataset.split: val_fraction", "images in every split"]),
     ("dataset.split.val_fraction=abc", ["dataset.split.val_fraction must be a number in [0, 1]"]),
     ("dataset.split.group_regex=5", ["dataset.split.group_regex"]),
     ("dataset.split.group_regex=patient", ["dataset.split.group_regex 'patient' does not match the image"]),
-    ("dataset.num_images=1", ["dataset.split: a single image cannot make two sides"]),
+    ("dataset.num_images=1", ["dataset.split: a single image cannot make two splits"]),
     ("dataset=lungs", ["dataset.root", "dataset.root=…"]),
     ("dataset=lungs dataset.root=/nowhere", ["/nowhere: no such folder", "dataset.root"]),
     ("dataset=image_folder model=vgg16 model.base=2", ["dataset.root"]),

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import compose_config
+from conftest import build_setup, compose_config
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from runcard.errors import UserError
-from runcard.experiment.setup import compose
 from runcard.models import vgg16_pretrained
 from runcard.models.pretrained import sha256
 from runcard.models.vgg16_pretrained import PretrainedVGG16
@@ -69,7 +68,9 @@ def test_one_channel_is_the_grey_image_three_times(convolutions):
 
 def test_one_channel_is_refused_where_channels_are_normalised_unlike():
     with pytest.raises(UserError, match=r"normalization=imagenet .* Set dataset.channels=3"):
-        compose(compose_config("dataset=phantom_bone", "model=vgg16_pretrained", "dataset.normalization=imagenet"), {})
+        build_setup(
+            compose_config("dataset=phantom_bone", "model=vgg16_pretrained", "dataset.normalization=imagenet"), {}
+        )
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def test_what_cannot_change_a_number_is_not_another_config(a, free):
         (("loss=bce",), ["loss._target_", "losses.dice", "losses.bce", "loss.smooth (1.0 there, absent here)"]),
         (("train.epochs=3",), ["train.epochs (2 there, 3 here)"]),
         (("train.clip_grad_norm=1",), ["train.clip_grad_norm (None there, 1 here)"]),
-        (("dataset.seed=9",), ["dataset.seed (0 there, 9 here)", "the data"]),
-        (("dataset.split.seed=9",), ["dataset.split.seed", "the data"]),
+        (("dataset.seed=9",), ["dataset.seed (0 there, 9 here)"]),
+        (("dataset.split.seed=9",), ["dataset.split.seed"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -134,9 +134,13 @@ def test_one_process_at_a_time(a):
     command = [sys.executable, "-c", holder, str(a / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "1\n"
+        assert start(a) == run_json(a)["best"]["value"], "what is completed can be read"
+        whole = (a / "run.json").read_text()
+        (a / "run.json").write_text(whole.replace('"completed"', '"interrupted"'))
         for overrides in ((), ("overwrite=true", "seed=4")):
             with pytest.raises(UserError, match="another process runs in this folder"):
                 start(a, *overrides)
+        (a / "run.json").write_text(whole)
         process.kill()
     assert start(a) == run_json(a)["best"]["value"], "the lock of a killed process is no lock"
 
@@ -145,7 +149,7 @@ def test_one_process_at_a_time(a):
 
 
 def changed_code(monkeypatch):
-    monkeypatch.setattr("runcard.experiment.run.code_hash", lambda: "another")
+    monkeypatch.setattr("runcard.experiment.recorded.code_hash", lambda: "another")
     monkeypatch.setattr("runcard.runs.writer.code_hash", lambda: "another")
 
 
@@ -187,7 +191,7 @@ def test_other_data_are_refused(lungs, tmp_path):
     film = moved / "Image" / "3.png"
     content = film.read_bytes()
     film.write_bytes(content + b"\0")  # one byte after the image's end: no pixel differs, the file does
-    with pytest.raises(UserError, match="another run, which differs in the data"):
+    with pytest.raises(UserError, match="a run of the same config on other data"):
         run(copy.deepcopy(cfg), tmp_path / "a", [], choices={})
     film.write_bytes(content)
     assert run(cfg, tmp_path / "a", [], choices={}) >= 0

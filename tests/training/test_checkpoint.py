@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, compose_config
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 import runcard.fileio
+from runcard.config.instantiate import build
 from runcard.errors import UserError
 from runcard.fileio import atomic_write, write_json, write_text
 from runcard.training.checkpoint import Checkpoint, load_weights, read_weights, refuse_code
@@ -42,8 +42,8 @@ class Training:
         config = composed(optimizer, scheduler)
         torch.manual_seed(seed)
         self.model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, 1))
-        self.optimizer = instantiate(config.optimizer)(self.model.parameters())
-        self.rule = instantiate(config.scheduler.rule, _convert_="all")(self.optimizer)
+        self.optimizer = build("config", config.optimizer)(self.model.parameters())
+        self.rule = build("config", config.scheduler.rule)(self.optimizer)
         self.checkpoint = Checkpoint(folder, self.model, self.optimizer, self.rule, CONFIG)
 
     def steps(self, numbers: range) -> Training:

@@ -10,14 +10,14 @@ from threading import Thread
 
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, build_setup, compose_config
 from filelock import FileLock
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision.models.vgg import cfgs, make_layers
 
 from runcard.errors import UserError
-from runcard.experiment.setup import ExperimentSetup, compose, with_cached_features
+from runcard.experiment.setup import ExperimentSetup, with_cached_features
 from runcard.training import feature_cache
 from runcard.training.feature_cache import feature_key
 
@@ -92,7 +92,7 @@ def test_a_damaged_file_of_features_is_made_again(run_config, weights):
 
 
 def composed(*overrides: str) -> ExperimentSetup:
-    return compose(compose_config(*BONE, *overrides), {"model": "vgg16_pretrained", "augmentation": "light"})
+    return build_setup(compose_config(*BONE, *overrides), {"model": "vgg16_pretrained", "augmentation": "light"})
 
 
 def key(*overrides: str) -> str:
@@ -163,7 +163,7 @@ def test_chosen_by_itself_only_where_it_is_exact():
     assert not composed("model.weights=random", "train.cache_features=never").cache_features
     assert not composed("model.weights=random", "augmentation=light").cache_features
     assert not composed("model.weights=random", "model.freeze=none").cache_features
-    assert not compose(compose_config(*TINY), {}).cache_features
+    assert not build_setup(compose_config(*TINY), {}).cache_features
 
 
 @pytest.mark.parametrize(

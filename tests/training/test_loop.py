@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, compose_config
+from conftest import TINY, build_setup, compose_config
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 from runcard.data.loaders import EpochSampler
 from runcard.errors import UserError
 from runcard.experiment.predictions import PredictionFigures
-from runcard.experiment.run import fit_setup
-from runcard.experiment.setup import ExperimentSetup, compose
+from runcard.experiment.session import fit_setup
+from runcard.experiment.setup import ExperimentSetup
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.losses.dice import DiceLoss
@@ -36,7 +36,7 @@ PLAIN = ("model.batchnorm=false", "optimizer=sgd", "optimizer.lr=0.1")
 
 
 def composed(*overrides: str) -> ExperimentSetup:
-    return compose(compose_config(*TINY, "train.pictures=0", *overrides), choices={})
+    return build_setup(compose_config(*TINY, "train.pictures=0", *overrides), choices={})
 
 
 @dataclass

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -16,7 +14,7 @@ from runcard.audit.checks import masks as mask_checks
 from runcard.audit.checks import splits as split_checks
 from runcard.audit.findings import Finding, by_level, of_faults
 from runcard.audit.profiles import Inspected, Profile, look_at
-from runcard.config.instantiate import checked
+from runcard.config.schema import DatasetConfig
 from runcard.data.datamodule import positive_class
 from runcard.data.source import Source
 from runcard.data.splits import Split, make_split
@@ -32,8 +30,8 @@ class Audit:
     split: Split
 
 
-def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> Audit:
-    """Returns all that is wrong with the data of the dataset part of a resolved config, whose source is open."""
+def audit_data(source: Source, dataset: DatasetConfig, console: Console) -> Audit:
+    """Return all that is wrong with the data of a config, whose source is open."""
     looks = track(
         look_at(source), "audit", len(source), console=console, transient=True, disable=not console.is_terminal
     )
@@ -49,7 +47,7 @@ def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> 
     split, groups = Split(), ids
     if profiles:
         try:
-            split, groups = checked("dataset.", lambda: make_split(ids, labels, given, **dataset["split"]))
+            split, groups = make_split(ids, labels, given, dataset.split)
         except UserError as error:
             fix = "Without a split nothing can be trained."
             findings.append(Finding("split", "error", str(error).rstrip("."), fix))
@@ -60,8 +58,8 @@ def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> 
         has_masks=has_masks,
         sides=split_checks.sides_of(split, len(profiles)),
         groups=groups,
-        is_grouped=dataset["split"]["group_regex"] is not None,
-        split_kind=dataset["split"]["kind"],
+        is_grouped=dataset.split.group_regex is not None,
+        split_kind=dataset.split.kind,
     )
     with threadpool_limits(1):  # small pieces of work: on a busy machine, waiting threads cost 20 times as much
         for check in (image_checks, mask_checks, duplicate_checks, split_checks):

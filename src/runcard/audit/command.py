@@ -26,11 +26,11 @@ from runcard.audit.findings import (
 )
 from runcard.audit.preflight import STYLES
 from runcard.audit.profiles import Inspected
-from runcard.config.compose import compose_config, part
-from runcard.config.instantiate import build, check_targets, checked, trusted_packages
-from runcard.config.schema import check_config, to_plain
+from runcard.config.compose import CONF, compose_config
+from runcard.config.instantiate import build
+from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
 from runcard.console import print_table
-from runcard.data.datamodule import check_dataset, open_source
+from runcard.data.datamodule import open_source
 from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import read_sample
 from runcard.data.source import Source
@@ -43,25 +43,22 @@ MIN_OTHERS = 20  # images of which nothing was found, on the contact sheet
 INDENT = 9  # columns of a finding's further lines: its level stands before them
 
 
-def audit_config(overrides: Sequence[str], output: Path | None, console: Console) -> bool:
+def audit_config(overrides: Sequence[str], output: Path | None, console: Console, conf: Path = CONF) -> bool:
     """Audit the data and augmentation of a config, write what it finds, and return whether training may begin."""
-    config = compose_config(overrides)
-    check_config(config)
-    check_targets(to_plain(config, resolve=False), trusted_packages(list(config.trust)))
-    dataset, augmentation = part(config, "dataset"), part(config, "augmentation")
-    allowed = checked("audit.", lambda: check_allowed(part(config, "audit")["allow"]))
-    check_dataset(dataset)
-    augment = build("augmentation", augmentation)
+    config, _ = parse_config(compose_config(overrides, conf))
+    dataset, augmentation, allowed = config.dataset, config.augmentation, config.audit.allow
+    check_allowed(allowed)
+    augment = build("augmentation", augmentation, config.trust)
     try:
-        source = open_source(dataset)
+        source = open_source(dataset, config.trust)
     except DataError as fault:
         findings = list(of_faults([fault]))
         _print(findings, allowed, console)
-        folder = _emptied(output or AUDITS / Path(str(dataset["root"])).name)
-        write_json(folder / "audit.json", {"dataset": dataset, "findings": as_json(findings, allowed)})
+        folder = _emptied(output or AUDITS / Path(str(dataset.node["root"])).name)
+        write_json(folder / "audit.json", {"dataset": dataset.model_dump(), "findings": as_json(findings, allowed)})
         console.print(f"{summary(findings)} See {folder}/")
         return False
-    name = source.on_disk.location.name if source.on_disk else str(dataset["_target_"]).rpartition(".")[2]
+    name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
     audit = audit_data(source, dataset, console)
     data, tried = audit.data, augmentation_checks.picked(source, audit.data, dataset)
@@ -84,12 +81,18 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
     return not any(finding.level == "error" and finding.check not in allowed for finding in findings)
 
 
-def audit_against(run: Path, overrides: Sequence[str], console: Console, trust: Sequence[str] = ()) -> bool:
+def audit_against(
+    run: Path, overrides: Sequence[str], console: Console, trust: Sequence[str] = (), conf: Path = CONF
+) -> bool:
     """Print how the data of a config, by default the run's own, differ from the run's; return whether they do not."""
     metadata = run_metadata(run)
-    dataset = part(compose_config(overrides), "dataset") if overrides else metadata["config"]["dataset"]
-    check_targets(dataset, trust, "--trust {}", "dataset")
-    difference = compare_with_run(open_source(dataset), run, metadata)
+    if overrides:
+        config, _ = parse_config(compose_config(overrides, conf))
+        dataset, trust = config.dataset, [*config.trust, *trust]
+    else:
+        check_targets({"dataset": metadata["config"]["dataset"]}, trust, "--trust {}")
+        dataset = parse_section(DatasetConfig, metadata["config"]["dataset"], f"{run}: dataset.")
+    difference = compare_with_run(open_source(dataset, trust), run, metadata)
     for line in difference.lines():
         console.print(line)
     return not difference
@@ -122,13 +125,13 @@ def _content(
     audit: Audit,
     findings: Sequence[Finding],
     allowed: Sequence[str],
-    dataset: Mapping[str, Any],
+    dataset: DatasetConfig,
     augmentation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns what audit.json holds. data is the fingerprint that run.json of a training has too."""
     ids, digests = ([getattr(profile, key) for profile in audit.data.profiles] for key in ("id", "digest"))
     return {
-        "dataset": dataset,
+        "dataset": dataset.model_dump(),
         "augmentation": augmentation,
         "data": data_fingerprint(audit.split, ids, digests),
         "images": len(ids),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, check_choice, check_names
+from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, check_config_choice
 
 LEVELS = ("error", "warning", "note")
 MAX_PLACES_SHOWN = 5
@@ -126,12 +126,10 @@ def below(fault: DataError, location: Path | None) -> str:
     return str(place.relative_to(location)) if location and location in place.parents else fault.place
 
 
-def check_allowed(names: object) -> list[str]:
-    """Returns audit.allow as a list of checks, or raises ValueError where one of them is no check, or must hold."""
-    allowed = [] if names == [] else check_names("allow", names)
-    for name in allowed:
-        check_choice("allow", name, [check for check in CHECKS if check not in NEVER_ALLOWED])
-    return allowed
+def check_allowed(names: Sequence[str]) -> None:
+    """Raise UserError where audit.allow names something else than a check, or a check that must hold."""
+    for name in names:
+        check_config_choice("audit.allow", name, [check for check in CHECKS if check not in NEVER_ALLOWED])
 
 
 def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:

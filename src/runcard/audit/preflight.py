@@ -7,7 +7,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from runcard.audit.audit import audit_data
 from runcard.audit.checks import augmentation as augmentation_checks
 from runcard.audit.findings import Finding, as_json, below, by_level, from_json, stop_at_errors, summary
 from runcard.audit.profiles import name_of
+from runcard.config.schema import Config
 from runcard.data.datamodule import Data
 from runcard.fileio import exclusive_lock, write_json
 from runcard.runs.environment import code_hash
@@ -35,7 +36,7 @@ def audit_before_training(
     data: Data,
     augment: Augment,
     validation: Dataset[Batch],
-    config: Mapping[str, Any],
+    config: Config,
     fingerprint: Mapping[str, str],
     mismatches: Sequence[str],
     console: Console,
@@ -44,16 +45,16 @@ def audit_before_training(
 
     validation is what the validation loader reads. Raises UserError where an error is not allowed (audit.allow).
     """
-    path = Path(config["audit"]["cache_dir"]).expanduser() / f"{_key(data, config, fingerprint)}.json"
+    path = Path(config.audit.cache_dir).expanduser() / f"{_key(data, config, fingerprint)}.json"
     with exclusive_lock(path, "audit.cache_dir", "Choose another folder.", lambda: console.print(WAITING)):
         found = _read(path)
         if found is None:
-            audit = audit_data(data.source, config["dataset"], console)
-            tried = augmentation_checks.picked(data.source, audit.data, config["dataset"])
-            found = [*audit.findings, *augmentation_checks.find(augment, config["augmentation"], tried)]
+            audit = audit_data(data.source, config.dataset, console)
+            tried = augmentation_checks.picked(data.source, audit.data, config.dataset)
+            found = [*audit.findings, *augmentation_checks.find(augment, config.augmentation, tried)]
             write_json(path, as_json(found, ()))
     findings = by_level([*found, *_of_run(data, validation, mismatches)])
-    stop_at_errors(findings, config["audit"]["allow"])
+    stop_at_errors(findings, config.audit.allow)
     return findings
 
 
@@ -80,13 +81,13 @@ def _of_run(data: Data, validation: Dataset[Batch], mismatches: Sequence[str]) -
         yield Finding("ignored_model_key", "warning", mismatch, "Does the model pass it on?")
 
 
-def _key(data: Data, config: Mapping[str, Any], fingerprint: Mapping[str, str]) -> str:
+def _key(data: Data, config: Config, fingerprint: Mapping[str, str]) -> str:
     """Return a hash over all that an audit depends on: names and bytes, faults, split, config, and our code."""
     source, faults = data.source, data.samples.faults
     location = source.on_disk.location if source.on_disk else None
     names = [[name_of(source, i, k) for k in range(len(files))] for i, files in enumerate(source.files)]
     reported = [[fault.check, below(fault, location), fault.what, fault.detail] for fault in faults]
-    keys = [{**config["dataset"], "root": None}, config["augmentation"]]
+    keys = [config.dataset.model_dump() | {"root": None}, config.augmentation]
     everything = [dict(fingerprint), names, reported, data.groups, keys, code_hash(AUDIT_CODE)]
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()[:32]
 

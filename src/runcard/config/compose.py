@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from runcard.config.diff import flatten
 from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.errors import UserError
 
@@ -23,25 +22,30 @@ CONF = Path("conf")
 PLACES = ("run_dir=", "name=", "overwrite=", "train.extend=")  # overrides that say where a run is kept
 
 
-def compose_config(overrides: Sequence[str], where: str = "") -> DictConfig:
-    """Returns the config that train.py would compose of these overrides; where says whose they are, for messages.
+def compose_config(overrides: Sequence[str], conf: Path = CONF, where: str = "") -> DictConfig:
+    """Compose the config that train.py would compose of these overrides, from the files in conf.
 
-    Raises UserError for an override that does not fit, and for a key without a value, but for what is derived.
+    where says whose overrides they are, for messages. Raises UserError for an override that does not fit.
     """
-    if not CONF.is_dir():
-        raise UserError(f"{CONF}/: no such folder in {Path.cwd()}. Give this command where train.py and conf/ lie.")
+    check_config_folder(conf)
     try:
-        with initialize_config_dir(str(CONF.absolute()), version_base="1.3"):
-            config = compose("config", list(overrides))
+        with initialize_config_dir(str(conf.absolute())):
+            return compose("config", list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if not is_hydras(error):
             raise  # a bug of ours
-        raise UserError(f"{where}{as_message(error, CONF.absolute(), overrides)}") from None
-    leaves: Any = OmegaConf.to_container(config, resolve=False)
-    for key, value in flatten(leaves).items():
-        if value == "???" and not key.startswith("derived."):
-            raise UserError(f"{where}{key}: this key has no default and must be given: {key}=…")
-    return config
+        raise UserError(f"{where}{as_message(error, conf.absolute(), overrides)}") from None
+
+
+def check_config_folder(conf: Path) -> None:
+    """Raise UserError where a folder is not one of Runcard's configs: another project may have a conf/ too."""
+    missing = [name for name in ("config.yaml", "dataset", "model", "loss") if not (conf / name).exists()]
+    if missing:
+        what = f"has no {', '.join(missing)}" if conf.is_dir() else "no such folder"
+        raise UserError(
+            f"{conf.absolute()}: {what}. Run this command where Runcard's train.py and conf/ lie, or name that conf/ "
+            "with --config-dir."
+        )
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,3 @@ def extended_config(composed: DictConfig, overrides: Sequence[str]) -> SavedConf
             OmegaConf.update(saved.config, key, OmegaConf.select(composed, key), merge=False, force_add=True)
     saved.config.name, saved.config.run_dir, saved.config.trust = composed.name, composed.run_dir, composed.trust
     return SavedConfig(saved.config, saved.choices, [*saved.overrides, *overrides])
-
-
-def part(config: DictConfig, key: str) -> dict[str, Any]:
-    """Returns one part of a config, resolved: dataset, augmentation, audit."""
-    content: Any = OmegaConf.to_container(config[key], resolve=True)
-    return content  # type: ignore[no-any-return]

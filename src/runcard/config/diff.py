@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 Config = dict[str, Any]  # nested, plain
@@ -22,8 +22,8 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], but: Sequence[str] = ()) -> list[str]:
-    """Returns "key (this, that)" for every hashed key in which two resolved configs differ, leaving out `but`."""
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
+    """Return "key (this there, that here)" for every hashed key in which two resolved configs differ, but for `but`."""
     a, b = flatten(one), flatten(other)
     keys = [k for k in sorted(a.keys() | b.keys()) if affects_results(k) and k not in but and a.get(k) != b.get(k)]
     return [f"{key} ({a.get(key, 'absent')} there, {b.get(key, 'absent')} here)" for key in keys]

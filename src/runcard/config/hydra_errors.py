@@ -89,7 +89,7 @@ def _composed_without(key: str, conf: Path, arguments: Sequence[str]) -> tuple[D
     given = [a for a in arguments if "=" in a and not a.startswith("-")]
     groups = [o.input_line for o in OverridesParser.create().parse_overrides(given) if "." not in o.key_or_group]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(conf)):
         try:
             config = compose("config", [g for g in groups if g and not g.startswith(key)], return_hydra_config=True)
         except HydraException:

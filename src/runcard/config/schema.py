@@ -1,94 +1,293 @@
-"""The train.* keys of a config, checked before anything slow happens."""
+"""The config as typed sections. It is validated once, before torch is imported, and all its faults are one message.
+
+What stands below a `_target_` are a library's own arguments: the object checks them when it is built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from runcard.config.diff import flatten
-from runcard.errors import UserError, check_choice, check_flag, check_integer, check_number, did_you_mean
+from runcard.config.instantiate import untrusted_targets
+from runcard.errors import UserError, did_you_mean
+
+UNKNOWN = "<derived."  # stands for a derived value until the data are read
+CUSTOM = "rule"  # the type of pydantic's errors whose message is ours
+
+S = TypeVar("S", bound="Section")
 
 
-def check_keys(prefix: str, node: object, known: Sequence[str]) -> None:
-    """Refuses keys, added with +key=value or removed with ~key, that nothing reads or that are needed."""
-    found = list(map(str, node)) if isinstance(node, Mapping) else []
-    for key in set(found) ^ set(known):
-        rule = "nothing reads this key" if key in found else "this key is needed"
-        raise UserError(f"{prefix}{key}: {rule}.{did_you_mean(key, known) if key in found else ''}")
+def _rule(must: str, holds: Callable[[Any], bool]) -> BeforeValidator:
+    """Return a validator whose message is "<key> must …, got …"."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise PydanticCustomError(CUSTOM, "{must}", {"must": f"must {must}"})
+        return value
+
+    return BeforeValidator(check)
 
 
-TOP_LEVEL = (
-    *("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric"),
-    *("seed", "name", "run_dir", "smoke_test", "trust", "overwrite", "train", "audit", "derived"),
-)
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-SPLIT_KEYS = ("kind", "val_fraction", "test_fraction", "seed", "group_regex", "num_folds", "fold")
+def _is_regex(text: object) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of signs that a later Python may read otherwise
+            re.compile(text)  # type: ignore[call-overload]
+    except (re.error, OverflowError, RecursionError, TypeError):
+        return False
+    return True
 
 
-def check_config(cfg: DictConfig) -> None:
-    """Checks that a config has the keys that are read, and no others. Raises UserError."""
-    check_keys("", cfg, TOP_LEVEL)
-    missing = [key for key, value in flatten(to_plain(cfg, resolve=False)).items() if value == "???"]
-    for key in (key for key in missing if not key.startswith("derived.")):
-        raise UserError(f"{key}: this key has no default and must be given: {key}=…")
-    check_keys("train.", cfg.train, [field.name for field in fields(TrainSettings)])
-    check_keys("dataset.split.", cfg.dataset.split, SPLIT_KEYS)
-    check_keys("scheduler.", cfg.scheduler, ("every", "monitor", "rule"))
-    check_keys("metric.", cfg.metric, ("monitor", "scores"))
-    check_keys("audit.", cfg.audit, ("allow", "cache_dir"))
-    for key in cfg.derived:
-        if not OmegaConf.is_missing(cfg.derived, key):
-            raise UserError(f"derived.{key}: filled in from dataset and loss; nobody types it.")
+def _is_package(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+
+
+Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+NonNegativeInt = Annotated[int, _rule("be an integer >= 0", lambda value: type(value) is int and value >= 0)]
+PositiveInt = Annotated[int, _rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
+PositiveFloat = Annotated[float, _rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
+Fraction = Annotated[float, _rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
+Regex = Annotated[str, _rule("be a regular expression", _is_regex)]
+Package = Annotated[str, _rule("be the name of a package", _is_package)]
+Object = Annotated[dict[str, Any], _rule("have a _target_", lambda v: isinstance(v, dict) and "_target_" in v)]
+Derived = Annotated[Any, _rule("not be set: it is derived from dataset and loss", lambda v: str(v)[:9] == UNKNOWN)]
+
+
+class Section(BaseModel):
+    """A part of a config file: these keys and no others, of these types exactly."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class SplitConfig(Section):
+    """How images are split; see conf/split/holdout.yaml."""
+
+    kind: Literal["given", "holdout", "kfold"]
+    val_fraction: Fraction
+    test_fraction: Fraction
+    seed: NonNegativeInt
+    group_regex: Regex | None
+    num_folds: Annotated[int, _rule("be an integer >= 2", lambda value: type(value) is int and value >= 2)]
+    fold: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> SplitConfig:
+        if self.kind == "kfold" and self.fold >= self.num_folds:
+            raise PydanticCustomError(CUSTOM, f".fold must be below num_folds={self.num_folds}")
+        return self
+
+
+class DatasetConfig(Section, extra="allow"):
+    """The keys that every dataset has; all others are arguments of its class."""
+
+    image_size_px: PositiveInt
+    channels: Literal[1, 3]
+    positive: Text | None
+    normalization: Literal["unit", "symmetric", "imagenet"]
+    split: SplitConfig
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> DatasetConfig:
+        if self.normalization == "imagenet" and self.channels != 3:
+            raise PydanticCustomError(CUSTOM, ".normalization=imagenet is for 3 channels. Set dataset.channels=3")
+        return self
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """The node that names the dataset's class and its arguments."""
+        return dict(self.model_extra or {})
+
+    def with_arguments(self, **arguments: Any) -> DatasetConfig:
+        """Return the same config with other arguments of the dataset's class."""
+        return parse_section(DatasetConfig, self.model_dump() | arguments, "dataset.")
+
+
+class LossConfig(Section, extra="allow"):
+    """What Runcard reads of a loss; all other keys are arguments of its class."""
+
+    two_class_logits: Literal[1, 2] = 2
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """The node that names the loss's class and its arguments."""
+        return dict(self.model_extra or {})
+
+
+class SchedulerConfig(Section):
+    """A learning-rate rule, when it moves, and the value of metrics.csv that it watches."""
+
+    every: Literal["step", "epoch"]
+    monitor: str | None
+    rule: Object
+
+
+class MetricConfig(Section):
+    """The scores of every evaluation, and the one that chooses the best epoch."""
+
+    monitor: str
+    scores: dict[str, Object]
+
+
+class AuditConfig(Section):
+    """What an audit of the data allows, and where its findings are kept."""
+
+    allow: list[str]
+    cache_dir: str
+
+
+class TrainConfig(Section):
+    """How one run is trained; conf/config.yaml explains each key."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    accumulate_steps: PositiveInt
+    clip_grad_norm: PositiveFloat | None
+    early_stopping: PositiveInt | None
+    precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(str)]
+    accelerator: Literal["auto", "cpu", "gpu"]
+    deterministic: bool
+    num_workers: NonNegativeInt
+    persistent_workers: bool
+    limit_batches: PositiveInt | None
+    log_every_steps: PositiveInt
+    pictures: NonNegativeInt
+    explain_images: NonNegativeInt
+    extend: str | None
+    cache_features: Literal["auto", "always", "never"]
+    cache_dir: str
+
+
+class DerivedConfig(Section):
+    """What dataset and loss determine; filled in once the data are read."""
+
+    in_channels: Derived
+    out_channels: Derived
+    num_classes: Derived
+    classes: Derived
+    positive: Derived
+    image_size_px: Derived
+    steps: Derived
+
+
+class Config(Section):
+    """A whole config."""
+
+    dataset: DatasetConfig
+    model: Object
+    loss: LossConfig
+    augmentation: Object
+    optimizer: Object
+    scheduler: SchedulerConfig
+    metric: MetricConfig
+    seed: NonNegativeInt
+    name: Text
+    run_dir: str
+    smoke_test: bool
+    trust: list[Package]
+    overwrite: bool
+    train: TrainConfig
+    audit: AuditConfig
+    derived: DerivedConfig
+
+
+def parse_config(cfg: DictConfig, where: str = "") -> tuple[Config, dict[str, Any]]:
+    """Return a composed config as typed sections, and as plain values in which UNKNOWN stands for what is derived.
+
+    Raises UserError with every fault: a key that nothing reads, a missing or a wrong value, a target that is not
+    trusted, an interpolation that leads nowhere. where says whose config it is, for messages.
+    """
+    resolved = cfg.copy()
+    for key in resolved.get("derived") or {}:
+        if OmegaConf.is_missing(resolved.derived, key):
+            resolved.derived[key] = f"{UNKNOWN}{key}>"
+    raw = to_plain(cfg, resolve=False)
+    faults = [
+        f"{where}{key}: this key has no default and must be given: {key}=…"
+        for key, value in flatten(raw).items()
+        if value == "???" and not key.startswith("derived.")
+    ]
+    if faults:  # other keys may refer to these
+        raise UserError("\n".join(faults))
+    try:
+        plain = to_plain(resolved)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "the config"
+        raise UserError(f"{where}{key}: {str(error).splitlines()[0]}") from None
+    config = parse_section(Config, plain, where)
+    check_targets(raw, config.trust)  # as written: what an interpolation leads to cannot be seen in the file
+    return config, plain
+
+
+def parse_section(section: type[S], content: object, prefix: str = "") -> S:
+    """Return one section of a file; prefix is put before its keys in messages. Raises UserError with every fault."""
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{prefix}{line}" for line in fault_lines(error, section))) from None
+
+
+def check_targets(config: Mapping[str, Any], trust: Sequence[str], option: str = "trust=[{}]") -> None:
+    """Raise UserError where a config names objects outside of TRUSTED and of the trusted packages.
+
+    option is how the user trusts a package, for the message.
+    """
+    if foreign := untrusted_targets(config, trust):
+        named = [f"{key}._target_: {target} is not an object of a trusted package." for key, target in foreign]
+        packages = ",".join(dict.fromkeys(target.partition(".")[0] for _, target in foreign))
+        how = "runcard, torch.nn, torch.optim, torchvision, torchmetrics and albumentations are trusted. Building an "
+        raise UserError(
+            "\n".join([*named, f"{how}object runs its code: if you trust {packages}, add {option.format(packages)}"])
+        )
+
+
+def fault_lines(error: ValidationError, section: type[Section]) -> list[str]:
+    """Return a line for each fault that pydantic found: the dotted key, the rule, the value, the nearest name."""
+    return [_line(fault, section) for fault in error.errors(include_url=False)]
+
+
+def _line(fault: ErrorDetails, section: type[Section]) -> str:
+    key, rule, value = ".".join(map(str, fault["loc"])), fault["msg"], fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: nothing reads this key.{did_you_mean(fault['loc'][-1], _keys(section, fault['loc'][:-1]))}"
+    if fault["type"] == "missing":
+        return f"{key}: this key is needed."
+    if fault["type"] == CUSTOM and rule.startswith("."):
+        return f"{key}{rule}.".lstrip(".")
+    choices = re.findall(r"'(.+?)'", rule) if fault["type"] == "literal_error" else []
+    rule = rule.replace("Input should be ", "must be ").replace("a valid ", "a ").replace("a boolean", "true or false")
+    rule = re.sub(r"a dictionary\b.*", "a group of keys", rule)
+    if choices:
+        rule = f"must be one of {', '.join(choices)}"
+    return f"{key} {rule}, got {value!r}.{did_you_mean(value, choices)}"
+
+
+def _keys(section: type[Section], place: Sequence[int | str]) -> list[str]:
+    """Return the keys of the section at a place below another."""
+    known: Any = section
+    for step in place:
+        known = known.model_fields[step].annotation if hasattr(known, "model_fields") else known
+    return list(known.model_fields) if hasattr(known, "model_fields") else []
 
 
 def to_plain(node: DictConfig, resolve: bool = True) -> dict[str, Any]:
     """Return a node of a config as plain dicts and lists."""
     return OmegaConf.to_container(node, resolve=resolve)  # type: ignore[return-value]
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How one run is trained; conf/config.yaml says what each key means. Raises ValueError naming the key."""
-
-    epochs: int
-    batch_size: int
-    accumulate_steps: int
-    clip_grad_norm: float | None
-    early_stopping: int | None
-    precision: str
-    accelerator: str
-    deterministic: bool
-    num_workers: int
-    persistent_workers: bool
-    limit_batches: int | None
-    log_every_steps: int
-    pictures: int
-    explain_images: int
-    extend: str | None
-    cache_features: str
-    cache_dir: str
-
-    def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "accumulate_steps", "log_every_steps"):
-            check_integer(key, getattr(self, key), minimum=1)
-        check_integer("num_workers", self.num_workers, minimum=0)
-        check_integer("pictures", self.pictures, minimum=0)
-        check_integer("explain_images", self.explain_images, minimum=0)
-        for key in ("early_stopping", "limit_batches"):
-            if getattr(self, key) is not None:
-                check_integer(key, getattr(self, key), minimum=1)
-        if self.clip_grad_norm is not None and check_number("clip_grad_norm", self.clip_grad_norm, 0.0) == 0:
-            raise ValueError("clip_grad_norm must be above 0, or null for no clipping, got 0")
-        if self.extend is not None and not isinstance(self.extend, str):
-            raise ValueError(f"extend must be a run folder, or null, got {self.extend!r}")
-        check_choice("cache_features", self.cache_features, ("auto", "always", "never"))
-        if not isinstance(self.cache_dir, str):
-            raise ValueError(f"cache_dir must be a folder, got {self.cache_dir!r}")
-        check_choice("precision", str(self.precision), ("auto", "32", "bf16"))
-        check_choice("accelerator", self.accelerator, ("auto", "cpu", "gpu"))
-        check_flag("deterministic", self.deterministic)
-        check_flag("persistent_workers", self.persistent_workers)

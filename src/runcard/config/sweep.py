@@ -29,7 +29,8 @@ class JobReporter(Callback):
     """Shows each failure when it happens; after a sweep, one table of all jobs and, if any failed, exit code 1 or 2."""
 
     def __init__(self) -> None:
-        OmegaConf.register_new_resolver("runcard.folder", folder_name, replace=True)
+        if not OmegaConf.has_resolver("runcard.folder"):
+            OmegaConf.register_resolver("runcard.folder", folder_name)
         self.jobs: list[tuple[str, Path, float | str, float]] = []
         self.exit_code = 0
 
@@ -49,6 +50,9 @@ class JobReporter(Callback):
         """Shows a failure at once, and leaves no empty folder behind. A sweep goes on with its other jobs."""
         folder = relative(config.hydra.runtime.output_dir)
         failure = job_return._return_value if job_return.status == JobStatus.FAILED else None
+        if isinstance(failure, (KeyboardInterrupt, SystemExit)):  # not of this job: it ends the whole command
+            remove_if_empty(folder)
+            return
         if failure is not None:
             show(failure)
             remove_if_empty(folder)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from runcard.config.schema import TrainSettings
+from runcard.config.schema import TrainConfig
 from runcard.data.source import Samples
 from runcard.data.splits import Split
 from runcard.seeding import derive
@@ -89,7 +89,7 @@ class Loaders:
 
 
 def make_loaders(
-    plain: Dataset[Batch], augmented: Dataset[Batch], split: Split, train: TrainSettings, seed: int, pin_memory: bool
+    plain: Dataset[Batch], augmented: Dataset[Batch], split: Split, train: TrainConfig, seed: int, pin_memory: bool
 ) -> Loaders:
     """Returns the loaders; only the training one sees augmented. Evaluation reads in order and drops nothing."""
     limit = train.limit_batches and train.limit_batches * train.batch_size

@@ -15,7 +15,7 @@ import numpy as np
 
 from runcard.data.image_io import describe, ignore_pillow_warnings, windowed
 from runcard.data.source import Original, Sample, Samples, Source
-from runcard.errors import DataError, UserError, allow_hint, check_choice, check_integer
+from runcard.errors import DataError, UserError, allow_hint
 from runcard.fileio import digest
 
 NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 255
@@ -33,8 +33,6 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
     A sample whose fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down)
     or linearly (up), masks by nearest neighbour. Grey becomes RGB by repetition, RGB becomes grey by luminance.
     """
-    check_integer("image_size_px", image_size_px, minimum=1)
-    check_choice("channels", str(channels), ("1", "3"))
     ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
     size = (len(source), image_size_px, image_size_px, channels)
@@ -111,12 +109,9 @@ def digest_or_none(source: Source, i: int) -> str | None:
         return None
 
 
-def normalizer(name: str, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (scale, shift), each of shape (C, 1, 1) float32, so that x * scale + shift normalises uint8 pixels."""
-    check_choice("normalization", name, NORMALIZATIONS)
+def normalizer(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (scale, shift), each (C, 1, 1) or (1, 1, 1) float32: x * scale + shift normalises uint8 pixels."""
     mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in NORMALIZATIONS[name])
-    if len(mean) not in (1, channels):
-        raise ValueError(f"normalization={name} is for {len(mean)} channels. Set dataset.channels={len(mean)}")
     return 1 / (255 * std), -mean / std
 
 

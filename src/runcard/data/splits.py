@@ -12,17 +12,9 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import (
-    GroupKFold,
-    GroupShuffleSplit,
-    KFold,
-    ShuffleSplit,
-    StratifiedGroupKFold,
-    StratifiedKFold,
-    StratifiedShuffleSplit,
-)
 
-from runcard.errors import check_choice, check_integer, check_number
+from runcard.config.schema import SplitConfig
+from runcard.errors import UserError
 
 Split = dict[str, list[int]]  # "train", "val", "test" -> indices into the dataset, in ascending order
 
@@ -31,47 +23,34 @@ def make_split(
     ids: Sequence[str],
     labels: Sequence[int] | None,
     given: Sequence[str] | None,
-    kind: str,
-    val_fraction: float,
-    test_fraction: float,
-    seed: int,
-    group_regex: str | None,
-    num_folds: int,
-    fold: int,
+    config: SplitConfig,
 ) -> tuple[Split, list[str]]:
-    """Returns the split and each image's group (its patient, or its own id without a group_regex).
+    """Split the images, and name each one's group (its patient, or its own id without a group_regex).
 
     labels are the classes to stratify by, or None for masks. kind "given" takes the data's own folders, "holdout"
-    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of num_folds, of what is no
-    test image; a test folder of the data's own is never trained or validated on.
-    No group is split by what is drawn, and the fractions are then of groups; the data's own folders are taken as they
-    are, and audited. ValueError where a setting is wrong or would leave nothing to train or to validate with.
+    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of num_folds of all images
+    outside of the test split; a test folder of the data's own is never trained or validated on.
+    No group is divided by what is drawn, and the fractions are then of groups; the data's own folders are taken as
+    they are, and audited. Raises UserError where nothing would be left to train or to validate with.
     """
-    check_choice("split.kind", kind, ("given", "holdout", "kfold"))
-    check_number("split.val_fraction", val_fraction, 0.0, 1.0)
-    check_number("split.test_fraction", test_fraction, 0.0, 1.0)
-    check_integer("split.seed", seed, 0)
-    check_integer("split.num_folds", num_folds, 2)
-    check_integer("split.fold", fold, 0)
-    if kind == "kfold" and fold >= num_folds:
-        raise ValueError(f"split.fold must be below split.num_folds={num_folds}, got {fold}")
-    pattern = _pattern(group_regex)
+    pattern = _pattern(config.group_regex)
     groups = [_group(name, pattern) if pattern else name for name in ids]
-    if kind == "given":
+    if config.kind == "given":
         if given is None:
-            raise ValueError("split.kind=given needs train and validation folders in the data. Try split.kind=holdout")
+            raise UserError("dataset.split.kind=given needs train and validation folders in the data. Try holdout.")
         split = {part: [i for i, g in enumerate(given) if g == part] for part in ("train", "val", "test")}
         for part, name in (("train", "training"), ("val", "validation")):
             if not split[part]:
-                raise ValueError(f"split.kind=given found no {name} folder in the data. Try split.kind=holdout")
+                raise UserError(f"dataset.split.kind=given: there is no {name} folder in the data. Try holdout.")
     else:
         indices = np.arange(len(ids))
-        test, share = np.array([i for i, part in enumerate(given or []) if part == "test"], int), val_fraction
-        if test_fraction and not len(test):  # a test folder of the data's own stays what it is
-            test = _draw(indices, test_fraction, None, seed + 1, labels, groups)
-            share = val_fraction / (1 - test_fraction)
+        test, share = np.array([i for i, part in enumerate(given or []) if part == "test"], int), config.val_fraction
+        if config.test_fraction and not len(test):  # a test folder of the data's own stays what it is
+            test = _draw(indices, config.test_fraction, None, config.seed + 1, labels, groups)
+            share = config.val_fraction / (1 - config.test_fraction)
         rest = np.setdiff1d(indices, test)
-        val = _draw(rest, share, (fold, num_folds) if kind == "kfold" else None, seed, labels, groups)
+        fold = (config.fold, config.num_folds) if config.kind == "kfold" else None
+        val = _draw(rest, share, fold, config.seed, labels, groups)
         split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
     return split, groups
 
@@ -85,13 +64,17 @@ def _draw(
     groups: Sequence[str],
 ) -> np.ndarray:
     """Return those of indices that are held out: a random fraction, or fold (this one, of so many)."""
+    from sklearn import model_selection as sk  # half a second
+
     held_groups = np.asarray(groups)[indices]
     grouped = len(set(held_groups)) < len(indices)
     strata = np.asarray(labels)[indices] if labels is not None else np.zeros(len(indices), int)
     if fold:
         taken, num_folds = [fold[0]], fold[1]
     elif not 0 < fraction < 1:
-        raise ValueError(f"split.val_fraction and split.test_fraction must leave images in every split, got {fraction}")
+        raise UserError(
+            f"dataset.split: val_fraction and test_fraction must leave images in every split, got {fraction}."
+        )
     else:  # scikit-learn has no stratified grouped holdout: 3 of 10 folds are 0.3
         most = max(2, min(20, len(set(held_groups))))
         share = min(max(Fraction(fraction).limit_denominator(most), Fraction(1, most)), Fraction(most - 1, most))
@@ -99,50 +82,47 @@ def _draw(
     options: dict[str, Any] = {"random_state": seed}
     if fold or (grouped and labels is not None):
         if grouped:
-            kfold = GroupKFold if labels is None else StratifiedGroupKFold
+            kfold = sk.GroupKFold if labels is None else sk.StratifiedGroupKFold
         else:
-            kfold = KFold if labels is None else StratifiedKFold
+            kfold = sk.KFold if labels is None else sk.StratifiedKFold
         splitter = kfold(num_folds, shuffle=True, **options)
     else:
-        kind = GroupShuffleSplit if grouped else ShuffleSplit if labels is None else StratifiedShuffleSplit
+        kind = sk.GroupShuffleSplit if grouped else sk.ShuffleSplit if labels is None else sk.StratifiedShuffleSplit
         splitter, taken = kind(1, test_size=fraction, **options), [0]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that a class has fewer images than there are folds
-            sides = list(splitter.split(indices, strata, held_groups if grouped else None))
+            parts = list(splitter.split(indices, strata, held_groups if grouped else None))
     except ValueError as error:
-        said = f"split: {len(indices)} images cannot be split so: {error}"
-        raise ValueError(_why_not(strata, held_groups, labels is not None) or said) from None
-    return np.sort(indices[np.concatenate([sides[which][1] for which in taken])])
+        reason = _why_not(strata, held_groups, labels is not None) or f"{len(indices)} images: {error}"
+        raise UserError(f"dataset.split: {reason.rstrip('.')}.") from None
+    return np.sort(indices[np.concatenate([parts[which][1] for which in taken])])
 
 
 def _why_not(strata: np.ndarray, groups: np.ndarray, stratified: bool) -> str:
-    """Returns as text why so few images cannot be split; "" for other reasons."""
+    """Return why so few images cannot be split; "" for other reasons."""
     counts = np.unique(strata, return_counts=True)[1]
     if len(set(groups)) < 2:
         what = "a single image" if len(strata) == 1 else f"{len(strata)} images of a single group"
-        return f"split: {what} cannot make two sides"
+        return f"{what} cannot make two splits"
     if stratified and counts.min() < 2:
-        return "split: a class has a single image, and both sides need one: get more, or leave the class out"
+        return "a class has a single image, and both splits need one: get more, or leave the class out"
     return ""
 
 
-def _pattern(group_regex: object) -> re.Pattern[str] | None:
+def _pattern(group_regex: str | None) -> re.Pattern[str] | None:
     if group_regex is None:
         return None
-    if not isinstance(group_regex, str):
-        raise ValueError(f"split.group_regex must be a regular expression, or null, got {group_regex!r}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of signs that a later Python may read otherwise
-            return re.compile(group_regex)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"split.group_regex is not a regular expression: {error}") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of signs that a later Python may read otherwise
+        return re.compile(group_regex)
 
 
 def _group(name: str, pattern: re.Pattern[str]) -> str:
     match = pattern.search(name)
     group = match and (match.group(1) if match.groups() else match.group())
     if not group:  # an empty one would make one patient of all such images
-        raise ValueError(f"split.group_regex {pattern.pattern!r} does not match the image '{name}', or nothing of it")
+        raise UserError(
+            f"dataset.split.group_regex {pattern.pattern!r} does not match the image '{name}', or nothing of it."
+        )
     return group

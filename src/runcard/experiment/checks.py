@@ -11,9 +11,8 @@ from lightning_fabric import Fabric
 from torch import nn
 from torchmetrics import MetricCollection
 
-from runcard.config.instantiate import checked
 from runcard.data.loaders import Loaders
-from runcard.errors import UserError, check_choice
+from runcard.errors import UserError, check_config_choice
 from runcard.training.evaluation import OUT_OF_MEMORY, columns, predict
 from runcard.training.types import Loss, Monitor, Schedule
 
@@ -86,19 +85,18 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
 
     Which way is better is the metric's own to say: nobody can choose the worst epoch by a forgotten key.
     """
-    checked("scheduler.", lambda: check_choice("every", schedule.every, ("step", "epoch")))
     known = [
         "train/loss",
         *(f"{part}/{name}" for part in ("val", "train_eval") for name in ("loss", *columns(metrics))),
     ]
-    checked("metric.", lambda: check_choice("monitor", monitor, known))
+    check_config_choice("metric.monitor", monitor, known)
     watched, rule = schedule.monitor, type(schedule.rule).__name__
     watches = "metrics" in inspect.signature(schedule.rule.step).parameters
     if watches != (watched is not None):
         must = "name a value of metrics.csv, such as val/loss" if watches else "be null"
         raise UserError(f"scheduler.monitor must {must}, with {rule}, got {watched}.")
     if watched is not None:
-        checked("scheduler.", lambda: check_choice("monitor", watched, known))
+        check_config_choice("scheduler.monitor", watched, known)
         mode = getattr(schedule.rule, "mode", None)
         if schedule.every == "step":
             raise UserError(f"scheduler.every must be epoch with {rule}: {watched} appears once an epoch.")

@@ -1,7 +1,4 @@
-"""The composition root: from a config to finished objects. The only reader of cfg.
-
-Everything that can be wrong with a config or its data is found here, before a run folder is touched.
-"""
+"""From a config to finished objects. What is wrong with model, loss or data is reported here, before the run starts."""
 
 from __future__ import annotations
 
@@ -13,19 +10,18 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
-from runcard.audit.findings import check_allowed
 from runcard.config.diff import flatten
-from runcard.config.instantiate import build, build_with, check_targets, checked, trusted_packages
-from runcard.config.schema import TrainSettings, check_config, to_plain
+from runcard.config.instantiate import build, build_with
+from runcard.config.schema import Config, TrainConfig, to_plain
 from runcard.data.datamodule import Data, read_data
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
-from runcard.errors import UserError, check_flag, check_integer
+from runcard.data.source import Source
+from runcard.errors import UserError
 from runcard.experiment.checks import check_monitors, check_output
 from runcard.seeding import forked
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
@@ -38,7 +34,7 @@ PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 class ExperimentSetup:
     """Everything one run needs, built and checked."""
 
-    train: TrainSettings
+    train: TrainConfig
     seed: int
     smoke_test: bool
     overwrite: bool
@@ -93,55 +89,41 @@ def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[Expe
     return replace(setup, network=setup.fabric.setup_module(rest), loaders=loaders), metadata
 
 
-def compose(cfg: DictConfig, choices: dict[str, str]) -> ExperimentSetup:
-    """Returns the setup of a config; choices names the file chosen per config group, for messages.
+def make_setup(cfg: DictConfig, config: Config, source: Source, choices: dict[str, str]) -> ExperimentSetup:
+    """Build all that one run needs: cfg is the composed config, config the same parsed, source its dataset, opened.
 
-    Raises UserError for a person's mistake. Fills in cfg.derived.
+    choices names the file chosen per config group, for messages. Fills in cfg.derived. Raises UserError.
     """
-    try:
-        return _compose(cfg, choices)
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere, say
-        raise UserError(f"{getattr(error, 'full_key', None) or 'the config'}: {str(error).splitlines()[0]}") from None
-
-
-def _compose(cfg: DictConfig, choices: dict[str, str]) -> ExperimentSetup:
-    unresolved = cfg.copy()
-    check_config(cfg)
-    check_targets(to_plain(cfg, resolve=False), checked("", lambda: trusted_packages(list(cfg.trust))))
-    train = checked("train.", lambda: TrainSettings(**cfg.train))
-    seed = checked("", lambda: check_integer("seed", cfg.seed, minimum=0))
-    smoke_test = checked("", lambda: check_flag("smoke_test", cfg.smoke_test))
-    overwrite = checked("", lambda: check_flag("overwrite", cfg.overwrite))
-    allowed = checked("audit.", lambda: check_allowed(to_plain(cfg.audit)["allow"]))
+    unresolved, train, seed, trust = cfg.copy(), config.train, config.seed, config.trust
     fabric, precision = _fabric(train)
-    loss, two_class_logits = _loss(to_plain(cfg.loss, resolve=False))
-    loss = loss.to(fabric.device)
-    augment = build("augmentation", cfg.augmentation)
-    data = read_data(to_plain(cfg.dataset), allowed)
+    loss = build("loss", config.loss.node, trust).to(fabric.device)
+    augment = build("augmentation", config.augmentation, trust)
+    data = read_data(source, config.dataset, config.audit.allow)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
     loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
-    _derive(cfg, data, two_class_logits, len(loaders.train))
+    _derive(cfg, config, data, len(loaders.train))
+    resolved = to_plain(cfg)
 
     with forked(seed, "weights"):
-        model = build("model", cfg.model)
+        model = build("model", resolved["model"], trust)
     weights_sha256 = model.load_pretrained_weights() if isinstance(model, Pretrained) else None
     cache_features = check_cache(train.cache_features, model, augment, images, choices)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
-    check_output(
-        fabric, network, loss, loaders, data.samples.has_masks, data.classes, cfg.derived.out_channels, choices
-    )
-    optimizer = build_with("optimizer", cfg.optimizer, [p for p in model.parameters() if p.requires_grad])
-    rule = build_with("scheduler", cfg.scheduler.rule, optimizer)
-    schedule = Schedule(rule, cfg.scheduler.every, cfg.scheduler.monitor)
-    metrics = MetricCollection({name: build("metric", score) for name, score in cfg.metric.scores.items()})
-    config = to_plain(cfg)
-    monitor = check_monitors(schedule, cfg.metric.monitor, metrics)
+    out_channels = resolved["derived"]["out_channels"]
+    check_output(fabric, network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = build_with("optimizer", resolved["optimizer"], trained, trust)
+    rule = build_with("scheduler.rule", resolved["scheduler"]["rule"], optimizer, trust)
+    schedule = Schedule(rule, config.scheduler.every, config.scheduler.monitor)
+    scores = resolved["metric"]["scores"]
+    metrics = MetricCollection({name: build(f"metric.scores.{name}", node, trust) for name, node in scores.items()})
+    monitor = check_monitors(schedule, config.metric.monitor, metrics)
     return ExperimentSetup(
         train=train,
         seed=seed,
-        smoke_test=smoke_test,
-        overwrite=overwrite,
+        smoke_test=config.smoke_test,
+        overwrite=config.overwrite,
         fabric=fabric,
         precision=precision,
         data=data,
@@ -156,12 +138,12 @@ def _compose(cfg: DictConfig, choices: dict[str, str]) -> ExperimentSetup:
         schedule=schedule,
         metrics=metrics.to(fabric.device),
         monitor=monitor,
-        config=config | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
-        config_yaml=_runnable(unresolved, config),
+        config=resolved | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
+        config_yaml=_runnable(unresolved, resolved),
     )
 
 
-def _fabric(train: TrainSettings) -> tuple[Fabric, str]:
+def _fabric(train: TrainConfig) -> tuple[Fabric, str]:
     """Returns Fabric on the chosen device, and the resolved precision."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if train.accelerator == "gpu" and not gpu:
@@ -172,7 +154,7 @@ def _fabric(train: TrainSettings) -> tuple[Fabric, str]:
     return Fabric(accelerator=train.accelerator, devices=1, precision=precision), precision  # type: ignore[arg-type]
 
 
-def _has_bf16(train: TrainSettings) -> bool:
+def _has_bf16(train: TrainConfig) -> bool:
     """Whether the device computes in bfloat16 itself; emulation is slower than float32."""
     if train.accelerator != "cpu" and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -180,26 +162,18 @@ def _has_bf16(train: TrainSettings) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _loss(section: dict[str, Any]) -> tuple[Any, int]:
-    """Return the loss, and how many logits it wants for two classes: two, where its section does not say."""
-    two_class_logits = section.pop("two_class_logits", 2)
-    if two_class_logits not in (1, 2):
-        raise UserError(f"loss.two_class_logits must be 1 or 2, got {two_class_logits!r}.")
-    return build("loss", section), two_class_logits
-
-
-def _derive(cfg: DictConfig, data: Data, two_class_logits: int, num_batches: int) -> None:
-    """Fills cfg.derived: what the model and the scheduler must know of the dataset and the loss."""
+def _derive(cfg: DictConfig, config: Config, data: Data, num_batches: int) -> None:
+    """Fill cfg.derived: what the model and the scheduler must know of the dataset and the loss."""
     num_classes = len(data.classes)
     if num_classes < 2:
         raise UserError(f"dataset.classes: at least two classes are needed, got {data.classes}.")
-    cfg.derived.in_channels = cfg.dataset.channels
-    cfg.derived.out_channels = two_class_logits if num_classes == 2 else num_classes
+    cfg.derived.in_channels = config.dataset.channels
+    cfg.derived.out_channels = config.loss.two_class_logits if num_classes == 2 else num_classes
     cfg.derived.num_classes = num_classes
     cfg.derived.classes = data.classes
     cfg.derived.positive = data.positive
-    cfg.derived.image_size_px = cfg.dataset.image_size_px
-    cfg.derived.steps = cfg.train.epochs * math.ceil(num_batches / cfg.train.accumulate_steps)
+    cfg.derived.image_size_px = config.dataset.image_size_px
+    cfg.derived.steps = config.train.epochs * math.ceil(num_batches / config.train.accumulate_steps)
 
 
 def _runnable(unresolved: DictConfig, config: dict[str, Any]) -> str:

@@ -16,11 +16,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from runcard.config.instantiate import checked
 from runcard.console import print_table
 from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import normalizer
-from runcard.errors import UserError, check_choice
+from runcard.errors import UserError, check_config_choice
 from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
 from runcard.explain.cam_sheet import Tile, by_class, sheet
 from runcard.explain.images import UNKNOWN, Pictures, read_pictures
@@ -112,15 +111,15 @@ def explain_run(
     A path is an image, or a folder: one that lies as the run's own data do tells the classes too.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    checked("--", lambda: check_choice("split", split, ("train", "val", "test")))
+    check_config_choice("--split", split, ("train", "val", "test"))
     run = open_run(folder, trust)
     dataset, classes = run.dataset(root), run.config["derived"]["classes"]
-    normalization = normalizer(dataset["normalization"], dataset["channels"])
+    normalization = normalizer(dataset.normalization)
     classifier = Classifier(run.model, normalization, classes, run.autocast)
-    size_px = dataset["image_size_px"]
-    classifier(np.zeros((1, size_px, size_px, dataset["channels"]), np.uint8))  # refuses a run with masks at once
+    size_px = dataset.image_size_px
+    classifier(np.zeros((1, size_px, size_px, dataset.channels), np.uint8))  # refuses a run with masks at once
     if paths:
-        pictures = read_pictures(dataset, classes, paths, console)
+        pictures = read_pictures(dataset, classes, paths, console, trust)
     else:
         samples, indices = run.images(root, split)
         pictures = Pictures(samples.images[indices], samples.targets[indices], [samples.ids[i] for i in indices])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from natsort import natsorted
 from rich.console import Console
 
+from runcard.config.schema import DatasetConfig
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read_image
 from runcard.data.source import Source
@@ -26,21 +27,25 @@ class Pictures(NamedTuple):
     ids: list[str]
 
 
-def read_pictures(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path], console: Console) -> Pictures:
+def read_pictures(
+    dataset: DatasetConfig, classes: Sequence[str], paths: Sequence[Path], console: Console, trust: Sequence[str]
+) -> Pictures:
     """Returns the images at paths, prepared as the dataset part of a run's config says.
 
     Their classes are known where a folder lies as the run's own data do; else console says why they are not.
     """
-    found = [read_samples(_source(dataset, classes, path, console), dataset) for path in paths]
+    found = [read_samples(_source(dataset, classes, path, console, trust), dataset) for path in paths]
     images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
     return Pictures(images, targets, [name for samples in found for name in samples.ids])
 
 
-def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console: Console) -> Source:
+def _source(
+    dataset: DatasetConfig, classes: Sequence[str], path: Path, console: Console, trust: Sequence[str]
+) -> Source:
     """Returns the images of a file or folder: in the layout of the run's data, or else without classes."""
-    if path.is_dir() and "root" in dataset:
+    if path.is_dir() and "root" in dataset.node:
         try:
-            source = open_source(dataset | {"root": str(path), "folder": None, "classes": list(classes)})
+            source = open_source(dataset.with_arguments(root=str(path), folder=None, classes=list(classes)), trust)
             reason = str(source.faults[0]) if source.faults else None
         except UserError as error:
             reason = str(error).partition("\n")[0]
@@ -50,7 +55,7 @@ def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console
     files = natsorted(p for p in path.rglob("*") if is_image(p.name)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: {NO_IMAGES}.")
-    return Unlabelled(files, classes, dataset.get("window", FULL_WINDOW))  # data that are made have no window
+    return Unlabelled(files, classes, dataset.node.get("window", FULL_WINDOW))  # data that are made have no window
 
 
 class Unlabelled:

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from runcard.config.schema import TrainSettings
+from runcard.config.schema import TrainConfig
 from runcard.console import duration
 
 
 class Progress:
     """Shows how a training goes. monitor is the value shown of every epoch."""
 
-    def __init__(self, console: Console, train: TrainSettings, num_batches: int, monitor: str) -> None:
+    def __init__(self, console: Console, train: TrainConfig, num_batches: int, monitor: str) -> None:
         self.console = console
         self.num_epochs = train.epochs
         self.steps_per_epoch = math.ceil(num_batches / train.accumulate_steps)

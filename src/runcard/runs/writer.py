@@ -9,19 +9,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError
 from runcard.fileio import atomic_write, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
-from runcard.runs.reader import SCHEMA_VERSION
+from runcard.runs.reader import SCHEMA_VERSION, read_metadata
+
+MAX_DIFFERENCES = 3  # between two configs, in a message
+OTHER_FOLDER = "For this config use another name=… or run_dir=…, or overwrite=true, which moves that folder aside."
 
 
 class Record:
@@ -33,8 +39,10 @@ class Record:
         self._lock = lock
 
     @classmethod
-    def open(cls, folder: Path, config: Config, data: Mapping[str, str], overwrite: bool) -> Record:
-        """Returns the record of folder: an empty one where it is free, the one found where it is this config's.
+    def open(
+        cls, folder: Path, config: Config, choices: Mapping[str, str], data: Mapping[str, str], overwrite: bool
+    ) -> Record:
+        """Open the record of folder: an empty one where it is free, the one that is there where it is this config's.
 
         Raises UserError where another config, other data or something else stands there, or another process runs. With
         overwrite, what is completed or not this config's is moved aside; what was interrupted goes on.
@@ -47,26 +55,16 @@ class Record:
             raise UserError(
                 f"{folder}: another process runs in this folder. Wait for it, or use another name."
             ) from None
-        path = folder / "run.json"
-        content: Config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if content:
-            differing = differing_keys(content["config"], config) + ["the data"] * (content["data"] != data)
-            fault = f"holds another run, which differs in {', '.join(differing)}" if differing else ""
-            if differing and all(key.startswith("train.epochs") for key in differing):
-                fault += f" (train.extend={folder} trains it longer, in a new folder)"
-        else:
-            others = sorted(p.name for p in folder.iterdir() if p.name != ".lock")
-            fault = f"is not empty and not a run folder: it has {', '.join(others[:5])}" if others else ""
+        content, fault = _read_folder(folder, config, choices)
+        if not fault and content and content["data"] != data:
+            fault = f"{folder}: holds a run of the same config on other data"
         record = cls(folder, content, lock)
         if fault or (overwrite and content.get("status") == "completed"):
             record.release()
             if not overwrite:
-                raise UserError(
-                    f"{folder}: {fault}.\n"
-                    "Use another name (name=… or run_dir=…), or overwrite=true, which moves the old folder aside."
-                )
+                raise UserError(f"{fault}.\n{OTHER_FOLDER}")
             folder.rename(_free_name(folder))
-            return cls.open(folder, config, data, overwrite=False)
+            return cls.open(folder, config, choices, data, overwrite=False)
         return record
 
     def start(
@@ -121,6 +119,52 @@ class Record:
         writer.writeheader()
         writer.writerows(rows)
         write_text(self.folder / "per_image.csv", text.getvalue())
+
+
+def recorded_run(
+    folder: Path, config: Config, choices: Mapping[str, str], unknown: Collection[str], overwrite: bool
+) -> dict[str, Any]:
+    """Read run.json of folder, {} where there is none, before anything slow happens.
+
+    unknown are keys whose values are not known before the data are read. Raises UserError where something else than a
+    run of this config stands there and overwrite is false.
+    """
+    if overwrite or not folder.is_dir():
+        return {}
+    content, fault = _read_folder(folder, config, choices, unknown)
+    if fault:
+        raise UserError(f"{fault}.\n{OTHER_FOLDER}")
+    return content
+
+
+def _read_folder(
+    folder: Path, config: Config, choices: Mapping[str, str], unknown: Collection[str] = ()
+) -> tuple[dict[str, Any], str]:
+    """Return run.json of a folder, {} where there is none, and why the folder cannot be this config's, "" if it can."""
+    if not (folder / "run.json").exists():
+        others = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+        return {}, f"{folder}: is not empty and not a run folder: it has {', '.join(others[:5])}" if others else ""
+    try:
+        content = read_metadata(folder)
+        saved, saved_choices = content["config"], content["choices"]
+    except (ValueError, KeyError) as error:
+        return {}, f"{folder}: {error}"
+    differing = differing_keys(saved, config, but=unknown)
+    if not differing:
+        return content, ""
+    groups = [group for group, choice in choices.items() if saved_choices.get(group, choice) != choice]
+    important = [f"{group} ({saved_choices[group]} there, {choices[group]} here)" for group in groups]
+    important += [key for key in differing if not key.startswith(tuple(f"{group}." for group in groups))]
+    more = f" and {len(important) - MAX_DIFFERENCES} more" if len(important) > MAX_DIFFERENCES else ""
+    fault = f"{folder}: holds another run, which differs in {', '.join(important[:MAX_DIFFERENCES])}{more}"
+    here, there = config["train"]["epochs"], saved["train"]["epochs"]
+    if all(key.startswith("train.epochs") for key in differing) and here > there:
+        return content, f"{fault}. To train it longer, in a new folder: train.extend={folder}"
+    with suppress(OSError, ValueError, TypeError):
+        overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+        kept = [each for each in overrides if not each.startswith("run_dir=")]
+        fault += f".\nTo resume that run: {shlex.join(['python', 'train.py', *kept, f'run_dir={folder}'])}"
+    return content, fault
 
 
 def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:

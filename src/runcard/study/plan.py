@@ -13,9 +13,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runcard.config.compose import CONF, compose_config
+from runcard.config.compose import compose_config
 from runcard.config.diff import differing_keys
 from runcard.config.hydra_errors import as_message
+from runcard.config.schema import parse_config
 from runcard.config.sweep import folder_name
 from runcard.errors import UserError, did_you_mean
 from runcard.runs.reader import Types, faults, read_metadata, read_run, run_folders
@@ -108,7 +109,7 @@ def is_done(found: Mapping[Key, ArmRun], key: Key) -> bool:
     return key in found and not found[key].fault
 
 
-def by_key(overrides: Sequence[str]) -> dict[str, str]:
+def by_key(overrides: Sequence[str], conf: Path) -> dict[str, str]:
     """Returns the overrides by key or group; raises UserError for what cannot be one of all runs."""
     for text in overrides:
         if "=" not in text or text.startswith("-"):
@@ -116,7 +117,7 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise UserError(as_message(error, CONF.absolute(), overrides)) from None
+        raise UserError(as_message(error, conf.absolute(), overrides)) from None
     found = {override.key_or_group: text for override, text in zip(parsed, overrides, strict=True)}
     for override in parsed:
         key = override.key_or_group
@@ -127,12 +128,14 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def arm_config(where: str, text: str, common: Mapping[str, str]) -> ArmConfig:
+def arm_config(where: str, text: str, common: Mapping[str, str], conf: Path) -> ArmConfig:
     """Returns an arm's config, composed as train.py would."""
     experiment, *own = text.split()
-    shared = [text for key, text in common.items() if key not in by_key(own)]
+    shared = [text for key, text in common.items() if key not in by_key(own, conf)]
     overrides = [f"experiment={experiment}", *shared, *own]
-    return ArmConfig(experiment, tuple(own), tuple(shared), compose_config(overrides, f"{where}: "))
+    config = compose_config(overrides, conf, f"{where}: ")
+    parse_config(config, f"{where}: ")
+    return ArmConfig(experiment, tuple(own), tuple(shared), config)
 
 
 def _subfolder(own: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select, to_json
-from runcard.config.compose import CONF
+from runcard.config.compose import CONF, check_config_folder
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
@@ -33,7 +33,6 @@ from runcard.runs.environment import code_hash
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.spec import check_seeds, read_study
 
-TRAIN = Path("train.py")
 INTERRUPTED = 130  # train.py's exit code
 
 
@@ -45,23 +44,25 @@ class StudyRun:
     missing: tuple[str, ...]
 
 
-def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
-    """Runs what is missing of a study, and writes study.json; returns its folder and what is missing still.
+def run_study(file: Path, arguments: Sequence[str], conf: Path = CONF) -> StudyRun:
+    """Run what is missing of a study, and write study.json; return its folder and what is missing still.
 
-    arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given. Raises
-    UserError for a mistake in either, before anything runs. A run that fails does not keep the others from running.
-    With overwrite=true a completed run that other code made, or that is of images elsewhere, is missing too.
+    arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given. conf is
+    the folder of the config files; train.py lies beside it. Raises UserError for a mistake in either, before anything
+    runs. A run that fails does not keep the others from running. With overwrite=true a completed run that other code
+    made, or that is of images elsewhere, is missing too.
     """
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
-    passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
+    check_config_folder(conf)
+    train = conf.absolute().parent / "train.py"
+    if not train.exists():
+        raise UserError(f"{train}: no such file. Name the conf/ beside Runcard's train.py with --config-dir.")
+    passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN], conf)
     of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
     given = {key: text for key, text in passed.items() if key not in of_hydra}
-    for path in (TRAIN, CONF):
-        if not path.exists():
-            raise UserError(f"{path}: not in this folder. Runs are started here: go to the folder that has train.py.")
     whole = read_study(file)
     asked = _asked(whole, own)
-    common = by_key(whole.overrides) | given
+    common = by_key(whole.overrides, conf) | given
 
     that_matter = sorted(text for key, text in given.items() if affects_results(key))
     name = own.get("name", folder_name(",".join([whole.name, *that_matter])))
@@ -70,7 +71,7 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     folder = Path("outputs") / name
     study = _with_earlier(asked, whole, folder)
     study = replace(study, overrides=(*study.overrides, *that_matter))
-    arm_configs = {arm: arm_config(f"{file}: arms.{arm}", config, common) for arm, config in study.arms.items()}
+    arm_configs = {arm: arm_config(f"{file}: arms.{arm}", config, common, conf) for arm, config in study.arms.items()}
     _check_measures(file, study, arm_configs)
 
     wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
@@ -83,7 +84,7 @@ def run_study(file: Path, arguments: Sequence[str]) -> StudyRun:
     _announce(folder, asked, found, to_run)
     try:
         for sweep in sweeps(arm_configs, to_run):
-            _launch([*sweep, f"name='{name}'", *of_hydra.values()])
+            _launch(train, [*sweep, f"name='{name}'", *of_hydra.values()])
     finally:
         found = find(folder, arm_configs)
         if (study.questions, study.seeds) != (asked.questions, asked.seeds):
@@ -185,9 +186,9 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False, markup=False)
 
 
-def _launch(arguments: Sequence[str]) -> None:
+def _launch(train: Path, arguments: Sequence[str]) -> None:
     """Runs train.py -m. Its failures are reported by itself; a kill reaches it, and it writes down where it stopped."""
-    with subprocess.Popen([sys.executable, str(TRAIN), "-m", *arguments]) as process:
+    with subprocess.Popen([sys.executable, str(train), "-m", *arguments]) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()

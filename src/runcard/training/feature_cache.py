@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from runcard.config.schema import TrainSettings
+from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Batch, EpochSampler, SampleDataset
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
 from runcard.errors import UserError
@@ -62,7 +62,7 @@ class FeatureDataset(Dataset[Batch]):
 
 
 def cached_features(
-    front: nn.Module, images: SampleDataset, train: TrainSettings, fabric: Fabric, precision: str, console: Console
+    front: nn.Module, images: SampleDataset, train: TrainConfig, fabric: Fabric, precision: str, console: Console
 ) -> tuple[FeatureDataset, dict[str, Any]]:
     """Return the features of all images, as a dataset to train on, and what run.json says of them.
 

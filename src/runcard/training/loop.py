@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
-from runcard.config.schema import TrainSettings
+from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Batch, Loaders
 from runcard.errors import UserError
 from runcard.seeding import seed_epoch
@@ -36,7 +36,7 @@ def fit(
     loaders: Loaders,
     metrics: MetricCollection,
     monitor: Monitor,
-    train: TrainSettings,
+    train: TrainConfig,
     seed: int,
     state: State,
     checkpoint: Checkpoint,
@@ -110,7 +110,7 @@ def _groups(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _stopped_early(state: State, train: TrainSettings) -> bool:
+def _stopped_early(state: State, train: TrainConfig) -> bool:
     return train.early_stopping is not None and state.epoch - state.best_epoch >= train.early_stopping
 
 

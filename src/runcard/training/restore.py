@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from runcard.config.instantiate import build, check_targets
+from runcard.config.instantiate import build
+from runcard.config.schema import DatasetConfig, check_targets, parse_section
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.source import Samples
 from runcard.errors import UserError
@@ -27,15 +28,16 @@ class SavedRun:
     config: dict[str, Any]  # resolved
     model: nn.Module  # on the GPU where there is one, in evaluation mode
     record: dict[str, Any]  # run.json
+    trust: Sequence[str]  # packages whose objects the config may name
 
-    def dataset(self, root: Path | None) -> dict[str, Any]:
-        """Returns the config's dataset part, with its files at another root where one is given."""
-        dataset: dict[str, Any] = self.config["dataset"]
+    def dataset(self, root: Path | None) -> DatasetConfig:
+        """Return the config of the run's data, with its files at another root where one is given."""
+        dataset = parse_section(DatasetConfig, self.config["dataset"], f"{self.folder}: dataset.")
         if root is None:
             return dataset
-        if "root" not in dataset:
-            raise UserError(f"--root: the data of {self.folder} are not files ({dataset['_target_']}).")
-        return dataset | {"root": str(root)}
+        if "root" not in dataset.node:
+            raise UserError(f"--root: the data of {self.folder} are not files ({dataset.node['_target_']}).")
+        return dataset.with_arguments(root=str(root))
 
     def images(self, root: Path | None, split: str) -> tuple[Samples, list[int]]:
         """Returns the run's data, and the positions of those that split.json has in split, whatever was added since."""
@@ -44,7 +46,7 @@ class SavedRun:
             raise UserError(f"--split={split}: the run has no such images.")
         dataset = self.dataset(root)
         allowed = self.config["audit"]["allow"] if "audit" in self.config else ()  # a run of before there was an audit
-        samples = read_samples(open_source(dataset), dataset, allowed)
+        samples = read_samples(open_source(dataset, self.trust), dataset, allowed)
         position = {name: i for i, name in enumerate(samples.ids)}
         lost = [member["id"] for member in members if member["id"] not in position]
         if lost:
@@ -70,11 +72,11 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
         raise UserError(f"{folder}: no run with trained weights. Name a folder such as outputs/<name>/<stamp>.")
     weights, config = read_weights(path)
     check_targets({key: config[key] for key in ("model", "dataset")}, trust, "--trust {}")  # what is rebuilt here
-    model: nn.Module = build("model", config["model"])
+    model: nn.Module = build("model", config["model"], trust)
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:  # names and shapes, a line each
         raise UserError(f"{path}: not the weights of its own config: {str(error).splitlines()[-1].strip()}") from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return SavedRun(folder, config, model.to(device).eval(), record)
+    return SavedRun(folder, config, model.to(device).eval(), record, trust)

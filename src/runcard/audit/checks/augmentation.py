@@ -10,6 +10,7 @@ import numpy as np
 from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Sample, probe
 from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected
+from runcard.config.schema import DatasetConfig
 from runcard.data.loaders import Augment, unaugmented
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, with_channels
 from runcard.data.source import Source
@@ -66,16 +67,16 @@ def is_unaugmented(data: Data, validation: Dataset[Batch]) -> bool:
     return unaugmented(validation, data.samples, data.normalization, data.split["val"][:NUM_SAMPLES])
 
 
-def picked(source: Source, data: Inspected, dataset: Mapping[str, Any]) -> list[Sample]:
+def picked(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Sample]:
     """Returns a few samples across the data, with foreground where there is any, as the model would get them."""
     shown = [p.id for p in data.profiles if not p.is_constant and (p.mask is None or not p.mask.is_empty)]
     position = {name: i for i, name in enumerate(source.ids)}
     few = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(NUM_SAMPLES, len(shown))).astype(int))]
-    size_px = dataset["image_size_px"]
+    size_px = dataset.image_size_px
 
     def load(i: int) -> Sample:
         image, target, *_ = read_sample(source, i)
         mask = resize_mask(target, size_px) if isinstance(target, np.ndarray) else None
-        return Sample(resize_image(with_channels(image, dataset["channels"]), size_px), mask)
+        return Sample(resize_image(with_channels(image, dataset.channels), size_px), mask)
 
     return [load(position[name]) for name in few]

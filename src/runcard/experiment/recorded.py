@@ -1,0 +1,41 @@
+"""A completed run gives its recorded value, without training and without torch."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from runcard.data.fingerprint import data_fingerprint
+from runcard.data.preprocessing import digest_or_none
+from runcard.data.source import Source
+from runcard.runs.environment import code_hash
+
+
+def report_recorded(folder: Path, recorded: dict[str, Any], console: Console) -> float:
+    """Print the value that a completed run recorded, and return it."""
+    best = recorded["best"]
+    console.print(f"{folder}: completed before, {best['monitor']} {best['value']:.4f} (epoch {best['epoch']})")
+    if recorded["sessions"][-1]["code"] != code_hash():
+        console.print("warning: runcard's code has changed since; overwrite=true runs it again.", style="yellow")
+    return float(best["value"])
+
+
+def is_run_of(recorded: dict[str, Any], source: Source, folder: Path) -> bool:
+    """Whether a completed run certainly saw the data of source, and no file of weights that may have changed."""
+    digests = {name: digest_or_none(source, i) for i, name in enumerate(source.ids)}
+    left_out = recorded["left_out"]
+    kept = [name for name in digests if name not in left_out]
+    positions = {name: i for i, name in enumerate(kept)}
+    members = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    ids = {part: [member["id"] for member in members[part]] for part in members}
+    if "weights_sha256" in recorded["config"] or {*chain(*ids.values()), *left_out} != {*digests}:
+        return False
+    if any(digests[name] != left_out[name] for name in left_out):
+        return False
+    split = {part: [positions[name] for name in names] for part, names in ids.items()}
+    fingerprint = data_fingerprint(split, kept, [digests[name] or "" for name in kept])
+    return bool(fingerprint == recorded["data"])

@@ -1,0 +1,217 @@
+"""One session of a run: setup, audit, training, results. From the first epoch on, however it ends is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from runcard.audit.findings import as_json
+from runcard.audit.preflight import audit_before_training, print_findings
+from runcard.config.diff import NON_FUNCTIONAL_KEYS, config_hash, flatten
+from runcard.config.schema import Config
+from runcard.console import print_table
+from runcard.data.fingerprint import data_fingerprint
+from runcard.data.preprocessing import left_out
+from runcard.data.source import Source
+from runcard.data.summary import summary_rows
+from runcard.errors import UserError
+from runcard.experiment.checks import better
+from runcard.experiment.finalize import print_summary, write_results
+from runcard.experiment.model_summary import ModelSummary, summarize_model
+from runcard.experiment.predictions import PredictionFigures, first_batch
+from runcard.experiment.recorded import report_recorded
+from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_features
+from runcard.fileio import is_disk_full, write_figure
+from runcard.loggers.progress import Progress
+from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.runs.reader import read_metrics
+from runcard.runs.writer import Record, check_parent, copy_training
+from runcard.training.checkpoint import Checkpoint
+from runcard.training.evaluation import OUT_OF_MEMORY, columns
+from runcard.training.feature_cache import Pretrained
+from runcard.training.loop import fit
+from runcard.training.types import Logger, State
+
+
+def train_experiment(
+    cfg: DictConfig,
+    config: Config,
+    source: Source,
+    folder: Path,
+    overrides: Sequence[str],
+    choices: dict[str, str],
+    console: Console,
+) -> float:
+    """Build everything, audit the data, train, and return the best monitored value; see run.run.
+
+    cfg is the composed config, config the same parsed, source its dataset, opened.
+    """
+    setup = make_setup(cfg, config, source, choices)
+    samples, split = setup.data.samples, setup.data.split
+    fingerprint = data_fingerprint(split, samples.ids, samples.digests)
+    built = summarize_model(setup.model, setup.image_shape, setup.config["model"])
+    validation = setup.loaders.val.dataset
+    findings = audit_before_training(
+        setup.data, setup.augment, validation, config, fingerprint, built.mismatches, console
+    )
+    record = Record.open(folder, setup.config, choices, fingerprint, setup.overwrite)
+    try:
+        if record.content.get("status") == "completed":
+            return report_recorded(folder, record.content, console)
+        parent = None
+        if setup.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
+            parent = Path(setup.train.extend)
+            check_parent(parent, setup.config, fingerprint)
+        _announce(setup, built, record.folder, choices, console)
+        print_findings(findings, config.audit.allow, overrides, console)
+        changed = record.start(
+            setup.config_yaml,
+            overrides,
+            session={
+                "device": str(setup.fabric.device),
+                "precision": setup.precision,
+                "reproducible": "bit for bit" if setup.bit_exact else "to rounding",
+            },
+            choices=choices,
+            config=setup.config,
+            config_hash=config_hash(setup.config),
+            data=fingerprint,
+            num_parameters=setup.num_parameters,
+            num_trained_parameters=setup.num_trained,
+            better={name: better(name, setup.metrics) for name in ("loss", *columns(setup.metrics))},
+            bounds={
+                name: metric.bounds for name, metric in columns(setup.metrics).items() if hasattr(metric, "bounds")
+            },
+            parent=setup.train.extend,
+            model=built.metadata(),
+            left_out=left_out(setup.data.source, samples),
+            audit=as_json(findings, config.audit.allow),
+        )
+        if changed:
+            what = " and ".join(changed)
+            console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
+        with _ending(record, console) as ending:
+            if parent:
+                copy_training(parent, folder)
+            record.write_split(split, samples.ids, setup.data.groups, samples.digests)
+            ending |= {"status": "completed", **_train(setup, record, console)}
+        print_summary(console, setup, ending, folder)
+        return float(ending["best"]["value"])
+    finally:
+        record.release()
+
+
+def _announce(
+    setup: ExperimentSetup, built: ModelSummary, folder: Path, choices: dict[str, str], console: Console
+) -> None:
+    """Prints what is about to be trained, and where."""
+    counts = ", ".join(f"{len(members)} {part}" for part, members in setup.data.split.items() if members)
+    if lost := len(setup.data.source) - len(setup.data.samples.ids):
+        counts += f", {lost} left out (audit.allow)"
+    dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
+    console.print(folder, style="bold")
+    samples = setup.data.samples
+    if rows := summary_rows(setup.data.source, samples.originals, samples.labels, setup.data.split):
+        print_table(console, rows[0], rows[1:])
+    written, model_built = built.rows()
+    print_table(console, written, [model_built])
+    if isinstance(setup.model, Pretrained):
+        digest = setup.config.get("weights_sha256")
+        console.print(f"pretrained weights: {f'a file of SHA-256 {digest[:8]}…' if digest else 'none, random ones'}")
+    console.print(f"{dataset}: {counts} · {model} · {loss} · {setup.fabric.device} {setup.precision}")
+    if setup.smoke_test:
+        console.print("scale=quick: a smoke test of this config. It supports no conclusion.", style="yellow")
+
+
+@contextmanager
+def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
+    """However the block ends, run.json says so: with the metadata that the block adds, as failed, or as interrupted."""
+    started = perf_counter()
+    ending: dict[str, Any] = {"status": "interrupted"}
+    try:
+        yield ending
+    except Exception as error:
+        ending |= {"status": "failed", "error": str(error)}
+        if is_disk_full(error):  # of a file that is not written atomically: TensorBoard's
+            raise UserError(f"{record.folder}: the disk is full. Free some space and try again.") from None
+        if isinstance(error, torch.OutOfMemoryError):
+            raise UserError(OUT_OF_MEMORY) from None
+        raise
+    except KeyboardInterrupt:
+        epoch = len(read_metrics(record.folder / "metrics.csv"))
+        console.print(
+            f"\ninterrupted after epoch {epoch}. The same command goes on from there; a single run with "
+            f"run_dir='\"{record.folder}\"' added."
+        )
+        raise
+    finally:
+        with suppress(UserError, OSError):  # a full disk: the first error is the one to hear of
+            record.finish(perf_counter() - started, **ending)
+
+
+def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str, Any]:
+    """Trains from where the folder's checkpoint left off; returns the results that run.json ends with."""
+    folder, status = record.folder, "interrupted"
+    checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
+    state = checkpoint.resume()
+    if state.epoch:
+        console.print(f"going on after epoch {state.epoch}")
+    trained = setup
+    if setup.cache_features:
+        trained, metadata = with_cached_features(setup, console)
+        record.update(features=record.content.get("features", metadata))  # what the first session paid
+    gallery = PredictionFigures(trained)
+    progress = Progress(console, setup.train, len(setup.loaders.train), setup.monitor.name)
+    tracker = TensorBoardLogger(folder, state.epoch, progress, gallery.epoch)
+    try:
+        tracker.start(setup.config_yaml, _hparams(setup, record))
+        if not (folder / "figures" / "first_batch.png").exists():
+            figure = first_batch(setup)
+            write_figure(folder / "figures" / "first_batch.png", figure)
+            tracker.figure("train/first_batch", figure, 0)
+        resumed_epoch = state.epoch
+        state = fit_setup(trained, state, checkpoint, tracker)
+        progress.close()
+        # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
+        bit_exact = trained.bit_exact and state.epoch > resumed_epoch
+        results = write_results(trained, state, tracker, gallery, checkpoint, record, bit_exact)
+        status = "completed"
+        return results
+    finally:
+        with suppress(OSError):
+            tracker.close(status)
+
+
+def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Checkpoint, logger: Logger) -> State:
+    """Train from state on, and return the final state; see training.loop.fit."""
+    return fit(
+        fabric=setup.fabric,
+        model=setup.network,
+        loss=setup.loss,
+        optimizer=setup.optimizer,
+        schedule=setup.schedule,
+        loaders=setup.loaders,
+        metrics=setup.metrics,
+        monitor=setup.monitor,
+        train=setup.train,
+        seed=setup.seed,
+        state=state,
+        checkpoint=checkpoint,
+        logger=logger,
+    )
+
+
+def _hparams(setup: ExperimentSetup, record: Record) -> dict[str, Any]:
+    """Returns every value of the config that a run may differ in, with lists as text, for TensorBoard's HPARAMS."""
+    leaves = {
+        key: value for key, value in flatten(setup.config).items() if key.split(".")[0] not in NON_FUNCTIONAL_KEYS
+    }
+    leaves |= {"num_parameters": record.content["num_parameters"], **record.content["choices"]}
+    return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in leaves.items()}
