@@ -1,7 +1,7 @@
-"""Every random number comes from here.
+"""Derive all seeds of a run from one.
 
-A stream is named, not passed around: derive(seed, "augmentation", epoch, sample) is the same number in any process,
-in any order and after any interruption, so nothing about a run depends on the number of loader workers.
+Streams have names: derive(seed, "augmentation", epoch, sample) is the same number in any process, in any order and
+after any interruption, so a run does not depend on the number of loader workers.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import torch
 
 
 def derive(seed: int, *stream: str | int) -> int:
-    """Returns a 63-bit seed for the named stream: a hash, so that neighbouring names give unrelated numbers."""
+    """Derive a 63-bit seed for the named stream: a hash, so that similar names give unrelated numbers."""
     name = "/".join(map(str, (seed, *stream)))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global generators of Python, NumPy and torch (all devices)."""
+    """Seed the global generators of Python, NumPy and torch (all devices)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seeds the global generators for one epoch of training: dropout draws from them, and nothing else does.
+    """Seed the global generators for one epoch of training, where only dropout draws from them.
 
-    Because each epoch starts anew, a run resumed at an epoch's boundary needs no stored generator state.
+    Since each epoch is seeded, a run that resumes at an epoch boundary needs no stored generator state.
     """
     seed_everything(derive(seed, "dropout", epoch, rank))
 
 
 @contextmanager
 def forked(seed: int, *stream: str | int) -> Iterator[None]:
-    """Inside the block the global CPU generators run on the named stream; afterwards they are as before."""
+    """Seed the global CPU generators with the named stream inside the block, and restore them afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         seed_everything(derive(seed, *stream))

@@ -1,4 +1,4 @@
-"""An audit of one data set: one look at every sample, then every check."""
+"""Audit one data set: inspect every sample once, then run every check."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from runcard.errors import DataError, UserError
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found of a data set, and how it looks."""
+    """The findings of an audit, with the inspected data and their split."""
 
     findings: list[Finding]  # errors first
     data: Inspected
@@ -33,7 +33,7 @@ class Audit:
 
 
 def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> Audit:
-    """Returns all that is wrong with the data of the dataset part of a resolved config, whose source is open."""
+    """Audit the data of source, which the dataset part of a resolved config describes."""
     looks = track(
         look_at(source), "audit", len(source), console=console, transient=True, disable=not console.is_terminal
     )
@@ -63,7 +63,7 @@ def audit_data(source: Source, dataset: Mapping[str, Any], console: Console) -> 
         is_grouped=dataset["split"]["group_regex"] is not None,
         split_kind=dataset["split"]["kind"],
     )
-    with threadpool_limits(1):  # small pieces of work: on a busy machine, waiting threads cost 20 times as much
+    with threadpool_limits(1):  # the tasks are small: on a busy machine, waiting threads cost 20 times as much
         for check in (image_checks, mask_checks, duplicate_checks, split_checks):
             findings += check.find(data)
     return Audit(by_level(findings), data, split)

@@ -1,4 +1,4 @@
-"""Images from files and folders that are no run's own data, prepared as a run's own were."""
+"""Read images from files and folders outside a run's data, preprocessed as the run's data were."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read
 from runcard.data.source import Source
 from runcard.errors import DataError, UserError
 
-UNKNOWN = -1  # the target of an image whose class nobody has said
+UNKNOWN = -1  # the target of an unlabelled image
 
 
 class Pictures(NamedTuple):
-    """Images as a model was trained on them, but for their normalisation."""
+    """Images preprocessed as for training, except for normalisation."""
 
     images: np.ndarray  # (N, H, W, C) uint8
     targets: np.ndarray  # (N,) int64 class indices, or UNKNOWN
@@ -27,9 +27,9 @@ class Pictures(NamedTuple):
 
 
 def read_pictures(dataset: dict[str, Any], classes: Sequence[str], paths: Sequence[Path], console: Console) -> Pictures:
-    """Returns the images at paths, prepared as the dataset part of a run's config says.
+    """Read the images at paths, preprocessed as the dataset part of a run's config specifies.
 
-    Their classes are known where a folder lies as the run's own data do; else console says why they are not.
+    Classes are known for folders with the layout of the run's data; for other folders console prints the reason.
     """
     found = [read_samples(_source(dataset, classes, path, console), dataset) for path in paths]
     images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
@@ -37,7 +37,7 @@ def read_pictures(dataset: dict[str, Any], classes: Sequence[str], paths: Sequen
 
 
 def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console: Console) -> Source:
-    """Returns the images of a file or folder: in the layout of the run's data, or else without classes."""
+    """Open a file or folder: in the layout of the run's data if possible, otherwise without classes."""
     if path.is_dir() and "root" in dataset:
         try:
             source = open_source(dataset | {"root": str(path), "folder": None, "classes": list(classes)})
@@ -50,11 +50,11 @@ def _source(dataset: dict[str, Any], classes: Sequence[str], path: Path, console
     files = natsorted(p for p in path.rglob("*") if is_image(p.name)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path}: {NO_IMAGES}.")
-    return Unlabelled(files, classes, dataset.get("window", FULL_WINDOW))  # data that are made have no window
+    return Unlabelled(files, classes, dataset.get("window", FULL_WINDOW))  # generated data have no window
 
 
 class Unlabelled:
-    """Images whose classes nobody has said, as a dataset; see data.source.Source."""
+    """A dataset of unlabelled images; see data.source.Source."""
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
         self.ids = [str(path) for path in paths]

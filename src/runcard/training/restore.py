@@ -1,4 +1,4 @@
-"""A run that has ended, opened again from its folder: its config, its model with the best epoch's weights, its data."""
+"""Open a finished run from its folder: its config, its model with the best epoch's weights, and its data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runcard.training.checkpoint import read_weights
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run left of itself."""
+    """A run restored from its folder."""
 
     folder: Path
     config: dict[str, Any]  # resolved
@@ -29,7 +29,7 @@ class SavedRun:
     record: dict[str, Any]  # run.json
 
     def dataset(self, root: Path | None) -> dict[str, Any]:
-        """Returns the config's dataset part, with its files at another root where one is given."""
+        """Return the config's dataset part, with root replaced if one is given."""
         dataset: dict[str, Any] = self.config["dataset"]
         if root is None:
             return dataset
@@ -38,12 +38,12 @@ class SavedRun:
         return dataset | {"root": str(root)}
 
     def images(self, root: Path | None, split: str) -> tuple[Samples, list[int]]:
-        """Returns the run's data, and the positions of those that split.json has in split, whatever was added since."""
+        """Read the run's data, and the positions of the images that split.json lists in split; new ones are ignored."""
         members = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))[split]
         if not members:
             raise UserError(f"--split={split}: the run has no such images.")
         dataset = self.dataset(root)
-        allowed = self.config["audit"]["allow"] if "audit" in self.config else ()  # a run of before there was an audit
+        allowed = self.config["audit"]["allow"] if "audit" in self.config else ()  # absent in runs of older versions
         samples = read_samples(open_source(dataset), dataset, allowed)
         position = {name: i for i, name in enumerate(samples.ids)}
         lost = [member["id"] for member in members if member["id"] not in position]
@@ -55,7 +55,7 @@ class SavedRun:
         return samples, [position[member["id"]] for member in members]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Returns a context that computes as precisely as the run did."""
+        """Return an autocast context with the run's precision."""
         mixed = self.record["sessions"][-1]["precision"] == "bf16-mixed"
         return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=mixed)
 
@@ -63,7 +63,7 @@ class SavedRun:
 def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     """Open the run of a folder; trust names packages whose objects its config may name.
 
-    Raises UserError where it holds no weights, weights that do not fit its config, or a config of other objects.
+    Raises UserError if the weights are missing or do not fit the config, or the config names untrusted objects.
     """
     path = folder / "checkpoints" / "best.safetensors"
     if not path.exists() or not (folder / "run.json").exists():
