@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-WIDTH = 1000  # columns of a table at the most: more than any has
+WIDTH = 1000  # maximum width of a table in characters: more than any needs
 
 
 def duration(seconds: float) -> str:
-    """Returns 7 s, 1:05 min or 2:03:00 h."""
+    """Format seconds as 7 s, 1:05 min or 2:03:00 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
 
 
 def print_table(console: Console, columns: list[str], rows: list[list[str]]) -> None:
-    """Prints a plain table, as wide as it needs to be: folders and numbers are there to be copied."""
+    """Print a plain table at its full width, so that folders and numbers can be copied."""
     shown = Table(box=None, pad_edge=False)
     for column in columns:
         shown.add_column(column, no_wrap=True)

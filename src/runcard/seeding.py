@@ -1,7 +1,7 @@
-"""Every random number comes from here.
+"""Derive all seeds of a run from one.
 
-A stream is named, not passed around: derive(seed, "augmentation", epoch, sample) is the same number in any process,
-in any order and after any interruption, so nothing about a run depends on the number of loader workers.
+Streams have names: derive(seed, "augmentation", epoch, sample) is the same number in any process, in any order and
+after any interruption, so a run does not depend on the number of loader workers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def derive(seed: int, *stream: str | int) -> int:
-    """Returns a 63-bit seed for the named stream: a hash, so that neighbouring names give unrelated numbers."""
+    """Derive a 63-bit seed for the named stream: a hash, so that similar names give unrelated numbers."""
     name = "/".join(map(str, (seed, *stream)))
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) >> 1
 
@@ -30,9 +30,9 @@ def seed_everything(seed: int) -> None:
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> None:
-    """Seeds the global generators for one epoch of training: dropout draws from them, and nothing else does.
+    """Seed the global generators for one epoch of training, where only dropout draws from them.
 
-    Because each epoch starts anew, a run resumed at an epoch's boundary needs no stored generator state.
+    Since each epoch is seeded, a run that resumes at an epoch boundary needs no stored generator state.
     """
     seed_everything(derive(seed, "dropout", epoch, rank))
 

@@ -1,1 +1,1 @@
-"""Checks on data before anything is trained: what is wrong, where, and how to fix it."""
+"""Checks of data before training: what is wrong, where, and how to fix it."""

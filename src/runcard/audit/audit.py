@@ -1,4 +1,4 @@
-"""An audit of one data set: one look at every sample, then every check."""
+"""Audit one data set: inspect every sample once, then run every check."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runcard.errors import DataError, UserError
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found of a data set, and how it looks."""
+    """The findings of an audit, with the inspected data and their split."""
 
     findings: list[Finding]  # errors first
     data: Inspected
@@ -61,7 +61,7 @@ def audit_data(source: Source, dataset: DatasetConfig, console: Console) -> Audi
         is_grouped=dataset.split.group_regex is not None,
         split_kind=dataset.split.kind,
     )
-    with threadpool_limits(1):  # small pieces of work: on a busy machine, waiting threads cost 20 times as much
+    with threadpool_limits(1):  # the tasks are small: on a busy machine, waiting threads cost 20 times as much
         for check in (image_checks, mask_checks, duplicate_checks, split_checks):
             findings += check.find(data)
     return Audit(by_level(findings), data, split)

@@ -1,4 +1,4 @@
-"""The command runcard audit: all findings, in a table, as JSON and as pictures."""
+"""The command runcard audit: all findings, in a table, as JSON and as figures."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from runcard.errors import DataError, UserError
 from runcard.fileio import write_figure, write_json
 
 AUDITS = Path("outputs") / "audit"
-MIN_OTHERS = 20  # images of which nothing was found, on the contact sheet
-INDENT = 9  # columns of a finding's further lines: its level stands before them
+MIN_OTHERS = 20  # images without findings on the contact sheet
+INDENT = 9  # columns: a finding's further lines are indented past its level
 
 
 def audit_config(overrides: Sequence[str], output: Path | None, console: Console, conf: Path = CONF) -> bool:
@@ -99,7 +99,7 @@ def audit_against(
 
 
 def _emptied(folder: Path) -> Path:
-    """Returns a folder that can be written, without what an earlier audit left there. Raises UserError."""
+    """Create folder, or delete the files of an earlier audit in it. Raise UserError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("audit.json", "contact_sheet.png", "augmentation.png"):
@@ -110,7 +110,6 @@ def _emptied(folder: Path) -> Path:
 
 
 def _print(findings: Sequence[Finding], allowed: Sequence[str], console: Console) -> None:
-    """Prints each finding: level and check, places, fix."""
     for finding in findings:
         is_allowed = finding.level == "error" and finding.check in allowed
         level = "allowed" if is_allowed else finding.level
@@ -128,7 +127,7 @@ def _content(
     dataset: DatasetConfig,
     augmentation: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Returns what audit.json holds. data is the fingerprint that run.json of a training has too."""
+    """Build the content of audit.json; its data is the fingerprint that a run's run.json contains too."""
     ids, digests = ([getattr(profile, key) for profile in audit.data.profiles] for key in ("id", "digest"))
     return {
         "dataset": dataset.model_dump(),
@@ -140,7 +139,7 @@ def _content(
 
 
 def _tiles(source: Source, data: Inspected, findings: Sequence[Finding]) -> list[Tile]:
-    """Returns the samples of the contact sheet: those that something was found of, then others across the data."""
+    """Build the tiles of the contact sheet: samples with findings, then others spread over the data."""
     flags: dict[int, tuple[str, str]] = {}
     for finding in findings:
         for i in finding.samples:

@@ -1,4 +1,4 @@
-"""The contact sheets of an audit: what the data look like, and what the augmentation makes of them. Pure drawing."""
+"""Draw the contact sheets of an audit: samples of the data, and draws of the augmentation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from runcard.fileio import FIGURE_DPI
 TILE_PX = 128
 MAX_TILES = 60  # of a contact sheet
 NUM_COLUMNS = 10
-MIN_COLUMNS = 5  # of room, for the title
+MIN_COLUMNS = 5  # at least, so that the title fits
 MARGIN_PX = 20
 GAP_PX = 14  # between tiles
 FRAME_PX = 3
 LINE_PX = 14  # a line of text
 POINTS = 6.8
-LETTER_PX = 6  # of a line's width, on the mean
+LETTER_PX = 6  # mean width of a letter
 Colour = tuple[int, int, int]
 COLOURS: dict[str, Colour] = {"error": (214, 39, 40), "warning": (230, 126, 0), "note": (31, 119, 180)}
 BLACK, QUIET = (0, 0, 0), (90, 90, 90)
@@ -36,12 +36,12 @@ class Tile:
     image: np.ndarray  # (H, W, C) uint8
     mask: np.ndarray | None  # (H, W) uint8 class indices
     caption: str  # a line or more: the id, the class
-    flag: str | None = None  # what was found about it, in few words: "near_duplicates"
+    flag: str | None = None  # the check of its finding: "near_duplicates"
     level: str | None = None  # of that finding: error | warning | note
 
 
 def contact_sheet(tiles: Sequence[Tile], title: str) -> Figure:
-    """Draws up to MAX_TILES samples with the contours of their masks, the flagged ones first, framed by level."""
+    """Draw up to MAX_TILES samples with the contours of their masks, the flagged ones first, framed by level."""
     shown = sorted(tiles, key=lambda tile: tile.flag is None)[:MAX_TILES]
     rows = [shown[start : start + NUM_COLUMNS] for start in range(0, len(shown), NUM_COLUMNS)]
     heights = [TILE_PX + GAP_PX + LINE_PX * max(len(_lines(tile)) for tile in row) for row in rows]
@@ -59,9 +59,9 @@ def contact_sheet(tiles: Sequence[Tile], title: str) -> Figure:
 
 
 class _Page:
-    """A page under a title, on which pictures and words are put by pixels from the top left corner below the title."""
+    """A page with a title. Positions of images and text are in pixels from the top left corner below the title."""
 
-    def __init__(self, width: int, height: int, title: str) -> None:  # with a gap right of and below the last
+    def __init__(self, width: int, height: int, title: str) -> None:  # size includes a last gap
         self.left, self.top = MARGIN_PX, MARGIN_PX + 2 * LINE_PX
         self.pixels = np.full(
             (self.top + height + MARGIN_PX - GAP_PX, width + 2 * MARGIN_PX - GAP_PX, 3), 255, np.uint8
@@ -71,7 +71,7 @@ class _Page:
         self.text(title, 0, -2 * LINE_PX, BLACK, bold=True, points=1.4 * POINTS)
 
     def picture(self, sample: Sample, left: int, top: int, size_px: int, colour: Colour | None = None) -> None:
-        """Puts a sample with its contours, in a frame of the colour, into the middle of a square."""
+        """Draw a sample with its contours, framed in colour, in the centre of a square."""
         height, width = sample.image.shape[:2]
         scale = size_px / max(height, width)
         size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -93,7 +93,7 @@ class _Page:
         bold: bool = False,
         points: float = POINTS,
     ) -> None:
-        """Writes a line, its upper left corner at the place."""
+        """Write a line of text, with its upper left corner at (left, top)."""
         height, width = self.pixels.shape[:2]
         self.figure.text(
             (self.left + left) / width,
@@ -107,7 +107,7 @@ class _Page:
         )
 
     def finished(self) -> Figure:
-        """Returns the page; saved at FIGURE_DPI, its pictures have the pixels that they were given."""
+        """Return the page. Saved at FIGURE_DPI, it keeps its images pixel for pixel."""
         ax = self.figure.add_axes((0, 0, 1, 1))
         ax.imshow(self.pixels, interpolation="nearest", aspect="auto")
         ax.set_axis_off()
@@ -115,11 +115,10 @@ class _Page:
 
 
 def _lines(tile: Tile) -> list[str]:
-    """Returns the lines below a tile: the caption's, and then the flag."""
     return [_shortened(line, TILE_PX) for line in tile.caption.splitlines()] + ([tile.flag] if tile.flag else [])
 
 
 def _shortened(line: str, width_px: int) -> str:
-    """Returns a line that is no wider: of a longer one the end, which tells files apart."""
+    """Shorten a line to width_px, keeping its end, by which file names differ."""
     longest = width_px // LETTER_PX
     return line if len(line) <= longest else f"…{line[1 - longest :]}"

@@ -1,4 +1,4 @@
-"""Whether data are those of a run: which images came, went or changed."""
+"""Compare data with those of a run: which images were added, removed or changed."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from runcard.errors import UserError
 from runcard.runs.reader import Types, faults, read_metadata
 
 MAX_LISTED = 20
-OF_DATA: Types = {"config.dataset": dict}  # what is asked of run.json
+OF_DATA: Types = {"config.dataset": dict}  # keys of run.json that are needed
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How a data set differs from that of a run; ids of images."""
+    """How a data set differs from a run's; lists of image ids."""
 
     added: list[str]
     removed: list[str]
-    changed: list[str]  # other bytes under the same name
-    compared_bytes: bool  # False of a run that recorded no image's own hash
+    changed: list[str]  # different bytes under the same name
+    compared_bytes: bool  # False if the run did not record a hash of every image
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.changed)
 
     def lines(self) -> list[str]:
-        """Returns what to print: a line for each kind of difference, or that there is none."""
+        """Format one line per kind of difference, or one that says there is none."""
         kinds = {"added": self.added, "removed": self.removed, "changed": self.changed}
         found = [
             f"{kind:<8} {counted(len(ids), 'image')}: {shortened(ids, MAX_LISTED)}"
@@ -46,7 +46,7 @@ class Difference:
 
 
 def run_metadata(run: Path) -> dict[str, Any]:
-    """Returns run.json of a run's folder, with at least the dataset of its config."""
+    """Read run.json of a run folder. Raise UserError unless it holds at least the dataset of its config."""
     try:
         metadata = read_metadata(run)
         wrong = next(faults(metadata, OF_DATA), "")
@@ -58,8 +58,8 @@ def run_metadata(run: Path) -> dict[str, Any]:
 
 
 def compare_with_run(source: Source, run: Path, metadata: Mapping[str, Any]) -> Difference:
-    """Returns how the data of source differ from those of a run's folder, of which metadata are run.json."""
-    left_out = metadata.get("left_out", {})  # none in a run of an older version
+    """Compare the data of source with those of a run folder, whose run.json is metadata."""
+    left_out = metadata.get("left_out", {})  # absent in runs of older versions
     recorded = _recorded(run / "split.json") | left_out
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]
@@ -72,7 +72,7 @@ def compare_with_run(source: Source, run: Path, metadata: Mapping[str, Any]) -> 
 
 
 def _recorded(path: Path) -> dict[str, str | None]:
-    """Returns the hash of each image that a run used, by id; None where it kept none."""
+    """Read the hash of each image that a run used, by id; None if it recorded none."""
     try:
         split: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
         return {member["id"]: member.get("sha256") for members in split.values() for member in members}

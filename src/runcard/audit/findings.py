@@ -1,6 +1,6 @@
-"""What an audit finds: the names of its checks, and findings that say what is wrong, where, and how to fix it.
+"""The checks of an audit, and its findings: what is wrong, where, and how to fix it.
 
-An error is beyond doubt and stops training; what a detector suspects is a warning; a note is worth knowing.
+An error is certain and stops training, a warning is a detector's suspicion, and a note is information.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, chec
 LEVELS = ("error", "warning", "note")
 MAX_PLACES_SHOWN = 5
 MAX_PLACES_IN_A_LINE = 3
-CHECKS = {  # name -> what it looks for; a finding's level is said where it is made
+CHECKS = {  # name -> what it looks for; the level is set where a finding is made
     # files and folders
     "layout": "a folder with no known layout, or with several",
     "no_images": "a folder or a class without images",
@@ -49,7 +49,7 @@ CHECKS = {  # name -> what it looks for; a finding's level is said where it is m
     "imbalance": "the accuracy of always predicting the most frequent class",
     "label_against_name": "an image whose name contains another class than its folder",
     "class_shortcut": "format, depth, colour or size of the files predict the class",
-    # copies
+    # duplicates
     "duplicates": "the same image twice, by bytes or pixels",
     "duplicates_across": "the same image in two splits",
     "contradicting_labels": "the same image with two labels or masks",
@@ -78,14 +78,14 @@ CHECKS = {  # name -> what it looks for; a finding's level is said where it is m
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an audit found, in all the places where it found it."""
+    """One result of a check, with all places where it occurs."""
 
     check: str
     level: str  # error | warning | note
     what: str
     fix: str
-    places: tuple[str, ...] = ()  # files, ids, pairs of these, or keys of the config
-    samples: tuple[int, ...] = ()  # positions among the profiles, for a picture of them
+    places: tuple[str, ...] = ()  # files, ids, pairs of them, or config keys
+    samples: tuple[int, ...] = ()  # positions among the profiles, for the contact sheet
 
     def __post_init__(self) -> None:
         assert self.check in CHECKS, self.check
@@ -97,20 +97,20 @@ class Finding:
 
 
 def shortened(places: Sequence[str], most: int) -> str:
-    """Returns "a, b, c and 12 more"."""
+    """Join the first places, as "a, b, c and 12 more"."""
     more = len(places) - most
     return ", ".join(places[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns "1 image" or "2 images"."""
+    """Format "1 image" or "2 images"."""
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iterator[Finding]:
-    """Yields the findings of faults that files and folders have, those that say the same together.
+    """Group equal faults of files and folders into findings.
 
-    Their places are reported below location, the data's folder, where it is known.
+    Places are given relative to location, the data's folder, if it is known.
     """
     groups: dict[tuple[str, str, str], list[str]] = {}
     for fault in faults:
@@ -121,7 +121,7 @@ def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iter
 
 
 def below(fault: DataError, location: Path | None) -> str:
-    """Returns the place of a fault, reported from location on where it lies there."""
+    """Return the place of a fault, relative to location if it lies below it."""
     place = Path(fault.place)
     return str(place.relative_to(location)) if location and location in place.parents else fault.place
 
@@ -133,7 +133,7 @@ def check_allowed(names: Sequence[str]) -> None:
 
 
 def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
-    """Raises UserError with every error whose check is not allowed."""
+    """Raise UserError with every error whose check is not allowed."""
     errors = [finding for finding in findings if finding.level == "error" and finding.check not in allowed]
     if errors:
         way = allow_hint(allowed, (finding.check for finding in errors))
@@ -141,24 +141,24 @@ def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
 
 
 def as_json(findings: Iterable[Finding], allowed: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the findings as plain values, each with whether it was allowed."""
+    """Convert findings to plain values, each with whether it was allowed."""
     return [asdict(f) | {"allowed": f.level == "error" and f.check in allowed} for f in findings]
 
 
 def from_json(content: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Returns the findings that as_json gave."""
+    """Restore the findings from as_json."""
     return [
         Finding(f["check"], f["level"], f["what"], f["fix"], tuple(f["places"]), tuple(f["samples"])) for f in content
     ]
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """Returns "1 error, 2 warnings, no notes."."""
+    """Format "1 error, 2 warnings, no notes."."""
     numbers = Counter(finding.level for finding in findings)
     return ", ".join(counted(numbers[level], level) if numbers[level] else f"no {level}s" for level in LEVELS) + "."
 
 
 def by_level(findings: Iterable[Finding]) -> list[Finding]:
-    """Returns the findings, errors first, in the order of CHECKS."""
+    """Sort findings by level, errors first, then in the order of CHECKS."""
     order = list(CHECKS)
     return sorted(findings, key=lambda f: (LEVELS.index(f.level), order.index(f.check)))

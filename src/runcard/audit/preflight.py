@@ -1,4 +1,4 @@
-"""The audit's short form, before every training: kept by the data's fingerprint, so that it costs nothing again."""
+"""The audit before every training. Its findings are cached by the data's fingerprint, so that repeats cost nothing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 AUDIT_CODE = ("audit", "config", "data", "datasets", "stats", "transforms.py")  # what findings depend on
 WAITING = "audit: another run audits the same data, waiting for it"
-OF_DATA = ("dataset", "augmentation", "experiment")  # of the overrides of a run, those that an audit goes by
-OF_RUN = ("validation_augmented", "ignored_model_key")  # what runcard audit, which builds no model, does not look for
+OF_DATA = ("dataset", "augmentation", "experiment")  # the overrides of a run that an audit depends on
+OF_RUN = ("validation_augmented", "ignored_model_key")  # not checked by runcard audit, which builds no model
 STYLES = {"error": "red", "warning": "yellow", "note": "default"}
 
 
@@ -41,9 +41,9 @@ def audit_before_training(
     mismatches: Sequence[str],
     console: Console,
 ) -> list[Finding]:
-    """Return what an audit finds of a run's data, augmentation and model; mismatches are those of the built model.
+    """Audit a run's data, augmentation and model; mismatches are those of the built model.
 
-    validation is what the validation loader reads. Raises UserError where an error is not allowed (audit.allow).
+    validation is the validation loader's dataset. Raises UserError for errors not allowed by audit.allow.
     """
     path = Path(config.audit.cache_dir).expanduser() / f"{_key(data, config, fingerprint)}.json"
     with exclusive_lock(path, "audit.cache_dir", "Choose another folder.", lambda: console.print(WAITING)):
@@ -61,7 +61,7 @@ def audit_before_training(
 def print_findings(
     findings: Sequence[Finding], allowed: Sequence[str], overrides: Sequence[str], console: Console
 ) -> None:
-    """Prints errors that are allowed, and warnings, a line each, and the command that says more."""
+    """Print allowed errors and warnings, a line each, and the command that shows all details."""
     for finding in findings:
         if finding.level != "note":
             level = f"{finding.level}, allowed" if finding.check in allowed else finding.level
@@ -73,7 +73,7 @@ def print_findings(
 
 
 def _of_run(data: Data, validation: Dataset[Batch], mismatches: Sequence[str]) -> Iterator[Finding]:
-    """Yield what is wrong with how this run uses its data and its model."""
+    """Find faults in how this run uses its data and model."""
     if not augmentation_checks.is_unaugmented(data, validation):
         what = "validation images are not as they are on disk"
         yield Finding("validation_augmented", "error", what, "Only the training loader may be given the augmentation.")
@@ -93,7 +93,7 @@ def _key(data: Data, config: Config, fingerprint: Mapping[str, str]) -> str:
 
 
 def _read(path: Path) -> list[Finding] | None:
-    """Returns kept findings; None where there are none that can be read."""
+    """Read cached findings; None if there are none or they are unreadable."""
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""One look at every sample: it is decoded once, at full size, and what the checks need of it is kept, in a few kB."""
+"""Inspect every sample: decode it once, at full size, and keep what the checks need, in a few kB."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from runcard.data.source import Original, Source
 from runcard.errors import DataError
 
 THUMB_PX = 64
-MAX_CHROMA = 8  # grey levels by which a channel of a grey image stored as RGB may differ from its grey
-AHEAD = 256  # samples under way at a time: memory stays bounded however many there are
+MAX_CHROMA = 8  # grey levels: maximum difference of a channel from grey in a grey image stored as RGB
+AHEAD = 256  # samples in flight, which bounds memory
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is kept of one sample."""
+    """The properties of one sample that the checks use."""
 
     id: str
-    name: str  # what a person finds it by: its file, below the data's folder; the id of what is made
-    files: tuple[Path, ...]  # the image, and its mask; none for data that are made
+    name: str  # its file, relative to the data's folder; the id of generated data
+    files: tuple[Path, ...]  # the image, and its mask; empty for generated data
     digest: str  # of the bytes of its files
-    inode: tuple[int, int] | None  # of the image's file: links to one file share it
+    inode: tuple[int, int] | None  # of the image's file; equal for links to one file
     pixel_hash: str  # of the image as decoded
     num_bytes: int  # of the image's file
     original: Original
     mean: float  # of the greys at full size, 0 to 255
     sd: float
     is_constant: bool  # of a single grey
-    is_grey: bool  # of one channel, or of three that are the same but for noise
-    thumb: np.ndarray  # (64, 64) uint8 grey, whatever the aspect ratio
+    is_grey: bool  # of one channel, or of three that are equal up to MAX_CHROMA
+    thumb: np.ndarray  # (64, 64) uint8 grey, for any aspect ratio
     target: int | None  # the class; None with a mask
     mask: Mask | None
 
 
 @dataclass(frozen=True)
 class Mask:
-    """What is kept of a mask."""
+    """The properties of a mask that the checks use."""
 
     name: str  # see Profile
     thumb: np.ndarray  # (64, 64) uint8 class indices
     pixel_hash: str  # of the class indices
     counts: tuple[int, ...]  # pixels of each class
     values: tuple[int, ...]  # in the file, in ascending order
-    soft: float  # share of pixels with another value than the commonest one of a class
+    soft: float  # share of pixels whose value is not the most frequent one of a class
     image_correlation: float  # correlation of image and mask, -1 to 1: 1 where the mask is its image
 
     @property
@@ -69,31 +69,31 @@ class Mask:
 
 @dataclass(frozen=True)
 class Inspected:
-    """A data set as the checks see it: every sample that could be read, and how the config parts them."""
+    """A data set as input of the checks: every readable sample, and the split."""
 
     profiles: Sequence[Profile]
     classes: Sequence[str]
-    positive: str | None  # the class that metrics speak of
+    positive: str | None  # the positive class of the metrics
     has_masks: bool
-    sides: Sequence[str]  # of each profile: train, val or test; "" where there is no split
-    groups: Sequence[str]  # of each profile: its patient, or its own id
-    is_grouped: bool  # whether the config says how a name tells the patient
+    sides: Sequence[str]  # split of each profile: train, val or test; "" without a split
+    groups: Sequence[str]  # group of each profile: its patient, or its own id
+    is_grouped: bool  # whether dataset.split.group_regex is set
     split_kind: str  # given | holdout | kfold
 
     def of(self, side: str) -> list[Profile]:
-        """Returns the profiles of one side of the split."""
+        """Return the profiles of one split."""
         return [profile for profile, other in zip(self.profiles, self.sides, strict=True) if other == side]
 
     def finding(
         self, check: str, level: str, what: str, fix: str, samples: Sequence[int], places: Sequence[str] | None = None
     ) -> Finding:
-        """Returns what was found of these samples, by their position; places are their files where none are given."""
+        """Build a finding about samples, given by position; places default to their files."""
         named = [self.profiles[i].name for i in samples] if places is None else places
         return Finding(check, level, what, fix, tuple(named), tuple(samples))
 
 
 def look_at(source: Source) -> Iterator[Profile | DataError]:
-    """Yields, in order, the profile of every sample of source, or what is wrong with it."""
+    """Yield, in order, the profile of every sample of source, or its fault."""
     ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool is the parallelism
 
@@ -109,22 +109,22 @@ def look_at(source: Source) -> Iterator[Profile | DataError]:
 
 
 def thumbs_of(profiles: Sequence[Profile]) -> np.ndarray:
-    """Returns the images small and grey (N, 64, 64) uint8."""
+    """Stack the grey thumbs (N, 64, 64) uint8 of images."""
     return _stacked(profile.thumb for profile in profiles)
 
 
 def are_grey(profiles: Sequence[Profile]) -> np.ndarray:
-    """Return whether the images are grey (N,) bool."""
+    """Return (N,) bool: whether each image is grey."""
     return np.array([profile.is_grey for profile in profiles], bool)
 
 
 def masks_of(profiles: Sequence[Profile]) -> np.ndarray:
-    """Returns the masks small (N, 64, 64) uint8 class indices, of profiles that all have one."""
+    """Stack the thumbs (N, 64, 64) uint8 of masks, as class indices; every profile must have a mask."""
     return _stacked(profile.mask.thumb for profile in profiles if profile.mask)
 
 
 def _stacked(thumbs: Iterable[np.ndarray]) -> np.ndarray:
-    return np.stack([np.zeros((THUMB_PX, THUMB_PX), np.uint8), *thumbs])[1:]  # of none too
+    return np.stack([np.zeros((THUMB_PX, THUMB_PX), np.uint8), *thumbs])[1:]  # the zeros allow an empty list
 
 
 def _profile(source: Source, i: int) -> Profile:
@@ -153,7 +153,7 @@ def _profile(source: Source, i: int) -> Profile:
 
 
 def is_grey(image: np.ndarray, grey: np.ndarray) -> bool:
-    """Whether image (H, W) or (H, W, 3) uint8 shows nothing but its grey (H, W), as radiographs stored as RGB do."""
+    """Whether image (H, W) or (H, W, 3) uint8 equals its grey (H, W), as in radiographs stored as RGB."""
     return image.ndim == 2 or cv2.norm(image, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), cv2.NORM_INF) <= MAX_CHROMA
 
 
@@ -161,7 +161,7 @@ def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:
     files = source.files[i]
     counts = np.bincount(mask.ravel(), minlength=len(source.classes))
     values, frequencies = grey_values(files[1]) if len(files) > 1 else (np.flatnonzero(counts), counts[counts > 0])
-    of_classes = np.sort(frequencies)[-np.count_nonzero(counts) :]  # a class's own value is its commonest
+    of_classes = np.sort(frequencies)[-np.count_nonzero(counts) :]  # a class's own value is its most frequent one
     return Mask(
         name=name_of(source, i, -1),
         thumb=resize_mask(mask, THUMB_PX),
@@ -174,7 +174,7 @@ def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:
 
 
 def name_of(source: Source, i: int, which: int) -> str:
-    """Returns the name of one of the files of sample i: below the data's folder; the sample's id where it has none."""
+    """Return the name of a file of sample i, relative to the data's folder; the sample's id if it has no files."""
     if not source.files[i] or source.on_disk is None:
         return source.ids[i]
     path, location = source.files[i][which], source.on_disk.location
@@ -182,7 +182,7 @@ def name_of(source: Source, i: int, which: int) -> str:
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Returns Pearson's correlation of two images (H, W); 0 where either is constant."""
+    """Compute Pearson's correlation of two images (H, W); 0 if either is constant."""
     a, b = (array.astype(np.float32) - array.mean(dtype=np.float64) for array in (one, other))
     scale = float(np.sqrt(np.square(a).sum(dtype=np.float64) * np.square(b).sum(dtype=np.float64)))
     return float((a * b).sum(dtype=np.float64)) / scale if scale else 0.0

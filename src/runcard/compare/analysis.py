@@ -1,4 +1,4 @@
-"""All that is found out from runs: answers, a table of the arms' measures, and what to know before reading either."""
+"""The analysis of runs: answers to questions, a table of the arms' measures, and remarks that qualify both."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from runcard.errors import UserError
 from runcard.runs.reader import read_run
 from runcard.runs.run import Run
 
-FLAT = 0.01  # a curve that changes by less over its last third is flat, where no margin says what matters
+FLAT = 0.01  # without a margin, a curve that changes by less over its last third counts as flat
 MAX_PAIRS = 10
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that a table, a JSON file or a report is made from."""
+    """The content of the tables, the JSON output and the report."""
 
     study: Study | None
     arms: tuple[Arm, ...]
     measures: tuple[Measure, ...]  # the rows of the table of arms, primary first
     values: Mapping[str, Mapping[str, Value]]  # arm name -> measure key -> value
-    best: Mapping[str, Value]  # arm name -> the primary measure at the best epoch, "chosen on these same images"
+    best: Mapping[str, Value]  # arm name -> the monitored metric at the best epoch: see best_title
     answers: tuple[Answer, ...]
-    command: str  # what finds this again
+    command: str  # the command that reproduces this
     left_out: tuple[str, ...]  # runs that are not compared, each with the reason
     remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, smoke tests
 
@@ -50,9 +50,9 @@ def find(
     command: str = "",
     metric: str | None = None,
 ) -> Findings:
-    """Returns what the runs of these arms say to the questions; left_out names the runs that do not count.
+    """Answer the questions from the runs of these arms; left_out names the runs that do not count.
 
-    metric is the one that the table of arms begins with, and whose dynamics it shows; None: the one that each monitors.
+    metric: the first in the table of arms, which shows its dynamics too; None: the one that each arm monitors.
     """
     tables = {arm.name: _values(arm, metric or monitored(arm), questions) for arm in arms}
     losses = {str([(k, v) for k, v in arm.first.config.items() if k.startswith("loss.")]) for arm in arms}
@@ -77,12 +77,12 @@ def find(
 
 
 def monitored(arm: Arm) -> str:
-    """Returns the metric that an arm's best epoch goes by: dice of val/dice."""
+    """Return the metric that selects an arm's best epoch: dice of val/dice."""
     return str(arm.first.metadata["best"]["monitor"]).partition("/")[2]
 
 
 def best_title(measure: Measure, arms: Sequence[Arm]) -> str:
-    """Returns how the values of the best epoch are headed: they are no fair measure of the images that chose it."""
+    """Format the heading of the best epoch's values, which are biased on the images that chose the epoch."""
     these = "these same" if all(arm.first.split == "val" for arm in arms) else "the validation"
     return f"{measure.title}, best epoch (chosen on {these} images)"
 
@@ -90,9 +90,9 @@ def best_title(measure: Measure, arms: Sequence[Arm]) -> str:
 def ask_pairs(
     arms: Sequence[Arm], metric: str | None = None, margin: float | None = None, threshold: float | None = None
 ) -> list[Question]:
-    """Returns a question per pair of arms: does the first differ from the second in the metric, theirs if None?
+    """Ask for each pair of arms whether they differ in the metric; None: the one that the first of the pair monitors.
 
-    Where these would be more than MAX_PAIRS, each arm is compared with the first one alone.
+    With more than MAX_PAIRS pairs, each arm is compared with the first one only.
     """
     pairs = list(combinations(arms, 2))
     if len(pairs) > MAX_PAIRS:
@@ -112,7 +112,7 @@ def ask_pairs(
 
 
 def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measure, Value]:
-    """Returns every measure of one arm: this metric first, then the others and the dynamics of this one."""
+    """Compute every measure of one arm: this metric first, then the others and this one's dynamics."""
     names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
     table = {metric_measure(name, arm.first): _value(arm, name, "last") for name in names}
     asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
@@ -131,12 +131,12 @@ def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
         return Value(runs, None, "(no value per image)")
     try:
         return Value(runs, endpoints.of_arm(arm, metric, checkpoint))
-    except UserError as error:  # a metric that is undefined there
+    except UserError as error:  # the metric is undefined for these runs
         return Value(runs, None, str(error))
 
 
 def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
-    """Returns what a reader must know of an arm before any verdict."""
+    """List what limits the results of an arm."""
     remarks = []
     if any(run.smoke_test for run in arm.runs):
         remarks.append("a smoke test (scale=quick, or a few batches only), which supports no conclusion")
@@ -169,13 +169,13 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
 
 
 def _hole(run: Run, metric: str) -> str:
-    """Returns in which epochs a run's curve has no number; "" where it has one in all."""
+    """Report the epochs in which a run's curve is not finite; "" where there are none."""
     epochs = run.curves["epoch"][~np.isfinite(run.curves[f"val/{metric}"])].astype(int).tolist()
     return f"val/{metric} is not a number in epoch {', '.join(map(str, epochs))}" if epochs else ""
 
 
 def _remarks_on_folds(arm: Arm) -> list[str]:
-    """Returns what is missing of a cross-validation."""
+    """List what a cross-validation lacks: folds, or seeds of some folds."""
     seeds = {fold: {run.seed for run in arm.runs if run.fold == fold} for fold in {run.fold for run in arm.runs}}
     num_folds = arm.first.config["dataset.split.num_folds"]
     remarks = [f"{len(seeds)} of {num_folds} folds were run"] if len(seeds) < num_folds else []
@@ -183,7 +183,7 @@ def _remarks_on_folds(arm: Arm) -> list[str]:
 
 
 def _remarks_on_questions(study: Study | None, questions: Sequence[Question], arms: Sequence[Arm]) -> list[str]:
-    """Returns which questions are asked, where more could be."""
+    """Report how many of the possible questions are asked, unless all are."""
     num_asked = sum(not question.settled_by for question in questions)
     if study and num_asked < study.num_questions:
         return [f"{num_asked} of the study's {study.num_questions} questions are asked, and Holm adjusts for these"]
@@ -194,9 +194,9 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
 
 
 def of_study(folder: Path) -> Findings:
-    """Returns what the runs named in a study's folder (study.json) say to its questions.
+    """Answer the questions of a study from the runs named in its folder (study.json).
 
-    Raises UserError where the file cannot be read, or where none of its runs is there.
+    Raises UserError where the file cannot be read, or where none of its runs is completed.
     """
     file = folder / "study.json"
     try:

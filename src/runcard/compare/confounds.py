@@ -1,4 +1,4 @@
-"""What arms differ in: read from the resolved configs, the data and the machines of their runs, never from names."""
+"""Differences between arms, read from the resolved configs, data and machines of their runs, never from names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from runcard.runs.run import Run
 
 OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in
 WEIGHTS = "weights_sha256"  # the file that model.weights names
-DERIVED = "${derived."  # how a config refers to what follows from data and loss
+DERIVED = "${derived."  # begins a config's reference to a value that follows from data and loss
 
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing that differs between two arms: a config key, a whole group of keys, or a fact about their runs."""
+    """One difference between two arms: a config key, a group of keys, or a property of their runs."""
 
     key: str
     first: str
@@ -32,15 +32,15 @@ class Factor:
         return f"{self.key} ({self.first} | {self.second})"
 
     def belongs_to(self, factor: str) -> bool:
-        """Whether this is the named factor or a part of it: model.base of model.base or of model."""
+        """Whether this is the named factor or part of it: model.base belongs to model.base and to model."""
         return f"{self.key}.".startswith(f"{factor}.")
 
 
 def factors(first: Run, second: Run) -> list[Factor]:
-    """Returns what differs between the configs of two runs, apart from seed, fold and the choice of metrics.
+    """List what differs between the configs of two runs, except OF_RUNS and the choice of metrics.
 
-    Where a group's file or its _target_ differs, that is one factor, not one per key: loss (bce | dice). What follows
-    from data and loss (config's derived) is no factor of its own.
+    A group whose file or _target_ differs is one factor, not one per key: loss (bce | dice). Values derived from data
+    and loss (config's derived) are not factors.
     """
     a, b = first.config, second.config
     keys = [k for k in sorted(a.keys() | b.keys()) if k not in OF_RUNS and a.get(k) != b.get(k)]
@@ -58,9 +58,9 @@ def factors(first: Run, second: Run) -> list[Factor]:
 
 
 def split_factors(first: Run, second: Run, factor: str | None) -> tuple[list[Factor], list[Factor]]:
-    """Returns what differs between the configs: what belongs to the named factor, and what else, the confounds.
+    """Split what differs between the configs into what belongs to the named factor, and the rest, the confounds.
 
-    Where no factor is named, the only one that differs is it; of several, each is a confound of the others.
+    Without a named factor, a single difference is the factor, and several are confounds of each other.
     """
     found = factors(first, second)
     if factor is None:
@@ -70,7 +70,7 @@ def split_factors(first: Run, second: Run, factor: str | None) -> tuple[list[Fac
 
 
 def session_factors(first: Arm, second: Arm) -> list[Factor]:
-    """Returns in what the machines, the precision, the code or the packages of two arms' runs differ."""
+    """List the differences in hardware, precision, code and package versions among the runs of two arms."""
     metadata = [[_of_session(each) for run in arm.runs for each in run.sessions] for arm in (first, second)]
     found = []
     for key in dict.fromkeys(key for arm in metadata for each in arm for key in each):
@@ -81,7 +81,7 @@ def session_factors(first: Arm, second: Arm) -> list[Factor]:
 
 
 def length_factors(first: Arm, second: Arm) -> list[Factor]:
-    """Returns in how many epochs were run the arms differ, where their configs do not say so: by early stopping."""
+    """List a difference in epochs run that comes from early stopping, not from the configs."""
     ran = [sorted({int(run.metadata["epochs"]) for run in arm.runs}) for arm in (first, second)]
     if ran[0] == ran[1] or _differ(first.first, second.first, "train.epochs"):
         return []
@@ -89,7 +89,7 @@ def length_factors(first: Arm, second: Arm) -> list[Factor]:
 
 
 def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
-    """Returns why a metric of two arms cannot be compared at all; nothing where it can."""
+    """List the reasons why a metric of two arms cannot be compared at all; empty where it can."""
     a, b = first.first, second.first
     reasons = []
     if a.metadata["data"]["hash"] != b.metadata["data"]["hash"]:
@@ -108,9 +108,9 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
 
 
 def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
-    """Returns the arms that runs form, named by what tells them apart, and the runs left out, with the reason.
+    """Group runs into arms, named by what distinguishes them; also return the runs left out, with the reason.
 
-    The same config with the same seed twice is no second sample: the run that was made last counts.
+    A second run of the same config and seed is not another sample: the run that ended last counts.
     """
     configs: dict[Any, dict[tuple[int, int], Run]] = {}
     left_out = []
@@ -129,7 +129,7 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
 
 
 def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:
-    """Returns the runs that are samples of their own, and those left out: another seed gives other values."""
+    """Separate distinct runs from those left out, which have the same values although another seed gives others."""
     kept: list[Run] = []
     left_out = []
     for run in runs:
@@ -144,7 +144,7 @@ def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Returns a short name for each arm, given one run of each: its config, or else what tells it from the others."""
+    """Name each arm, given one run of each: by its experiment, or else by what distinguishes it from the others."""
     configs = [str(run.metadata["choices"].get("experiment") or "") for run in runs]
     if all(configs) and len(set(configs)) == len(configs):
         return configs
@@ -158,7 +158,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 @cache
 def _derived_keys(folder: Path) -> frozenset[str]:
-    """Return the keys of a run's config that refer to derived values, such as model.out_channels: no factors."""
+    """Return the keys of a run's config that refer to derived values, such as model.out_channels."""
     file = folder / ".hydra" / "config.yaml"
     if not file.exists():
         return frozenset()
@@ -167,13 +167,13 @@ def _derived_keys(folder: Path) -> frozenset[str]:
 
 
 def _definitions(run: Run, metric: str) -> list[str]:
-    """Returns where the config defines a metric: dice_left is one of dice_of_classes' columns, so all count for it."""
+    """Return the prefixes of config keys that define a metric; a column (dice_left) may belong to any metric."""
     own = f"metric.scores.{metric}."
     return [own] if any(key.startswith(own) for key in run.config) else ["metric.scores.", "dataset.classes"]
 
 
 def _replaced(key: str, first: Run, second: Run) -> str | None:
-    """Returns the shortest part of the config above key that another file or class takes the place of, if one does."""
+    """Return the shortest part of the config above key whose file or class differs; None where none does."""
     parts = key.split(".")
     for end in range(1, len(parts)):
         above = ".".join(parts[:end])
@@ -184,13 +184,13 @@ def _replaced(key: str, first: Run, second: Run) -> str | None:
 
 
 def _values(key: str, runs: Sequence[Run]) -> list[str]:
-    """Returns what stands under a factor's key in each config."""
+    """Format a factor's value in each config."""
     is_leaf = any(key in run.config for run in runs)
     return [_text(run.config, key) for run in runs] if is_leaf else _in_place(key, *runs)
 
 
 def _in_place(part: str, *runs: Run) -> list[str]:
-    """Returns what stands in a part of the runs' configs: the chosen files where these differ, else the classes."""
+    """Name what fills a part of each config: the chosen files where these differ, else the classes."""
     chosen = [str(run.metadata["choices"].get(part)) for run in runs]
     classes = [str(run.config.get(f"{part}._target_", "none")).rpartition(".")[2] for run in runs]
     return chosen if len(set(chosen)) > 1 else classes
@@ -201,13 +201,12 @@ def _text(config: dict[str, Any], key: str) -> str:
 
 
 def _differ(first: Run, second: Run, prefix: str) -> bool:
-    """Whether the configs differ in any key that begins so."""
     keys = {key for run in (first, second) for key in run.config if key.startswith(prefix)}
     return any(first.config.get(key) != second.config.get(key) for key in keys)
 
 
 def _lone_folds(first: Arm, second: Arm) -> list[str]:
-    """Returns the folds and seeds of a cross-validation that only one of the arms has."""
+    """List the folds and seeds of a cross-validation that only one of the arms has."""
     if not (first.first.is_fold and second.first.is_fold):
         return []
     a, b = ({(run.fold, run.seed) for run in arm.runs} for arm in (first, second))

@@ -24,7 +24,7 @@ from runcard.stats.mrmc import ALPHA, MIN_UNITS, Array, Effect
 
 MATTER_TO_TIMES = ("hardware", "precision")
 DECIDED = ("better", "worse", "higher", "lower", "equivalent")
-HARMLESS = ("hardware", "version of")  # reported, but no other explanation of a difference in a metric
+HARMLESS = ("hardware", "version of")  # reported, but not an alternative explanation of a metric's difference
 
 
 @dataclass(frozen=True)
@@ -39,40 +39,40 @@ class Paired:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the runs say to one question."""
+    """The answer to one question."""
 
     question: Question
     measure: Measure
-    first: Arm | None  # None where no run of the arm is there
+    first: Arm | None  # None where the arm has no run
     second: Arm | None
-    effect: Effect | None  # first − second (of logarithms where measure.is_ratio); None where none can be had
+    effect: Effect | None  # first − second (of logarithms where measure.is_ratio); None: see counts
     counts: str  # "5 of 5 and 2 of 5 reached 0.9": why there is no effect; "" where there is one
     p: float | None  # adjusted by Holm where the question is one of a family
-    alpha: float  # the level that Holm held p against: the printed interval is at 1 − alpha
+    alpha: float  # the level at which Holm tests p: the printed interval is at 1 − alpha
     verdict: Verdict
     scope: str  # "on this split of these data: 47 validation images, last epoch, 5 and 5 seeds"
-    factor: str  # "loss (bce | dice)": what they differ in as asked; "" where that is nothing, or several things
-    confounds: tuple[str, ...]  # "model.base (8 | 16)": what differs besides
+    factor: str  # "loss (bce | dice)": the difference that is asked about; "" where there is none
+    confounds: tuple[str, ...]  # "model.base (8 | 16)": what else differs
     incomparable: tuple[str, ...]  # "another split", …: what makes the arms not comparable at all
     paired: Paired | None  # of the measure, or of the metric whose curve it is read from
     exploratory: tuple[tuple[Measure, Effect], ...] = ()  # the other measures of the same pair, not adjusted
 
     @property
     def arms(self) -> list[Arm]:
-        """Returns the two arms, or none where one of them has no run."""
+        """The two arms; empty where one of them has no run."""
         return [self.first, self.second] if self.first and self.second else []
 
 
 @dataclass(frozen=True)
 class _Case:
-    """A question with its arms and their contrast, before Holm has seen the other questions."""
+    """A question with its arms and their contrast, before Holm's adjustment."""
 
     question: Question
     measure: Measure
     first: Arm | None
     second: Arm | None
-    factor: tuple[Factor, ...] = ()  # what differs as asked
-    confounds: tuple[Factor, ...] = ()  # and what else
+    factor: tuple[Factor, ...] = ()  # the differences that are asked about
+    confounds: tuple[Factor, ...] = ()  # the other differences
     incomparable: tuple[str, ...] = ()
     contrast: RunContrast | None = None  # None where an arm is missing or the two cannot be compared
     units: Units | None = None  # of measures with a value per image; None of folds
@@ -80,30 +80,30 @@ class _Case:
 
     @property
     def arms(self) -> list[Arm]:
-        """Returns the two arms, or none where one of them has no run."""
+        """The two arms; empty where one of them has no run."""
         return [self.first, self.second] if self.first and self.second else []
 
     @property
     def one_seed(self) -> bool:
-        """Whether it is about two networks, not about two methods."""
+        """Whether an arm has one run, so that single networks are compared, not methods."""
         return self.units is not None and min(len(arm.runs) for arm in self.arms) < 2
 
     @property
     def p(self) -> float | None:
-        """Returns the p of a test that could support a claim: none of smoke tests, single seeds or too few patients."""
+        """The p of a test that can support a claim; None for smoke tests, single seeds and too few patients."""
         if self.contrast is None or self.one_seed or self.too_few or self.smoke_test:
             return None
         return self.contrast.p
 
     @property
     def num_units(self) -> int:
-        """Returns the number of patients or images that were measured; of those with a value, where each has one."""
+        """The number of patients or images; only those with a value, where the measure has one for each."""
         measured = self.count.patients if self.count else 0
         return self.units.count if self.units else measured
 
     @property
     def too_few(self) -> bool:
-        """Whether there are too few patients or images to speak of others."""
+        """Whether there are too few patients or images to generalize to others."""
         return self.num_units < MIN_UNITS
 
     @property
@@ -113,10 +113,10 @@ class _Case:
 
 
 def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
-    """Returns the answers to all questions, adjusted by Holm.
+    """Answer all questions, with p adjusted by Holm.
 
-    The family is every question but those that others settle (settled_by), and those whose arms cannot be compared. It
-    does not depend on what has been run: a question without a p so far counts as one of p = 1.
+    The family is all questions except those that others settle (settled_by) and those whose arms cannot be compared. It
+    does not depend on what has been run: a question that has no p yet counts with p = 1.
     """
     by_name = {arm.name: arm for arm in arms}
     cases = [_case(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
@@ -130,7 +130,7 @@ def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
 
 
 def metric_measure(metric: str, run: Run | None) -> Measure:
-    """Return how a metric of a run is written; which way it is better, and its bounds, where the run knows them."""
+    """Describe a metric: its title and, where the run records them, which values are better and its bounds."""
     if run is None or metric not in run.metadata["better"]:
         return Measure(metric, title(metric), None, per_image=True)
     return Measure(metric, title(metric), run.better(metric), per_image=True, bounds=endpoints.bounds(run, metric))
@@ -170,7 +170,7 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
     try:
         effect = endpoints.contrast(first, second, metric)
         counted = None if endpoints.in_folds(first) else endpoints.units([first, second], metric)
-    except UserError as error:  # a metric that is undefined there: that one question has no answer
+    except UserError as error:  # the metric is undefined for these runs: this question has no answer
         return replace(case, incomparable=(str(error),))
     return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0, ""), units=counted)
 
@@ -198,7 +198,7 @@ def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, nu
 
 
 def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> Verdict:
-    """Returns the verdict; the first thing that stands in the way of a conclusion is the one that is reported."""
+    """Form the verdict; of several obstacles to a conclusion, the first is reported."""
     question, measure, contrast = case.question, case.measure, case.contrast
     reported = "cannot tell" if question.claim else ""
     if not case.arms:
@@ -246,9 +246,9 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
 
 
 def _qualified(case: _Case, verdict: Verdict) -> Verdict:
-    """Returns the verdict with what weakens it said in its sentence: images left out, curves that still move."""
+    """Add what weakens a verdict to its sentence: images left out, curves that still change."""
     sentence = verdict.sentence
-    if case.units and case.units.num_left_out:  # an arm may win by failing on them
+    if case.units and case.units.num_left_out:  # an arm may gain by failing on them
         sentence += f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
     effect = case.contrast.effect if case.contrast else None
     moved = [abs(learning_curves.still_rising(arm, case.measure.key)) for arm in case.arms]
@@ -258,7 +258,7 @@ def _qualified(case: _Case, verdict: Verdict) -> Verdict:
 
 
 def _scope(case: _Case) -> str:
-    """Returns what a verdict is about: these data and their split, the images, the length of training, the seeds."""
+    """Describe what a verdict is about: data and split, images, length of training, seeds."""
     if case.contrast is None or case.count is None:
         return ""
     first, run = case.arms[0], case.arms[0].first
@@ -275,7 +275,7 @@ def _scope(case: _Case) -> str:
 
 
 def _paired(case: _Case) -> Paired | None:
-    """Returns the two arms image by image, where each image has a value of its own."""
+    """Pair the values of two arms image by image; None where images have none or the arms cannot be compared."""
     metric = case.question.of or case.question.measure
     if not case.first or not case.second or endpoints.in_folds(case.first):
         return None
@@ -291,7 +291,7 @@ def _paired(case: _Case) -> Paired | None:
 
 
 def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:
-    """Returns the other measures of two arms: nobody asked for them beforehand, and their p is adjusted for nothing."""
+    """Contrast two arms in the metrics that the question does not ask for; their p is not adjusted."""
     if not case.arms or case.incomparable:
         return ()
     first, second = case.arms
@@ -299,6 +299,6 @@ def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:
     found = []
     for name in shared:
         if name != case.measure.key and not incomparable(first, second, name):
-            with suppress(UserError):  # a metric that is undefined there
+            with suppress(UserError):  # the metric is undefined for these runs
                 found.append((metric_measure(name, first.first), endpoints.contrast(first, second, name)))
     return tuple(found)

@@ -15,8 +15,8 @@ from runcard.runs.run import PROBABILITY, Images, Run
 from runcard.stats import mrmc
 from runcard.stats.mrmc import Array, Effect, Mask
 
-# What torchmetrics counts over all images, by its class's name: there a pseudo-value stands for each image.
-ONE_CLASS: dict[str, Callable[[Any, Any], float]] = {  # of one class against the rest, wrapped in a metric of ours
+# Metrics that torchmetrics computes over all images, by class name: each image gets a pseudo-value.
+ONE_CLASS: dict[str, Callable[[Any, Any], float]] = {  # of one class against the rest, wrapped in OneVsRest
     "BinaryAUROC": mrmc.auroc,
     "BinaryRecall": mrmc.sensitivity,
     "BinarySpecificity": mrmc.specificity,
@@ -29,63 +29,63 @@ ALL_CLASSES: dict[str, Callable[[Any, Any], float]] = {
 }
 BOUNDS = dict.fromkeys((*ONE_CLASS, "JaccardIndex", "MulticlassJaccardIndex"), (0.0, 1.0))
 BOUNDS |= dict.fromkeys(("CohenKappa", "MulticlassCohenKappa"), (-1.0, 1.0))
-REPRODUCED = 1e-4  # by how much a value recomputed from per_image.csv may differ from the one in run.json: float32
+REPRODUCED = 1e-4  # largest difference of a value recomputed from per_image.csv from run.json's (float32)
 
 
 @dataclass(frozen=True)
 class Units:
-    """A value per run and unit: what is independent, the patient where one is named, else the image."""
+    """A value per run and unit. Units are independent: patients where they are named, else images."""
 
     values: tuple[Array, ...]  # of each arm, (S, U)
     num_left_out: int  # images without a value in some run
-    is_binary: bool  # whether every image's value is 0 or 1, as of accuracy: what was not seen may still happen
+    is_binary: bool  # whether every image's value is 0 or 1, as for accuracy: see verdicts.Evidence
 
     @property
     def count(self) -> int:
-        """Returns U, the number of patients or images that have a value."""
+        """U, the number of patients or images that have a value."""
         return len(self.values[0][0])
 
 
 @dataclass(frozen=True)
 class Count:
-    """How many images were measured, of how many patients, over all folds."""
+    """The number of images measured, and of their patients, over all folds."""
 
     images: int
     patients: int  # as many as images where none are named
 
     @classmethod
     def of(cls, arm: Arm) -> Count:
-        """Returns the count of an arm's compared split."""
+        """Count the images and patients of an arm's compared split."""
         folds = {run.fold: run.images() for run in arm.runs}.values()
         members = {(name, group) for images in folds for name, group in zip(images.ids, images.groups, strict=True)}
         return cls(len(members), len({group for _, group in members}))
 
     @property
     def word(self) -> str:
-        """Returns what is independent: patients where they are named, else images."""
+        """The independent units: patients where they are named, else images."""
         return "images" if self.images == self.patients else "patients"
 
 
 def metrics(run: Run) -> list[str]:
-    """Return the names of all metrics with a value per image, or a pseudo-value: those that can be compared."""
+    """List the metrics that can be compared: those with a value, or a pseudo-value, per image."""
     images = run.images()
     direct = [name for name in images.values if not name.startswith(PROBABILITY)]
     return direct + [name for name in _statistics(run) if name not in direct and _is_reproduced(run, name)]
 
 
 def is_measured(run: Run, metric: str) -> bool:
-    """Whether a run has a value of the metric; where it is none of metrics(run), it can only be described."""
+    """Whether a run has a value of the metric; outside metrics(run) it can only be described."""
     return f"{run.split}/{metric}" in run.metadata["last"]["values"]
 
 
 def bounds(run: Run, metric: str) -> tuple[float, float]:
-    """Return the smallest and the largest value that a metric can have; infinite where none is known."""
+    """Return the smallest and the largest possible value of a metric; infinite where unknown."""
     low, high = run.metadata["bounds"].get(metric) or BOUNDS.get(_statistics(run).get(metric, ""), (None, None))
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def described(arms: Sequence[Arm], metric: str) -> str:
-    """Return why a pooled metric is only described, and its mean and range over the runs of each arm."""
+    """Format why a pooled metric is only described, and its mean and range over the runs of each arm."""
     texts = []
     for arm in arms:
         values = [value(run, metric) for run in arm.runs]
@@ -113,10 +113,10 @@ def _refusal(run: Run, metric: str, why: str, known: Sequence[str]) -> str:
 
 
 def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
-    """Returns the values of a metric in all arms, of the same images in the same order.
+    """Collect the values of a metric in all arms, of the same images in the same order.
 
-    An image without a value (NaN) in any run of any arm is left out of all, and counted. Metrics without a value per
-    image give jackknife pseudo-values, a patient left out at a time.
+    An image without a value (NaN) in any run of any arm is left out of all, and counted. A metric without a value per
+    image gives jackknife pseudo-values, leaving out one patient at a time.
     """
     read = [[run.images(checkpoint) for run in arm.runs] for arm in arms]
     first = read[0][0]
@@ -137,27 +137,27 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
 
 
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
-    """Returns the arm's mean with its interval, on the scale of the metric."""
+    """Compute the arm's mean with its interval, on the scale of the metric."""
     if in_folds(arm):
         return _resampled(_of_folds(arm, metric, checkpoint), arm)
     return mrmc.mean(units([arm], metric, checkpoint).values[0])
 
 
 def contrast(first: Arm, second: Arm, metric: str) -> Effect:
-    """Returns the first arm minus the second in the last epoch. They must be comparable: see confounds.incomparable."""
+    """Compute first minus second arm in the last epoch. They must be comparable: see confounds.incomparable."""
     if in_folds(first):
         return _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
     return mrmc.difference(*units([first, second], metric).values)
 
 
 def identical(first: Arm, second: Arm) -> bool:
-    """Whether runs of the same seed give the same values of all images in both arms: what differs changes nothing."""
+    """Whether runs of the same seed give the same values of all images in both arms: their difference has no effect."""
     pairs = [(a, b) for a in first.runs for b in second.runs if (a.fold, a.seed) == (b.fold, b.seed)]
     return bool(pairs) and all(a.images().equals(b.images()) for a, b in pairs)
 
 
 def in_folds(arm: Arm) -> bool:
-    """Whether an arm has several folds, each measured on images of its own: then its means are over these.
+    """Whether an arm has several folds, each measured on its own images: means are then over folds.
 
     Folds that are measured on one shared test split are readers of the same images, as seeds are.
     """
@@ -165,19 +165,19 @@ def in_folds(arm: Arm) -> bool:
 
 
 def of_images(arm: Arm, metric: str, ids: Sequence[str]) -> Array | None:
-    """Returns the mean over an arm's runs (I,) for each of these images; None where an image has none."""
+    """Average a metric over an arm's runs (I,) for each of these images; None where it has no value per image."""
     read = [run.images() for run in arm.runs]
     return np.mean([_in_order(images, metric, ids) for images in read], axis=0) if metric in read[0].values else None
 
 
 def value(run: Run, metric: str, checkpoint: str = "last") -> float:
-    """Returns the value that run.json records, NaN where it is undefined or was not measured."""
+    """Return the value that run.json records; NaN where it is undefined or was not measured."""
     recorded = run.metadata[checkpoint]["values"].get(f"{run.split}/{metric}")
     return math.nan if recorded is None else float(recorded)
 
 
 def _of_folds(arm: Arm, metric: str, checkpoint: str) -> Array:
-    """Returns a value per fold: the mean over its seeds. Raises UserError where a fold has none."""
+    """Average a metric over the seeds of each fold. Raises UserError where a fold has no value."""
     folds = sorted({run.fold for run in arm.runs})
     means = np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.fold == fold]) for fold in folds])
     if holes := [fold for fold, mean in zip(folds, means, strict=True) if np.isnan(mean)]:
@@ -196,7 +196,7 @@ def _in_order(images: Images, metric: str, ids: Sequence[str]) -> Array:
 
 
 def _statistics(run: Run) -> dict[str, str]:
-    """Return the torchmetrics class of each metric that can be computed from per_image.csv again."""
+    """Map each metric that can be recomputed from per_image.csv to its torchmetrics class."""
     if not run.images().targets:
         return {}
     found = {}

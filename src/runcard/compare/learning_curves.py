@@ -1,4 +1,4 @@
-"""How arms learned: one value per run, so that what chance is counted over is runs, not epochs."""
+"""Learning dynamics of arms: one value per run, because runs are independent and epochs are not."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.runs.run import Run
 from runcard.stats.mrmc import Array, Effect, ranks_differ, welch
 
-MIN_EPOCHS = 10  # of the last third of a curve, before it says anything about fluctuation or a trend
+MIN_EPOCHS = 10  # in the last third of a curve; with fewer, neither fluctuation nor trend is computed
 
 
 class NoValueError(ValueError):
-    """A run has no such value; the message says why."""
+    """A run has no such value; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """One run's training, seen by one metric ("dice", or "loss") and by one threshold of it."""
+    """One run's training, measured by one metric ("dice" or "loss") and one threshold of it."""
 
     run: Run
     metric: str
     threshold: float
 
     def epochs_to_threshold(self) -> float:
-        """Returns the first epoch at which val/<metric> is at or past the threshold; inf where none is.
+        """Return the first epoch at which val/<metric> reaches the threshold; inf where none does.
 
-        Past is above where larger values are better, else below. An epoch without a finite value leaves open whether
-        the threshold was reached there: then there is no value, unless an earlier epoch had reached it.
+        Reached means >= where larger values are better, else <=. An epoch without a finite value may have reached it:
+        raises NoValueError unless an earlier epoch did.
         """
         name = f"val/{self.metric}"
         values = self._column(name)
@@ -42,60 +42,60 @@ class Training:
         return math.inf if first is None else first + 1
 
     def seconds_to_threshold(self) -> float:
-        """Returns the seconds of all epochs up to and with the one that reaches the threshold; inf where none does.
+        """Sum the seconds of all epochs up to and including the one that reaches the threshold; inf where none does.
 
-        Training and evaluation both count. Making cached features does not: see caching.
+        Training and evaluation both count. Computing cached features does not: see caching.
         """
         num_epochs = self.epochs_to_threshold()
         return math.inf if math.isinf(num_epochs) else self._seconds(int(num_epochs))
 
     def stability(self) -> float:
-        """Returns the standard deviation (n − 1) of the differences from epoch to epoch within the last third.
+        """Compute the standard deviation (n − 1) of val/<metric>'s differences from epoch to epoch in the last third.
 
-        Of val/<metric>. The last third is the last E // 3 of E epochs and needs at least 10, so 9 differences. A
-        steady rise adds a constant to every difference, and nothing to their standard deviation.
+        The last third is the last E // 3 of E epochs and needs at least 10, so 9 differences. A steady rise adds a
+        constant to every difference, and nothing to their standard deviation.
         """
         return float(np.diff(self._last_third()).std(ddof=1))
 
     def rise(self) -> float:
-        """Returns how much val/<metric> still rose over the last third: mean of its later half − of its earlier half.
+        """Compute the rise of val/<metric> over the last third: mean of its later half − mean of its earlier half.
 
-        The last third as in stability; of an odd number of epochs the middle one is in neither half. Negative where the
-        curve falls. Of a straight line it is half the way from the third's first epoch to its last.
+        The last third is that of stability; the middle one of an odd number of epochs is in neither half. A falling
+        curve gives a negative value. A straight line gives about half of its rise over the third.
         """
         values = self._last_third()
         half = len(values) // 2
         return float(values[-half:].mean() - values[:half].mean())
 
     def gap(self) -> float:
-        """Returns val/<metric> − train_eval/<metric> in the last epoch, both in evaluation mode: overfitting.
+        """Compute val/<metric> − train_eval/<metric> in the last epoch, both in evaluation mode: overfitting.
 
-        Negative where larger is better and the training images score higher; of a loss it is then positive.
+        Better values on the training images make it negative where larger is better, and positive for a loss.
         """
         return self._last(f"val/{self.metric}") - self._last(f"train_eval/{self.metric}")
 
     def running_loss_gap(self) -> float:
-        """Returns val/loss − train/loss in the last epoch, the gap as the lab saw it.
+        """Compute val/loss − train/loss in the last epoch, the gap that Keras's training history shows.
 
-        train/loss is the mean over the epoch while the weights moved, with dropout and augmentation on, so that it lies
-        above what the same weights reach on the same images in evaluation mode.
+        train/loss is the mean over the epoch while the weights change, with dropout and augmentation. It is therefore
+        above the loss of the final weights on the same images in evaluation mode.
         """
         return self._last("val/loss") - self._last("train/loss")
 
     def seconds(self) -> float:
-        """Returns the seconds of all epochs, training and evaluation; caching apart."""
+        """Return the seconds of all epochs, training and evaluation, without caching."""
         return float(self.run.metadata["seconds"]["total"])
 
     def seconds_per_epoch(self) -> float:
-        """Returns the mean seconds of an epoch; caching apart."""
+        """Return the mean seconds of an epoch, without caching."""
         return float(self.run.metadata["seconds"]["per_epoch"])
 
     def seconds_to_best(self) -> float:
-        """Returns the seconds of all epochs up to and with the best one, by the monitored value; caching apart."""
+        """Sum the seconds of all epochs up to and including the best one by the monitored value, without caching."""
         return self._seconds(self.run.metadata["best"]["epoch"])
 
     def caching(self) -> float:
-        """Returns the seconds that making a frozen backbone's features took, in whichever run; 0 without them."""
+        """Return the seconds that computing a frozen backbone's features took, in whichever run; 0 without them."""
         features = self.run.metadata.get("features")
         return float(features["seconds_when_made"]) if features else 0.0
 
@@ -117,7 +117,7 @@ class Training:
         return self.run.curves[name]
 
     def _finite(self, name: str, epochs: slice) -> Array:
-        """Returns these epochs of a column of metrics.csv; raises NoValueError where one of them is NaN or infinite."""
+        """Return these epochs of a column of metrics.csv. Raises NoValueError where one of them is NaN or infinite."""
         values = self._column(name)[epochs]
         holes = ~np.isfinite(values)
         if holes.any():
@@ -126,20 +126,20 @@ class Training:
         return values
 
 
-MIN_RUNS = 3  # of an arm; fewer only describe
+MIN_RUNS = 3  # of an arm; with fewer its values are only described
 
 
 @dataclass(frozen=True)
 class Dynamic:
-    """How one of Training's values is written and compared."""
+    """How one of Training's values is titled and compared."""
 
-    title: str  # with the places {metric} and {threshold}
+    title: str  # with the placeholders {metric} and {threshold}
     of: Callable[[Training], float]
     better: str | None  # max | min; None where neither is
     is_ratio: bool = False  # compared on the log scale
     verbs: tuple[str, str] = ("is faster than", "is slower than")
     by_clock: bool = False  # comparable on the same hardware and precision only
-    metric: str | None = None  # what it speaks of whatever the question's metric; loss only where the losses are alike
+    metric: str | None = None  # overrides the question's metric; loss only where both arms have the same loss
 
 
 MEASURES = {
@@ -163,7 +163,7 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class RunContrast:
-    """Two arms compared by a value that each run has once."""
+    """Two arms compared by one value per run."""
 
     effect: Effect | None  # first − second, of logarithms for a ratio; None where only ranks were compared, or nothing
     p: float | None  # two-sided, not adjusted; None where nothing can be said
@@ -172,17 +172,17 @@ class RunContrast:
 
 
 def measure(key: str, metric: str, threshold: float) -> Measure:
-    """Returns how one of MEASURES is written, of a metric and a threshold."""
+    """Describe one of MEASURES for a metric and a threshold."""
     dynamic = MEASURES[key]
     written = dynamic.title.format(metric=title(dynamic.metric or metric), threshold=threshold)
     return Measure(key, written, dynamic.better, per_image=False, is_ratio=dynamic.is_ratio, verbs=dynamic.verbs)
 
 
 def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:
-    """Returns an arm's values of one of MEASURES and their mean with Student's interval, of logarithms for a ratio.
+    """Compute an arm's values of one of MEASURES and their mean with Student's interval, of logarithms for a ratio.
 
-    There is no mean where a run has no value, since those that have one are a selection; nor of an arm that only
-    describes: of fewer than three runs, or of folds.
+    There is no mean where a run has no value, because the runs with one are a selection; nor for an arm that is only
+    described: one of fewer than three runs, or of folds.
     """
     values, note = _read(key, arm, metric, threshold)
     values[np.isinf(values)] = np.nan
@@ -191,20 +191,20 @@ def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:
 
 
 def still_rising(arm: Arm, metric: str) -> float:
-    """Returns by how much val/<metric> still rises within the last third of the epochs, on average over the runs.
+    """Estimate how much val/<metric> still rises within the last third of the epochs, as the mean over the runs.
 
-    Twice Training.rise, as of a straight line; 0 where no run is long enough to say.
+    It is twice Training.rise, as for a straight line; 0 where no run is long enough.
     """
     known = [rise for rise in value("rise", arm, metric, math.nan).runs if not math.isnan(rise)]
     return 2 * sum(known) / len(known) if known else 0.0
 
 
 def compare(key: str, a: Arm, b: Arm, metric: str, threshold: float) -> RunContrast:
-    """Returns the runs of a against those of b: Welch's t, on logarithms for a ratio.
+    """Compare the runs of a with those of b: Welch's t, on logarithms for a ratio.
 
-    Ranks alone are compared where a run never reached the threshold ("never" ranks last), and where no two runs of an
-    arm differ, as with few epochs happens: the t would be infinite. That the arms are comparable is for the caller to
-    check: see confounds.incomparable, Dynamic.metric and Dynamic.by_clock.
+    Only ranks are compared where a run never reached the threshold ("never" ranks last), and where no two runs of an
+    arm differ, as happens with few epochs: t would be infinite. The caller checks that the arms are comparable: see
+    confounds.incomparable, Dynamic.metric and Dynamic.by_clock.
     """
     if reason := _only_describes(a) or _only_describes(b):
         return RunContrast(None, None, False, reason)
@@ -229,7 +229,7 @@ def _by_ranks(x: Array, y: Array, note: str) -> RunContrast:
 
 
 def _read(key: str, arm: Arm, metric: str, threshold: float) -> tuple[Array, str]:
-    """Returns a value per run, and a note on those that are inf (never reached the threshold) or NaN (have none)."""
+    """Compute a value per run, and a note on those that are inf (never reached the threshold) or NaN (undefined)."""
     dynamic = MEASURES[key]
     values, unknown = [], {}
     for run in arm.runs:
@@ -248,7 +248,7 @@ def _read(key: str, arm: Arm, metric: str, threshold: float) -> tuple[Array, str
 
 
 def _only_describes(arm: Arm) -> str:
-    """Returns why values that a run has once say nothing beyond these very runs; empty where they do."""
+    """Return why one value per run does not generalize beyond these runs; "" where it does."""
     if arm.first.is_fold:
         return "folds share training images: described only"
     return f"fewer than {MIN_RUNS} runs: described only" if len(arm.runs) < MIN_RUNS else ""
@@ -259,5 +259,5 @@ def _scaled(key: str, values: Array) -> Array:
 
 
 def _mean(values: Array) -> Effect:
-    """Returns the mean of (S,) values, S >= 2, as Student's t has it."""
+    """Compute the mean of (S,) values, S >= 2, with Student's t."""
     return Effect(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), len(values) - 1)

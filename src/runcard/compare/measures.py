@@ -1,4 +1,4 @@
-"""What is measured, and what an arm has of it."""
+"""Measures, and their values in an arm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TITLES |= {"dice_pooled": "pooled Dice", "hd95": "Hausdorff 95", "asd": "average
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured of a run or of its images, and how it is written."""
+    """A quantity measured per run or per image, and how it is written."""
 
     key: str  # dice | epochs_to_threshold | …
     title: str  # "Dice" | "epochs to 0.9" | …
@@ -21,19 +21,19 @@ class Measure:
     per_image: bool  # a value per image, or one per run
     is_ratio: bool = False  # a time: arms are compared on the log scale, and the difference is a ratio
     verbs: tuple[str, str] = ("is better than", "is worse than")  # of an arm that has better, or worse, values
-    bounds: tuple[float, float] = (-math.inf, math.inf)  # the smallest and the largest value there can be
+    bounds: tuple[float, float] = (-math.inf, math.inf)  # the smallest and the largest possible value
 
     def mean_interval(self, effect: Effect, alpha: float = ALPHA) -> tuple[float, float]:
-        """Return the interval of an arm's mean, within the bounds."""
+        """Compute the interval of an arm's mean, clipped to the bounds."""
         return _clipped(effect.interval(alpha), self.bounds)
 
     def difference_interval(self, effect: Effect, alpha: float = ALPHA) -> tuple[float, float]:
-        """Return the interval of a difference of two means, within what two values in bounds can differ by."""
+        """Compute the interval of a difference of two means, clipped to the largest possible difference."""
         return _clipped(effect.interval(alpha), (-self.largest_difference, self.largest_difference))
 
     @property
     def largest_difference(self) -> float:
-        """Return by how much two values can differ; infinite where a bound is missing."""
+        """The largest possible difference of two values; infinite where a bound is missing."""
         low, high = self.bounds
         return high - low
 
@@ -53,5 +53,5 @@ def _clipped(interval: tuple[float, float], bounds: tuple[float, float]) -> tupl
 
 
 def title(metric: str) -> str:
-    """Returns a metric's name as a sentence writes it."""
+    """Format a metric's name for a sentence."""
     return TITLES.get(metric, metric.replace("_", " "))

@@ -1,4 +1,4 @@
-"""What is asked of the runs: the questions of a study, or one question per pair of arms. See study/spec.py.py."""
+"""The questions of a study, or one question per pair of arms. See study/spec.py."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from runcard.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class Question:
-    """Does the first arm differ from the second in one measure?"""
+    """The question whether the first arm differs from the second in one measure."""
 
     key: str
     text: str
-    first: str  # the name of the arm that a claim speaks of
+    first: str  # the name of the arm that a claim is about
     second: str  # and of the arm that it is compared with
     measure: str  # a metric with a value per image (dice, accuracy, …) or a key of learning_curves.MEASURES
-    of: str | None = None  # the metric whose curve a dynamic is read from; None where it is from none
-    factor: str | None = None  # the config key or group in which alone they should differ, such as loss, model.dropout
-    claim: str | None = None  # what is claimed, in the words of who did
+    of: str | None = None  # the metric whose curve a dynamic is computed from; None where it needs none
+    factor: str | None = None  # the only config key or group in which they should differ, such as loss, model.dropout
+    claim: str | None = None  # the claim, as its authors put it
     expect: str | None = None  # higher | lower: what the claim expects of the first arm
     margin: float | None = None  # differences smaller than this do not matter
     threshold: float | None = None  # of the measures that reach one
-    settled_by: tuple[str, ...] = ()  # keys of the questions that the ledger cites instead: this one is confounded
+    settled_by: tuple[str, ...] = ()  # keys of the questions that test the claim instead: this one is confounded
 
 
 @dataclass(frozen=True)
 class Unasked:
-    """A claim that no measure here can answer, and why."""
+    """A claim that no measure can test, and why."""
 
     claim: str
     why: str
@@ -37,26 +37,26 @@ class Unasked:
 
 @dataclass(frozen=True)
 class Study:
-    """Questions, the arms they are asked of, and how these are run."""
+    """Questions, the arms that they compare, and how these are run."""
 
     name: str
     title: str
-    primary: str  # the metric whose curve a dynamic is read from, where a question does not say
+    primary: str  # the metric whose curve a dynamic is computed from, unless a question names one
     seeds: tuple[int, ...]
     arms: Mapping[str, str]  # name -> a config under experiments/ and what is set on it: "lab4/bridge/base16 loss=dice"
     questions: tuple[Question, ...]
     unasked: tuple[Unasked, ...] = ()
     overrides: tuple[str, ...] = ()  # of every run: dataset.image_size_px=128
-    num_questions: int = 0  # of the whole file, those that another one settles apart: what select() chose from
+    num_questions: int = 0  # in the whole file, before select(), without those that others settle
 
 
 def to_json(study: Study) -> dict[str, Any]:
-    """Returns the study as study.json keeps it."""
+    """Convert the study to the content of study.json."""
     return asdict(study)
 
 
 def from_json(content: Mapping[str, Any]) -> Study:
-    """Returns the study that to_json gave. One that was written before num_questions was had all of its questions."""
+    """Rebuild the study that to_json converted. Older studies without num_questions hold all their questions."""
     lists = {key: tuple(content[key]) for key in ("seeds", "overrides")}
     questions = tuple(Question(**q | {"settled_by": tuple(q["settled_by"])}) for q in content["questions"])
     unasked = tuple(Unasked(**each) for each in content["unasked"])
@@ -65,9 +65,9 @@ def from_json(content: Mapping[str, Any]) -> Study:
 
 
 def select(study: Study, names: Sequence[str]) -> Study:
-    """Returns the study with these questions alone, those that settle them, and the arms that they need.
+    """Reduce the study to these questions, those that settle them, and the arms that they need.
 
-    A name is a question's key, or the beginning of several: 4b of 4b_dice. Raises UserError where none has it.
+    A name is a question's key, or the beginning of several: 4b of 4b_dice. Raises UserError where none matches.
     """
     wanted: set[str] = set()
     for name in names:
@@ -80,7 +80,7 @@ def select(study: Study, names: Sequence[str]) -> Study:
 
 
 def keep(study: Study, keys: Collection[str]) -> Study:
-    """Returns the study with the questions of these keys, those that settle them, and the arms that they need."""
+    """Reduce the study to the questions of these keys, those that settle them, and the arms that they need."""
     wanted = {*keys, *(key for q in study.questions if q.key in keys for key in q.settled_by)}
     questions = tuple(q for q in study.questions if q.key in wanted)
     needed = {arm for q in questions for arm in (q.first, q.second)}

@@ -1,4 +1,4 @@
-"""Verdicts as text. Every sentence carries its numbers, and none says more than the runs can bear."""
+"""Verdicts as text. Every sentence states its numbers, and none claims more than the runs support."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runcard.stats.mrmc import ALPHA, Effect
 
 @dataclass(frozen=True)
 class Verdict:
-    """A verdict in a word and in a sentence, and what becomes of the claim."""
+    """A verdict in a word and in a sentence, and the outcome of the claim."""
 
     word: str
     sentence: str
@@ -22,19 +22,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict goes by, where two arms can be compared at all."""
+    """The numbers behind a verdict on two comparable arms."""
 
-    effect: Effect | None  # first − second; None where some run never reached the threshold
+    effect: Effect | None  # first − second; None where only ranks were compared
     p: float  # adjusted, where the question is one of a family
-    alpha: float  # the level that Holm held p against
+    alpha: float  # the level at which Holm tests p
     num_questions: int  # of the family
     first_lower: bool  # whether the first arm has the lower values
     counts: str = ""  # "5 of 5 and 2 of 5 reached 0.9", where there is no effect
-    rule_of_three_margin: float = 0.0  # of right-or-wrong values: a difference that I images may hide, −ln(α/2) / I
+    rule_of_three_margin: float = 0.0  # of 0/1 values: a difference that I images may miss, −ln(α/2) / I
 
 
 def judge(question: Question, measure: Measure, evidence: Evidence, confounded: bool) -> Verdict:
-    """Returns the verdict on two arms with several runs each."""
+    """Judge two arms with several runs each."""
     first, second, margin = question.first, question.second, question.margin
     numbers = format_effect(measure, evidence)
     inside = _inside(evidence, margin)
@@ -61,7 +61,7 @@ def judge(question: Question, measure: Measure, evidence: Evidence, confounded: 
 def judge_networks(
     question: Question, measure: Measure, evidence: Evidence, arms: Sequence[tuple[str, int]], images: str
 ) -> Verdict:
-    """Returns the verdict on these very networks, where an arm (name, number of runs) has one: never on the methods."""
+    """Judge the trained networks, not the methods, where an arm (name, number of runs) has only one run."""
     first, second = (f"this {name} network" if num == 1 else f"the mean of {num} {name} networks" for name, num in arms)
     numbers = format_effect(measure, evidence)
     if evidence.p < ALPHA:
@@ -77,7 +77,7 @@ def judge_networks(
 
 
 def format_effect(measure: Measure, evidence: Evidence) -> str:
-    """Returns "Dice +0.012 (95 % interval +0.004 to +0.020, p = 0.003)"."""
+    """Format an effect: "Dice +0.012 (95 % interval +0.004 to +0.020, p = 0.003)"."""
     adjusted = f" after Holm over {evidence.num_questions} questions" if evidence.num_questions > 1 else ""
     p = f"p {format_p(evidence.p)}{adjusted}"
     if evidence.effect is None:
@@ -87,26 +87,26 @@ def format_effect(measure: Measure, evidence: Evidence) -> str:
 
 
 def format_ci(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
-    """Returns "95 % interval +0.004 to +0.020"."""
+    """Format an interval with its level: "95 % interval +0.004 to +0.020"."""
     return f"{100 * (1 - alpha):.4g} % interval {format_range(measure, measure.difference_interval(effect, alpha))}"
 
 
 def format_range(measure: Measure, bounds: tuple[float, float]) -> str:
-    """Returns "+0.004 to +0.020"."""
+    """Format an interval: "+0.004 to +0.020"."""
     low, high = (format_difference(measure, bound) for bound in bounds)
     return f"{low} to {high}"
 
 
 def format_p(p: float) -> str:
-    """Returns "= 0.012", or "< 0.001"."""
+    """Format a p-value: "= 0.012", or "< 0.001"."""
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
 def format_difference(measure: Measure, value: float) -> str:
-    """Returns a difference as "+0.012", or as "×0.62" where the measure is compared by ratio."""
+    """Format a difference: "+0.012", or "×0.62" where the measure is compared by ratio."""
     if measure.is_ratio:
         return f"×{math.exp(value):.2f}"
-    digits = ".3f" if abs(value) >= 0.0005 or value == 0 else ".1g"  # never +0.000 of what is not nothing
+    digits = ".3f" if abs(value) >= 0.0005 or value == 0 else ".1g"  # a nonzero difference is never written +0.000
     return f"{value:+{digits}}".replace("-", "−")
 
 
@@ -121,9 +121,9 @@ def _detectable(measure: Measure, evidence: Evidence) -> str:
 
 
 def _inside(evidence: Evidence, margin: float | None) -> bool:
-    """Whether the interval lies within the margin, with what right-or-wrong values may hide added on either side.
+    """Whether the interval, widened by rule_of_three_margin on either side, lies within the margin.
 
-    Where an error was not seen once in I images, its rate may still be −ln(α/2) / I: exact, of a binomial count of 0.
+    An error that did not occur in I images may still have the rate −ln(α/2) / I (upper limit of a binomial count of 0).
     """
     if evidence.effect is None or margin is None:
         return False

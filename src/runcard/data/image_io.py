@@ -1,6 +1,6 @@
-"""Reading images and masks from disk as they are meant to be seen, with errors that name the file.
+"""Read images and masks from disk, upright, with errors that name the file.
 
-Pillow decodes, and turns pictures upright by their EXIF tag. It cuts colours of 16 bits to 8 without a word, so OpenCV
+Pillow decodes images and applies their EXIF orientation. It silently truncates 16-bit colours to 8 bits, so OpenCV
 reads those. Alpha is dropped.
 """
 
@@ -19,33 +19,33 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from runcard.errors import DataError, UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # whatever the suffix: others, such as PostScript, start programs or take long
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # for any suffix: others, such as PostScript, start programs or are slow
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I": "32-bit grey", "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey"}
-LOSSY_FORMATS = {"JPEG", "MPO"}  # MPO: a JPEG of some cameras
+LOSSY_FORMATS = {"JPEG", "MPO"}  # MPO: the JPEG of some cameras
 MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey with alpha", "P": "8-bit palette"} | DEEP_MODES
-FIX = "Replace or remove it."  # a file that cannot be read
+FIX = "Replace or remove it."  # for unreadable files
 NO_IMAGES = "no images in this folder (.png, .jpg, .bmp or .tif)"
-FULL_WINDOW = (0, 65535)  # of 16 bits
-LARGEST_IN_WINDOW = 1e30  # either way: far below the largest float32, so that no difference overflows
-NEAR = 1 / 8  # of the smallest gap between a mask's values: a pixel this close to one of them is taken for it
-MIN_SHARE_NEAR = 0.95  # of a mask's pixels; measured: masks saved as JPEG of quality 30 >= 0.97, photographs <= 0.80
-MAX_SHARE_OF_OTHER_VALUE = 0.01  # of a mask's pixels: noise is spread, one value held by more is a class of its own
+FULL_WINDOW = (0, 65535)  # of 16-bit values
+LARGEST_IN_WINDOW = 1e30  # in magnitude: far below the largest float32, so that no difference overflows
+NEAR = 1 / 8  # of the smallest gap between class values: pixels this close to one count as near
+MIN_SHARE_NEAR = 0.95  # of a mask's pixels; measured: masks as JPEG of quality 30 >= 0.97, photographs <= 0.80
+MAX_SHARE_OF_OTHER_VALUE = 0.01  # of a mask's pixels: noise is spread, a more frequent value is a class
 
 
 @dataclass(frozen=True)
 class OnDisk:
-    """How a dataset lies on disk, and how its files are read."""
+    """The location and layout of a dataset on disk, and how its files are read."""
 
-    location: Path  # of the folder that holds the data
+    location: Path  # of the data's folder
     layout: str  # as text
-    left_out: list[str]  # folders (with a final slash) and images in location that are no part of the data
-    window: tuple[float, float]  # of files deeper than 8 bits: the values shown as black and white
-    masks: str | None = None  # as text, what the values of the mask files mean
+    left_out: list[str]  # folders (with a final slash) and images in location that are not part of the data
+    window: tuple[float, float]  # for files deeper than 8 bits: the values mapped to black and white
+    masks: str | None = None  # as text: the meaning of the mask files' values
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Returns the image files directly in folder, in natural order (Im2 before Im10); hidden files are left out."""
+    """List the image files directly in folder, in natural order (Im2 before Im10), without hidden files."""
     try:
         found = [path for path in folder.iterdir() if is_image(path.name)]
     except PermissionError:
@@ -56,7 +56,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def check_printable(path: Path) -> None:
-    """Raises UserError for a name that holds bytes of another encoding, say: nothing could be written about it."""
+    """Raise UserError for an unprintable name (bytes of another encoding, say), which no message could contain."""
     if not path.name.isprintable():
         raise UserError(f"{path.parent}: the name {path.name!r} holds signs that cannot be printed. Rename it.")
 
@@ -67,17 +67,17 @@ def is_image(name: str) -> bool:
 
 
 def ignore_pillow_warnings() -> None:
-    """Ignore, from now on, Pillow's warnings of damaged tags and of alpha, which nobody reads, and of large pictures.
+    """Ignore Pillow's warnings of damaged tags, alpha and large images from now on.
 
-    Those too large it refuses. To be called before threads read: warnings.catch_warnings is not for threads.
+    Pillow still refuses too large ones. Call this before threads read: warnings.catch_warnings is not thread-safe.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Returns the image upright, H×W where the file is grey and H×W×3 (RGB) where it has colours, or 16 bits and alpha.
+    """Read an image upright: H×W if the file is grey, H×W×3 (RGB) if it has colours, or 16 bits and alpha.
 
-    uint8, or of files deeper than 8 bits uint16, int32 or float32: see windowed.
+    The type is uint8, or uint16, int32 or float32 for files deeper than 8 bits: see windowed.
     """
     image, deep_colour = _open(path)
     if deep_colour:
@@ -88,14 +88,14 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def windowed(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Returns pixels as uint8: window's two values become 0 and 255, linearly, and what lies outside is clipped."""
+    """Map pixels linearly to uint8: window's two values become 0 and 255, and values outside are clipped."""
     black, white = window
     inside = np.clip(pixels.astype(np.float32), black, white)
     return np.asarray(np.rint((inside - black) * (255 / (white - black))), np.uint8)
 
 
 def check_window(window: object) -> tuple[float, float]:
-    """Returns window as (black, white), or raises ValueError where it is not two numbers, the smaller first."""
+    """Return window as (black, white). Raise ValueError unless it is two numbers, the smaller first."""
     values = list(window) if isinstance(window, Sequence) and not isinstance(window, str) else []
     numbers = [v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
     if len(values) != 2 or len(numbers) != 2 or not -LARGEST_IN_WINDOW <= values[0] < values[1] <= LARGEST_IN_WINDOW:
@@ -104,12 +104,12 @@ def check_window(window: object) -> tuple[float, float]:
 
 
 def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = None) -> np.ndarray:
-    """Returns the mask upright, as an H×W uint8 map of class indices.
+    """Read a mask upright, as an H×W uint8 map of class indices.
 
-    mask_values are the grey values of the classes in the file, and each pixel goes to the nearest. Without them the
-    file holds class indices (never a JPEG: black may come back as 1) or, with two classes, 0 and 255 (0 and 65535 where
-    it is deeper), each pixel to the nearest again. A palette counts by index. What is not clearly a mask (a
-    photograph, more classes than the config names) is a UserError with the values found.
+    mask_values are the grey values of the classes in the file; each pixel gets the nearest. Without them, the file must
+    hold class indices (not as JPEG, which may return black as 1) or, with two classes, 0 and 255 (0 and 65535 if it is
+    deeper), where each pixel gets the nearest too. Palettes are read as indices. Raises DataError with the values in
+    the file if it is not clearly a mask (a photograph, more classes than the config names).
     """
     mask, lossy = _read_grey(path)
     values, counts = _histogram(mask)
@@ -133,19 +133,19 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
 
 
 def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the values of a mask file as they are, in ascending order, and how many pixels have each."""
+    """Count the pixels of each value in a mask file; return values, in ascending order, and counts."""
     return _histogram(_read_grey(path)[0])
 
 
 def describe(path: Path) -> str:
-    """Returns depth, mode and format of a readable image file, from its header: "8-bit grey JPEG"."""
+    """Describe depth, mode and format of a readable image file, from its header: "8-bit grey JPEG"."""
     with Image.open(path, formats=FORMATS) as image:
         bits = 16 if _has_deep_colour(image) else 8
         return f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}"
 
 
 def _read_grey(path: Path) -> tuple[np.ndarray, bool]:
-    """Returns the H×W values of a file, the indices where it has a palette, and whether its format is a lossy one."""
+    """Read the H×W values of a file (indices if it has a palette), and whether its format is lossy."""
     image, deep_colour = _open(path)
     if deep_colour:
         return cv2.cvtColor(_read_deep_colour(path), cv2.COLOR_RGB2GRAY), False
@@ -156,7 +156,7 @@ def _read_grey(path: Path) -> tuple[np.ndarray, bool]:
 
 
 def _histogram(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the values that occur, in ascending order, and how often they do."""
+    """Count the values of a mask; return values, in ascending order, and counts."""
     if mask.dtype != np.uint8:
         return np.unique(mask, return_counts=True)
     counts = np.bincount(mask.ravel(), minlength=256)  # 10 times as fast as sorting
@@ -165,7 +165,7 @@ def _histogram(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_clear(values: np.ndarray, counts: np.ndarray, levels: Sequence[int]) -> bool:
-    """Whether pixels of these values (in ascending order) and counts can only mean the levels."""
+    """Whether pixels with these values (in ascending order) and counts clearly encode the levels."""
     nearest = _nearest(values, levels)
     near = np.abs(values - np.asarray(levels)[nearest]) <= NEAR * np.diff(np.sort(levels)).min()
     others = counts[~near]
@@ -178,7 +178,6 @@ def _is_clear(values: np.ndarray, counts: np.ndarray, levels: Sequence[int]) -> 
 
 
 def _nearest(pixels: np.ndarray, levels: Sequence[int]) -> np.ndarray:
-    """Returns the index of the level nearest to each pixel."""
     order = np.argsort(levels)
     ascending = np.asarray(levels)[order]
     return order[np.searchsorted((ascending[1:] + ascending[:-1]) / 2, pixels)]
@@ -189,24 +188,24 @@ def _listed(values: Sequence[float] | np.ndarray, comma: str = ", ") -> str:
 
 
 def _grey_or_rgb(image: Image.Image) -> Image.Image:
-    """Returns a picture of 8 bits in mode L where it is grey, else in RGB, all that LAB can be converted to."""
+    """Convert an 8-bit image to mode L if it is grey, else to RGB, the only target of LAB."""
     mode = "L" if image.mode in GREY_MODES else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
 def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
-    """Returns the decoded picture, upright, and whether it has colours of 16 bits, which Pillow has cut to 8.
+    """Decode an image, upright; return also whether it has 16-bit colours, which Pillow has truncated to 8 bits.
 
-    A missing, empty, truncated or undecodable file is a UserError.
+    Raises DataError for a missing, empty, truncated or undecodable file.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # reading a pipe would block
             raise DataError("unreadable", path, "not a file", "Rename or remove it.")
-        with path.open("rb") as file:  # of a name, Pillow 13 maps raw TIFFs to memory and then turns them wrongly
+        with path.open("rb") as file:  # given a path, Pillow 13 memory-maps raw TIFFs and rotates them wrongly
             image = Image.open(file, formats=FORMATS)
             deep_colour = _has_deep_colour(image)
             image.load()
-        if deep_colour:  # OpenCV makes room for whatever length a damaged PNG's chunk claims
+        if deep_colour:  # OpenCV allocates any length that a damaged PNG chunk claims
             with Image.open(path, formats=FORMATS) as again:
                 again.verify()
         ImageOps.exif_transpose(image, in_place=True)
@@ -227,12 +226,12 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
 
 
 def _has_deep_colour(image: ImageFile.ImageFile) -> bool:
-    """Whether a picture that is not yet decoded has several channels of 16 bits."""
+    """Whether an image that is not yet decoded has several 16-bit channels."""
     return image.mode not in DEEP_MODES and ";16" in str(image.tile)
 
 
 def _read_deep_colour(path: Path) -> np.ndarray:
-    """Returns colours of 16 bits as H×W×3 uint16, RGB, upright."""
+    """Read 16-bit colours as H×W×3 uint16, RGB, upright."""
     pixels = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)  # OpenCV 5 reads TIFFs wrongly as RGB
     if pixels is None or pixels.dtype != np.uint16:  # a TIFF with an orientation of 5 to 8, or CMYK
         what, fix = "16-bit colours that cannot be read so", "Save it as an upright 16-bit RGB PNG."

@@ -1,4 +1,4 @@
-"""What was found on disk, as the rows of a small table: shown before a training, so that a surprise is seen in time."""
+"""The dataset summary: a small table, shown before training so that surprises are seen in time."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from runcard.data.image_io import OnDisk
 from runcard.data.source import Original, Source
 from runcard.data.splits import Split
 
-MAX_SHOWN = 3  # kinds of size or file in a row
+MAX_SHOWN = 3  # distinct sizes or file kinds per row
 MAX_LEFT_OUT_SHOWN = 5
-LITTLE_OF_WINDOW = 0.25  # files that use less of dataset.window get a hint
+LITTLE_OF_WINDOW = 0.25  # share of dataset.window: a hint is shown if files use less
 
 
 def summary_rows(
     source: Source, originals: Sequence[Original], labels: Sequence[int] | None, split: Split
 ) -> list[list[str]]:
-    """Returns rows of two cells, the data's folder first; none for data that do not lie on disk.
+    """Build rows of two cells, the data's folder first; none for data that are not on disk.
 
-    originals and labels (None with masks) are those of the images that split parts.
+    originals and labels (None with masks) are those of the images in split.
     """
     if source.on_disk is None or not originals:
         return []
@@ -39,7 +39,7 @@ def summary_rows(
 
 
 def _counts(members: list[int], classes: list[str], labels: Sequence[int] | None) -> str:
-    """Returns "40 images: 8 Mel, 32 Nev", or without the classes where they are drawn in masks."""
+    """Format "40 images: 8 Mel, 32 Nev", without classes if labels is None."""
     total = f"{len(members)} image{'s' * (len(members) > 1)}"
     if labels is None:
         return total
@@ -48,7 +48,7 @@ def _counts(members: list[int], classes: list[str], labels: Sequence[int] | None
 
 
 def _sizes(originals: Sequence[Original]) -> str:
-    """Returns the commonest sizes and, of many, the range that they lie in; pixels, width×height."""
+    """Format the most frequent sizes in pixels, width×height, and the range if there are many."""
     sizes = [(o.width_px, o.height_px) for o in originals]
     text = _commonest(f"{width}×{height}" for width, height in sizes)
     if len(set(sizes)) <= MAX_SHOWN:
@@ -58,7 +58,7 @@ def _sizes(originals: Sequence[Original]) -> str:
 
 
 def _commonest(values: Iterable[Hashable]) -> str:
-    """Returns "A" where there is one kind, else "A (190), B (8), C (1) and 2 others" with the commonest first."""
+    """Format "A" for one value, else "A (190), B (8), C (1) and 2 others", the most frequent first."""
     counts = Counter(values).most_common()
     if len(counts) == 1:
         return str(counts[0][0])
@@ -68,7 +68,7 @@ def _commonest(values: Iterable[Hashable]) -> str:
 
 
 def _values(originals: Sequence[Original], disk: OnDisk) -> str:
-    """Returns the range of values in deep files, with a hint where the window shows little of its greys."""
+    """Format the range of values in deep files, with a hint if they use little of the window."""
     low, high = (pick(o.deep_range[k] for o in originals if o.deep_range) for k, pick in ((0, min), (1, max)))
     black, white = disk.window
     text = f"{low:g} to {high:g} in files deeper than 8 bits; window {black:g} to {white:g}"

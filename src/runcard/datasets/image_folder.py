@@ -1,4 +1,4 @@
-"""Classification data on disk: class folders or flat files, below train and validation folders or without them."""
+"""Classification data on disk: class folders or flat files, with or without train and validation folders."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EXAMPLE = "train/Mel/1.jpg and validation/Nev/2.jpg, train/Mel_1.jpg, Mel/1.jpg 
 
 
 class ImageFolder:
-    """Images with one class each, in the folder that root and folder mean (layouts.py).
+    """Images with one class each, in the folder that root and folder select (layouts.py).
 
-    There, or in each of its folders train, val or validation, and test, lie either class folders or flat files. A class
-    finds the folder of its name, or else the one folder whose name contains it (Nev finds Nevi), and the flat
+    This folder, or each of its folders train, val or validation, and test, holds either class folders or flat files. A
+    class matches the folder of its name, or else the one folder whose name contains it (Nev matches Nevi), or the flat
     files whose names contain it. classes gives the index order; null takes all class folders, in natural order.
 
     Item i is (image, class index, id): image H×W or H×W×3 at the depth of its file (window: see image_io), id the path
-    below the data's folder, so that root never changes an id. faults holds what is wrong with folders and names.
+    below the data's folder, so that root never changes an id. faults holds the errors of folders and names.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ImageFolder:
         return read_image(self.files[i][0]), self.targets[i], self.ids[i]
 
     def _words(self, layouts: dict[Path, str]) -> str:
-        """Returns the layout as text: "class folders in train/ and validation/ (Nev in Nevi/)"."""
+        """Describe the layout as text: "class folders in train/ and validation/ (Nev in Nevi/)"."""
         places = {layout: [f"{top.name}/" for top in layouts if layouts[top] == layout] for layout in layouts.values()}
         if self.given_split is None:
             words = "".join(places)
@@ -84,14 +84,14 @@ class ImageFolder:
 
 
 def _split_folders(base: Path) -> dict[str, list[Path]]:
-    """Returns the folders of base that are named after a split: train, val and test, in this order, to folders."""
+    """Map the splits train, val and test, in this order, to the folders of base that are named after them."""
     folders = subfolders(base)
     found = {part: [p for p in folders if p.name.casefold() in names] for part, names in SPLIT_FOLDERS.items()}
     return {part: places for part, places in found.items() if places}
 
 
 def _check_apart(tops: dict[str, Path]) -> None:
-    """Refuses a split's folder that lies in another's: train/validation/Mel, of which nobody knows what it is for."""
+    """Reject a split's folder that lies in another's, such as train/validation/Mel: its purpose is ambiguous."""
     for part, top in tops.items():
         for inner in (path for places in _split_folders(top).values() for path in places) if part else ():
             if _class_folders(inner) or has_images(inner):
@@ -100,13 +100,13 @@ def _check_apart(tops: dict[str, Path]) -> None:
 
 
 def _class_folders(top: Path) -> list[Path]:
-    """Returns the folders of top that may be a class: Image/ and Mask/ are not."""
+    """List the folders of top that may be a class: Image/ and Mask/ are not."""
     pair = image_and_mask(top) or []
     return [path for path in subfolders(top) if path not in pair]
 
 
 def _belonging(directory: Path) -> list[Path] | None:
-    """Returns the folders of directory that its layout is made of, or None where it holds no labelled images."""
+    """List the folders of directory that form its layout; None where it holds no labelled images."""
     if parts := [path for places in _split_folders(directory).values() for path in places]:
         return parts if any(has_images(p) for top in parts for p in (top, *_class_folders(top))) else None
     folders = [path for path in _class_folders(directory) if has_images(path)]
@@ -114,7 +114,7 @@ def _belonging(directory: Path) -> list[Path] | None:
 
 
 def _class_names(tops: list[Path]) -> list[str]:
-    """Returns the names of the class folders in all of tops, in natural order; train and Train are one."""
+    """List the names of the class folders in all of tops, in natural order; letter case does not distinguish them."""
     names = {path.name.casefold(): path.name for top in reversed(tops) for path in _class_folders(top)}
     if not names:
         shown = ", ".join(path.name for path in list_images(tops[0])[:2])
@@ -126,9 +126,9 @@ def _class_names(tops: list[Path]) -> list[str]:
 
 
 def _left_out(base: Path, tops: list[Path], read: set[Path]) -> list[str]:
-    """Returns what lies in the folders that were looked into and was not read: folders, images, other files by kind.
+    """List what was not read in the folders that were searched: folders, images, and other files by suffix.
 
-    tops are the folders of base's splits, read the images of the data set.
+    tops are the folders of base's splits, read the images of the dataset.
     """
     inner = {path.parent for path in read}
     places = list(dict.fromkeys((base, *tops, *natsorted(inner))))
@@ -140,7 +140,7 @@ def _left_out(base: Path, tops: list[Path], read: set[Path]) -> list[str]:
 
 
 def _layout(top: Path, classes: list[str] | None) -> str:
-    """Returns which of the two layouts top has; where it could be both, the named classes must decide it."""
+    """Determine which of the two layouts top has; where both are possible, the named classes must decide."""
     folders = [path for path in _class_folders(top) if has_images(path)]
     if not folders or not has_images(top):
         return FLAT_FILES if has_images(top) else CLASS_FOLDERS
@@ -155,7 +155,7 @@ def _layout(top: Path, classes: list[str] | None) -> str:
 
 
 def _matching(name: str, found: list[str]) -> list[str]:
-    """Returns those of the found names that are name, or else are so in another letter case, or else contain it."""
+    """Return the found names that equal name, or else equal it in another letter case, or else contain it."""
     low = name.casefold()
     tries = (
         [other for other in found if other == name],
@@ -166,15 +166,15 @@ def _matching(name: str, found: list[str]) -> list[str]:
 
 
 def _named(path: Path, classes: list[str]) -> list[int]:
-    """Returns the indices of the classes that a file's name contains, in their letter case if any is, else in any."""
+    """Return the indices of the classes that a file's name contains, in their letter case if possible, else in any."""
     exact = [name for name in classes if name in path.stem]
     found = exact or [name for name in classes if name.casefold() in path.stem.casefold()]
     longest = [name for name in found if not any(name != other and name in other for other in found)]
-    return [classes.index(name) for name in longest]  # C12_3.jpg is of C12, not of C1
+    return [classes.index(name) for name in longest]  # C12_3.jpg has the class C12, not C1
 
 
 def _in_class_folders(top: Path, classes: list[str], faults: list[DataError]) -> list[tuple[Path, int]]:
-    """Returns the images of each class's folder with their class; what is wrong with the folders is added to faults."""
+    """List the images of each class's folder with their class; append the folders' errors to faults."""
     names = [path.name for path in _class_folders(top)]
     owners: dict[str, str] = {}
     images = []
@@ -202,7 +202,7 @@ def _missing(name: str, names: list[str]) -> str:
 
 
 def _by_name(top: Path, classes: list[str], faults: list[DataError]) -> list[tuple[Path, int]]:
-    """Returns the flat images of top, class by class; names that hold no class or several are added to faults."""
+    """List the flat images of top, class by class; append to faults names of no class or several, and empty classes."""
     images = []
     for path in list_images(top):
         found = [classes[i] for i in _named(path, classes)]

@@ -14,11 +14,11 @@ from runcard.errors import DataError, check_integer, check_names
 
 
 class ImageMaskFolder:
-    """Pairs Image/x.* with Mask/x.*, by file stem, in natural order; layouts.py says where below root these may lie.
+    """Pairs of Image/x.* and Mask/x.*, by file stem, in natural order; layouts.py says where below root they may lie.
 
     Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8 class indices, id the stem.
-    window and mask_values: see image_io. A pair that differs in size, or a mask that is none, is reported when it is
-    read; faults holds what is wrong with the folders.
+    window and mask_values: see image_io. A pair that differs in size, or an invalid mask, is reported when it is
+    read; faults holds the errors of the folders.
     """
 
     given_split = None
@@ -81,7 +81,7 @@ class LungCT(ImageMaskFolder):
 
 
 def _check_mask_values(mask_values: object, num_classes: int) -> list[int] | None:
-    """Returns mask_values as a list, or raises ValueError where they are not one grey value per class."""
+    """Return mask_values as a list. Raises ValueError where they are not one grey value per class."""
     if mask_values is None:
         return None
     values = list(mask_values) if isinstance(mask_values, Sequence) and not isinstance(mask_values, str) else []
@@ -92,7 +92,7 @@ def _check_mask_values(mask_values: object, num_classes: int) -> list[int] | Non
 
 
 def _by_stem(folder: Path, faults: list[DataError]) -> dict[str, list[Path]]:
-    """Returns the images of folder by stem, one of each; what is wrong with the folder is added to faults."""
+    """Group the images of folder by stem; append the folder's errors to faults."""
     paths = list_images(folder)
     if not paths:
         faults.append(DataError("no_images", folder, NO_IMAGES, "Is dataset.folder the one that is meant?"))

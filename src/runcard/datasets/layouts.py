@@ -1,4 +1,4 @@
-"""From dataset.root and dataset.folder to the one folder that holds the data, in any letter case."""
+"""The search for the one folder that dataset.root and dataset.folder select, in any letter case."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from natsort import natsorted
 from runcard.data.image_io import check_printable, is_image
 from runcard.errors import DataError, UserError, did_you_mean
 
-MAX_DEPTH = 4  # folders below root that are looked into
+MAX_DEPTH = 4  # levels of folders below root that are searched
 MAX_LISTED = 10
 
-Inner = Callable[[Path], "list[Path] | None"]  # a folder's own sub-folders if it has the layout wanted, else None
+Inner = Callable[[Path], "list[Path] | None"]  # the sub-folders of a folder's layout; None if it lacks the layout
 
 
 def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> Path:
-    """Returns the folder that has a layout and is meant by root and folder.
+    """Find the folder that has a layout and that root and folder select.
 
-    Candidates are root and what lies below it. One is meant where its path ends with all of folder, or all of its path
-    below root is the end of folder: so root may be the data's folder or one above it. Of several, the one whose
-    path ends with the most of folder is taken. UserError where none is meant or two are equally; example is what its
-    message shows of the layout.
+    Candidates are root and the folders below it. A candidate matches where its path ends with all of folder, or all of
+    its path below root is the end of folder: so root may be the data's folder or one above it. Of several matches, the
+    one whose path ends with the most of folder is taken. Raises UserError where none matches or two match equally;
+    example illustrates the layout in its message.
     """
     if root is None:
         raise ValueError("root must be the folder of the data or one above it, got null")
@@ -54,13 +54,13 @@ def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> P
 
 
 def image_and_mask(directory: Path) -> list[Path] | None:
-    """Returns the folders Image/ and Mask/ of directory, in any letter case, or None where one of them is missing."""
+    """Find the folders Image/ and Mask/ of directory, in any letter case; None where one of them is missing."""
     named = {path.name.casefold(): path for path in subfolders(directory)}
     return [named["image"], named["mask"]] if {"image", "mask"} <= set(named) else None
 
 
 def subfolders(directory: Path) -> list[Path]:
-    """Returns the visible folders directly in directory, in natural order. UserError for names that cannot be shown."""
+    """List the visible folders directly in directory, in natural order. Raises UserError for unprintable names."""
     found = [Path(entry.path) for entry in _entries(directory) if _is_folder(entry)]
     for path in found:
         check_printable(path)
@@ -73,7 +73,7 @@ def has_images(directory: Path) -> bool:
 
 
 def other_files(directory: Path) -> list[str]:
-    """Returns the names of visible files directly in directory that are not read as images, in natural order."""
+    """List the names of visible files directly in directory that are not images, in natural order."""
     names = (entry.name for entry in _entries(directory) if not _is_folder(entry))
     return natsorted(_shown(name) for name in names if not is_image(name))
 
@@ -83,13 +83,13 @@ def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(directory) as entries:
             yield from (entry for entry in entries if not entry.name.startswith("."))
     except PermissionError:
-        return  # a folder that may not be read, somewhere below root, is none of the data
+        return  # a folder below root without read permission is skipped
 
 
 def _is_folder(place: Path | os.DirEntry[str]) -> bool:
     try:
         return place.is_dir()
-    except OSError:  # a link to itself or into a folder that may not be entered, or a name that is too long
+    except OSError:  # a link to itself, a folder without permission, or a name that is too long
         return False
 
 
@@ -98,7 +98,7 @@ def _shown(name: str) -> str:
 
 
 def _existing(root: str) -> Path:
-    """Returns root as an absolute path that exists, whatever the letter case that it was typed in."""
+    """Return root as an absolute path that exists, matched in any letter case."""
     try:
         home = Path(root).expanduser()
     except RuntimeError:
@@ -118,7 +118,7 @@ def _existing(root: str) -> Path:
 
 
 def _search(directory: Path, inner_of: Inner, depth: int = 0) -> Iterator[Path]:
-    """Yields the folders that have the layout; what belongs to a layout is not looked into."""
+    """Yield the folders that have the layout; folders that belong to a layout are not searched."""
     inner = inner_of(directory)
     if inner is not None:
         yield directory
@@ -130,7 +130,7 @@ def _search(directory: Path, inner_of: Inner, depth: int = 0) -> Iterator[Path]:
 
 
 def _rank(path: Path, wanted: Sequence[str]) -> int:
-    """Returns how many of the last parts of wanted path ends with."""
+    """Count how many of the last parts of wanted the path ends with."""
     have, want = ([part.casefold() for part in parts] for parts in (path.parts, wanted))
     return next(count for count in range(len(want), -1, -1) if count == 0 or have[-count:] == want[-count:])
 

@@ -1,6 +1,6 @@
-"""Activation maps: where a classifier looked. Grad-CAM (Selvaraju et al. 2017) unless another method is named.
+"""Activation maps of classifiers: Grad-CAM (Selvaraju et al. 2017) unless another method is named.
 
-The methods are the classes of pytorch_grad_cam, which is imported only when a map is asked for: it takes seconds.
+The methods are the classes of pytorch_grad_cam. It takes seconds to import, so it is imported only when needed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ GRAD_CAM = "GradCAM"
 def activation_maps(
     model: nn.Module, images: Tensor, classes: Tensor, method: str = GRAD_CAM, layer: str | None = None
 ) -> np.ndarray:
-    """Returns the maps (N, H, W) float32: what in each image spoke for its class, scaled to 0…1 image by image.
+    """Compute the maps (N, H, W) float32 of the evidence in each image for its class, each scaled to 0…1.
 
-    images (N, C, H, W) are normalised as for training, and go through the model at once. classes (N,) int64 are the
-    ones to explain; where the model has a single logit, class 0 is its negative. layer is a name of
-    model.named_modules() whose output is (N, C, h, w), and None the last convolution. A map is 0 everywhere where
-    nothing spoke for the class. The model is left as it was.
+    images (N, C, H, W) are normalised as for training and form one batch. classes (N,) int64 are the ones to explain;
+    if the model has a single logit, class 0 is its negative. layer is a name in model.named_modules() whose output is
+    (N, C, h, w); None means the last convolution. A map without evidence for the class is 0 everywhere. The model is
+    not changed.
 
     Raises UserError for an unknown method or layer.
     """
@@ -37,8 +37,8 @@ def activation_maps(
     twin = _twin(model)
     inputs = images.to(next(twin.parameters()).device, torch.float32)
     explained = _find_layer(twin, last_convolution(model) if layer is None else layer, inputs[:1])
-    # The twin's weights ask for no gradients, so these begin at the layer: nothing before it is gone back through. Our
-    # hook has to be there before the method's own.
+    # The twin's weights require no gradients, so the backward pass ends at the layer. This hook must be registered
+    # before the method's own.
     explained.register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
     cam = make_cam(model=twin, target_layers=[explained])
     with torch.enable_grad():
@@ -47,7 +47,7 @@ def activation_maps(
 
 
 def last_convolution(model: nn.Module) -> str:
-    """Returns the name of the model's last nn.Conv2d, in the order in which modules were defined."""
+    """Return the name of the model's last nn.Conv2d, in the order in which modules were defined."""
     names = _convolutions(model)
     if not names:
         raise UserError("layer must be named: the model has no nn.Conv2d, so there is no last convolution to explain.")
@@ -55,7 +55,7 @@ def last_convolution(model: nn.Module) -> str:
 
 
 def find_method(name: str) -> Callable[..., Callable[..., np.ndarray]]:
-    """Returns the class with this dotted name; a bare name such as EigenCAM is one of pytorch_grad_cam's."""
+    """Import the class with this dotted name; a bare name such as EigenCAM is looked up in pytorch_grad_cam."""
     module_name, _, class_name = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name or PACKAGE), class_name)
@@ -71,7 +71,7 @@ def find_method(name: str) -> Callable[..., Callable[..., np.ndarray]]:
 
 
 def score_of(index: int) -> Callable[[Tensor], Tensor]:
-    """Returns the function of one image's logits (C,) that a map of class index explains."""
+    """Build the function of one image's logits (C,) that a map of class index explains."""
 
     def score(logits: Tensor) -> Tensor:
         if len(logits) == 1:
@@ -82,7 +82,7 @@ def score_of(index: int) -> Callable[[Tensor], Tensor]:
 
 
 def _makes_maps(member: object) -> bool:
-    """Whether this is a class that a model and target_layers are enough, and needed, to make."""
+    """Whether this is a class whose required arguments are exactly model and target_layers."""
     if not inspect.isclass(member):
         return False
     parameters = inspect.signature(member).parameters.values()
@@ -95,7 +95,7 @@ def _convolutions(model: nn.Module) -> list[str]:
 
 
 def _find_layer(model: nn.Module, name: str, image: Tensor) -> nn.Module:
-    """Returns the layer of this name, having seen that its output for the image (1, C, H, W) is a map too."""
+    """Return the layer of this name. Raise UserError unless its output for the image (1, C, H, W) is a map."""
     layers: dict[str, nn.Module] = dict(model.named_modules())
     example = ", ".join(_convolutions(model)[-3:])
     if name not in layers:
@@ -112,14 +112,14 @@ def _find_layer(model: nn.Module, name: str, image: Tensor) -> nn.Module:
 
 
 def _twin(model: nn.Module) -> nn.Module:
-    """Returns a copy for evaluation that shares the weights' memory, and nothing else, with the model.
+    """Copy the model for evaluation, sharing only the memory of its weights.
 
-    Hooks and modes are then the copy's own. No layer of it works in place, because a ReLU that does would overwrite the
-    activations that are to be explained.
+    Hooks and modes are the copy's own. Its layers do not work in place, because an in-place ReLU would overwrite the
+    activations to be explained.
     """
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     twin = copy.deepcopy(model, memo).eval().float()
     for module in twin.modules():
         if hasattr(module, "inplace"):
-            setattr(module, "inplace", False)  # noqa: B010 (nn.Module's own types know no plain attributes)
+            setattr(module, "inplace", False)  # noqa: B010 (nn.Module's type hints allow no plain attributes)
     return twin

@@ -1,6 +1,6 @@
-"""Sheets of activation maps: pure drawing, no model and no files.
+"""Draw sheets of activation maps, without a model or files.
 
-A map is laid over its image, 0.6 to 0.4, as the lab did it. Red spoke most for the predicted class, blue not at all.
+Image and map are blended 0.6 to 0.4. Red is the strongest evidence for the predicted class, blue is none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from runcard.figures.figures import GREEN, RED, drawable, to_rgb
 from runcard.fileio import FIGURE_DPI
 
-IMAGE_SHARE = 0.6  # of a tile's colours; the rest is the map's
+IMAGE_SHARE = 0.6  # of the blend; the rest is the map's
 HEAT_COLOURS = matplotlib.colormaps["turbo"]
 KEY = "red spoke for the prediction"
 TILE_PX = 512
@@ -26,8 +26,8 @@ PANEL_TILE_PX = 256
 MAX_TILES = 12  # on a sheet
 MAX_PANEL_TILES = 8
 NUM_COLUMNS = 4
-LONGEST_ID = 36  # characters; of a longer one the end is kept, which tells files apart
-DPI = FIGURE_DPI  # so that a tile has its size
+LONGEST_ID = 36  # characters; a longer one keeps its end, by which file names differ
+DPI = FIGURE_DPI  # so that tiles keep their size in pixels
 _COLOURS = {"correct": 0.7 * GREEN / 255, "wrong": RED / 255, "unlabelled": "black"}
 
 
@@ -37,21 +37,21 @@ class Tile:
 
     id: str
     image: np.ndarray  # (H, W, C) uint8
-    heat: np.ndarray  # (H, W) float32, 0 to 1: what spoke for the predicted class
-    true: str | None  # None where nobody has said
+    heat: np.ndarray  # (H, W) float32, 0 to 1: evidence for the predicted class
+    true: str | None  # None if unlabelled
     predicted: str
     probability: float  # of predicted
 
     @property
     def verdict(self) -> str:
-        """Returns correct, wrong or unlabelled."""
+        """The verdict: correct, wrong or unlabelled."""
         if self.true is None:
             return "unlabelled"
         return "correct" if self.predicted == self.true else "wrong"
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, size_px: int = TILE_PX) -> np.ndarray:
-    """Returns RGB uint8, its longer side size_px: image (H, W, C) uint8 under the colours of heat (H, W), 0 to 1."""
+    """Blend image (H, W, C) uint8 with the colours of heat (H, W), 0 to 1, into RGB uint8 with longer side size_px."""
     height, width = image.shape[:2]
     scale = size_px / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -61,10 +61,9 @@ def overlay(image: np.ndarray, heat: np.ndarray, size_px: int = TILE_PX) -> np.n
 
 
 def by_class(tiles: Sequence[Tile]) -> dict[tuple[str, str], list[Tile]]:
-    """Returns the tiles of each sheet by (class, verdict), the surest first.
+    """Group the tiles into sheets by (class, verdict), in descending order of probability.
 
-    The class is the true one, so that a wrong tile lies with what it should have been; the predicted one where there is
-    no true one.
+    The class is the true one, or the predicted one if the image is unlabelled.
     """
     sheets: dict[tuple[str, str], list[Tile]] = {}
     for tile in sorted(tiles, key=lambda tile: -tile.probability):
@@ -73,14 +72,14 @@ def by_class(tiles: Sequence[Tile]) -> dict[tuple[str, str], list[Tile]]:
 
 
 def sheet(tiles: Sequence[Tile], title: str) -> Figure:
-    """Draws the first MAX_TILES of the tiles, of which there is at least one, and says how many there are."""
+    """Draw the first MAX_TILES of at least one tile; the title states how many there are."""
     shown = tiles[:MAX_TILES]
     counted = len(tiles) if len(shown) == len(tiles) else f"the surest {len(shown)} of {len(tiles)}"
     return _draw(shown, f"{title} ({counted})", TILE_PX)
 
 
 def panel(tiles: Sequence[Tile], title: str) -> Figure:
-    """Draws up to MAX_PANEL_TILES: first the surest wrong ones, at most half of it; then right ones, class by class."""
+    """Draw up to MAX_PANEL_TILES: the surest errors first, at most half; then the others, alternating by class."""
     groups = by_class(tiles)
     wrong = sorted(
         (tile for (_, verdict), of in groups.items() if verdict == "wrong" for tile in of),
@@ -92,8 +91,8 @@ def panel(tiles: Sequence[Tile], title: str) -> Figure:
 
 
 def _draw(tiles: Sequence[Tile], title: str, tile_px: int) -> Figure:
-    """Draws the tiles in rows, each under its id and what was said of it, above a key of the colours."""
-    em = tile_px / 16  # pixels to a line of text, which grows with the tiles
+    """Draw the tiles in rows, each below its caption, with a colour key at the bottom."""
+    em = tile_px / 16  # pixels per line of text, proportional to the tiles
     num_columns = min(NUM_COLUMNS, len(tiles))
     width = num_columns * (tile_px + em / 2) + em / 2
     height = math.ceil(len(tiles) / num_columns) * (tile_px + 2.5 * em) + 4 * em
@@ -101,7 +100,7 @@ def _draw(tiles: Sequence[Tile], title: str, tile_px: int) -> Figure:
     points = 0.72 * em * 72 / DPI
 
     def box(left: float, top: float, across: float, down: float) -> tuple[float, float, float, float]:
-        """Returns a rectangle in pixels from the top left corner as matplotlib wants it."""
+        """Convert a rectangle in pixels from the top left corner to figure coordinates."""
         return left / width, 1 - (top + down) / height, across / width, down / height
 
     figure.text(*box(em / 2, 1.3 * em, 0, 0)[:2], title, weight="bold", fontsize=points, parse_math=False)

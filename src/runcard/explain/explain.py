@@ -1,6 +1,6 @@
-"""Where a classifier looked, and whether it read what it should not: activation maps and the shortcut probe.
+"""Explain a classifier by activation maps and the shortcut probe.
 
-A run ends with a panel of maps and the probe's findings; `runcard explain` draws all images of a saved run, or others.
+A run ends with a panel of maps and the probe's findings; `runcard explain` covers all images of a saved run, or others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model with all that stands between pixels and probabilities."""
+    """A model with its normalisation, classes and precision: from pixels to probabilities."""
 
     model: nn.Module
     normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.preprocessing.normalizer
@@ -41,13 +41,13 @@ class Classifier:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def normalised(self, images: np.ndarray) -> Tensor:
-        """Images (N, H, W, C) uint8 -> (N, C, H, W) float32, on the CPU."""
+        """Normalise images (N, H, W, C) uint8 to (N, C, H, W) float32, on the CPU."""
         scale, shift = self.normalization
         return torch.from_numpy(images.transpose(0, 3, 1, 2) * scale + shift)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Images (N, H, W, C) uint8 -> probabilities (N, K) float32, in evaluation mode."""
+        """Predict probabilities (N, K) float32 of images (N, H, W, C) uint8, in evaluation mode."""
         self.model.eval()
         device = next(self.model.parameters()).device
         probs = []
@@ -63,18 +63,18 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model says of images, and what in them spoke for it."""
+    """A model's predictions for images with their activation maps, and the probe's findings."""
 
     tiles: list[Tile]
-    findings: list[Finding]  # none where an image's class is unknown
+    findings: list[Finding]  # empty if any image's class is unknown
 
 
 def explain(
     classifier: Classifier, pictures: Pictures, method: str = GRAD_CAM, layer: str | None = None
 ) -> Explanation:
-    """Returns the maps of the predicted classes, and what the shortcut probe finds.
+    """Compute the maps of the predicted classes, and run the shortcut probe.
 
-    Raises UserError for an unknown method or layer, and for a model that gives no class per image.
+    Raises UserError for an unknown method or layer, and for a model that does not predict one class per image.
     """
     images, targets, ids = pictures
     probs = classifier(images)
@@ -106,9 +106,9 @@ def explain_run(
     root: Path | None,
     trust: Sequence[str] = (),
 ) -> None:
-    """Draws the maps of a saved run's own images, or of those at paths, into <folder>/explain/, and prints the probe.
+    """Draw the maps of a saved run's images, or of those at paths, into <folder>/explain/, and print the probe.
 
-    A path is an image, or a folder: one that lies as the run's own data do tells the classes too.
+    A path is an image or a folder. The classes of a folder are known if it has the layout of the run's data.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     check_config_choice("--split", split, ("train", "val", "test"))
@@ -138,7 +138,7 @@ def explain_run(
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """Prints a table of the probe and, below it, what each finding says."""
+    """Print the probe's findings as a table, and a sentence about each."""
     if not findings:
         return
     classes = list(findings[0].heat)
@@ -160,7 +160,7 @@ def _share(value: float | None) -> str:
 
 
 def _write(explanation: Explanation, folder: Path) -> None:
-    """Writes a sheet per class and verdict, the maps as maps.npz, and explanation.json; earlier sheets go."""
+    """Write a sheet per class and verdict, maps.npz and explanation.json; delete earlier sheets."""
     for old in folder.glob("*.png"):
         old.unlink()
     for (name, verdict), tiles in by_class(explanation.tiles).items():

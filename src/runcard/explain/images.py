@@ -1,4 +1,4 @@
-"""Images from files and folders that are no run's own data, prepared as a run's own were."""
+"""Read images from files and folders outside a run's data, preprocessed as the run's data were."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read
 from runcard.data.source import Source
 from runcard.errors import DataError, UserError
 
-UNKNOWN = -1  # the target of an image whose class nobody has said
+UNKNOWN = -1  # the target of an unlabelled image
 
 
 class Pictures(NamedTuple):
-    """Images as a model was trained on them, but for their normalisation."""
+    """Images preprocessed as for training, except for normalisation."""
 
     images: np.ndarray  # (N, H, W, C) uint8
     targets: np.ndarray  # (N,) int64 class indices, or UNKNOWN
@@ -32,7 +32,7 @@ def read_pictures(
 ) -> Pictures:
     """Returns the images at paths, prepared as the dataset part of a run's config says.
 
-    Their classes are known where a folder lies as the run's own data do; else console says why they are not.
+    Classes are known for folders with the layout of the run's data; for other folders console prints the reason.
     """
     found = [read_samples(_source(dataset, classes, path, console, trust), dataset) for path in paths]
     images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
@@ -59,7 +59,7 @@ def _source(
 
 
 class Unlabelled:
-    """Images whose classes nobody has said, as a dataset; see data.source.Source."""
+    """A dataset of unlabelled images; see data.source.Source."""
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
         self.ids = [str(path) for path in paths]

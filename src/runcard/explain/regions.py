@@ -1,4 +1,4 @@
-"""Regions of a film that are none of the anatomy, found from the pixels alone, and how to take them away."""
+"""Detect regions of a radiograph outside the anatomy, from its pixels alone, and remove them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BORDER = 1 / 16  # thickness of the frame, as a share of the side
 LARGEST_MARKER, SMALLEST_MARKER = 0.2, 1 / 64
 LONGEST_TO_SHORTEST = 4  # sides of its bounding box; cortices and collimation edges are longer
 LEAST_FILLED = 0.25  # of its bounding box
-BRIGHTEST = 0.62  # of its brightest tenth
-STANDS_OUT = 0.3  # its median above the upper quartile along each side of its box
-# Heights above the local background at which components are sought. A letter that touches the anatomy at a low one
-# comes apart from it at a high one, which a fainter letter does not reach.
+BRIGHTEST = 0.62  # minimum of its brightest tenth
+STANDS_OUT = 0.3  # minimum of its median minus the upper quartile along each side of its box
+# Thresholds above the local background at which components are searched. A letter that touches the anatomy at a low
+# threshold separates from it at a high one, which fainter letters do not reach.
 LEVELS = (0.3, 0.45, 0.6)
 
 
 def border(image: np.ndarray) -> np.ndarray:
-    """Returns (H, W) bool: the outer frame of the image (H, W, C)."""
+    """Return (H, W) bool: the outer frame of the image (H, W, C)."""
     height, width = image.shape[:2]
     rows, columns = max(1, round(BORDER * height)), max(1, round(BORDER * width))
     frame = np.ones((height, width), bool)
@@ -27,15 +27,16 @@ def border(image: np.ndarray) -> np.ndarray:
 
 
 def markers(image: np.ndarray) -> np.ndarray:
-    """Returns (H, W) bool: the bounding boxes of what looks printed on the image (H, W, C) uint8.
+    """Find printed markers in the image (H, W, C) uint8, as (H, W) bool of their bounding boxes.
 
-    That is a bright component, small and compact, with darkness along each of its four sides: a piece of bone goes on
-    along one. A letter as dim as tissue, or over bright bone, is not found. Tuned on phantoms and on knee films.
+    A marker is a bright, small and compact component with darkness along each of its four sides (a piece of bone
+    continues along one). Letters as dim as tissue, or over bright bone, are missed. Tuned on phantoms and knee
+    radiographs.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
     side = min(grey.shape)
     above = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, _square(LARGEST_MARKER * side))
-    pixel = max(2, round(side / 64))  # gaps up to this width are closed, and rims have it
+    pixel = max(2, round(side / 64))  # the width of closed gaps and of rims
     found = np.zeros(grey.shape, bool)
     for level in LEVELS:
         bright = (above >= 255 * level).astype(np.uint8)
@@ -59,29 +60,28 @@ REGIONS = {"border": border, "printed markers": markers}
 
 
 def painted_over(image: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Returns the image (H, W, C) uint8 with region (H, W) bool filled in from its surroundings (Telea 2004).
+    """Inpaint region (H, W) bool of the image (H, W, C) uint8 from its surroundings (Telea 2004).
 
-    A flat colour would have an edge where the region was, which a model can read as well as the region itself.
+    A constant colour would leave an edge, which a model can use as well as the region itself.
     """
     filled = cv2.inpaint(image, region.astype(np.uint8), inpaintRadius=3, flags=cv2.INPAINT_TELEA)
     return np.asarray(filled).reshape(image.shape)
 
 
 def left_alone(images: np.ndarray, regions: np.ndarray, average: np.ndarray) -> np.ndarray:
-    """Returns the images (N, H, W, C) uint8 with all but their regions (N, H, W) replaced by average (H, W, C).
+    """Replace all but the regions (N, H, W) of images (N, H, W, C) uint8 by average (H, W, C).
 
-    The average of the films looks like those that the model knows, which grey does not, and is the same for all.
+    Unlike a constant grey, the average resembles the images that the model was trained on, and it is the same for all.
     """
     return np.where(regions[..., None], images, average)
 
 
 def _square(side: float) -> np.ndarray:
-    """Returns a morphological kernel of ones."""
     return np.ones((max(1, round(side)),) * 2, np.uint8)
 
 
 def _rims(grey: np.ndarray, rows: slice, columns: slice, width: int) -> list[np.ndarray]:
-    """Returns the strips along the four sides of a box in grey (H, W); one beyond the image is empty."""
+    """Cut the strips along the four sides of a box from grey (H, W); those outside the image are empty."""
     before = [slice(max(0, s.start - width), s.start) for s in (rows, columns)]
     behind = [slice(s.stop, s.stop + width) for s in (rows, columns)]
     return [grey[before[0], columns], grey[behind[0], columns], grey[rows, before[1]], grey[rows, behind[1]]]

@@ -1,12 +1,12 @@
-"""The shortcut probe: does a classifier read the anatomy, or what is printed and left around it?
+"""The shortcut probe: test whether a classifier uses printed markers and frames instead of the anatomy.
 
-Films carry letters, labels, rulers and frames. Where these go with the class (one hospital, one machine, one side), a
-network learns them, and validation on the same films rewards it. The probe shows the model each image twice more: with
-such a region painted over, and with nothing of its own but that region. A model that reads the region is less sure of
-the truth in the first and still tells the class in the second. What counts as a region is seen from the image alone.
+Radiographs contain letters, labels, rulers and frames. If these are associated with the class (one hospital, one
+machine, one side), a network learns them, and validation on similar images rewards it. The probe evaluates each image
+twice more: with such a region painted over, and with only that region kept. A model that uses the region is less
+certain of the true class in the first case, and still predicts it in the second. Regions are detected from the image.
 
-Neither is judged by accuracy at the usual threshold: a model that reads markers and fractures is still right without
-either, and the film that surrounds a lone region, being nobody's, may look to the model like one class throughout.
+Accuracy at the usual threshold would not show either effect: a model that uses both markers and fractures is still
+right without one of them, and the average image around an isolated region may look to the model like one class.
 """
 
 from __future__ import annotations
@@ -23,54 +23,54 @@ from runcard.explain.regions import REGIONS, left_alone, painted_over
 Predict = Callable[[np.ndarray], np.ndarray]  # images (N, H, W, C) uint8 -> probabilities (N, K)
 
 ALPHA = 0.01  # of each of the two tests that an alarm needs
-TINY = 1e-30  # in place of a probability of 0, before a logarithm or a division
-LEAST_LOST = 0.2  # of the evidence: less raises no alarm. On phantoms 0.6 or more where a marker is read, else 0.08
+TINY = 1e-30  # replaces a probability of 0 before a logarithm or a division
+LEAST_LOST = 0.2  # of the evidence, for an alarm. On phantoms: at least 0.6 if a marker is used, else 0.08
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the probe found about one kind of region, and what follows from it."""
+    """The probe's result for one kind of region."""
 
     region: str
     num_images: int
-    num_showing: int  # images that have such a region
-    area: dict[str, float | None]  # class -> mean share of the image; None where no image is of the class
-    heat: dict[str, float | None]  # class -> mean share of a map's heat; None where no map of the class has any
-    accuracy: float  # of the images as they are
+    num_showing: int  # images with such a region
+    area: dict[str, float | None]  # class -> mean share of the image; None without images of the class
+    heat: dict[str, float | None]  # class -> mean share of a map's heat; None if no map of the class has any
+    accuracy: float  # of the unchanged images
     accuracy_masked: float  # with the region painted over
-    accuracy_alone: float  # with nothing of the image but the region; see of_regions_alone
+    accuracy_alone: float  # with only the region kept; see of_regions_alone
     majority: str
-    majority_share: float  # the accuracy of always saying majority
-    num_losable: int  # images that show the region and are right as they are
+    majority_share: float  # the accuracy of always predicting majority
+    num_losable: int  # images with the region that are classified correctly unchanged
     evidence_lost: float  # mean loss of the true class's log-odds by painting over, as a share of their mean size
-    p_masked: float  # the chance of such losses if they went either way alike: Wilcoxon's signed rank test, one-sided
+    p_masked: float  # of such losses if gains were as likely: Wilcoxon's signed-rank test, one-sided
 
     @property
     def p_alone(self) -> float:
-        """Returns the chance that always saying majority does as well as the region alone: exact, one-sided."""
+        """The probability that always predicting majority does as well as the region alone: exact, one-sided."""
         return _chance(round(self.accuracy_alone * self.num_images), self.num_images, self.majority_share)
 
     @property
     def alarm(self) -> bool:
-        """Whether the model reads the region: it tells the class by itself, and the rest is weaker evidence without it.
+        """Whether the model uses the region: it predicts the class alone, and removing it weakens the evidence.
 
-        Both, because a frame holds some anatomy, which may tell the class, and painting over may hurt by itself.
+        Both are required, because a frame contains some anatomy, and painting over may itself weaken the evidence.
         """
         return self.p_alone < ALPHA and self.p_masked < ALPHA and self.evidence_lost >= LEAST_LOST
 
     @property
     def blind(self) -> bool:
-        """Whether even a model that read nothing but the region would raise no alarm: silence then means nothing.
+        """Whether even a model that uses only the region would raise no alarm, so that its absence means nothing.
 
-        Alone, the region would give such a model the accuracy that it has, and without it every image would lose, which
-        has a chance of one half for each if losses go either way alike.
+        The region alone would give such a model its full accuracy, and painting it over would lower the evidence of
+        every image, each with probability one half under the null hypothesis.
         """
         p_alone = _chance(round(self.accuracy * self.num_images), self.num_images, self.majority_share)
         return max(p_alone, 0.5**self.num_losable) >= ALPHA
 
     @property
     def sentence(self) -> str:
-        """Returns the finding as text."""
+        """The finding as text."""
         name, always = self.region, f"(always '{self.majority}': {self.majority_share:.2f})"
         if not self.num_showing:
             return f"no {name} found on these {self.num_images} images."
@@ -91,7 +91,7 @@ class Finding:
         return f"no shortcut seen: {measured}"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields and what follows from them, as numbers, words and dicts of these."""
+        """Convert the fields and derived properties to plain values."""
         derived = ("p_alone", "alarm", "blind", "sentence")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
@@ -104,10 +104,10 @@ def probe(
     classes: Sequence[str],
     predict: Predict,
 ) -> list[Finding]:
-    """Returns a finding per kind of region, for at least one image that the model was not trained on.
+    """Run the probe for every kind of region, on at least one image that the model was not trained on.
 
-    images (N, H, W, C) uint8; targets (N,) class indices; probs (N, K) of the images as they are; maps (N, H, W) >= 0,
-    what spoke for the predicted classes; predict normalises images as for training.
+    images (N, H, W, C) uint8; targets (N,) class indices; probs (N, K) of the unchanged images; maps (N, H, W) >= 0,
+    the evidence for the predicted classes; predict normalises images as for training.
     """
     shares = np.bincount(targets, minlength=len(classes)) / len(targets)
     total_heat = maps.sum(axis=(1, 2), dtype=np.float64)
@@ -146,10 +146,10 @@ def probe(
 
 
 def of_regions_alone(probs: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Returns the decisions (N,) on images that left_alone made, for probs (N, K) and the classes' shares (K,).
+    """Decide the classes (N,) of images from left_alone, by probs (N, K) and the classes' shares (K,).
 
-    What the average film itself speaks for is taken away from the log-probabilities, and the classes' shares are put
-    in its place. Regions that say nothing then leave the majority.
+    The log-probabilities are centred over the images, which removes what they have in common, and the classes' shares
+    are added as a prior. Regions without evidence then give the majority class.
     """
     logs = np.log(np.maximum(probs.astype(np.float64), TINY))
     decisions: np.ndarray = (logs - logs.mean(axis=0) + np.log(np.maximum(shares, TINY))).argmax(axis=1)
@@ -157,7 +157,7 @@ def of_regions_alone(probs: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def log_odds(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Returns (N,) float64: how much probs (N, K) speak for the true class against all others, in nats."""
+    """Compute (N,) float64: the log-odds of the true class against all others in probs (N, K), in nats."""
     is_true = np.eye(probs.shape[1], dtype=bool)[targets]
     true, others = (np.where(where, probs, 0).sum(axis=1, dtype=np.float64) for where in (is_true, ~is_true))
     odds: np.ndarray = np.log(np.maximum(true, TINY)) - np.log(np.maximum(others, TINY))
@@ -165,11 +165,11 @@ def log_odds(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _chance(successes: int, trials: int, rate: float) -> float:
-    """Returns the chance of at least so many successes."""
+    """Compute the probability of at least so many successes."""
     return float(binomtest(successes, trials, rate, alternative="greater").pvalue)
 
 
 def _per_class(shares: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> dict[str, float | None]:
-    """Returns the mean share (N,) over the images of each class, leaving out NaN."""
+    """Average shares (N,) over the images of each class, leaving out NaN."""
     known = [shares[(targets == index) & ~np.isnan(shares)] for index in range(len(classes))]
     return {name: float(of.mean()) if of.size else None for name, of in zip(classes, known, strict=True)}

@@ -1,4 +1,4 @@
-"""Pictures from arrays: pure drawing, no model and no files, and no array that is given is written to.
+"""Figures drawn from arrays, without models or files. Input arrays are not modified.
 
 In every overlay green is agreement, red is false positive and blue is missed.
 """
@@ -29,7 +29,7 @@ TILE_PX = 128  # of a preview
 
 @dataclass(frozen=True)
 class Example:
-    """One image with its truth and what the model says of it."""
+    """One image with its target and the model's probabilities."""
 
     title: str
     image: np.ndarray  # (H, W, C) uint8
@@ -38,7 +38,7 @@ class Example:
 
 
 def drawable(words: str) -> str:
-    """Returns words with a box for each sign that matplotlib's font lacks, of which it would warn sign by sign."""
+    """Replace each character that matplotlib's font lacks by a box; matplotlib would warn of each."""
     return "".join(sign if sign == "\n" or _font().get_char_index(ord(sign)) else "□" for sign in words)
 
 
@@ -48,12 +48,12 @@ def _font() -> FT2Font:
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """Returns (H, W, 3) for an image with one or three channels."""
+    """Convert an image with one or three channels to (H, W, 3)."""
     return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def agreement(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Returns the image (H, W, C) uint8 with truth and prediction, class maps, laid over it in the three colours."""
+    """Overlay the image (H, W, C) uint8 with truth and prediction, class maps, in the three colours."""
     shown = to_rgb(image).astype(np.float32)
     correct = (truth == prediction) & (truth > 0)
     for where, colour in (
@@ -66,8 +66,8 @@ def agreement(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> n
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return a new RGB image: image (H, W, C) uint8 under the contour of every class of mask, each in its colour."""
-    shown = to_rgb(image).copy()  # OpenCV draws into the array it is given, which may be the data set's own memory
+    """Draw the contour of every class of mask, each in its colour, on an RGB copy of image (H, W, C) uint8."""
+    shown = to_rgb(image).copy()  # OpenCV draws into the array it is given, which may be the dataset's own memory
     for value in range(1, int(mask.max()) + 1):
         contours, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(shown, contours, -1, CONTOURS[(value - 1) % len(CONTOURS)], 1)
@@ -75,7 +75,7 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def batch_figure(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draws a batch (N, C, H, W) float32 as the model sees it, with mask contours or class names."""
+    """Draw a batch (N, C, H, W) float32 as the model sees it, with mask contours or class names."""
     low, high = images.min(), images.max()
     pixels = ((images - low) / max(high - low, 1e-6) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     figure, axes = _grid(len(images))
@@ -90,7 +90,7 @@ def batch_figure(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]
 
 
 def mask_figure(examples: Sequence[Example]) -> Figure:
-    """Draws a row per example: the image, the truth, and the prediction laid over the truth."""
+    """Draw a row per example: the image, the truth, and the prediction laid over the truth."""
     figure = Figure(figsize=(7.2, 2.55 * len(examples) + 0.2))
     figure.set_layout_engine("constrained")
     for axes, example in zip(figure.subplots(len(examples), 3, squeeze=False), examples, strict=True):
@@ -109,7 +109,7 @@ def mask_figure(examples: Sequence[Example]) -> Figure:
 
 
 def class_figure(examples: Sequence[Example], classes: Sequence[str]) -> Figure:
-    """Draws each example under its true class, the predicted one and its probability; a wrong one in red."""
+    """Draw each example under its true class, the predicted one and its probability; a wrong one in red."""
     figure, axes = _grid(len(examples))
     for ax, example in zip(axes, examples, strict=False):
         predicted, true = int(example.probs.argmax()), int(example.target)
@@ -124,7 +124,7 @@ def class_figure(examples: Sequence[Example], classes: Sequence[str]) -> Figure:
 
 
 def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> Figure:
-    """Draws the losses and every metric over the epochs, training and validation on the same axes."""
+    """Draw the losses and every metric over the epochs, training and validation on the same axes."""
     names = ["loss"] + [k.removeprefix("val/") for k in rows[0] if k.startswith("val/") and k != "val/loss"]
     num_columns = min(4, len(names))
     figure = Figure(figsize=(3.2 * num_columns, 2.4 * math.ceil(len(names) / num_columns)), layout="constrained")
@@ -147,9 +147,9 @@ def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> F
 
 
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
-    """Draws a confusion matrix (K, K) of counts: shares of the true class, by which it is coloured, above the counts.
+    """Draw a confusion matrix (K, K) of counts: shares of the true class, which set the colour, above the counts.
 
-    A cell that counts nothing is left white and empty; so is the row of a class that is not there.
+    A cell with count 0 is left white and empty, and so is the row of an absent class.
     """
     side = 1.4 + 0.8 * len(classes)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
@@ -169,9 +169,9 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
 
 
 def preview(example: Example, classes: Sequence[str]) -> np.ndarray:
-    """Returns image, truth and prediction in one picture (H, W, 3) uint8, a tile at most TILE_PX wide.
+    """Join image, truth and prediction in one picture (H, W, 3) uint8, each tile at most TILE_PX wide.
 
-    Of masks three tiles side by side; of classes one, above the true class, the predicted one and its probability.
+    Masks give three tiles side by side; classes give one, above the true class, the predicted one and its probability.
     """
     prediction = example.probs.argmax(axis=0)
     tiles = [to_rgb(example.image)]

@@ -1,6 +1,6 @@
-"""The terminal: one live bar for the epoch under way, a line per finished epoch, a short table at the end.
+"""Progress on the terminal: a live bar for the current epoch, and a line per finished epoch.
 
-Where the output is not a terminal (a log file, a cluster) there is no bar, and a line every train.log_every_steps.
+If the output is not a terminal (a log file, a cluster), a line every train.log_every_steps replaces the bar.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runcard.console import duration
 
 
 class Progress:
-    """Shows how a training goes. monitor is the value shown of every epoch."""
+    """The progress display of a training. monitor is the metric shown for every epoch."""
 
     def __init__(self, console: Console, train: TrainConfig, num_batches: int, monitor: str) -> None:
         self.console = console
@@ -39,7 +39,7 @@ class Progress:
         self.bar.start()
 
     def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
-        """Shows that step `step` of the epoch, over num_images images, is done."""
+        """Show that step `step` of the epoch, over num_images images, is done."""
         title = f"epoch {epoch}/{self.num_epochs}"
         if step == 1:
             self.epoch_started, self.images = perf_counter(), 0
@@ -53,7 +53,7 @@ class Progress:
             print(f"{title}  step {step}/{self.steps_per_epoch}  loss {loss:.4f}", file=self.console.file, flush=True)
 
     def epoch(self, row: dict[str, Any], is_best: bool) -> None:
-        """Prints the line of one finished epoch; a star marks the best so far."""
+        """Print the line of one finished epoch; a star marks the best so far."""
         self.epochs_done += 1
         self.metric = f"{self.monitor} {row[self.monitor]:.4f}"
         seconds = (perf_counter() - self.started) / self.epochs_done * (self.num_epochs - row["epoch"])
@@ -68,5 +68,5 @@ class Progress:
         self.console.file.flush()
 
     def close(self) -> None:
-        """Takes the bar off the screen."""
+        """Remove the bar from the screen."""
         self.bar.stop()

@@ -1,6 +1,6 @@
-"""What a run leaves while it goes: metrics.csv, TensorBoard's event file and lines on the terminal.
+"""Log a run to metrics.csv, TensorBoard's event file and the terminal.
 
-The only SummaryWriter of the house. metrics.csv is the record that other tools read; TensorBoard shows the same rows.
+This is the only SummaryWriter of the project. Other tools read metrics.csv; TensorBoard shows the same rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOSS_CHART = {"loss": {"train and validation": ["Multiline", ["train/loss", "tra
 
 
 class TensorBoardLogger:
-    """Writes one row per epoch. On resume, rows after the checkpoint's epoch are dropped: they will be made again."""
+    """A logger of one row per epoch. On resume, rows after the checkpoint's epoch are dropped and computed again."""
 
     def __init__(
         self,
@@ -43,26 +43,26 @@ class TensorBoardLogger:
         self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else 0)
         self.writer.add_custom_scalars(LOSS_CHART)
         self.progress = progress
-        self.figures_of = figures_of  # epoch, validation -> the figures due, by tag
+        self.figures_of = figures_of  # epoch, validation -> the figures of this epoch, by tag
         if extended:
             for row in self.rows:
                 self._scalars(row)
 
     def start(self, config: str, values: Mapping[str, Any]) -> None:
-        """Shows the config as text and opens the run in the HPARAMS tab, with every value of its config."""
+        """Log the config as text, and start the run in the HPARAMS tab with every value of its config."""
         self.writer.add_text("config", f"```yaml\n{config}\n```")
-        # The experiment tag that add_hparams writes as well is left out: TensorBoard would then show only the columns
-        # that it finds in one of them. Start and end alone unite runs that differ in their keys.
+        # The experiment tag that add_hparams also writes is left out: with it, TensorBoard would show only the columns
+        # of one run. Session start and end alone combine runs with different keys.
         _, session_start, session_end = hparams(dict(values), {})  # type: ignore[no-untyped-call]
         self._session_end = session_end
         self._summary(session_start)
 
     def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
-        """Moves the progress bar; nothing is written."""
+        """Advance the progress bar; write nothing."""
         self.progress.step(epoch, step, num_images, loss)
 
     def epoch(self, row: Row, val: Evaluation, is_best: bool) -> None:
-        """Writes the row of one finished epoch everywhere."""
+        """Write the row of one finished epoch to metrics.csv, TensorBoard and the terminal."""
         self.rows.append(row)
         write_text(self.path, _to_csv(self.rows))
         self._scalars(row)
@@ -72,15 +72,15 @@ class TensorBoardLogger:
         self.progress.epoch(row, is_best)
 
     def figure(self, tag: str, figure: Figure, epoch: int) -> None:
-        """Shows a figure in TensorBoard's IMAGES tab, and closes it."""
+        """Show a figure in TensorBoard's IMAGES tab, and close it."""
         self.writer.add_figure(tag, figure, epoch)
 
     def pr_curve(self, tag: str, is_positive: np.ndarray, scores: np.ndarray, epoch: int) -> None:
-        """Shows a precision-recall curve in the PR CURVES tab, from true labels and probabilities of any shape."""
+        """Show a precision-recall curve in the PR CURVES tab, from true labels and probabilities of any shape."""
         self.writer.add_pr_curve(tag, is_positive, scores, epoch)
 
     def close(self, status: str) -> None:
-        """Ends the run in the HPARAMS tab with its status, and closes the event file."""
+        """End a completed run in the HPARAMS tab, and close the event file."""
         if status == "completed":
             self._summary(self._session_end)
         self.writer.close()
@@ -96,7 +96,7 @@ class TensorBoardLogger:
 
 
 def _to_csv(rows: list[Row]) -> str:
-    """Returns the rows as CSV; floats in full, so that what is read back is what was measured."""
+    """Format the rows as CSV, with floats at full precision."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

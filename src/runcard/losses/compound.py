@@ -13,8 +13,8 @@ from runcard.errors import check_number
 class CompoundLoss(nn.Module):
     """Logits (N, C, ...) and targets (N, ...) int64 -> scalar: sum over names of weights[name] * losses[name].
 
-    Raises ValueError where the names of losses and weights differ, and where no weight is above zero. Empty masks: as
-    its parts have it.
+    Raises ValueError where the names of losses and weights differ, and where no weight is above zero. Each loss
+    handles empty masks in its own way.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
@@ -27,5 +27,5 @@ class CompoundLoss(nn.Module):
             raise ValueError(f"weights must have one above 0, got {self.weights}")
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (N, C, ...), targets (N, ...) int64 -> scalar."""
+        """Compute the loss: logits (N, C, ...), targets (N, ...) int64 -> scalar."""
         return torch.stack([self.weights[name] * loss(logits, targets) for name, loss in self.losses.items()]).sum()

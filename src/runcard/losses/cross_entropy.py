@@ -16,10 +16,10 @@ class CrossEntropy(nn.Module):
         loss = mean( w[t] * -log softmax(z)[t] ),  in float32
 
     weights: one number >= 0 per class, in index order, or None for ones. The mean is over pixels and images, whatever
-    they weigh: torch.nn.functional.cross_entropy divides by the weights present instead, so that its value for a single
-    image, as in validation, does not know them. An empty mask is an ordinary target of class 0.
+    their weights: torch.nn.functional.cross_entropy divides by the sum of the weights instead, which cancels the weight
+    of a single labelled image, as in validation. An empty mask is an ordinary target of class 0.
 
-    Without weights it equals torch's, written without NLLLoss, which CUDA refuses on masks in deterministic mode.
+    Without weights it equals torch's. It avoids NLLLoss, which CUDA refuses on masks in deterministic mode.
     Raises ValueError where the number of logits is one or is not the number of weights.
     """
 
@@ -33,7 +33,7 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", values, persistent=False)  # the config holds them, a checkpoint need not
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (N, K, ...), targets (N, ...) int64 -> scalar."""
+        """Compute the loss: logits (N, K, ...), targets (N, ...) int64 -> scalar."""
         num_classes = logits.shape[1]
         if num_classes < 2:
             raise ValueError("logits must have a channel per class for cross-entropy, got 1 channel")

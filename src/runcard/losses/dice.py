@@ -17,18 +17,18 @@ class DiceLoss(nn.Module):
 
     p is the sigmoid of a single channel, or the softmax of K channels; t is the 0/1 mask of the class. With K
     channels the loss is the mean over the foreground classes 1 .. K-1. Sums are in float32. (Milletari et al. square
-    p and t in the denominator; the plain sums here are the lab's dice_coef, and the more common form.)
+    p and t in the denominator; the plain sums here are the more common form.)
 
     pooling: "image" sums over each image and takes the mean over images, so every image counts the same; "batch" sums
     over the whole batch at once, so large masks count more and the loss depends on which images share a batch:
-    accumulated batches are not one large batch, and in evaluation, where the loss is per image, each image is one.
-    smooth: pixels, >= 0. It tempers the loss of small masks.
+    accumulated batches are not one large batch, and evaluation, which is per image, treats each image as a batch.
+    smooth: pixels, >= 0. It reduces the loss of small masks.
 
-    Both differ between the lab's groups (smooth 0, 1e-6, 1e-4, 0.1 and 1; per image or per batch), so that their losses
-    could not be compared: a Dice loss says nothing unless its config says these two.
+    Both differ between implementations (smooth 0, 1e-6, 1e-4, 0.1 or 1; per image or per batch). Dice losses can be
+    compared only where these two are equal.
 
     Empty masks (sum(t) = 0): with smooth > 0 the loss is sum(p) / (sum(p) + smooth), which falls to 0 as p does. With
-    smooth = 0 it is 1 whatever is predicted, without a gradient, and 0 where p is exactly 0 too. It is finite always.
+    smooth = 0 it is 1 for any prediction, without a gradient, and 0 where p is exactly 0 too. It is always finite.
     """
 
     def __init__(self, pooling: str = "image", smooth: float = 1.0) -> None:
@@ -37,8 +37,8 @@ class DiceLoss(nn.Module):
         self.smooth = check_number("smooth", smooth, 0)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (N, C, ...), targets (N, ...) int64 -> scalar."""
-        if logits.shape[2:] != targets.shape[1:]:  # the product below would broadcast in silence
+        """Compute the loss: logits (N, C, ...), targets (N, ...) int64 -> scalar."""
+        if logits.shape[2:] != targets.shape[1:]:  # the product below would broadcast silently
             raise ValueError(f"targets must have the logits' size {[*logits.shape[2:]]}, got {[*targets.shape[1:]]}")
         logits = logits.float()
         probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1:]

@@ -1,4 +1,4 @@
-"""A loss of another library, which takes its targets in another form than class indices."""
+"""An adapter for losses of other libraries, whose targets are not class indices."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ TARGETS = ("float", "one_hot", "channel")
 class LibraryLoss(nn.Module):
     """Logits (N, C, ...) and targets (N, ...) int64 class indices -> scalar, by a loss that takes other targets.
 
-    targets: "float" gives (N, 1, ...) float32 of 0 and 1, as torch.nn.BCEWithLogitsLoss wants beside one logit;
-    "one_hot" gives (N, C, ...) float32; "channel" gives (N, 1, ...) int64, as MONAI's losses want with to_onehot_y.
+    targets: "float" gives (N, 1, ...) float32 of 0 and 1, as torch.nn.BCEWithLogitsLoss expects with one logit;
+    "one_hot" gives (N, C, ...) float32; "channel" gives (N, 1, ...) int64, as MONAI's losses expect with to_onehot_y.
     A loss that takes class indices needs no adapter.
     """
 
@@ -24,7 +24,7 @@ class LibraryLoss(nn.Module):
         self.targets = check_choice("targets", targets, TARGETS)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (N, C, ...), targets (N, ...) int64 -> scalar."""
+        """Compute the loss: logits (N, C, ...), targets (N, ...) int64 -> scalar."""
         if self.targets == "one_hot":
             adapted = F.one_hot(targets, logits.shape[1]).movedim(-1, 1).float()
         else:

@@ -1,5 +1,4 @@
-"""Log loss of probabilities: one of the scales that runs with different losses share. Serves labels and masks
-alike."""
+"""Log loss of probabilities, of labels or masks: a scale on which runs with different losses can be compared."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ class LogLoss(Metric):
     per_image = True
     bounds = (0.0, None)  # None: no bound
     # A MetricCollection shares one state between metrics whose states have equal names and, after the first batch,
-    # equal values. The name is this metric's own, so that no coincidence of numbers can join it to another.
+    # equal values. The name is unique, so that equal values by coincidence cannot join it to another metric.
     log_losses: list[Tensor]
 
     def __init__(self) -> None:
@@ -32,10 +31,10 @@ class LogLoss(Metric):
         self.add_state("log_losses", default=[], dist_reduce_fx="cat")
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
-        """Probabilities (N, K, ...), targets (N, ...) int64."""
+        """Add a batch: probabilities (N, K, ...), targets (N, ...) int64."""
         of_target = probs.gather(1, targets.unsqueeze(1)).flatten(1)  # (N, pixels)
         self.log_losses.append(-torch.log(of_target.clamp_min(SMALLEST_PROBABILITY)).mean(dim=1))
 
     def compute(self) -> Tensor:
-        """One value per image, (N,)."""
+        """Compute one value per image, (N,)."""
         return dim_zero_cat(self.log_losses)

@@ -1,17 +1,17 @@
 """Distances between the outlines of predicted and true masks: Hausdorff 95 and the average surface distance.
 
 The surface of a mask is its pixels that touch its outside through one of their four sides; beyond the image's border
-is outside, so that a lung cut off by the film has a surface there too (as MedPy and MONAI have it). With P and T the
+is outside, so that a lung cut off by the border has a surface there too (as in MedPy and MONAI). With P and T the
 surfaces of prediction and truth, d(p, T) is the Euclidean distance of a pixel p to the nearest pixel of T.
 
 Hausdorff's distance, the largest of all d (Huttenlocher, Klanderman and Rucklidge 1993,
-https://doi.org/10.1109/34.232073), hangs on a single pixel; a quantile in place of the maximum does not (Taha and
+https://doi.org/10.1109/34.232073), depends on a single pixel; a quantile in place of the maximum does not (Taha and
 Hanbury 2015, https://doi.org/10.1186/s12880-015-0068-x).
 
 Both metrics receive probabilities (N, K, H, W) with K >= 2 and targets (N, H, W) int64, the predicted class being the
-most probable one, and compute a vector (N,): the mean over the foreground classes 1 .. K-1. Both sides empty is 0. One
-side empty is the image's diagonal, farther than any two pixels lie apart: the worst there is, and finite, so that an
-early epoch that predicts nothing still has a mean.
+most probable one, and compute a vector (N,): the mean over the foreground classes 1 .. K-1. Two empty masks
+give 0. One empty mask gives the image's diagonal, more than any distance of two pixels but finite, so that an early
+epoch that predicts nothing still has a mean.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ SMALLEST_PIXEL_MM = 1e-6  # a nanometre
 
 
 def surface(mask: Mask) -> NDArray[np.int64]:
-    """Returns the pixels (P, 2) of a mask of which one of the four neighbours is not in it, or beyond the image."""
+    """Find the pixels (P, 2) of a mask that have one of their four neighbours outside the mask or the image."""
     return np.argwhere(mask & ~binary_erosion(mask))
 
 
 def surface_distances(prediction: Mask, truth: Mask) -> tuple[Distances, Distances]:
-    """Returns, in pixels, d(p, T) of every surface pixel p of the prediction, and d(t, P) of the truth.
+    """Compute, in pixels, d(p, T) of every surface pixel p of the prediction, and d(t, P) of the truth.
 
-    Of two empty masks, and of one, both are a single distance: 0, and the image's diagonal.
+    With an empty mask both are a single distance: 0 where both masks are empty, else the image's diagonal.
     """
     if not prediction.any() or not truth.any():
         apart = math.hypot(*truth.shape) if prediction.any() or truth.any() else 0.0
@@ -53,7 +53,7 @@ def surface_distances(prediction: Mask, truth: Mask) -> tuple[Distances, Distanc
 
 
 class _SurfaceDistances(Metric):
-    """Measures both distances of each image and class. A MetricCollection shares this one state.
+    """Both distances of each image and class. A MetricCollection shares this one state.
 
     pixel_mm: the side of a pixel in mm, at the size that the model sees; None gives distances in pixels.
     """
@@ -63,7 +63,7 @@ class _SurfaceDistances(Metric):
     full_state_update = False
     per_image = True
     bounds = (0.0, None)  # None: no bound
-    # (N, K-1, 2) each, in pixels: hausdorff 95, average. A name of its own, see runcard.metrics.log_loss.
+    # (N, K-1, 2) each, in pixels: hausdorff 95, average. A unique name, see runcard.metrics.log_loss.
     surface_distances: list[Tensor]
 
     def __init__(self, pixel_mm: float | None) -> None:
@@ -72,7 +72,7 @@ class _SurfaceDistances(Metric):
         self.add_state("surface_distances", default=[], dist_reduce_fx="cat")
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
-        """Probabilities (N, K, H, W), targets (N, H, W) int64."""
+        """Add a batch: probabilities (N, K, H, W), targets (N, H, W) int64."""
         predictions = probs.max(dim=1).indices.cpu().numpy()
         measured = [
             [_summary(*surface_distances(prediction == k, truth == k)) for k in range(1, probs.shape[1])]
@@ -81,14 +81,14 @@ class _SurfaceDistances(Metric):
         self.surface_distances.append(torch.tensor(measured, device=probs.device))
 
     def measured(self) -> tuple[Tensor, Tensor]:
-        """Hausdorff 95 and average distance, each (N,), foreground means, in mm or pixels."""
+        """Return Hausdorff 95 and average distance, each (N,), foreground means, in mm or pixels."""
         hausdorff, average = dim_zero_cat(self.surface_distances).mean(dim=1).unbind(dim=1)
         unit = 1.0 if self.pixel_mm is None else self.pixel_mm
         return hausdorff * unit, average * unit
 
 
 def _summary(of_prediction: Distances, of_truth: Distances) -> tuple[float, float]:
-    """Returns the larger of the two 95th percentiles, and the mean over all surface pixels of both."""
+    """Compute the larger of the two 95th percentiles, and the mean over all surface pixels of both."""
     hausdorff = max(np.percentile(distances, 95) for distances in (of_prediction, of_truth))
     return float(hausdorff), float(np.concatenate([of_prediction, of_truth]).mean())
 
@@ -100,7 +100,7 @@ class HausdorffDistance95(_SurfaceDistances):
     """
 
     def compute(self) -> Tensor:
-        """One value per image, (N,), >= 0."""
+        """Compute one value per image, (N,), >= 0."""
         return self.measured()[0]
 
 
@@ -111,5 +111,5 @@ class AverageSurfaceDistance(_SurfaceDistances):
     """
 
     def compute(self) -> Tensor:
-        """One value per image, (N,), >= 0."""
+        """Compute one value per image, (N,), >= 0."""
         return self.measured()[1]

@@ -1,8 +1,8 @@
-"""The weights a network starts from: Glorot and Bengio 2010, He et al. 2015, or PyTorch's own.
+"""Initial weights: Glorot and Bengio 2010, He et al. 2015, or PyTorch's own.
 
-The lab ran on Keras, whose layers start Glorot-uniform with zero biases. PyTorch's own weights are smaller (a third of
-Glorot's variance between layers of equal width) and its biases random, and the lab's networks then begin to learn
-later. `init` is a key of the model's config, so that the difference is a choice and not an accident of the library.
+Keras's layers start Glorot-uniform with zero biases. PyTorch's own weights are smaller (a third of Glorot's variance
+between layers of equal width) and its biases random, and the networks of experiments/lab4 then begin to learn later.
+`init` is a key of the model's config, so that the difference is a choice and not an accident of the library.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ SCHEMES = ("glorot", "kaiming", "default")
 
 
 def initialize(model: nn.Module, scheme: str) -> None:
-    """Draws new weights for every Conv2d, ConvTranspose2d and Linear in model, in module order.
+    """Draw new weights for every Conv2d, ConvTranspose2d and Linear in model, in module order.
 
     glorot: U(-a, a) with a = sqrt(6 / (fan_in + fan_out)), Keras's default (Glorot and Bengio 2010, eq. 16).
     kaiming: N(0, 2 / fan_in), made for ReLU networks (He et al. 2015, eq. 10). Both set biases to zero.
     default: what PyTorch drew when it made the layer stays. Norm layers keep weight 1 and bias 0 in all three.
 
-    The numbers come from torch's global generator. PyTorch has drawn once already when this draws again, and how much
-    it drew depends on the sizes of all layers made so far. A model therefore initializes its body before it makes its
-    last layer: then a model that differs in its last layer alone has every earlier weight the same.
+    The numbers come from torch's global generator, from which PyTorch already drew when it made the layers, as many
+    numbers as their sizes require. A model therefore initializes its body before it makes its last layer: models that
+    differ only in the last layer then have equal weights before it.
 
-    Raises ValueError where scheme is none of the three.
+    Raises ValueError for any other scheme.
     """
     check_choice("scheme", scheme, SCHEMES)
     if scheme == "default":

@@ -1,4 +1,4 @@
-"""Pretrained weights: found, verified and read, without running code that a file may carry."""
+"""Pretrained weights: located, verified and read without running code that a file may contain."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from runcard.errors import UserError
 
 
 def published(url: str, function: str) -> Path:
-    """Returns torch's cached copy of a published file, downloaded first where there is none.
+    """Return torch's cached copy of a published file, downloaded first where there is none.
 
     The name ends in the first digits of the file's SHA-256, as torchvision's do (vgg16-397923af.pth), and the bytes
-    must agree with them. function is the package's own that gives the same file; messages name it.
+    must match them. function is the package's own call for the same file, for messages.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not path.exists():
@@ -43,7 +43,7 @@ def published(url: str, function: str) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a .safetensors file, or of a .pth or .pt file that holds nothing but a state dict."""
+    """Read the tensors of a .safetensors file, or of a .pth or .pt file that holds nothing but a state dict."""
     if not path.is_file():
         raise UserError(f"model.weights: {path}: no such file.")
     try:
@@ -61,6 +61,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    """Compute the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""U-Net (Ronneberger, Fischer and Brox 2015, https://arxiv.org/abs/1505.04597), as the lab's get_unet builds it.
+"""U-Net (Ronneberger, Fischer and Brox 2015, https://arxiv.org/abs/1505.04597).
 
-It differs from the paper's in four things, all of them the lab's: the convolutions are padded, so that the logits
-have the image's size; the width is a choice (`base`; 64 in the paper); dropout and batch norm are options; and the
-upsampling is a transposed 3x3 convolution (2x2 in the paper).
+It differs from the paper's in four ways: the convolutions are padded, so that the logits have the image's size; the
+width is a parameter (`base`; 64 in the paper); dropout and batch norm are options; and the upsampling is by default a
+transposed 3x3 convolution (2x2 in the paper).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ UPSAMPLINGS = ("transpose3", "transpose2", "bilinear")
 
 
 def conv_block(in_channels: int, out_channels: int, batchnorm: bool) -> nn.Sequential:
-    """Two 3x3 convolutions, each with its ReLU: (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+    """Build two 3x3 convolutions, each with its ReLU: (N, in_channels, H, W) -> (N, out_channels, H, W)."""
     layers: list[nn.Module] = []
     for channels in (in_channels, out_channels):
-        # The bias stays where batch norm follows and takes it away again: Keras keeps it too, so the parameter counts
-        # agree with the lab's, and batchnorm=true adds layers without taking anything out.
+        # The bias stays where batch norm follows and cancels it: Keras keeps it too, so the parameter counts agree, and
+        # batchnorm=true adds layers without removing anything.
         layers.append(nn.Conv2d(channels, out_channels, kernel_size=3, padding=1))
         if batchnorm:
             layers.append(nn.BatchNorm2d(out_channels))
@@ -35,7 +35,7 @@ def conv_block(in_channels: int, out_channels: int, batchnorm: bool) -> nn.Seque
 
 
 def upsampling(kind: str, in_channels: int, out_channels: int) -> nn.Module:
-    """Doubles height and width: (N, in_channels, H, W) -> (N, out_channels, 2H, 2W)."""
+    """Build a layer that doubles height and width: (N, in_channels, H, W) -> (N, out_channels, 2H, 2W)."""
     if kind == "transpose3":
         return nn.ConvTranspose2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, output_padding=1)
     if kind == "transpose2":
@@ -53,9 +53,8 @@ class UNet(nn.Module):
 
     base: channels of the first level; they double at each of the depth poolings, to base * 2**depth at the bottom.
     dropout: probability with which single elements are dropped, as Keras's Dropout does (not whole channels).
-    dropout_at: which of: after each "pool", after each "concat" (these two are the lab's), after the "bottleneck" (the
-        paper's).
-    upsample: "transpose3" (the lab's), "transpose2" (the paper's) or "bilinear".
+    dropout_at: the places of dropout: after each "pool", after each "concat", after the "bottleneck" (the paper's).
+    upsample: "transpose3", "transpose2" (the paper's) or "bilinear".
     init: see runcard.models.initialization.
 
     Raises ValueError, naming the argument, for a value outside these.
@@ -100,17 +99,17 @@ class UNet(nn.Module):
             nn.Dropout(dropout) if place in places else nn.Identity() for place in PLACES
         )
         initialize(self, init)
-        # Made and drawn last: what the loss asks of it, one logit or K, moves none of the weights above.
+        # Made and drawn last: the number of logits, one or K, changes none of the weights above.
         self.head = nn.Conv2d(base, out_channels, kernel_size=1)
         initialize(self.head, init)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) -> logits (N, out_channels, H, W)."""
+        """Compute logits (N, out_channels, H, W) from images (N, in_channels, H, W)."""
         height, width = images.shape[-2:]
         divisor = 2 ** len(self.encoder)
         x = images
         if height % divisor or width % divisor:
-            # The pooled sizes must double back to themselves. The last row and column are repeated: zeros would draw
+            # Upsampling must restore the sizes before pooling. The last row and column are repeated: zeros would draw
             # an edge that is not in the image (after normalization 0 is mid-grey), and reflection fails on images
             # smaller than the padding.
             x = F.pad(x, (0, -width % divisor, 0, -height % divisor), mode="replicate")

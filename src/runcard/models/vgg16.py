@@ -25,8 +25,7 @@ class VGG16(nn.Module):
     """Images (N, in_channels, image_size_px, image_size_px) -> logits (N, out_channels).
 
     base: channels of the first stage (64 in the paper); the stages have base x (1, 2, 4, 8, 8).
-    head: widths of the hidden dense layers; (4096, 4096) in the paper, (64, 64) in the lab, () for a linear
-    classifier.
+    head: widths of the hidden dense layers; (4096, 4096) in the paper, () for a linear classifier.
     dropout: probability, after each hidden dense layer.
     init: see runcard.models.initialization.
 
@@ -82,12 +81,12 @@ class VGG16(nn.Module):
             layers += [nn.Linear(in_features, out_features), nn.ReLU(), nn.Dropout(dropout)]
         self.classifier = nn.Sequential(*layers)
         initialize(self, init)
-        # Made and drawn last: the number of classes moves none of the weights above.
+        # Made and drawn last: the number of classes changes none of the weights above.
         last = nn.Linear([features, *widths][-1], out_channels)
         initialize(last, init)
         self.classifier.append(last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, in_channels, image_size_px, image_size_px) -> logits (N, out_channels)."""
+        """Compute logits (N, out_channels) from images (N, in_channels, image_size_px, image_size_px)."""
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits

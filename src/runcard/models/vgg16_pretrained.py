@@ -1,4 +1,4 @@
-"""VGG16 that starts from ImageNet's convolutions, frozen or fine-tuned, under a new head of dense layers."""
+"""VGG16 with ImageNet's convolutions, frozen or fine-tuned, under a new head of dense layers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PretrainedVGG16(VGG16):
             parameter.requires_grad_(False)
 
     def load_pretrained_weights(self) -> str | None:
-        """Copies the file's convolutions into the model; returns the file's SHA-256, or None where weights=random."""
+        """Copy the file's convolutions into the model; return the file's SHA-256, or None where weights=random."""
         if self.weights == "random":
             return None
         if self.weights == "imagenet":
@@ -78,9 +78,9 @@ class PretrainedVGG16(VGG16):
         return sha256(path)
 
     def frozen_and_trained(self) -> tuple[nn.Module, nn.Module] | None:
-        """Returns the frozen front and the rest, which share this model's parameters; None where nothing is frozen.
+        """Return the frozen front and the rest, which share this model's parameters; None where nothing is frozen.
 
-        rest(front(images)) is what forward gives. The front has neither dropout nor batch norm, so that it is the same
+        rest(front(images)) equals forward(images). The front has neither dropout nor batch norm, so that it is the same
         in training and in evaluation.
         """
         if not self.num_frozen:

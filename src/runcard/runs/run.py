@@ -1,4 +1,4 @@
-"""What a run folder holds, and the arms that runs form: runs that differ only by seed, or by fold."""
+"""The contents of a run folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from runcard.config.diff import affects_results, flatten
 
 Array = NDArray[np.float64]
-PROBABILITY = "prob_"  # of per_image.csv: the columns of the classes' probabilities
+PROBABILITY = "prob_"  # prefix of the columns of per_image.csv with the classes' probabilities
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ class Images:
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
-    values: dict[str, Array]  # name -> (I,); NaN where an image has no value, or an infinite one
-    targets: tuple[str, ...]  # class names; empty where the targets are masks
+    values: dict[str, Array]  # name -> (I,); NaN if an image's value is missing or infinite
+    targets: tuple[str, ...]  # class names; empty if the targets are masks
 
     @property
     def probs(self) -> dict[str, Array]:
-        """Returns the probability (I,) of each class, by its name."""
+        """The probabilities (I,) of each class, by its name."""
         return {name.removeprefix(PROBABILITY): v for name, v in self.values.items() if name.startswith(PROBABILITY)}
 
     def equals(self, other: Images) -> bool:
-        """Whether all values of all images are the same."""
+        """Whether both have the same images with the same values."""
         same = [np.array_equal(v, other.values.get(name, []), equal_nan=True) for name, v in self.values.items()]
         return self.ids == other.ids and all(same)
 
@@ -49,12 +49,12 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Returns the leaves of the resolved config that can change the numbers, by dotted key."""
+        """The leaves of the resolved config that can change results, by dotted key."""
         return {key: value for key, value in flatten(self.metadata["config"]).items() if affects_results(key)}
 
     @property
     def seed(self) -> int:
-        """Returns the run's seed."""
+        """The run's seed."""
         return int(self.config["seed"])
 
     @property
@@ -64,49 +64,49 @@ class Run:
 
     @property
     def fold(self) -> int:
-        """Returns the fold, 0 outside a cross-validation."""
+        """The fold; 0 outside a cross-validation."""
         return int(self.config["dataset.split.fold"]) if self.is_fold else 0
 
     @property
     def smoke_test(self) -> bool:
-        """Whether the run can support no conclusion: made at scale=quick, or on a few batches only."""
+        """Whether the run cannot support a conclusion: it used scale=quick, or only a few batches."""
         return bool(self.config["smoke_test"] or self.config["train.limit_batches"] is not None)
 
     @property
     def sessions(self) -> tuple[dict[str, Any], ...]:
-        """Returns device, precision, hardware, versions and code of each session: the epochs may be of several."""
+        """Device, precision, hardware, versions and code of each session; a resumed run has several."""
         return tuple(self.metadata["sessions"])
 
     @property
     def session(self) -> dict[str, Any]:
-        """Returns the same of the last session."""
+        """The last of the sessions."""
         return self.sessions[-1]
 
     @property
     def split(self) -> str:
-        """Returns the split that a comparison goes by: test where there is one, else val."""
+        """The split that comparisons use: test if there is one, else val."""
         return "test" if any(name.startswith("test/") for name in self.metadata["last"]["values"]) else "val"
 
     @cached_property
     def split_ids(self) -> dict[str, tuple[str, ...]]:
-        """Returns the ids of the images in train, val and test."""
+        """The ids of the images in train, val and test."""
         split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
         return {part: tuple(member["id"] for member in split[part]) for part in ("train", "val", "test")}
 
     @property
     def split_sizes(self) -> dict[str, int]:
-        """Returns the number of images in train, val and test."""
+        """The number of images in train, val and test."""
         return {part: len(ids) for part, ids in self.split_ids.items()}
 
     @cached_property
     def curves(self) -> dict[str, Array]:
-        """Returns the columns (E,) of metrics.csv."""
+        """The columns (E,) of metrics.csv."""
         header, rows = _read_csv(self.folder / "metrics.csv")
         return dict(zip(header, np.array([[_number(cell) for cell in row] for row in rows]).T, strict=True))
 
     @cached_property
     def tables(self) -> dict[tuple[str, str], Images]:
-        """Returns per_image.csv by split (val, test) and checkpoint (last, best)."""
+        """The rows of per_image.csv by split (val, test) and checkpoint (last, best)."""
         header, rows = _read_csv(self.folder / "per_image.csv")
         parts: dict[tuple[str, str], list[dict[str, str]]] = {}
         for row in (dict(zip(header, cells, strict=True)) for cells in rows):
@@ -114,11 +114,11 @@ class Run:
         return {part: _columns(members) for part, members in parts.items()}
 
     def images(self, checkpoint: str = "last") -> Images:
-        """Returns the values of the compared split's images, for the weights of the last or the best epoch."""
+        """Return the values of the images in self.split, for the weights of the last or the best epoch."""
         return self.tables[self.split, checkpoint]
 
     def better(self, name: str) -> str:
-        """Returns max where larger values of a metric are better, else min."""
+        """Return max if larger values of a metric are better, else min."""
         return str(self.metadata["better"][name])
 
 
@@ -134,7 +134,7 @@ def _columns(rows: Sequence[dict[str, str]]) -> Images:
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Returns the header and the rows; raises ValueError where there is none, or where a row is cut."""
+    """Read the header and the rows. Raise ValueError if there are no rows, or a row is truncated."""
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     if not rows:

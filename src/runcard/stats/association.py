@@ -1,4 +1,4 @@
-"""How well one fact of an image tells its class, or the side of the split that it is on."""
+"""How well one property of an image predicts its class, or its split."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 from scipy.stats import chi2_contingency
 from sklearn.metrics import balanced_accuracy_score
 
-MAX_BINS = 6  # of numbers that take more values
-MAX_P = 1e-4  # of a chance finding: a dozen metadata of many data sets are looked at
+MAX_BINS = 6  # for numbers with more distinct values
+MAX_P = 1e-4  # strict, because a dozen properties of many datasets are tested
 MIN_GAIN = 0.15  # of balanced accuracy above chance
-MIN_SPREAD = 0.02  # of numbers, from the smallest to the largest, as a share of this: less is no difference
+MIN_SPREAD = 0.02  # range of numbers, relative to the largest magnitude; at or below it they count as equal
 
 
 class Association(NamedTuple):
-    """What a fact tells."""
+    """The association of a property with the label."""
 
-    balanced_accuracy: float  # of naming, for every value of the fact, the label that it speaks most for
-    chance: float  # the same of a guess
+    balanced_accuracy: float  # of predicting for every value the label of which it holds the largest share
+    chance: float  # the same of guessing
     p: float  # of the chi-squared test of independence (Pearson 1900)
 
     def __str__(self) -> str:
@@ -26,14 +26,14 @@ class Association(NamedTuple):
 
     @property
     def is_predictive(self) -> bool:
-        """Whether it tells more than chance would, and enough to matter."""
+        """Whether the property predicts the label better than chance, and well enough to matter."""
         return self.p < MAX_P and self.balanced_accuracy - self.chance > MIN_GAIN
 
 
 def association(values: np.ndarray, labels: np.ndarray) -> Association | None:
-    """Returns how well values (N,) tell labels (N,), one of each an image; None where either are all the same.
+    """Measure how well values (N,) predict labels (N,), one of each per image; None where either are all the same.
 
-    Numbers that take many values are cut into MAX_BINS parts of equal size; of numbers that hardly differ None is said.
+    Numbers with many distinct values are cut into MAX_BINS bins of equal size. Numbers that hardly differ give None.
     """
     if not len(values):
         return None
@@ -53,7 +53,6 @@ def association(values: np.ndarray, labels: np.ndarray) -> Association | None:
 
 
 def _binned(values: np.ndarray) -> np.ndarray:
-    """Returns the bin of each value."""
     distinct, codes = np.unique(values, return_inverse=True)
     if len(distinct) <= MAX_BINS or not np.issubdtype(values.dtype, np.number):
         return codes

@@ -1,4 +1,4 @@
-"""What a difference of two arms is worth, where images are crossed with runs and runs nested in arms.
+"""Inference on the difference of two arms, with images crossed with runs and runs nested in arms.
 
 The design of reader studies in medical imaging: seeds are the readers, images the cases (Obuchowski and Rockette 1995;
 Gallas 2006). With y of shape (S, I), a value per seed and image:
@@ -7,16 +7,16 @@ Gallas 2006). With y of shape (S, I), a value per seed and image:
                                  + var(differences of arm means) / I     the images
                                  − Σ_arms residual mean square / (S·I)   what both of these count
 
-and never below the larger of the first two; degrees of freedom by Satterthwaite (1946), never below those of the part
-that has the fewest. Interval and p come from the same t.
+and never below the larger of the first two; degrees of freedom by Satterthwaite (1946), never below the
+fewest of any part. Interval and p come from the same t.
 
 Mixing one to four degrees of freedom with many is liberal in the tail: where the few runs happen to agree, df jumps.
-Therefore the same difference is tested a second time by Welch's t on the run means, for other seeds on these very
-images, and the larger p and the wider interval count: a statement about other images is never surer than the one about
+Therefore the same difference is also tested by Welch's t on the run means, for other seeds on these same images, and
+the larger p and the wider interval count: a statement about other images is never more certain than the one about
 these. Everything below takes float64 arrays without NaN and returns plain floats.
 
-How often it errs, at 0.05 and in the tail that Holm's adjustment uses, is measured by benchmarks/inference.py and kept
-in simulation.json.
+benchmarks/inference.py measures its error rates, at 0.05 and in the tail that Holm's adjustment uses, and writes
+simulation.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from scipy import stats
 
 from runcard.errors import UserError
 
-MIN_UNITS = 6  # patients or images; below, an interval is about these very ones
+MIN_UNITS = 6  # patients or images; with fewer, an interval does not generalize to others
 
 
 Array = NDArray[np.float64]
@@ -48,8 +48,8 @@ class Effect:
     estimate: float
     se: float
     df: float
-    df_replication: float | None = None  # what a repeat would find for df, in the harmonic mean (see _effect); None: df
-    on_these_images: Effect | None = None  # the same for other seeds on these very images; None: not several runs
+    df_replication: float | None = None  # the df of a replication, as harmonic mean (see _effect); None: df
+    on_these_images: Effect | None = None  # the same for other seeds on these images; None without several runs
 
     @property
     def p(self) -> float:
@@ -57,12 +57,12 @@ class Effect:
         return max(each._p for each in self._tests)
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
-        """Return the two-sided interval that covers the true value with probability 1 − alpha: the wider of both."""
+        """Compute the two-sided interval that covers the true value with probability 1 − alpha: the wider of both."""
         half = max(each._half_width(alpha) for each in self._tests)
         return self.estimate - half, self.estimate + half
 
     def detectable(self, alpha: float = ALPHA) -> float:
-        """Return the smallest difference that a repeat would find with a probability of 80 %: (t₁₋α⸝₂ + t₀.₈)·SE."""
+        """Compute the smallest difference that a replication would find with 80 % probability: (t₁₋α⸝₂ + t₀.₈)·SE."""
         return max(each._detectable(alpha) for each in self._tests)
 
     @property
@@ -85,7 +85,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class MeanSquares:
-    """How far the values (S, I) of one arm scatter."""
+    """The mean squares of the values (S, I) of one arm."""
 
     num_runs: int
     runs: float  # variance of the run means
@@ -93,7 +93,7 @@ class MeanSquares:
 
     @classmethod
     def of(cls, y: Array) -> MeanSquares:
-        """Returns the mean squares of y (S, I), S >= 2, I >= 2."""
+        """Compute the mean squares of y (S, I), S >= 2, I >= 2."""
         num_runs, num_images = y.shape
         residual = y - y.mean(axis=1, keepdims=True) - y.mean(axis=0, keepdims=True) + y.mean()
         freedom = (num_runs - 1) * (num_images - 1)
@@ -101,16 +101,16 @@ class MeanSquares:
 
 
 def difference(a: Array, b: Array) -> Effect:
-    """Returns the mean of a (S_a, I) minus that of b (S_b, I): the same I >= 2 images in the same order.
+    """Compute the mean of a (S_a, I) minus that of b (S_b, I): the same I >= 2 images in the same order.
 
-    With two or more runs in each arm it speaks of the methods; with one run in either, of these very networks: then
-    only the images are chance, and the test is Student's paired t.
+    With two or more runs in each arm it is about the methods. With one run in either it is about these networks: then
+    only the images are random, and the test is Student's paired t.
     """
     return _measured(a.mean(axis=0) - b.mean(axis=0), (a, b))
 
 
 def mean(y: Array) -> Effect:
-    """Returns the mean of one arm (S, I), I >= 2; with one run, of this very network."""
+    """Compute the mean of one arm (S, I), I >= 2; with one run it is about this network only."""
     return _measured(y.mean(axis=0), (y,))
 
 
@@ -120,7 +120,7 @@ def _measured(images: Array, arms: Sequence[Array]) -> Effect:
 
 
 def crossed(estimate: float, var_images: float, num_images: int, arms: Sequence[MeanSquares]) -> Effect:
-    """Returns the effect of arms over the same images, from their mean squares and the variance of the images."""
+    """Compute the effect of arms over the same images from their mean squares and the variance of the images."""
     of_runs = [arm.runs / arm.num_runs for arm in arms]
     of_images = var_images / num_images
     overlap = [arm.residual / (arm.num_runs * num_images) for arm in arms]
@@ -133,11 +133,11 @@ def crossed(estimate: float, var_images: float, num_images: int, arms: Sequence[
 
 
 def _effect(estimate: float, variance: float, parts: Sequence[tuple[float, int]]) -> Effect:
-    """Returns the effect whose variance is a sum or difference of parts, each a mean square with its own df f.
+    """Compute the effect whose variance is a sum or difference of parts, each a mean square with its own df f.
 
-    Satterthwaite: df = variance² / Σ part²/f. A repeat draws its parts anew, with E[part²] = part²·(f + 2)/f, and so
-    finds fewer: for two arms of three runs, 3 where the true variances would give 4. The power of its test goes by
-    those: df_replication = E[variance²] / Σ E[part²]/f.
+    Satterthwaite: df = variance² / Σ part²/f. A replication draws its parts anew, with E[part²] = part²·(f + 2)/f, and
+    so has fewer df: for two arms of three runs, 3 where the true variances would give 4. They determine the power of
+    its test: df_replication = E[variance²] / Σ E[part²]/f.
     """
     se = round(math.sqrt(variance), DECIMALS)
     if se == 0:
@@ -150,7 +150,7 @@ def _effect(estimate: float, variance: float, parts: Sequence[tuple[float, int]]
 
 
 def by_group(values: Array, groups: Sequence[str]) -> Array:
-    """Returns (S, G), the mean of each group's images, from (S, I): the unit is the patient, not the image.
+    """Average the images of each group, (S, I) -> (S, G): the unit is the patient, not the image.
 
     Groups are in the order of their names.
     """
@@ -159,10 +159,10 @@ def by_group(values: Array, groups: Sequence[str]) -> Array:
 
 
 def jackknife(statistic: Callable[[Mask], float], groups: Sequence[str]) -> Array:
-    """Returns pseudo-values (G,) of a statistic that no single image has, such as AUROC (Quenouille 1956, Tukey 1958).
+    """Compute pseudo-values (G,) of a statistic that no single image has, such as AUROC (Quenouille 1956, Tukey 1958).
 
     statistic takes a mask (I,) of the images to count. One group is left out at a time, in the order of their names:
-    θ + (G − 1)·(mean of θ₋g − θ₋g). Tukey's own, but for a shift that makes their mean θ, the value of all images.
+    θ + (G − 1)·(mean of θ₋g − θ₋g). These are Tukey's, shifted so that their mean is θ, the value of all images.
 
     Raises UserError where the statistic is NaN with all groups, or without one of them: a class then has no image.
     """
@@ -181,7 +181,7 @@ def jackknife(statistic: Callable[[Mask], float], groups: Sequence[str]) -> Arra
 
 
 def auroc(truth: Mask, score: Array) -> float:
-    """Returns the share of pairs of a true (I,) and another image that score (I,) ranks right, ties half.
+    """Compute the share of pairs of a true (I,) and another image that score (I,) ranks correctly, ties half.
 
     NaN where either kind is absent. Hanley and McNeil 1982; the rank sum of Mann and Whitney 1947.
     """
@@ -193,24 +193,24 @@ def auroc(truth: Mask, score: Array) -> float:
 
 
 def sensitivity(truth: Mask, decided: Mask) -> float:
-    """Returns the share of the true images (I,) that were decided to be; NaN where either kind is absent."""
+    """Compute the share of the true images (I,) that were decided true; NaN where either kind is absent."""
     return math.nan if truth.all() or not truth.any() else float(decided[truth].mean())
 
 
 def specificity(truth: Mask, decided: Mask) -> float:
-    """Returns the share of the other images (I,) that were not decided to be true; NaN where either kind is absent."""
+    """Compute the share of the other images (I,) that were not decided true; NaN where either kind is absent."""
     return sensitivity(~truth, ~decided)
 
 
 def f1(truth: Mask, decided: Mask) -> float:
-    """Returns 2·TP / (2·TP + FP + FN) of decisions (I,); NaN where truth is all one kind, as OneVsRest has it."""
+    """Compute 2·TP / (2·TP + FP + FN) of decisions (I,); NaN where truth is all one kind, as in OneVsRest."""
     if truth.all() or not truth.any():
         return math.nan
     return float(2 * (truth & decided).sum() / (truth.sum() + decided.sum()))
 
 
 def cohen_kappa(truth: NDArray[np.intp], decided: NDArray[np.intp]) -> float:
-    """Return the agreement of class indices (I,) beyond chance; NaN where chance alone agrees (Cohen 1960)."""
+    """Compute the agreement of class indices (I,) beyond chance; NaN where chance agreement is 1 (Cohen 1960)."""
     classes = np.union1d(truth, decided)
     agreed = float((truth == decided).mean())
     by_chance = float(sum((truth == k).mean() * (decided == k).mean() for k in classes))
@@ -218,7 +218,7 @@ def cohen_kappa(truth: NDArray[np.intp], decided: NDArray[np.intp]) -> float:
 
 
 def mean_jaccard(truth: NDArray[np.intp], decided: NDArray[np.intp]) -> float:
-    """Return TP / (TP + FP + FN) of class indices (I,), the mean over the classes that occur (torchmetrics' macro)."""
+    """Compute TP / (TP + FP + FN) of class indices (I,), the mean over the classes that occur (torchmetrics' macro)."""
     of_classes = [
         ((truth == k) & (decided == k)).sum() / ((truth == k) | (decided == k)).sum()
         for k in np.union1d(truth, decided)
@@ -227,7 +227,7 @@ def mean_jaccard(truth: NDArray[np.intp], decided: NDArray[np.intp]) -> float:
 
 
 def corrected_resampled_t(differences: Array, test_over_train: float) -> Effect:
-    """Returns the mean of the differences (K,) of K folds, K >= 2: folds share training images.
+    """Compute the mean of the differences (K,) of K folds, K >= 2, which share training images.
 
     Variance (1/K + n_test/n_train)·var, K − 1 degrees of freedom (Nadeau and Bengio 2003, the corrected resampled t).
     """
@@ -237,25 +237,25 @@ def corrected_resampled_t(differences: Array, test_over_train: float) -> Effect:
 
 
 def welch(a: Array, b: Array) -> Effect:
-    """Returns the difference of means of what a run has once, a (S_a,) and b (S_b,), each S >= 2 (Welch 1947)."""
+    """Compute the difference of means of one value per run, a (S_a,) and b (S_b,), each S >= 2 (Welch 1947)."""
     parts = [(float(y.var(ddof=1)) / len(y), len(y) - 1) for y in (a, b)]
     return _effect(float(a.mean() - b.mean()), sum(part for part, _ in parts), parts)
 
 
 def ranks_differ(a: Array, b: Array) -> float:
-    """Returns p that two samples differ, from ranks alone (Mann and Whitney 1947); inf ranks last, ties share a rank.
+    """Test whether two samples differ, by ranks (Mann and Whitney 1947): return p. inf ranks last, ties share a rank.
 
-    Exact up to nine runs in each: every way to deal the values to the arms is counted; above, 99,999 of them.
+    Exact up to nine runs in each: all assignments of the values to the arms are counted; above, 99,999 of them.
     """
     dealt = stats.PermutationMethod(n_resamples=99_999, rng=0)
     return float(stats.mannwhitneyu(a, b, method=dealt).pvalue)
 
 
 def holm(ps: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Returns, for a family of tests, Holm's adjusted p (1979) and the alpha that each was held against.
+    """Compute Holm's adjusted p (1979) for a family of tests, and the alpha at which each was tested.
 
-    What comes after the first that is not rejected is held against the same alpha as that one, so that adjusted
-    p < 0.05 exactly where the interval at that alpha leaves out 0.
+    Tests after the first that is not rejected have the same alpha as that one, so that adjusted p < 0.05 exactly where
+    the interval at that alpha excludes 0.
     """
     adjusted, alphas = [0.0] * len(ps), [ALPHA] * len(ps)
     highest, alpha = 0.0, ALPHA

@@ -1,4 +1,4 @@
-"""How many runs or images a difference would need, from how far the runs at hand scatter."""
+"""The number of runs or images that a difference needs, from the variance components of the runs at hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_N = 1_000_000  # runs or images that a plan may ask for
 
 @dataclass(frozen=True)
 class VarianceComponents:
-    """How far two arms' single values scatter, as variances: what more runs or more images would average out."""
+    """The variances of two arms' single values: what more runs or more images would average out."""
 
     runs: tuple[float, ...]  # of each arm from run to run, apart from its images; empty where an arm has one run
     images: float  # of the difference from image to image, as all runs of an arm share it
@@ -20,11 +20,11 @@ class VarianceComponents:
 
     @classmethod
     def of(cls, a: Array, b: Array) -> VarianceComponents:
-        """Returns the scatter of a (S_a, I) against b (S_b, I); a negative estimate of a variance counts as 0.
+        """Estimate the variances of a (S_a, I) against b (S_b, I); a negative estimate counts as 0.
 
-        With one run in either arm, runs and residual are empty, and images counts all: the scatter of these very
-        networks. Of one arm alone, of(y, y) stands for two arms like it whose difference varies from image to image
-        no more than their runs make it: the least that two methods do.
+        With one run in either arm, runs and residual are empty, and images includes all variance, of these networks
+        only. For one arm alone, of(y, y) stands for two arms like it whose difference varies from image to image only
+        through their runs: the minimum for two methods.
         """
         num_images = a.shape[1]
         images = float((a.mean(axis=0) - b.mean(axis=0)).var(ddof=1))
@@ -38,9 +38,9 @@ class VarianceComponents:
         )
 
     def planned(self, num_runs: int, num_images: int) -> Effect:
-        """Returns what num_runs >= 2 runs in each arm and num_images >= 2 images would have: SE, df, estimate 0.
+        """Predict the effect of num_runs >= 2 runs in each arm and num_images >= 2 images: SE, df, estimate 0.
 
-        Where runs is empty it is about these very networks on other images, and num_runs is not used.
+        Where runs is empty it is about these networks on other images, and num_runs is not used.
         """
         arms = [
             MeanSquares(num_runs, runs + residual / num_images, residual)
@@ -49,23 +49,23 @@ class VarianceComponents:
         return crossed(0.0, self.images + sum(self.residual) / num_runs, num_images, arms)
 
     def runs_needed(self, d: float, num_images: int) -> int | None:
-        """Returns the number of runs in each arm with which num_images images show a difference of d > 0.
+        """Find the number of runs in each arm with which num_images images detect a difference of d > 0.
 
-        None where none suffices, because of the images, or where runs is empty. To within 2 % above 50.
+        None where none suffices, because of the images, or where runs is empty. Exact up to 100, then to within 2 %.
         """
         return _smallest(lambda num: self.planned(num, num_images), d) if self.runs else None
 
     def images_needed(self, d: float, num_runs: int) -> int | None:
-        """Returns the number of images with which num_runs runs in each arm show a difference of d > 0.
+        """Find the number of images with which num_runs runs in each arm detect a difference of d > 0.
 
-        None where none suffices, because of the runs. To within 2 % above 50.
+        None where none suffices, because of the runs. Exact up to 100, then to within 2 %.
         """
         return _smallest(lambda num: self.planned(num_runs, num), d)
 
 
 def _smallest(plan: Callable[[int], Effect], d: float) -> int | None:
     num = 2
-    while num <= MAX_N:  # one after the other: more images can cost degrees of freedom, so that halving could miss it
+    while num <= MAX_N:  # a linear search: more images can cost degrees of freedom, so bisection could miss it
         if plan(num).detectable() <= d:
             return num
         num += max(1, num // 50)

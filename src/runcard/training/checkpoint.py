@@ -1,7 +1,7 @@
-"""The whole state of a training, saved atomically and resumed exactly. The only file that writes checkpoints.
+"""Save the whole state of a training atomically, and resume it exactly. Only this module writes checkpoints.
 
-checkpoints/last.ckpt holds everything training needs; checkpoints/best.safetensors the weights alone, with the config
-in its header. Neither needs code to run when it is opened.
+checkpoints/last.ckpt holds everything training needs. checkpoints/best.safetensors holds only the weights, with the
+config in its header. Neither runs code when it is opened.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PLAIN = (Tensor, str, int, float, bool, type(None))
 
 
 class Checkpoint:
-    """Saves and restores model, optimizer and scheduler, with the State, in folder/checkpoints."""
+    """The files in folder/checkpoints with model, optimizer, scheduler and State."""
 
     def __init__(
         self, folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, config: dict[str, Any]
@@ -41,7 +41,7 @@ class Checkpoint:
         self.config = config
 
     def resume(self) -> State:
-        """Restores last.ckpt and returns its State; a fresh State where there is none."""
+        """Restore last.ckpt and return its State; a new State if there is none."""
         if not self.last.exists():
             return State()
         try:
@@ -55,12 +55,12 @@ class Checkpoint:
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         state = State(**content["state"])
-        if 0 < state.epoch == state.best_epoch:  # a kill between the two files: these are the best weights
+        if 0 < state.epoch == state.best_epoch:  # killed between the two writes: these are the best weights
             self.save_best()
         return state
 
     def save(self, state: State) -> None:
-        """Writes last.ckpt: after it, a run that is killed goes on from here. Then best.safetensors, if this is it."""
+        """Write last.ckpt, from which a killed run resumes; then best.safetensors if this epoch is the best."""
         content = {
             "state": asdict(state),
             "model": self.model.state_dict(),
@@ -74,14 +74,14 @@ class Checkpoint:
             self.save_best()
 
     def save_best(self) -> None:
-        """Writes best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
+        """Write best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         with atomic_write(self.best) as temporary:
             temporary.write_bytes(to_bytes(weights, metadata={"config": json.dumps(self.config)}))
 
 
 def refuse_code(content: Any, name: str) -> None:
-    """Raises TypeError, with its dotted name, for the first value that could not be loaded without running code."""
+    """Raise TypeError, with its dotted name, for the first value that cannot be loaded without running code."""
     if isinstance(content, Mapping) and type(content).__module__ in ("builtins", "collections"):
         for key, value in content.items():
             refuse_code(value, f"{name}.{key}")
@@ -93,13 +93,13 @@ def refuse_code(content: Any, name: str) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Loads best.safetensors into model; every name and shape must match."""
+    """Load best.safetensors into model; every name and shape must match."""
     weights, _ = read_weights(path)
     model.load_state_dict(weights, strict=True)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors of a best.safetensors and the resolved config in its header."""
+    """Read the tensors of a best.safetensors, and the resolved config in its header."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -1,4 +1,4 @@
-"""The single evaluation: probabilities from logits, values per image, nothing augmented and nothing dropped."""
+"""The only evaluation: probabilities from logits, and values per image, without augmentation or dropped images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OUT_OF_MEMORY = "train.batch_size: too large for the GPU's memory. Lower it, and
 
 @torch.inference_mode()
 def predict(fabric: Fabric, model: nn.Module, loader: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Yields each batch with its logits (N, C, …) and targets on the device, in evaluation mode, without gradients."""
+    """Yield each batch with its logits (N, C, …) and targets on the device, in evaluation mode, without gradients."""
     model.eval()
     for batch in loader:
         images, targets = to_device(batch, fabric)
@@ -29,11 +29,11 @@ def predict(fabric: Fabric, model: nn.Module, loader: Iterable[Batch]) -> Iterat
 def evaluate(
     fabric: Fabric, model: nn.Module, loss: Loss, metrics: MetricCollection, loader: Iterable[Batch]
 ) -> Evaluation:
-    """Returns the loss and every metric over all images of loader.
+    """Compute the loss and every metric over all images of loader.
 
-    The loss is taken per image and then averaged, so it does not depend on the batch size. A metric with the attribute
-    per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set. One that
-    fills several columns computes a dict of these.
+    The loss is computed per image and then averaged, so it does not depend on the batch size. A metric with the
+    attribute per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set.
+    A metric that fills several columns computes a dict of these.
     """
     metrics.reset()
     losses: list[Tensor] = []
@@ -54,7 +54,7 @@ def evaluate(
 
 
 def columns(metrics: MetricCollection) -> dict[str, Metric]:
-    """Returns which metric fills each column: those that its attribute columns names, or the one of its own name."""
+    """Map each column to its metric: the columns in the metric's attribute columns, or the one of its own name."""
     filled: dict[str, Metric] = {}
     for name, metric in metrics.items():
         for column in getattr(metric, "columns", [name]):
@@ -65,15 +65,15 @@ def columns(metrics: MetricCollection) -> dict[str, Metric]:
 
 
 def to_device(batch: Batch, fabric: Fabric) -> tuple[Tensor, Tensor]:
-    """Return images, in channels_last, and targets on the device."""
+    """Move images, in channels_last, and targets to the device."""
     images = batch.images.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
     return images, batch.targets.to(fabric.device, non_blocking=True)
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Returns class probabilities (N, K, …) float32, K >= 2, for logits (N, C, …) of any float type.
+    """Compute class probabilities (N, K, …) float32, K >= 2, of logits (N, C, …) of any float type.
 
-    One channel means sigmoid and two classes, [1 − p, p]; K channels mean softmax.
+    One channel gives two classes by sigmoid, [1 − p, p]; K channels give K classes by softmax.
     """
     logits = logits.float()
     if logits.shape[1] > 1:

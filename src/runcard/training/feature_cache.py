@@ -1,7 +1,7 @@
-"""A frozen backbone runs once: its features are stored, and become the data set that the rest of the model trains on.
+"""Cache the features of a frozen backbone: it runs once, and the rest of the model trains on the stored features.
 
-The loop does not know: with cached features the loaders and the network are others; the model, whose parameters that
-network shares, is the whole one, so weights are saved and loaded as without a cache.
+The training loop is the same: only its loaders and network differ. The network shares its parameters with the whole
+model, so weights are saved and loaded as without a cache.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ WAITING = "frozen layers: another run makes the same features, waiting for them"
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """A model that starts from a file's weights."""
+    """A model that can load pretrained weights from a file."""
 
     def load_pretrained_weights(self) -> str | None:
-        """Copies the weights into the model; returns the file's SHA-256, or None where it needs no file."""
+        """Load the weights into the model; return the file's SHA-256, or None if it needs no file."""
 
 
 @runtime_checkable
 class PartlyFrozen(Protocol):
-    """A model whose front may be frozen: it gives (N, C, H, W) and is the same in training and in evaluation."""
+    """A model whose front may be frozen. The front outputs (N, C, H, W), the same in training and evaluation mode."""
 
     def frozen_and_trained(self) -> tuple[nn.Module, nn.Module] | None:
-        """Returns the front and the rest, such that rest(front(images)) is the model; None where nothing is frozen."""
+        """Return the front and the rest, such that rest(front(images)) is the model; None if nothing is frozen."""
 
 
 class FeatureDataset(Dataset[Batch]):
-    """The features of every sample, under the keys (epoch, index) that SampleDataset has."""
+    """The features of every sample, with the keys (epoch, index) of SampleDataset."""
 
     def __init__(self, features: Tensor, targets: Tensor) -> None:
-        self.features = features  # (N, C, H, W), in the dtype that the front gives
+        self.features = features  # (N, C, H, W), in the front's output dtype
         self.targets = targets
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
@@ -64,10 +64,10 @@ class FeatureDataset(Dataset[Batch]):
 def cached_features(
     front: nn.Module, images: SampleDataset, train: TrainConfig, fabric: Fabric, precision: str, console: Console
 ) -> tuple[FeatureDataset, dict[str, Any]]:
-    """Return the features of all images, as a dataset to train on, and what run.json says of them.
+    """Compute or load the features of all images; return them as a dataset, with their metadata for run.json.
 
-    The front runs over every image, unless a file of train.cache_dir holds its features already: its name is a hash
-    over all that they depend on.
+    The front runs over every image unless train.cache_dir has a file of its features, named by a hash of all that they
+    depend on.
     """
     started = perf_counter()
     key = feature_key(front, images, precision, fabric.device.type)
@@ -79,7 +79,7 @@ def cached_features(
         if stored:
             console.print(f"frozen layers: their features are those of an earlier run, made in {made_in:.0f} s")
         else:
-            with atomic_write(path) as temporary:  # bytes of ours: safetensors' own writer hides that the disk is full
+            with atomic_write(path) as temporary:  # not safetensors' writer: it hides that the disk is full
                 temporary.write_bytes(save({"features": features}, metadata={"seconds": str(made_in)}))
     seconds = perf_counter() - started
     metadata = {"key": key, "reused": stored is not None, "seconds": seconds, "seconds_when_made": made_in}
@@ -87,7 +87,7 @@ def cached_features(
 
 
 def size_bytes(front: nn.Module, images: SampleDataset) -> int:
-    """Returns what the features of all samples take up, in float32."""
+    """Compute the size of the float32 features of all samples."""
     with torch.inference_mode():
         features: Tensor = front(images[0, 0].images.unsqueeze(0))
     return 4 * features.numel() * len(images.samples.ids)
@@ -96,7 +96,7 @@ def size_bytes(front: nn.Module, images: SampleDataset) -> int:
 def _make(
     front: nn.Module, images: SampleDataset, batch_size: int, fabric: Fabric, console: Console
 ) -> tuple[Tensor, float]:
-    """Return the features (N, C, H, W) of all samples, and the seconds that they took."""
+    """Compute the features (N, C, H, W) of all samples, and measure the seconds."""
     started = perf_counter()
     everything = EpochSampler(range(len(images.samples.ids)), seed=0, shuffle=False, limit=None)
     loader = DataLoader(images, batch_size, sampler=everything)
@@ -106,7 +106,7 @@ def _make(
 
 @torch.inference_mode()
 def _features(front: nn.Module, loader: DataLoader[Batch], fabric: Fabric) -> Iterator[Tensor]:
-    """Yield the features of each batch, in the dtype that the front gives under the run's precision."""
+    """Yield the features of each batch, in the front's output dtype under the run's precision."""
     front.eval()
     for batch in loader:
         images = batch.images.to(fabric.device, memory_format=torch.channels_last)
@@ -115,7 +115,7 @@ def _features(front: nn.Module, loader: DataLoader[Batch], fabric: Fabric) -> It
 
 
 def feature_key(front: nn.Module, images: SampleDataset, precision: str, device: str) -> str:
-    """Return a hash over the front's layers and weights, every pixel as decoded and resized, and how it computes."""
+    """Hash the front's layers and weights, all resized pixels, normalisation, precision, hardware, torch version."""
     pixels = images.samples.images
     digest = hashlib.sha256()
     for name, tensor in front.state_dict().items():
@@ -128,7 +128,7 @@ def feature_key(front: nn.Module, images: SampleDataset, precision: str, device:
 
 
 def _read(path: Path) -> tuple[Tensor, float] | None:
-    """Returns stored features and the seconds that they once took; None where there is no whole file."""
+    """Read stored features and the seconds that they took; None if the file is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             return file.get_tensor("features"), float(file.metadata()["seconds"])
@@ -137,9 +137,9 @@ def _read(path: Path) -> tuple[Tensor, float] | None:
 
 
 def check_cache(wish: str, model: nn.Module, augment: object, images: SampleDataset, choices: dict[str, str]) -> bool:
-    """Returns whether the model's frozen part is run once, ahead of training: wherever nothing can differ by it.
+    """Decide whether to run the model's frozen part once before training, which requires that results do not change.
 
-    wish is train.cache_features; a UserError says why "always" cannot be.
+    wish is train.cache_features. Raises UserError if it is "always" and caching is impossible.
     """
     divided = model.frozen_and_trained() if isinstance(model, PartlyFrozen) else None
     if wish == "never":
@@ -149,7 +149,7 @@ def check_cache(wish: str, model: nn.Module, augment: object, images: SampleData
             f"nothing of model={choices.get('model')} is frozen, so every step changes its features. Use "
             "model=vgg16_pretrained with model.freeze=features"
         )
-    elif not getattr(augment, "is_identity", False):  # of another library's pipeline nothing is known
+    elif not getattr(augment, "is_identity", False):  # other libraries' pipelines are unknown
         reason = (
             f"augmentation={choices.get('augmentation')} makes every image anew in every epoch, and its features with "
             "it. Use augmentation=none"

@@ -1,8 +1,7 @@
 """The single training loop.
 
-fit() takes finished objects and reads top to bottom. What it leaves out lives elsewhere: building things
-(experiment/setup.py), file formats (checkpoint.py), logs and figures (loggers/). Classification and segmentation go
-through the same lines.
+fit() takes finished objects and reads top to bottom. Construction (experiment/setup.py), file formats (checkpoint.py),
+logs and figures (loggers/) are elsewhere. Classification and segmentation use the same loop.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def fit(
     checkpoint: Checkpoint,
     logger: Logger,
 ) -> State:
-    """Trains from state until train.epochs or early stopping, and returns the final state."""
+    """Train from state until train.epochs or early stopping, and return the final state."""
     while state.epoch < train.epochs and not _stopped_early(state, train):
         epoch, started = state.epoch + 1, perf_counter()
         seed_epoch(seed, epoch)
@@ -95,7 +94,7 @@ def fit(
 
 
 def train_mode(model: nn.Module) -> None:
-    """Put a model into training mode, but for its frozen parts: their dropout is off, their batch statistics stay."""
+    """Put a model into training mode, except frozen modules: their dropout is off, their batch statistics are kept."""
     model.train()
     for module in model.modules():
         weights = list(module.parameters())
@@ -104,7 +103,7 @@ def train_mode(model: nn.Module) -> None:
 
 
 def _groups(loader: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Yields lists of up to size batches: the micro-batches of one step."""
+    """Yield lists of up to size batches: the micro-batches of one step."""
     batches = iter(loader)
     while group := list(islice(batches, size)):
         yield group

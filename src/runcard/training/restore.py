@@ -1,4 +1,4 @@
-"""A run that has ended, opened again from its folder: its config, its model with the best epoch's weights, its data."""
+"""Open a finished run from its folder: its config, its model with the best epoch's weights, and its data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runcard.training.checkpoint import read_weights
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run left of itself."""
+    """A run restored from its folder."""
 
     folder: Path
     config: dict[str, Any]  # resolved
@@ -40,7 +40,7 @@ class SavedRun:
         return dataset.with_arguments(root=str(root))
 
     def images(self, root: Path | None, split: str) -> tuple[Samples, list[int]]:
-        """Returns the run's data, and the positions of those that split.json has in split, whatever was added since."""
+        """Read the run's data, and the positions of the images that split.json lists in split; new ones are ignored."""
         members = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))[split]
         if not members:
             raise UserError(f"--split={split}: the run has no such images.")
@@ -57,7 +57,7 @@ class SavedRun:
         return samples, [position[member["id"]] for member in members]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Returns a context that computes as precisely as the run did."""
+        """Return an autocast context with the run's precision."""
         mixed = self.record["sessions"][-1]["precision"] == "bf16-mixed"
         return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=mixed)
 
@@ -65,7 +65,7 @@ class SavedRun:
 def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     """Open the run of a folder; trust names packages whose objects its config may name.
 
-    Raises UserError where it holds no weights, weights that do not fit its config, or a config of other objects.
+    Raises UserError if the weights are missing or do not fit the config, or the config names untrusted objects.
     """
     path = folder / "checkpoints" / "best.safetensors"
     if not path.exists() or not (folder / "run.json").exists():

@@ -1,4 +1,4 @@
-"""Checks of the augmentation, by trying it on a few images of the data, and of what it must never reach."""
+"""Checks of the augmentation on a few images of the data, and of validation, which it must never reach."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from runcard.data.datamodule import Data
     from runcard.data.loaders import Batch
 
-NUM_SAMPLES = 4  # that the augmentation is tried on
-SURELY_APART_PX = 3  # less may be blur that is not symmetric, or coarse resampling
-OFTEN = 0.05  # share of the draws that may lose the foreground
+NUM_SAMPLES = 4  # images that the augmentation is tried on
+SURELY_APART_PX = 3  # less may come from asymmetric blur or coarse resampling
+OFTEN = 0.05  # share of draws that may lose the foreground
 
 
 def find(augment: Augment, node: Mapping[str, Any], samples: list[Sample]) -> Iterator[Finding]:
-    """Yields what is wrong with an augmentation; node is its part of the config, samples are of the data."""
+    """Find faults of an augmentation on samples of the data; node is its part of the config."""
     if not samples:
         return
     masks = (
@@ -54,7 +54,7 @@ def find(augment: Augment, node: Mapping[str, Any], samples: list[Sample]) -> It
 
 
 def no_op_parameters(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Yield the dotted keys below a node of transforms that switch something off: p: 0, and ranges of [0, 0]."""
+    """Yield the dotted keys below a node of transforms that have no effect: p: 0, and ranges of [0, 0]."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from no_op_parameters(value, f"{prefix}.{key}")
@@ -63,7 +63,7 @@ def no_op_parameters(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 
 def is_unaugmented(data: Data, validation: Dataset[Batch]) -> bool:
-    """Whether validation comes out as it is on disk, resized and normalised, whatever the epoch."""
+    """Whether validation images are only resized and normalised, in every epoch."""
     return unaugmented(validation, data.samples, data.normalization, data.split["val"][:NUM_SAMPLES])
 
 

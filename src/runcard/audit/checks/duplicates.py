@@ -1,4 +1,4 @@
-"""Checks for the same image more than once: exactly, or nearly so, in one side of the split or on two."""
+"""Checks for duplicates and near-duplicates, within one split and across splits."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from runcard.audit.detectors.near_duplicates import find_near_duplicates
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile, thumbs_of
 
-MANY = 0.2  # share of copies, made to calibrate the search, that it may miss without a word
-SEED = 0  # of the copies that calibrate the search
+MANY = 0.2  # share of the calibration copies that the search may miss without a note
+SEED = 0  # of the calibration copies
 KEEP_ONE = "Keep one of each."
-REMOVE = "Remove them from one side, or use dataset.split.kind=holdout and keep one of each."  # of folders as they are
+REMOVE = "Remove them from one side, or use dataset.split.kind=holdout and keep one of each."  # of given splits
 ON_ONE_SIDE = (
     "Keep one of each, or put them on one side: dataset.split.group_regex, where the names tell what belongs together."
 )
 
 
 def find(data: Inspected) -> Iterator[Finding]:
-    """Yields images that are there more than once. What is of a single grey is no copy."""
+    """Find duplicates. Constant images do not count as duplicates."""
     exact = _exact(data)
     yield from _exact_findings(data, exact)
     yield from _near_findings(data, {i for group in exact for i in group[1:]})
 
 
 def _exact(data: Inspected) -> list[list[int]]:
-    """Returns the positions of images with the same pixels, group by group."""
+    """Group the positions of images with identical pixels."""
     groups: defaultdict[str, list[int]] = defaultdict(list)
     for i, profile in enumerate(data.profiles):
         if not profile.is_constant:
@@ -35,7 +35,7 @@ def _exact(data: Inspected) -> list[list[int]]:
 
 
 def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterator[Finding]:
-    """Yields groups of the same image: on one side, on two, with several labels."""
+    """Report identical images: within a split, across splits, and with contradicting labels."""
 
     def finding(check: str, level: str, groups: Sequence[Sequence[int]], what: str, fix: str) -> Finding:
         places = [" = ".join(_named(data.profiles[i], data) for i in group) for group in groups]
@@ -58,19 +58,18 @@ def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterato
 
 
 def _apart(data: Inspected) -> str:
-    """Returns how the same image comes to be on one side alone."""
     return REMOVE if data.split_kind == "given" else ON_ONE_SIDE
 
 
 def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
-    """Returns whether files or only their pixels are the same."""
+    """Count how many groups are identical as files, and how many only in their pixels."""
     files = [[data.profiles[i].files for i in group] for group in groups]
     by_bytes = sum(all(each) and len({paths[0].read_bytes() for paths in each}) == 1 for each in files)
     return f"{by_bytes} by bytes, {len(groups) - by_bytes} by pixels alone"
 
 
 def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
-    """Yields near copies; known are the positions of exact ones, reported already."""
+    """Report near-duplicates; known are the positions of exact duplicates, which are reported already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
     found = find_near_duplicates(thumbs_of([data.profiles[i] for i in kept]), SEED)
     if found.missed > MANY:

@@ -1,4 +1,4 @@
-"""Checks of images and of the files that hold them."""
+"""Checks of images and their files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runcard.stats.association import association
 
 
 def find(data: Inspected) -> Iterator[Finding]:
-    """Yields what is wrong with images, one by one and together."""
+    """Find faults of single images and of the whole set."""
     yield from _formats(data)
     yield from _greys(data)
     if not data.has_masks:
@@ -24,7 +24,7 @@ def find(data: Inspected) -> Iterator[Finding]:
 
 
 def _formats(data: Inspected) -> Iterator[Finding]:
-    """Yields files whose suffix is another format's, and depths that are mixed."""
+    """Find files whose suffix is another format's, and mixed bit depths."""
     suffixes = Image.registered_extensions()
     wrong = []
     for i, profile in enumerate(data.profiles):
@@ -46,7 +46,7 @@ def _formats(data: Inspected) -> Iterator[Finding]:
 
 
 def _greys(data: Inspected) -> Iterator[Finding]:
-    """Yields images that show nothing, are inverted, or are unlike the others."""
+    """Find constant images, inverted images and outliers."""
     constant = [i for i, profile in enumerate(data.profiles) if profile.is_constant]
     if constant:
         what = f"{counted(len(constant), 'image')} of a single grey"
@@ -62,7 +62,7 @@ def _greys(data: Inspected) -> Iterator[Finding]:
 
 
 def _shortcuts(data: Inspected) -> Iterator[Finding]:
-    """Yields metadata of the files that tell the class: a network may learn these instead of the disease."""
+    """Find file metadata that predict the class: a network may learn these instead of the disease."""
     profiles = [profile for profile in data.profiles if profile.files]
     originals = [profile.original for profile in profiles]
     metadata = {
@@ -88,14 +88,14 @@ def _shortcuts(data: Inspected) -> Iterator[Finding]:
 
 
 def _lossy_bytes(profile: Profile) -> float:
-    """Returns a JPEG's bytes per pixel, which its quality decides; 0 of other formats: theirs follow the picture."""
+    """Compute a JPEG's bytes per pixel, which depend on its quality; 0 for other formats, where content decides."""
     original = profile.original
     lossy = original.files[0].rpartition(" ")[2] in LOSSY_FORMATS
     return profile.num_bytes / (original.width_px * original.height_px) if lossy else 0.0
 
 
 def _typical(values: np.ndarray) -> str:
-    """Returns what most values are, as text: the middle and the range of numbers, else the commonest."""
+    """Format typical values: median and 10th to 90th percentile of numbers, else the most frequent value."""
     if np.issubdtype(values.dtype, np.number):
         low, middle, high = np.quantile(values, [0.1, 0.5, 0.9])
         return f"{middle:.3g}, mostly {low:.3g} to {high:.3g}"

@@ -1,4 +1,4 @@
-"""Checks of masks: what they hold, whether one of them stands for several images, and whether they fit."""
+"""Checks of masks: their values, whether several images share one, and their alignment with the images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from runcard.audit.detectors.outliers import inverted_among_grey
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Mask, are_grey, masks_of, thumbs_of
 
-MAX_EMPTY = 0.2  # share of empty masks that is worth no more than a note
-MIN_SOFT = 1e-3  # share of a mask's pixels that are in between its values
-MIN_IMAGE_CORRELATION = 0.98  # correlation of an image and a mask that are the same picture
-SAME_FOR_MANY = 0.5  # share of all images that have the same mask: no longer a slip with a few
+MAX_EMPTY = 0.2  # share of empty masks up to which they are only a note
+MIN_SOFT = 1e-3  # share of a mask's pixels with intermediate values
+MIN_IMAGE_CORRELATION = 0.98  # from which image and mask are taken as the same picture
+SAME_FOR_MANY = 0.5  # share of images with one mask: more cannot be a slip with a few
 
 
 def find(data: Inspected) -> Iterator[Finding]:
-    """Yields what is wrong with masks; nothing for data without."""
+    """Find faults of masks; none for data without masks."""
     masks = [profile.mask for profile in data.profiles if profile.mask]
     if not masks:
         return
@@ -28,19 +28,18 @@ def find(data: Inspected) -> Iterator[Finding]:
         yield _finding(data, masks, "mask_is_image", "error", what, fix, same)
     repeated = _repeated(data, masks)
     yield from repeated
-    if not any(finding.level == "error" for finding in repeated):  # one mask fits all images alike
+    if not any(finding.level == "error" for finding in repeated):  # a shared mask fits all images equally
         yield from _misfits(data, masks)
 
 
 def _finding(
     data: Inspected, masks: Sequence[Mask], check: str, level: str, what: str, fix: str, which: Sequence[int]
 ) -> Finding:
-    """Returns what was found of these masks, named by their own files."""
     return data.finding(check, level, what, fix, which, [masks[i].name for i in which])
 
 
 def _encodings(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
-    """Yields masks whose values are not those of the others, or in between."""
+    """Find masks with intermediate values, or encoded differently from the others."""
     if soft := [i for i, mask in enumerate(masks) if mask.soft > MIN_SOFT]:
         most = max(masks[i].soft for i in soft)
         rounded = f"{most:.1%} of their pixels: each pixel goes to the nearest class"
@@ -58,7 +57,7 @@ def _encodings(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
 
 
 def _contents(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
-    """Yields masks without foreground or background, and classes that none holds."""
+    """Find masks without foreground or background, and classes that occur in no mask."""
     empty = [i for i, mask in enumerate(masks) if mask.is_empty]
     if empty:
         share = len(empty) / len(masks)
@@ -79,7 +78,7 @@ def _contents(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
 
 
 def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
-    """Returns masks that several different images share: one label array passed twice."""
+    """Find masks that different images share, as when one label array is passed twice."""
     owners: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for i, (profile, mask) in enumerate(zip(data.profiles, masks, strict=True)):
         if not (mask.is_empty or mask.is_full):
@@ -95,9 +94,9 @@ def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
 
 
 def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
-    """Yields masks that do not fit their images: all of them, by a wrong pairing or a turn, or single ones."""
+    """Find misaligned masks: all of them (wrong pairing, rotation or flip), or single ones."""
     thumbs = thumbs_of(data.profiles)
-    reversed_greys = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, and not of its mask
+    reversed_greys = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, not of its mask
     thumbs[reversed_greys] = 255 - thumbs[reversed_greys]
     fit = mask_fit(thumbs, masks_of(data.profiles))
     if fit is None:
@@ -126,6 +125,6 @@ def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
 
 
 def _suspected(suspect: Misfit, masks: Sequence[Mask]) -> str:
-    """Returns "Mask/3.png: mirrored", or whose mask would fit there."""
+    """Format "Mask/3.png: mirrored", with the mask that would fit instead if there is one."""
     better = "" if suspect.partner is None else f", {masks[suspect.partner].name} would fit"
     return f"{masks[suspect.index].name}: {suspect.what}{better}"

@@ -1,4 +1,4 @@
-"""Checks of labels and of how images are split: who is on which side, and whether a side can measure anything."""
+"""Checks of labels and splits: leaking groups and files, splits too small to measure, splits that differ."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from runcard.data.splits import Split
 from runcard.stats.association import association
 from runcard.stats.mrmc import MIN_UNITS
 
-MIN_IMAGES = 10  # of a side that measures something
-MIN_POSITIVES = 5  # images of a class on a side that measures something
-UNEVEN, LOPSIDED = 1.5, 10  # times as many images of the commonest class as of the rarest: a note, a warning
-MIN_SHARED = 2  # images of a patient at least, on average, before names are taken to tell patients
+MIN_IMAGES = 10  # fewer in a split measure nothing
+MIN_POSITIVES = 5  # fewer images of a class in a split measure nothing
+UNEVEN, LOPSIDED = 1.5, 10  # ratio of the most to the least frequent class: for a note, a warning
+MIN_SHARED = 2  # mean images per patient, from which names are taken to identify patients
 PATIENT = re.compile(r"(?:patient|pat|subject|subj|sub|case|person|study)[-_ ]?\d+", re.IGNORECASE)
 WORDS = re.compile(r"[^\W\d_]+")
 
 
 def find(data: Inspected) -> Iterator[Finding]:
-    """Yields what is wrong with labels and sides."""
+    """Find faults of labels and splits."""
     yield from _names(data)
     yield from _balance(data)
     if not any(data.sides):
@@ -35,7 +35,7 @@ def find(data: Inspected) -> Iterator[Finding]:
 
 
 def sides_of(split: Split, number: int) -> list[str]:
-    """Returns the side of each of number images."""
+    """Return the split (train, val or test) of each of number images; "" if it is in none."""
     sides = [""] * number
     for side, members in split.items():
         for i in members:
@@ -44,7 +44,7 @@ def sides_of(split: Split, number: int) -> list[str]:
 
 
 def _names(data: Inspected) -> Iterator[Finding]:
-    """Yields names that speak against the label, or of patients that the config does not know."""
+    """Find file names that contradict the label, or that name patients while the config sets no groups."""
     words = {name.casefold() for name in data.classes}
     against = []
     for i, profile in enumerate(data.profiles):
@@ -68,12 +68,12 @@ def _names(data: Inspected) -> Iterator[Finding]:
 
 
 def _regex(patients: Mapping[str, int]) -> str:
-    """Returns a regular expression that finds these names: patient7 gives patient\\d+."""
+    """Build a regular expression that matches these names: patient7 gives patient\\d+."""
     return re.sub(r"\d+", r"\\d+", next(iter(patients)))
 
 
 def _balance(data: Inspected) -> Iterator[Finding]:
-    """Yields what always saying the commonest class scores."""
+    """Report the accuracy of always predicting the most frequent class, if the classes are imbalanced."""
     counts = Counter(profile.target for profile in data.profiles if profile.target is not None)
     if len(counts) < 2:
         return
@@ -89,7 +89,7 @@ def _balance(data: Inspected) -> Iterator[Finding]:
 
 
 def _both_sides(data: Inspected) -> Iterator[Finding]:
-    """Yields patients and files that are on two sides."""
+    """Find groups (patients) and files that occur in two splits."""
     sides: defaultdict[str, set[str]] = defaultdict(set)
     for group, side in zip(data.groups, data.sides, strict=True):
         sides[group].add(side)
@@ -115,7 +115,7 @@ def _both_sides(data: Inspected) -> Iterator[Finding]:
 
 
 def _few(data: Inspected) -> Iterator[Finding]:
-    """Yields sides that are too small to measure anything; of folds all are one, as a comparison unites them."""
+    """Find splits too small for a measurement; k-fold validation counts as one, because comparisons pool its folds."""
     for side in dict.fromkeys(data.sides):
         members = [i for i, other in enumerate(data.sides) if other == side]
         measured = range(len(data.profiles)) if data.split_kind == "kfold" and side == "val" else members
@@ -135,7 +135,7 @@ def _few(data: Inspected) -> Iterator[Finding]:
 
 
 def _counts(data: Inspected, members: Sequence[int]) -> dict[str, int]:
-    """Returns how many of these images are of each class; with masks, hold the positive one, or each but background."""
+    """Count the images of each class; with masks, of the positive class, or of each class but background."""
     shown = [data.profiles[i] for i in members]
     if data.has_masks:
         wanted = [i for i, name in enumerate(data.classes) if i > 0 and data.positive in (None, name)]
@@ -144,7 +144,7 @@ def _counts(data: Inspected, members: Sequence[int]) -> dict[str, int]:
 
 
 def _differing(data: Inspected) -> Iterator[Finding]:
-    """Yields metadata by which training and validation images can be distinguished, with a patient as the unit."""
+    """Find metadata that distinguish training from validation images, with the patient as the unit."""
     groups: dict[str, list[Profile]] = defaultdict(list)
     for profile, group, side in zip(data.profiles, data.groups, data.sides, strict=True):
         if side in ("train", "val"):

@@ -1,9 +1,9 @@
-"""What an augmentation really does, seen by trying it out: on any callable, whatever library is behind it.
+"""Measure what an augmentation does by running it. Any callable works, whatever its library.
 
-That image and mask move together is measured on a pattern of our own, which no turn, flip or shift leaves as it is (a
-real mask may be round, or empty). It goes through the image's path as two greys, and by the same draw once more with
-the greys exchanged. What brightness, noise or painting over do to both cancels in their difference; its sign is the
-pattern as the image shows it, to be laid on the pattern as the mask has it.
+Whether image and mask move together is measured on a synthetic pattern, which every rotation, flip or shift changes (a
+real mask may be round, or empty). The pattern passes through the image path in two greys, and again in the same draw
+with the greys exchanged. Changes of brightness, noise and erased regions cancel in the difference of the two. The sign
+of the difference is the pattern in the image, which is compared with the pattern in the mask.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from runcard.errors import UserError
 if TYPE_CHECKING:
     from runcard.data.loaders import Augment
 
-NUM_DRAWS = 32  # of the augmentation: what it does once in ten times is missed by 3 % of audits
-NUM_REPEATED = 4  # of these, made a second time
-MAX_FAULTS = 3  # reported: random crops come out in many sizes
-DARK, LIGHT = 90, 200  # greys of the pattern: uneven about the middle, so that inverting keeps them apart
-MIN_CONTRAST = 0.2  # of the largest in a draw: a pixel with less shows nothing
-# Measured at 64 to 256 px: the image alone shifted by 3 px gives 2.2 to 3.0, by its direction, and by 4 px 3.1 or more;
-# Downscale, which moves the image by 2 px, up to 2.25. The limit parts 4 px from that, and 3 px nearly always.
+NUM_DRAWS = 32  # an effect with probability 0.1 is missed by 3 % of audits
+NUM_REPEATED = 4  # of these draws, to test that a seed gives the same result
+MAX_FAULTS = 3  # reported: random crops have many sizes
+DARK, LIGHT = 90, 200  # greys of the pattern: not symmetric about 127.5, so that inversion changes them
+MIN_CONTRAST = 0.2  # as a share of the largest in a draw: pixels below it are ignored
+# Measured at 64 to 256 px: shifting only the image by 3 px gives 2.2 to 3.0, depending on direction, and by 4 px at
+# least 3.1. Downscale, which moves the image by 2 px, gives up to 2.25. The limit detects 4 px, and nearly always 3 px.
 MAX_APART_PX = 2.3
 
 
 class Sample(NamedTuple):
-    """What an augmentation takes and gives."""
+    """The input and output of an augmentation."""
 
     image: np.ndarray  # (H, W, C) uint8
     mask: np.ndarray | None  # (H, W) uint8 class indices
@@ -39,24 +39,24 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """What an augmentation did to a few samples in NUM_DRAWS draws."""
+    """The measured effects of an augmentation on a few samples in NUM_DRAWS draws."""
 
-    faults: tuple[str, ...]  # as text: what came out with another shape, type or class than it went in with
+    faults: tuple[str, ...]  # as text: outputs with another shape, type or class than the input
     repeatable: bool  # whether the same seed gave the same draw
-    lost: float | None  # share of the draws that left nothing of a foreground; None where no mask has any
-    apart_px: float | None  # how far image and mask were moved apart in the worst draw; None: cannot be measured
+    lost: float | None  # share of draws that removed all foreground; None if no mask has any
+    apart_px: float | None  # distance between image and mask in the worst draw; None if not measurable
     worst_seed: int | None  # of that draw
 
     @property
     def moves_together(self) -> bool:
-        """Whether image and mask were moved alike in every draw, as far as it can be measured."""
+        """Whether image and mask moved together in every draw, or the distance could not be measured."""
         return self.apart_px is None or self.apart_px <= MAX_APART_PX
 
 
 def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Probe:
-    """Tries augment on a handful of images (N, H, W, C) and masks (N, H, W), uint8; the masks should have foreground.
+    """Run augment on a few images (N, H, W, C) and masks (N, H, W), uint8; the masks should have foreground.
 
-    Raises UserError where a draw fails.
+    Raises UserError if a draw fails.
     """
     samples = [Sample(image, None if masks is None else masks[i]) for i, image in enumerate(images)]
     befores = [samples[seed % len(samples)] for seed in range(NUM_DRAWS)]
@@ -68,7 +68,7 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
     if masks is not None and repeatable and not faults:
         pattern = _pattern(*masks.shape[1:])
         shown, exchanged = (_pictured(p, images.shape[3]) for p in (pattern, 1 - pattern))
-        mask = pattern * max(1, masks.max())  # the outermost classes: resampling between them would give a third
+        mask = pattern * max(1, masks.max())  # lowest and highest class: interpolation would give a third
         ones, faults = draws(augment, [Sample(shown, mask)] * NUM_DRAWS)
         others, more = draws(augment, [Sample(exchanged, mask)] * NUM_DRAWS)
         faults += more
@@ -84,11 +84,11 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
 
 
 def draws(augment: Augment, samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
-    """Returns what augment makes of each sample, by the seeds 0, 1, …, and what is wrong with it, as text."""
+    """Augment each sample, with the seeds 0, 1, …; return the outputs and their faults as text."""
     afters: list[Sample] = []
     faults: list[str] = []
     for seed, before in enumerate(samples):
-        given = Sample(before.image.copy(), None if before.mask is None else before.mask.copy())  # may work in place
+        given = Sample(before.image.copy(), None if before.mask is None else before.mask.copy())  # may be in place
         afters.append(_draw(augment, given, seed))
         faults += _faults(before, afters[-1])
     return afters, faults
@@ -114,12 +114,12 @@ def _faults(before: Sample, after: Sample) -> Iterator[str]:
 
 
 def kind(array: np.ndarray | None) -> str:
-    """Returns shape and type of an image or mask, as text."""
+    """Format shape and type of an image or mask."""
     return "nothing" if array is None else f"{'×'.join(map(str, array.shape))} {array.dtype}"
 
 
 def _classes(mask: np.ndarray) -> set[int]:
-    """Returns the class indices in a mask, and 0: what moves in from outside is background."""
+    """Return the class indices in a mask, and 0, because pixels from outside the image are background."""
     return {0, *np.flatnonzero(np.bincount(mask.ravel())).tolist()}
 
 
@@ -136,28 +136,28 @@ def _has_foreground(sample: Sample) -> bool:
 
 
 def _pattern(height: int, width: int) -> np.ndarray:
-    """Returns blobs (H, W) of 0 and 1 without any symmetry, half of the area each."""
+    """Draw asymmetric blobs (H, W) of 0 and 1, each with half of the area."""
     noise = np.random.default_rng(0).standard_normal((height, width)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), max(4, max(height, width) / 16))
     return np.asarray(smooth > np.median(smooth), np.uint8)
 
 
 def _pictured(pattern: np.ndarray, channels: int) -> np.ndarray:
-    """Returns a pattern (H, W) as an image (H, W, C) of two greys."""
+    """Render a pattern (H, W) as an image (H, W, C) of two greys."""
     grey = np.where(pattern > 0, LIGHT, DARK).astype(np.uint8)
     return np.repeat(grey[:, :, None], channels, axis=2)
 
 
 def _apart_px(one: Sample, exchanged: np.ndarray, pattern: np.ndarray) -> float:
-    """Returns how far apart a draw's image and mask show the pattern, as the shift that would do as much.
+    """Estimate the distance between the pattern in a draw's image and in its mask, as an equivalent shift.
 
-    exchanged is the image of the same draw with the greys exchanged. A shift by d moves an edge of length L by 2d/π on
-    the mean over its directions, and counted in steps from pixel to pixel that edge is 4L/π long: so d is twice the
-    area that disagrees, in px, over the steps in the pattern. Which of the greys is which, inverting may have changed.
+    exchanged is the image of the same draw with the greys exchanged. A shift by d moves an edge of length L by 2d/π,
+    averaged over its directions, and the edge has 4L/π steps between pixels. So d is twice the disagreeing area, in px,
+    divided by the steps in the pattern. Inversion swaps the greys, so the smaller of both areas counts as disagreeing.
     """
     assert one.mask is not None
     difference = (one.image.astype(np.float32) - exchanged.astype(np.float32)).mean(axis=2)
-    difference = cv2.GaussianBlur(difference, (0, 0), 1)  # single pixels of noise are no edge
+    difference = cv2.GaussianBlur(difference, (0, 0), 1)  # so that noise in single pixels is not an edge
     shows = np.abs(difference) > MIN_CONTRAST * np.abs(difference).max()
     disagree = int((shows & ((difference > 0) != (one.mask > 0))).sum())
     steps = sum(int((np.diff(pattern, axis=axis) != 0).sum()) for axis in (0, 1))

@@ -1,11 +1,11 @@
-"""Does each mask fit its own image better than other images' masks do?
+"""Test whether each mask fits its own image better than other images' masks do.
 
-What foreground looks like is learnt from the data themselves: gradient-boosted trees (Friedman 2001) predict, from how
-a pixel and its surroundings look, how much of it is foreground, for images that they were not trained on. A mask agrees
-with an image by the correlation of its pixels with that prediction, a number from −1 to 1.
+The appearance of foreground is learnt from the data: gradient-boosted trees (Friedman 2001) predict the share of
+foreground of a pixel from the greys around it, for images that they were not trained on. The agreement of a mask with
+an image is the correlation of its pixels with that prediction, from −1 to 1.
 
-The features do not say where a pixel lies. So trees trained on masks of other images still learn more of the truth than
-of the fault, and what they predict agrees better with the right masks than with the ones that they were trained on.
+The features do not contain the position of a pixel. So trees trained on shuffled masks still learn more of the truth
+than of the fault, and their predictions agree better with the right masks than with those that they were trained on.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 Array = NDArray[np.float32]
 
-GRID = 32  # side of the maps that are compared; features are made at twice that
-MIN_IMAGES = 8  # with different masks; of fewer nothing is said
+GRID = 32  # side of the compared maps; features are computed at twice that
+MIN_IMAGES = 8  # with different masks: fewer are not tested
 FOLDS = 3
-TRAINING_IMAGES = 300  # and pixels, at most, of a fold: more change little
+TRAINING_IMAGES = 300  # per fold at most, and pixels: more change little
 TRAINING_PIXELS = 15_000
 CHUNK = 500  # images whose features are in memory at a time
-MAX_REFERENCES = 512  # masks that an image's own is ranked among
-MAX_PAIRED = 1000  # images that are paired anew
+MAX_REFERENCES = 512  # masks among which an image's own is ranked
+MAX_PAIRED = 1000  # images in the search for swaps
 
 FITS = 3.0  # standard errors of the mean rank above chance
-MIN_FOR_ERROR = 20  # images, before all of a data set is called wrong
-# By how much the agreement of another pairing must exceed that of the pairs as they are, and of any pairing of these
-# masks upside down. Shuffled films gain 0.1 and more by either, masks drawn anywhere at most 0.06 by the second.
+MIN_FOR_ERROR = 20  # images, before a whole data set is called wrong
+# By how much the agreement of another pairing must exceed that of the given pairs, and that of the best pairing with
+# masks upside down. Shuffled radiographs gain at least 0.1 in both, masks drawn at random at most 0.06 in the second.
 ABOVE_OWN, ABOVE_UPSIDE_DOWN = 0.05, 0.1
-SOME, MOSTLY = 0.1, 0.9  # shares of the images that a turn must improve: any turn for a doubt, one to be believed
-# What a better mask must gain in agreement, in units of what the median mask lacks of 1. On clean chest films 1 % gain
-# 0.4 by another's mask, nothing by a turned one, and 0.7 by a moved one.
+SOME, MOSTLY = 0.1, 0.9  # shares of images that some turn must improve to be tested, and one turn to be reported
+# Minimum gain in agreement of a better mask, in units of 1 − the median agreement. On clean chest radiographs, 1 % gain
+# 0.4 with another image's mask, nothing with a turned mask, and 0.7 with a moved one.
 GAIN_OF_PAIRING, GAIN_OF_TURN, GAIN_OF_SHIFT = 0.4, 0.25, 1.0
 LEAST_LACKING = 0.02
-REACH = 6  # pixels of the grid: masks are sought up to 3/16 of the side away
-SCALES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # sigmas of the surroundings, as shares of the side
+REACH = 6  # pixels of the grid: shifts up to 3/16 of the side are searched
+SCALES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # sigmas of the Gaussian blurs, as shares of the side
 
-# How a mask may lie against its image, and what would set it right (of arrays whose last axes are rows and columns).
+# Rotations and flips of a mask, and the functions that undo them (on arrays whose last axes are rows and columns).
 TURNS: dict[str, Callable[[Array], Array]] = {
     "mirrored left to right": lambda mask: mask[..., ::-1],
     "mirrored top to bottom": lambda mask: mask[..., ::-1, :],
@@ -58,44 +58,44 @@ TURNS: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class Misfit:
-    """A mask that something else would fit better than its own image."""
+    """A mask that would fit better if paired, turned or shifted differently."""
 
     index: int
-    what: str  # of the mask: "of another image", or how it lies against its image
-    gain: float  # in agreement, if that were fixed
+    what: str  # "of another image", or how the mask is turned or moved
+    gain: float  # of agreement, if that were fixed
     partner: int | None = None  # the image whose mask would fit this one
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How the masks of a data set fit their images."""
+    """How well the masks of a data set fit their images."""
 
-    num_images: int  # whose masks show something
+    num_images: int  # with non-constant image and mask
     mean_rank: float  # mean share of other images' masks that fit an image worse than its own: 0.5 by chance
-    z: float  # standard errors by which that exceeds chance
-    agreement: float  # median, of masks with their own images
-    paired_anew: float | None  # the same if masks went where they fit best; None where they fit or are turned
-    upside_down: float | None  # and if they went there upside down: what any masks of such shapes reach
-    turned: str | None  # how nearly all masks lie against their images; None where they do not
-    suspects: tuple[Misfit, ...]  # single masks; none where the whole is wrong
+    z: float  # standard errors of mean_rank above chance
+    agreement: float  # median of masks with their own images
+    paired_anew: float | None  # the same in the best pairing; None if masks fit or are turned
+    upside_down: float | None  # the same with masks upside down: what unrelated masks of such shapes reach
+    turned: str | None  # how nearly all masks are turned; None if they are not
+    suspects: tuple[Misfit, ...]  # single masks; none if the whole set is wrong
 
     @property
     def fits(self) -> bool:
-        """Whether masks fit their own images better than others', whatever the single ones do."""
+        """Whether masks on the whole fit their own images better than other images."""
         return self.z >= FITS
 
     @property
     def shuffled(self) -> bool:
-        """Whether the masks are beyond doubt other images': they fit theirs by chance only, and others well."""
+        """Whether the masks clearly belong to other images: they fit their own by chance, and others well."""
         if self.paired_anew is None or self.upside_down is None or self.num_images < MIN_FOR_ERROR:
             return False
         return self.paired_anew >= max(self.agreement + ABOVE_OWN, self.upside_down + ABOVE_UPSIDE_DOWN)
 
 
 def mask_fit(thumbs: np.ndarray, masks: np.ndarray) -> Fit | None:
-    """Returns how masks (N, 64, 64) of class indices fit the images thumbs (N, 64, 64) uint8; None with too few to say.
+    """Measure how masks (N, 64, 64) of class indices fit images thumbs (N, 64, 64) uint8; None with too few images.
 
-    Everything above 0 is foreground. Left out are masks of one class alone and images of a single grey.
+    Every class above 0 is foreground. Constant masks and constant images are left out.
     """
     if len(masks) < MIN_IMAGES:
         return None
@@ -116,9 +116,9 @@ def mask_fit(thumbs: np.ndarray, masks: np.ndarray) -> Fit | None:
 
 
 def _predict(images: np.ndarray, areas: Array, by_place: bool = False) -> Array:
-    """Returns (N, 32, 32): the share of foreground that trees predict, each for the images of another fold.
+    """Predict the share of foreground (N, 32, 32) by cross-validation: no image is predicted by trees trained on it.
 
-    by_place tells them where a pixel lies and how often there is foreground.
+    by_place adds a pixel's position, and the frequency of foreground there, to the features.
     """
     rng = np.random.default_rng(0)
     fold = rng.permutation(len(images)) % FOLDS
@@ -137,7 +137,7 @@ def _predict(images: np.ndarray, areas: Array, by_place: bool = False) -> Array:
 
 
 def _features(images: np.ndarray, place: Array | None) -> Array:
-    """Returns (N·32·32, F): grey, means around, edge, edges and spread around; and place (32, 32, P) where given."""
+    """Compute features (N·32·32, F): those of _described, and place (32, 32, P) if given."""
     described = np.stack([_described(image) for image in images])
     if place is not None:
         described = np.concatenate([described, np.broadcast_to(place, (len(images), *place.shape))], axis=-1)
@@ -145,7 +145,7 @@ def _features(images: np.ndarray, place: Array | None) -> Array:
 
 
 def _described(image: np.ndarray) -> Array:
-    """Returns (32, 32, 9) of one image, of greys with mean 0 and standard deviation 1."""
+    """Compute (32, 32, 9) of one standardised image: grey, its blurs, edge strength and its blur, local deviation."""
     grey = cv2.resize(image, (2 * GRID, 2 * GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
     grey = (grey - grey.mean()) / max(float(grey.std()), 1.0)
     around = [_blur(grey, scale) for scale in SCALES]
@@ -155,7 +155,7 @@ def _described(image: np.ndarray) -> Array:
 
 
 def _place(areas: Array) -> Array:
-    """Returns (32, 32, 3): how often a pixel is foreground, its column and its row."""
+    """Compute (32, 32, 3): how often a pixel is foreground, its column and its row."""
     rows, columns = np.mgrid[:GRID, :GRID].astype(np.float32) / GRID
     return np.stack([_blur(areas.mean(axis=0), 1 / GRID), columns, rows], axis=-1)
 
@@ -173,19 +173,19 @@ def _chunks(which: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
 
 
 def _standardised(maps: Array) -> Array:
-    """Returns (N, 32·32) with mean 0 and length 1, so that products are correlations."""
+    """Scale maps to (N, 32·32) with mean 0 and length 1, so that products are correlations."""
     rows = maps.reshape(len(maps), -1)
     rows = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6))
 
 
 def _agreement(predicted: Array, areas: Array) -> Array:
-    """Returns (N,): the correlation of each prediction with its own mask."""
+    """Compute (N,): the correlation of each prediction with its own mask."""
     return np.asarray((_standardised(predicted) * _standardised(areas)).sum(axis=1))
 
 
 def _ranks(predicted: Array, areas: Array, own: Array) -> Array:
-    """Returns (N,): the share of other images' masks, of up to 512, that agree less than an image's own; ties half."""
+    """Compute (N,): the share of up to 512 other masks that agree less than an image's own. Ties count half."""
     references = _spread_out(len(areas), MAX_REFERENCES)
     others = _standardised(predicted) @ _standardised(areas[references]).T - own[:, None]
     itself = np.isin(np.arange(len(areas)), references)
@@ -194,14 +194,13 @@ def _ranks(predicted: Array, areas: Array, own: Array) -> Array:
 
 
 def _spread_out(num: int, most: int) -> NDArray[np.intp]:
-    """Returns up to most of num positions, evenly spread."""
     return np.unique(np.linspace(0, num - 1, min(num, most)).astype(np.intp))
 
 
 def _paired_anew(images: np.ndarray, areas: Array) -> float:
-    """Returns the median agreement if masks went to the images that they fit best, after learning from such a pairing.
+    """Compute the median agreement of the best pairing of masks and images, by trees trained on a first best pairing.
 
-    Where masks were shuffled, the first pairing is right often enough for trees trained on it to see more clearly.
+    If masks were shuffled, the first pairing is right often enough to improve the trees trained on it.
     """
     few = _spread_out(len(images), MAX_REFERENCES)
     images, areas = images[few], areas[few]
@@ -212,9 +211,9 @@ def _paired_anew(images: np.ndarray, areas: Array) -> float:
 
 
 def _all_turned(images: np.ndarray, areas: Array, looks: Array) -> str | None:
-    """Returns how nearly all masks lie against their images, or None.
+    """Find the turn that nearly all masks have relative to their images, or None.
 
-    Trees trained on turned masks are blurred by the fault, so those of each turn get trees of their own.
+    Trees trained on turned masks predict poorly, so trees are trained anew for each correction.
     """
     few = _spread_out(len(images), TRAINING_IMAGES)
     images, areas, looks = images[few], areas[few], looks[few]
@@ -228,10 +227,10 @@ def _all_turned(images: np.ndarray, areas: Array, looks: Array) -> str | None:
 
 
 def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.intp]) -> Iterator[Misfit]:
-    """Yields the single masks that something would improve; index (N,) are the images' positions.
+    """Find single masks that a swap, turn or shift would improve; index (N,) are the images' positions.
 
-    Where nearly all is right, where a pixel lies helps to tell it; the mean with the prediction that does not know is
-    better than either.
+    If nearly all masks are right, the position of a pixel helps to predict. The mean of the predictions with and
+    without positions is better than either.
     """
     predicted: Array = np.float32(0.5) * (looks + _predict(images, areas, by_place=True))
     own = _agreement(predicted, areas)
@@ -253,9 +252,9 @@ def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.
 
 
 def _swaps(predicted: Array, areas: Array, own: Array, cost: float) -> dict[int, tuple[int, float]]:
-    """Returns image -> (image whose mask it should have, gain), in the best pairing where every change gains cost.
+    """Map image -> (image whose mask it should have, gain), in the best pairing in which every change gains over cost.
 
-    Masks go round in circles of two and more. In large data only those are paired whose own masks rank lowest.
+    Swaps are cycles of two or more masks. In large data only the images whose own masks rank lowest are paired.
     """
     lowest = np.argsort(_ranks(predicted, areas, own), kind="stable")[:MAX_PAIRED]
     gains = _standardised(predicted[lowest]) @ _standardised(areas[lowest]).T - own[lowest][:, None]
@@ -266,7 +265,7 @@ def _swaps(predicted: Array, areas: Array, own: Array, cost: float) -> dict[int,
 
 
 def _moved(predicted: Array, area: Array) -> tuple[str, float]:
-    """Returns how a mask (32, 32) is moved against the prediction, as text, and its agreement if it were not."""
+    """Find how a mask (32, 32) is moved relative to the prediction, as text, and its agreement after correction."""
     padded = cv2.copyMakeBorder(predicted, REACH, REACH, REACH, REACH, cv2.BORDER_REPLICATE)
     agreements = cv2.matchTemplate(padded, area, cv2.TM_CCOEFF_NORMED)
     _, best, _, (column, row) = cv2.minMaxLoc(agreements)

@@ -1,15 +1,14 @@
-"""Near duplicates: the same image again after JPEG, a crop, a turn, a mirroring or another brightness.
+"""Find near-duplicates: the same image after JPEG compression, cropping, rotation, flipping or a change of brightness.
 
-Chest radiographs all look alike when small, so no fixed distance separates copies from different images. What does is
-measured on the
-data set itself, with copies made of its own images:
+Small chest radiographs all look alike, so no fixed distance separates copies from different images. The threshold is
+calibrated on the data set itself, with copies made of its own images:
 
-1. A descriptor that turns and mirroring leave alone, projected to where different images differ most against what
-   copying changes (Fisher's linear discriminant; whitening by the images alone loses half of the crops by 6 %).
-2. Candidates are the few nearest in it.
-3. Each candidate is laid onto the other, and scored by how alike their fine details are: see registration.py.
-   Of images in round apertures, as a dermatoscope gives them, only what is inside both of a pair's is compared.
-4. The threshold lies halfway between what different images do not reach and what the data set's own copies do.
+1. A descriptor that is invariant to rotations and flips is projected to the directions in which images vary most
+   relative to copying (Fisher's linear discriminant; whitening by the images alone loses half of the crops by 6 %).
+2. The candidates of an image are its nearest neighbours in this projection.
+3. Each pair of candidates is registered and scored by the correlation of fine details: see registration.py.
+   If images have round apertures, as from a dermatoscope, only the inside of both apertures is compared.
+4. The threshold lies halfway between the scores of different images and those of the data set's own copies.
 """
 
 from __future__ import annotations
@@ -40,24 +39,24 @@ from runcard.audit.detectors.registration import (
     looks,
 )
 
-LEAST_SD = 2.0  # grey levels: an image that varies less shows nothing to compare
+LEAST_SD = 2.0  # grey levels: images that vary less are not compared
 DIMENSIONS = 32
-RIDGE = 0.05  # of the mean variance that copying adds to a descriptor, put on every direction
-NEIGHBOURS = 3  # candidates of each image: of 10,000 chest phantoms 98 % of the hardest copies are among them
-NUM_LESSONS = 1024  # copies to learn the projection from: fewer miss more among many images
-NUM_COPIES = 128  # others, to set the threshold by
+RIDGE = 0.05  # of the mean variance of copying, added to every direction
+NEIGHBOURS = 3  # candidates per image: they include 98 % of the hardest copies among 10,000 chest phantoms
+NUM_LESSONS = 1024  # copies that fit the projection: with fewer, more are missed among many images
+NUM_COPIES = 128  # further copies, which set the threshold
 MAX_CROP, MAX_TURN_DEGREES, GAINS, QUALITIES = 0.06, 10.0, (0.7, 1.2), (60, 95)  # of these copies
-LEAST_ALIKE = 0.05  # share of them that may score less than copies are said to
-RANKS = (16, 32)  # neighbours from the one up to the other are different images: few have so many copies
-NUM_DIFFERENT = 400  # pairs of such neighbours
+LEAST_ALIKE = 0.05  # share of copies that may score below the level taken as that of copies
+RANKS = (16, 32)  # neighbours of these ranks are different images: few images have so many copies
+NUM_DIFFERENT = 400  # sampled pairs of such neighbours
 FEW_DIFFERENT = 50
-OF_FEW = (0.5, 0.2)  # mean and sd of atanh(score) of different images where these are few: as on chest films
-HIGHEST = 0.999  # the highest score that is distinguished from the ones above
-FALSE_PAIRS = 0.05  # expected above the score of different images in a data set without copies
+OF_FEW = (0.5, 0.2)  # mean and sd of atanh(score), as on chest radiographs, used with fewer pairs
+HIGHEST = 0.999  # scores are clipped to it, so that atanh is finite
+FALSE_PAIRS = 0.05  # expected number above `different` in a data set without copies
 
 
 class Pair(NamedTuple):
-    """Two positions, first < second; how alike they are, at most 1; and how first is moved to give second."""
+    """Two positions, first < second; their score, at most 1; and the transform from first to second, as text."""
 
     first: int
     second: int
@@ -67,19 +66,19 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """The pairs, and how far they can be trusted on these data."""
+    """The pairs, and how reliable they are on these data."""
 
     pairs: list[Pair]  # in ascending order
-    threshold: float  # the score from which a pair is reported
-    different: float  # the score that no two different images are expected to reach
-    missed: float  # share of the data set's own copies not found: near 1, duplicates cannot be distinguished
+    threshold: float  # minimum score of a reported pair
+    different: float  # score that no two different images are expected to reach
+    missed: float  # share of calibration copies not found: near 1, duplicates cannot be distinguished
 
 
 def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
-    """Returns the pairs among thumbs (N, S, S), grey and square whatever the aspect ratio was; S at least 48.
+    """Find near-duplicate pairs among thumbs (N, S, S), grey and square for any aspect ratio, S >= 48.
 
-    An image is paired with its few nearest copies only: k copies give at most 3·k pairs. Thumbs that show nothing
-    inside their circle are left out. seed draws the copies that calibrate; the same seed gives the same pairs.
+    An image is paired with its nearest copies only: k copies give at most 3·k pairs. Thumbs that are constant inside
+    the inscribed circle are left out. seed draws the calibration copies; the same seed gives the same pairs.
     """
     pairs, kept = _identical(thumbs)
     if len(kept) < 2:
@@ -108,7 +107,7 @@ def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
 
 
 def _identical(thumbs: Bytes) -> tuple[list[Pair], Indices]:
-    """Returns a pair for each thumb that was there before, and the positions of one of each that shows something."""
+    """Pair each thumb with its previous identical one; also return the positions of distinct, non-constant thumbs."""
     latest: dict[bytes, int] = {}
     pairs, kept = [], []
     for i, thumb in enumerate(thumbs):
@@ -124,15 +123,15 @@ def _identical(thumbs: Bytes) -> tuple[list[Pair], Indices]:
 
 
 def _looks_of_copies(images: Bytes, apertures: Bytes, rng: np.random.Generator) -> Looks:
-    """Return what is compared of a copy of each of images (N, S, S) in apertures (N, S, S)."""
+    """Copy each of images (N, S, S) in apertures (N, S, S), and describe the copies for comparison."""
     copies = [_copy(image, aperture, rng) for image, aperture in zip(images, apertures, strict=True)]
     return looks(*(np.stack(each) for each in zip(*copies, strict=True)))
 
 
 def _copy(image: Bytes, aperture: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
-    """Return a copy of image (S, S): cropped, mirrored or not, turned, brighter or darker, and as JPEG; its aperture.
+    """Make a random copy of image (S, S) and its aperture: cropped, rotated, maybe mirrored, rescaled in grey, as JPEG.
 
-    The aperture (S, S) moves with the image. What comes into sight from beyond the image is not inside it.
+    The aperture (S, S) moves with the image. Pixels from beyond the image lie outside it.
     """
     size = len(image)
     before, behind = rng.uniform(0, MAX_CROP, (2, 2))  # shares cut away: left and top, right and bottom
@@ -149,7 +148,7 @@ def _copy(image: Bytes, aperture: Bytes, rng: np.random.Generator) -> tuple[Byte
 
 
 def _projection(features: Floats, changes: Floats) -> Floats:
-    """Returns (D, dimensions): where features (N, D) vary most for what copying changes of them (M, D)."""
+    """Compute (D, dimensions): directions in which features (N, D) vary most relative to changes (M, D) by copying."""
     within = changes.T @ changes / len(changes)
     within += RIDGE * np.trace(within) / len(within) * np.eye(len(within), dtype=np.float32)
     dimensions = min(DIMENSIONS, len(features) - 1)
@@ -158,7 +157,7 @@ def _projection(features: Floats, changes: Floats) -> Floats:
 
 
 def _pairs(neighbours: Indices) -> Indices:
-    """Returns (2, M), each pair of neighbours (N, k) once, the smaller position first; N stands for no neighbour."""
+    """List each pair of neighbours (N, k) once, as (2, M), the smaller position first; N stands for no neighbour."""
     own = np.broadcast_to(np.arange(len(neighbours))[:, None], neighbours.shape)
     real = (neighbours < len(neighbours)) & (neighbours != own)
     return np.unique(np.sort([own[real], neighbours[real]], axis=0), axis=1)
@@ -167,10 +166,10 @@ def _pairs(neighbours: Indices) -> Indices:
 def _highest_of_different(
     seen: Looks, points: Floats, tree: cKDTree, num_candidates: int, rng: np.random.Generator
 ) -> float:
-    """Returns the atanh(score) that no two different images are expected to reach, among so many candidates.
+    """Estimate the atanh(score) that no two different images are expected to reach among num_candidates pairs.
 
-    It is taken as normal (Fisher 1921), with the median and the upper spread that neighbours beyond the nearest have:
-    true copies among them hardly move these.
+    It is taken as normal (Fisher 1921), with the median and the upper spread of neighbours beyond the nearest ones,
+    which true copies among them hardly change.
     """
     low, high = min(RANKS[0], len(points) // 2), min(RANKS[1], len(points))
     some = rng.integers(len(points), size=NUM_DIFFERENT)
@@ -187,5 +186,5 @@ def _highest_of_different(
 
 
 def _atanh(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns Fisher's transform of correlations, in which they are spread alike; finite at 1 too."""
+    """Apply Fisher's transform to correlations, which equalises their spread; finite at 1 too."""
     return np.asarray(np.arctanh(np.clip(scores, -HIGHEST, HIGHEST)))

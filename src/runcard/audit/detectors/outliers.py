@@ -1,7 +1,7 @@
-"""Images that are not like the rest: with reversed greys, or of something else.
+"""Detect inverted images and outliers.
 
-Both are judged by what the rest have in common. An image that is itself among the rest is measured as if it were not
-(leave-one-out, in closed form): otherwise it would vouch for itself.
+Each image is compared with what the others have in common. It is left out itself (leave-one-out, in closed form),
+because it would bias its own score.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-COARSE_PX = 8  # side to which images are averaged: where it is bright, nothing finer
+COARSE_PX = 8  # side of the averaged images, which show only where an image is bright
 MAX_ROUNDS = 10
 
-MIN_FOR_POLARITY = 10  # images; of fewer nothing is said
-AGAINST = -0.3  # typical images score about 1, and inverted ones −1
-MIN_AGREEING = 0.9  # share of images that must score beyond ±0.3: else there is no common polarity
-MAX_INVERTED = 0.4  # share of images: nearer to a half nobody can tell which are inverted
+MIN_FOR_POLARITY = 10  # images: fewer are not tested
+AGAINST = -0.3  # inverted images score below it; typical images score about 1, inverted ones −1
+MIN_AGREEING = 0.9  # share of images that must score beyond ±0.3; otherwise there is no common polarity
+MAX_INVERTED = 0.4  # share of images: near one half, it is undecidable which are inverted
 
 MIN_FOR_OUTLIERS = 20
-MAX_ODD = 0.1  # share of images: where more are unlike the rest, the data are of several kinds
-UNUSUAL = 3.75  # deviations above the usual distance: 5 in 1000 images of clean sets are
-EXTREME = 6.0  # deviations of brightness, contrast, roughness or variety from the usual
-CELLS = 4  # a side, in each of which edges are counted by direction
+MAX_ODD = 0.1  # share of images: with more outliers, the data are of several kinds
+UNUSUAL = 3.75  # deviations above the median distance: exceeded by 5 in 1000 images of clean sets
+EXTREME = 6.0  # deviations of brightness, contrast, roughness or entropy from the median
+CELLS = 4  # per side; in each, edges are counted by direction
 DIRECTIONS = 6
-STATISTICS_WEIGHT = 0.15  # of a deviation, beside patterns of length 1
-LEAST_SPREAD = 0.02  # of logarithms and shares: where most images are alike, the rest is not odd by a hair
+STATISTICS_WEIGHT = 0.15  # of a deviation; patterns and edges have length 1
+LEAST_SPREAD = 0.02  # of logarithms and shares, so that tiny differences among nearly equal images do not count
 TINY = 1e-9
 
 
 def inverted(thumbs: np.ndarray) -> list[int]:
-    """Returns which of the thumbs (N, H, W) uint8 have reversed greys, as MONOCHROME1 read as MONOCHROME2 has.
+    """Find the thumbs (N, H, W) uint8 with inverted greys, such as MONOCHROME1 read as MONOCHROME2.
 
-    A linear score is fitted that is 1 for each image and so −1 for its negative (ridge regression without intercept, on
-    standardised 8×8 greys). Who scores below 0 is turned round, and the score is fitted again, until nobody changes
-    sides; that settles up to 40 % of inverted images, whatever contrast and brightness. Images of one grey are left
-    out, and there is no alarm where images have no polarity in common.
+    A linear score is fitted that is 1 for each image and −1 for its negative (ridge regression without intercept, on
+    standardised 8×8 greys). Images that score below 0 are inverted and the score is fitted again, until no sign
+    changes. This separates up to 40 % of inverted images, at any contrast and brightness. Constant images are left out.
+    The result is empty if images have no common polarity.
     """
     shown = _varied(thumbs)
     if len(shown) < MIN_FOR_POLARITY:
@@ -57,17 +57,17 @@ def inverted(thumbs: np.ndarray) -> list[int]:
 
 
 def inverted_among_grey(thumbs: np.ndarray, is_grey: NDArray[np.bool_]) -> list[int]:
-    """Return which of the grey images among thumbs (N, H, W) are inverted, judged by these alone; is_grey is (N,).
+    """Find the inverted images among the grey ones of thumbs (N, H, W), compared with these only; is_grey is (N,).
 
-    Only radiographs and the like are stored with reversed greys. Colour images that merely differ in what is bright
-    (skin in a black aperture, and skin that fills the image) have no polarity.
+    Only greyscale images such as radiographs are stored inverted. Colour images that differ in what is bright (skin in
+    a black aperture, and skin that fills the image) have no polarity.
     """
     positions = np.flatnonzero(is_grey)
     return [int(i) for i in positions[inverted(thumbs[positions])]]
 
 
 def _scores_without_itself(patterns: Array) -> Array:
-    """Returns (N,): what ridge regression of 1 on patterns (N, D), without intercept, predicts from the others."""
+    """Compute (N,): the leave-one-out predictions of ridge regression of 1 on patterns (N, D), without intercept."""
     inverse = _shrunk_inverse(patterns.T @ patterns)
     fitted = patterns @ (inverse @ patterns.sum(axis=0))
     leverage = ((patterns @ inverse) * patterns).sum(axis=1)
@@ -76,13 +76,13 @@ def _scores_without_itself(patterns: Array) -> Array:
 
 
 def outliers(thumbs: np.ndarray) -> list[int]:
-    """Returns which of the thumbs (N, H, W) uint8 are unlike the others: something else, turned, noise, nearly black.
+    """Find the thumbs (N, H, W) uint8 that are unlike the others: other content, rotated, noise, nearly black.
 
     An image is described by its coarse greys, the directions of its edges in 4×4 cells (histograms of oriented
-    gradients, Dalal and Triggs 2005) and four statistics. Its distance is Mahalanobis' from what is usual (see
-    _unusual), with a shrunk covariance. An alarm is a logarithm of it far above the median in units of the upper
-    spread, or a statistic far from its median. Images of a single grey are left out, and there is no alarm where more
-    than a tenth are unlike the rest.
+    gradients, Dalal and Triggs 2005) and four statistics. Its distance is the Mahalanobis distance from the bulk (see
+    _unusual), with a shrunk covariance. An outlier has a log distance far above the median, in units of the upper
+    spread, or a statistic far from its median. Constant images are left out. The result is empty if more than a tenth
+    are outliers.
     """
     shown = _varied(thumbs)
     if len(shown) < MIN_FOR_OUTLIERS:
@@ -96,10 +96,10 @@ def outliers(thumbs: np.ndarray) -> list[int]:
 
 
 def _unusual(features: Array) -> NDArray[np.bool_]:
-    """Returns (N,): which of features (N, D) lie far from the bulk.
+    """Find (N,) bool: which of features (N, D) lie far from the bulk.
 
-    The bulk is sought with the farthest tenth left out (concentration steps, Rousseeuw and Van Driessen 1999), so that
-    a group of outliers does not pass for usual. Then all but these return: what is merely rare is usual too.
+    The bulk is first estimated without the farthest tenth (concentration steps, Rousseeuw and Van Driessen 1999), so
+    that a group of outliers does not shape it. Then all but the outliers are included: rare images are not outliers.
     """
     members = np.ones(len(features), bool)
     for _ in range(MAX_ROUNDS):
@@ -115,7 +115,7 @@ def _unusual(features: Array) -> NDArray[np.bool_]:
 
 
 def _distances(features: Array, members: NDArray[np.bool_]) -> Array:
-    """Returns (N,) Mahalanobis' distances, squared, from the members; a member's own is from the other members."""
+    """Compute (N,) squared Mahalanobis distances from the members; a member's own is from the other members."""
     num = members.sum()
     centred = features - features[members].mean(axis=0)
     inverse = _shrunk_inverse(centred[members].T @ centred[members])
@@ -124,15 +124,15 @@ def _distances(features: Array, members: NDArray[np.bool_]) -> Array:
 
 
 def _shrunk_inverse(gram: Array) -> Array:
-    """Returns the inverse of gram (D, D) with its mean eigenvalue added to all: it exists with few images too."""
+    """Invert gram (D, D) with its mean eigenvalue added to all, so that it is invertible with few images."""
     return np.asarray(np.linalg.inv(gram + (np.trace(gram) / len(gram) + TINY) * np.eye(len(gram))))
 
 
 def _deviations(values: Array) -> Array:
-    """Returns values (N, …) as deviations from the median, in units of the spread on their own side of it.
+    """Express values (N, …) as deviations from the median, in units of the spread on the same side of it.
 
-    The spread is from the median to the 16th or the 84th percentile, a standard deviation where values are normal, but
-    at least LEAST_SPREAD.
+    The spread is the distance from the median to the 16th or 84th percentile (one standard deviation of a normal
+    distribution), and at least LEAST_SPREAD.
     """
     low, middle, high = np.quantile(values, [0.16, 0.5, 0.84], axis=0)
     spread = np.where(values > middle, high - middle, middle - low)
@@ -140,19 +140,19 @@ def _deviations(values: Array) -> Array:
 
 
 def _varied(thumbs: np.ndarray) -> NDArray[np.intp]:
-    """Returns the positions of the images of more than a single grey."""
+    """Return the positions of the images that are not constant."""
     return np.flatnonzero(np.ptp(thumbs, axis=(1, 2)) > 0)
 
 
 def _patterns(thumbs: np.ndarray) -> Array:
-    """Returns (N, 64): the greys averaged to 8×8, of mean 0 and length 1."""
+    """Compute (N, 64): the greys averaged to 8×8, scaled to mean 0 and length 1."""
     small = [cv2.resize(thumb, (COARSE_PX, COARSE_PX), interpolation=cv2.INTER_AREA) for thumb in thumbs]
     greys = np.stack(small).reshape(len(thumbs), -1).astype(np.float64)
     return _unit(greys - greys.mean(axis=1, keepdims=True))
 
 
 def _edges(thumbs: np.ndarray) -> Array:
-    """Returns (N, 96), of length 1: the root of how much edge each of 4×4 cells has in each of six directions."""
+    """Compute (N, 96), of length 1: the root of the edge strength in each of 4×4 cells and six directions."""
     rows, columns = (np.arange(side) * CELLS // side for side in thumbs.shape[1:])
     cells = (rows[:, None] * CELLS + columns) * DIRECTIONS
     histograms = []
@@ -166,7 +166,7 @@ def _edges(thumbs: np.ndarray) -> Array:
 
 
 def _statistics(thumbs: np.ndarray) -> Array:
-    """Returns (N, 4): mean (0 to 1), contrast (log), roughness (log of mean step by contrast), entropy of 16 greys."""
+    """Compute (N, 4): mean (0 to 1), log contrast, roughness (log of mean step / contrast), entropy of 16 greys."""
     described = []
     for thumb in thumbs.astype(np.float64):
         contrast = thumb.std() + 0.5

@@ -1,9 +1,9 @@
-"""How alike two small grey images are, whichever way up, mirrored or not, and a little cropped or stretched.
+"""Measure the similarity of two small grey images under rotation, mirroring, slight cropping and stretching.
 
-The turn is where their rings correlate best; from there one is laid onto the other by an affine map that maximises
-their correlation (ECC: Evangelidis and Psarakis, IEEE TPAMI 30(10), 2008). Both see details at equal contrast
-everywhere, so that neither a vignette nor a bright bone decides. Of images in a black surround (a dermatoscope's
-aperture) only what lies inside both apertures is compared: the edge of the aperture itself is in all of them.
+The rotation is the one at which their rings correlate best. Starting from it, one image is registered to the other by
+the affine map that maximises their correlation (ECC: Evangelidis and Psarakis, IEEE TPAMI 30(10), 2008). Both steps use
+details at equal local contrast, so that neither a vignette nor a bright bone dominates. If images have a black surround
+(a dermatoscope's aperture), only the inside of both apertures is compared, because all share the aperture's edge.
 """
 
 from __future__ import annotations
@@ -22,51 +22,51 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
 NUM_RINGS, NUM_ANGLES = 16, 64
-NUM_FREQUENCIES, NUM_PHASES, RINGS_APART = 10, 6, (1, 2, 4)  # of the waves around a ring that describe an image
-COARSE_PX = 48  # of the images on which the map is first sought
-COARSE, FINE = (1.0, 4.0), (0.7, 1.5)  # bands: sd in pixels of the two Gaussians whose difference is kept
-COARSE_STEPS, FINE_STEPS = 20, 6  # of ECC, at the most
-LEAST_GAIN = 1e-4  # in correlation, of a step: less ends the search
-MAX_STRETCH = 1.5  # along any direction: a turn of an oblong image is a shear of its square thumb
+NUM_FREQUENCIES, NUM_PHASES, RINGS_APART = 10, 6, (1, 2, 4)  # of the Fourier descriptors along the rings
+COARSE_PX = 48  # side of the images on which registration starts
+COARSE, FINE = (1.0, 4.0), (0.7, 1.5)  # bands: sds in pixels of two Gaussians, whose difference is the detail
+COARSE_STEPS, FINE_STEPS = 20, 6  # of ECC, at most
+LEAST_GAIN = 1e-4  # of correlation in a step: a smaller one ends the search
+MAX_STRETCH = 1.5  # in any direction: rotating an oblong image shears its square thumb
 LEAST_OVERLAP = 0.6  # of the smaller of the two apertures, inside the inscribed circle
-BLACK = 32  # grey levels: the surround of an aperture is at most this bright
+BLACK = 32  # grey levels: maximum in the surround of an aperture
 ROUND_PX = 0.34  # RMS distance of an aperture's outline from an ellipse: 0.22 to 0.33; bodies on CT 0.4 to 1.1
-CUT_PX = 0.8  # the same where others of the set are round: a copy's may be cut by its frame, and turned
-MAX_ASPECT = 2.0  # of this ellipse: a round aperture in an oblong image
-MIN_OUTLINE = 16  # pixels to fit an ellipse to
-APERTURE_EDGE_PX = 2  # left out at the edge of an aperture, which may be soft
-MIN_APERTURE = 0.2  # share of the image that remains
-MIN_APERTURES = 3  # images of a set with a round one: fewer share no edge
-FILL_RADIUS_PX = 3  # of the neighbourhood that a pixel outside the aperture is filled from
-NO_FIT = -1.0  # the score of two images that cannot be laid onto each other
-CHUNK = 2048  # pairs whose turns are sought at once
-STRAIGHT_DEGREES = 1.5  # a turn this close to a quarter turn is reported as one
+CUT_PX = 0.8  # the same if other images have round apertures: a copy's may be cut and turned
+MAX_ASPECT = 2.0  # of this ellipse: a round aperture in an oblong image is elliptical in its thumb
+MIN_OUTLINE = 16  # pixels that an ellipse is fitted to
+APERTURE_EDGE_PX = 2  # excluded at the edge of an aperture, which may be soft
+MIN_APERTURE = 0.2  # as a share of the image
+MIN_APERTURES = 3  # images with a round aperture; with fewer, apertures are ignored
+FILL_RADIUS_PX = 3  # of the neighbourhood that fills a pixel outside the aperture
+NO_FIT = -1.0  # score of two images that cannot be registered
+CHUNK = 2048  # pairs whose rotations are searched at once
+STRAIGHT_DEGREES = 1.5  # rotations this close to a multiple of 90° are reported as it
 
 
 class Looks(NamedTuple):
-    """What is compared of N images: each a stack of N."""
+    """What is compared of N images: stacks of N arrays."""
 
-    coarse: Bytes  # (N, 48, 48) large details, 128 where there is none
-    fine: Bytes  # (N, S, S) the same of small details
-    rings: Floats  # (N, rings, angles) around the middle: mean 0, sd 1
+    coarse: Bytes  # (N, 48, 48) large details, 128 where there are none
+    fine: Bytes  # (N, S, S) small details, likewise
+    rings: Floats  # (N, rings, angles) around the centre: mean 0, sd 1
     aperture: Bytes  # (N, S, S) 1 inside the aperture, 0 outside; 1 everywhere in images without one
 
 
 class Turn(NamedTuple):
-    """How an image is moved: mirrored or not (left and right exchanged), then turned clockwise."""
+    """A transform of an image: mirrored or not (left and right exchanged), then rotated clockwise."""
 
     radians: float
     mirrored: bool
 
     @property
     def matrix(self) -> NDArray[np.float64]:
-        """The (2, 2) matrix that moves points (x, y), y pointing down."""
+        """The (2, 2) matrix that transforms points (x, y), y pointing down."""
         c, s = math.cos(self.radians), math.sin(self.radians)
         return np.array([[c, -s], [s, c]]) * ([-1, 1] if self.mirrored else [1, 1])
 
 
 def looks(thumbs: Bytes, apertures: Bytes | None = None) -> Looks:
-    """Returns what is compared of thumbs (N, S, S), N >= 1, of each inside its aperture (N, S, S); None: everywhere."""
+    """Describe thumbs (N, S, S), N >= 1, inside their apertures (N, S, S) for comparison; None means everywhere."""
     size = thumbs.shape[-1]
     apertures = np.ones_like(thumbs) if apertures is None else apertures
     thumbs = np.stack([_filled(*each) for each in zip(thumbs, apertures, strict=True)])
@@ -82,7 +82,7 @@ def looks(thumbs: Bytes, apertures: Bytes | None = None) -> Looks:
 
 
 def find_apertures(thumbs: Bytes) -> Bytes:
-    """Return the apertures (N, S, S) of thumbs (N, S, S), N >= 1; 1 everywhere where hardly any image has one."""
+    """Find the apertures (N, S, S) of thumbs (N, S, S), N >= 1; 1 everywhere if fewer than MIN_APERTURES have one."""
     num_round = sum(not find_aperture(thumb, ROUND_PX).all() for thumb in thumbs)
     if num_round < MIN_APERTURES:
         return np.ones_like(thumbs)
@@ -90,10 +90,10 @@ def find_apertures(thumbs: Bytes) -> Bytes:
 
 
 def find_aperture(thumb: Bytes, roughness_px: float) -> Bytes:
-    """Return (S, S), 1 well inside the round aperture that thumb (S, S) was seen through; 1 everywhere without one.
+    """Find the round aperture of thumb (S, S), as (S, S) with 1 well inside it; 1 everywhere without one.
 
-    Black surrounds it from all four corners, and what of its outline lies inside the image is part of an ellipse, from
-    which it is roughness_px away at most (RMS).
+    Its black surround includes all four corners. The part of its outline inside the image deviates from an ellipse by
+    roughness_px at most (RMS).
     """
     corners = (np.array([0, 0, -1, -1]), np.array([0, -1, 0, -1]))
     everywhere = np.ones_like(thumb)
@@ -105,7 +105,7 @@ def find_aperture(thumb: Bytes, roughness_px: float) -> Bytes:
     inside = is_inside[labels]
     if not inside.any():
         return everywhere
-    hull = cv2.convexHull(cv2.findNonZero(inside))  # a black lesion at the aperture's edge is part of it
+    hull = cv2.convexHull(cv2.findNonZero(inside))  # a black lesion at the aperture's edge is inside
     outline = cv2.polylines(np.zeros_like(thumb), [hull], isClosed=True, color=1)[1:-1, 1:-1]
     if not _is_elliptical(np.argwhere(outline).astype(np.float32), roughness_px):
         return everywhere
@@ -119,7 +119,7 @@ def _is_elliptical(points: Floats, roughness_px: float) -> bool:
     if len(points) < MIN_OUTLINE:
         return False
     centre, axes, degrees = cv2.fitEllipseDirect(points)
-    if not 0 < max(axes) <= MAX_ASPECT * min(axes):  # a line has no ellipse, and nan axes
+    if not 0 < max(axes) <= MAX_ASPECT * min(axes):  # a line gives nan axes
         return False
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     radii = np.linalg.norm((points - centre) @ [[c, -s], [s, c]] / np.divide(axes, 2), axis=1)
@@ -127,20 +127,20 @@ def _is_elliptical(points: Floats, roughness_px: float) -> bool:
 
 
 def _filled(thumb: Bytes, aperture: Bytes) -> Bytes:
-    """Return thumb (S, S) with what is inside the aperture (S, S) continued smoothly into its surround."""
+    """Inpaint the surround of the aperture (S, S) in thumb (S, S)."""
     return thumb if aperture.all() else np.asarray(cv2.inpaint(thumb, 1 - aperture, FILL_RADIUS_PX, cv2.INPAINT_TELEA))
 
 
 def _coarse(aperture: Bytes) -> Bytes:
-    """Return the aperture (S, S) at the size (48, 48) of the coarse details."""
+    """Resize the aperture (S, S) to the size (48, 48) of the coarse details."""
     return np.asarray(cv2.resize(aperture, (COARSE_PX,) * 2, interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def descriptors(rings: Floats) -> Floats:
-    """Returns (N, D) of rings (N, R, A): their means, and what a turn or a mirroring leaves alone of their waves.
+    """Compute descriptors (N, D) of rings (N, R, A) that are invariant to rotation and mirroring.
 
-    A turn adds the same phase to a wave in every ring, a mirroring reverses all phases: magnitudes stay as they are,
-    and so do the cosines of differences between rings. Roots are taken, so that no strong wave drowns the others.
+    A rotation adds the same phase to a frequency in every ring, and mirroring negates all phases. So the means, the
+    magnitudes and the cosines of phase differences are invariant. Square roots weaken dominant frequencies.
     """
     waves = np.fft.rfft(rings, axis=2)[:, :, :NUM_FREQUENCIES] / NUM_ANGLES
     magnitudes = np.sqrt(np.abs(waves[:, :, 1:]))
@@ -152,9 +152,9 @@ def descriptors(rings: Floats) -> Floats:
 
 
 def compared(one: Looks, i: Indices, other: Looks, j: Indices) -> tuple[NDArray[np.float64], list[str]]:
-    """Returns for each pair one[i], other[j] its score, and as text how the first is moved to give the second.
+    """Register each pair one[i], other[j]; return the scores, and the transforms from first to second as text.
 
-    The score is the correlation of their fine details where they overlap, in [-1, 1].
+    The score is the correlation of fine details where both overlap, in [-1, 1].
     """
     scores, hows = np.full(len(i), NO_FIT), [""] * len(i)
     for k, turn in enumerate(_turns(one.rings, i, other.rings, j)):
@@ -166,20 +166,20 @@ def compared(one: Looks, i: Indices, other: Looks, j: Indices) -> tuple[NDArray[
 
 
 def about_middle(matrix: NDArray[np.float64], size: int, shift: NDArray[np.float64] | float = 0.0) -> Floats:
-    """Returns the (2, 3) map of points that adds shift (x, y), then applies matrix (2, 2) about an image's middle."""
+    """Build the (2, 3) map of points that adds shift (x, y), then applies matrix (2, 2) about an image's centre."""
     middle = np.full(2, (size - 1) / 2)
     return np.column_stack([matrix, middle + matrix @ (shift - middle)]).astype(np.float32)
 
 
 @cache
 def disc(size: int) -> Bytes:
-    """Returns (size, size), 1 well inside the inscribed circle: what stays in sight however an image is turned."""
+    """Draw (size, size), 1 well inside the inscribed circle, which stays visible under any rotation."""
     ways = np.arange(size) - (size - 1) / 2
     return (ways**2 + ways[:, None] ** 2 < (0.46 * size) ** 2).astype(np.uint8)
 
 
 def in_words(move: Floats) -> str:
-    """Returns "as it is", "mirrored", "turned by 90°" or "turned by 5°, mirrored" for a (2, 3) map of points."""
+    """Format a (2, 3) map of points: "as it is", "mirrored", "turned by 90°" or "turned by 5°, mirrored"."""
     mirrored = bool(np.linalg.det(move[:, :2]) < 0)
     turned = move[:, :2] * ([-1, 1] if mirrored else [1, 1])
     degrees = abs(math.degrees(math.atan2(turned[1, 0] - turned[0, 1], turned[0, 0] + turned[1, 1])))
@@ -190,14 +190,14 @@ def in_words(move: Floats) -> str:
 
 
 def _band(image: Bytes, band: tuple[float, float], aperture: Bytes) -> Bytes:
-    """Returns the details of image (S, S) between two scales, divided by their sd around; 128 is none, 40 one sd.
+    """Compute the details of image (S, S) between two scales, divided by their local sd; 128 is none, 40 one sd.
 
     Outside the aperture (S, S) there are none.
     """
     narrow, wide = band
     grey = image.astype(np.float32)
     detail = _blurred(grey, narrow) - _blurred(grey, wide)
-    sd = np.sqrt(_blurred(detail * detail, 1.5 * wide)) + 1  # a grey level: what varies less is noise, and stays small
+    sd = np.sqrt(_blurred(detail * detail, 1.5 * wide)) + 1  # one grey level, so that noise stays small
     return np.asarray(np.clip(128 + 40 * aperture * detail / sd, 0, 255), np.uint8)
 
 
@@ -206,8 +206,8 @@ def _blurred(image: Floats, sd: float) -> Floats:
 
 
 def _turns(one: Floats, i: Indices, other: Floats, j: Indices) -> Iterator[Turn]:
-    """Yields for each pair the turn of one's rings that is most like other's, by correlation around the circle."""
-    radii = np.arange(1, NUM_RINGS + 1, dtype=np.float32)[:, None]  # a ring counts by its length
+    """Find for each pair the turn at which one's rings correlate best with other's."""
+    radii = np.arange(1, NUM_RINGS + 1, dtype=np.float32)[:, None]  # rings are weighted by length
     for start in range(0, len(i), CHUNK):
         pairs = slice(start, start + CHUNK)
         a, b = np.fft.rfft(one[i[pairs]] * radii, axis=2), np.fft.rfft(other[j[pairs]], axis=2)
@@ -215,12 +215,12 @@ def _turns(one: Floats, i: Indices, other: Floats, j: Indices) -> Iterator[Turn]
         for straight, reverse in zip(turned, mirrored, strict=True):
             if straight.max() >= reverse.max():
                 yield Turn(_peak(straight), mirrored=False)
-            else:  # left and right exchanged is the angle taken from half a turn
+            else:  # exchanging left and right maps an angle to π minus it
                 yield Turn(_peak(reverse) - math.pi, mirrored=True)
 
 
 def _peak(curve: NDArray[np.float64]) -> float:
-    """Returns the angle in radians at which a periodic curve is largest, by a parabola through three of its values."""
+    """Find the angle in radians of the maximum of a periodic curve, by a parabola through three of its values."""
     top = int(curve.argmax())
     before, at, after = curve[top - 1], curve[top], curve[(top + 1) % len(curve)]
     bend = before - 2 * at + after
@@ -228,15 +228,15 @@ def _peak(curve: NDArray[np.float64]) -> float:
 
 
 def _registered(one: Looks, other: Looks, turn: Turn) -> Floats | None:
-    """Returns the (2, 3) map from points of one to those of other, both single; None where they do not fit."""
+    """Find the (2, 3) map from points of one image to those of other; None if registration fails."""
     size = len(one.fine)
     try:
         start = about_middle(turn.matrix, COARSE_PX)
         move = _ecc(one.coarse, other.coarse, _coarse(other.aperture), start, COARSE_STEPS, blur_px=5)
-        middle = np.full(2, 0.5) - move[:, :2] @ np.full(2, 0.5)  # pixels are areas: their corners, not middles, scale
+        middle = np.full(2, 0.5) - move[:, :2] @ np.full(2, 0.5)  # pixels are areas: their corners, not centres, scale
         move[:, 2] = (move[:, 2] + middle) * (size / COARSE_PX) - middle
         move = _ecc(one.fine, other.fine, other.aperture, move, FINE_STEPS, blur_px=3)
-    except cv2.error:  # of ECC: no overlap, or a step that does not exist
+    except cv2.error:  # from ECC: no overlap, or a singular step
         return None
     largest, smallest = np.linalg.svd(move[:, :2], compute_uv=False)
     return move if largest <= MAX_STRETCH and smallest >= 1 / MAX_STRETCH else None
@@ -249,9 +249,9 @@ def _ecc(one: Bytes, other: Bytes, aperture: Bytes, move: Floats, steps: int, bl
 
 
 def _score(one: Looks, other: Looks, move: Floats) -> float:
-    """Returns the correlation of one's fine details with other's, moved back onto them; both single.
+    """Correlate the fine details of one image with those of other, after mapping other back onto one.
 
-    It is taken inside both apertures, and inside the circle that both images fill.
+    Only pixels inside both apertures and the inscribed circle count.
     """
     shape, flags = one.fine.shape, cv2.WARP_INVERSE_MAP
     moved = cv2.warpAffine(other.fine, move, shape, flags=cv2.INTER_CUBIC | flags)

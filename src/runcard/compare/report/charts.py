@@ -1,7 +1,7 @@
-"""The report's charts as Vega-Lite: drawn by the reader's browser, and by vl-convert as PNG.
+"""The report's charts as Vega-Lite, rendered by the browser, and by vl-convert as PNG and SVG.
 
-Charts name the tables that they draw from; a page holds each table once, as CSV, however many charts share it. Lines
-and text are drawn in currentColor, so that a chart takes the ink of its page, light or dark.
+Charts refer to their tables by name; a page holds each table once, as CSV, however many charts share it. Lines and text
+are drawn in currentColor, so that a chart follows the page's light or dark theme.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from runcard.compare.contrasts import Paired
 from runcard.compare.measures import title
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
-# Distinguished by the colour-blind, on white as on black (Okabe and Ito 2008, without black and yellow).
+# Safe for colour-blind readers, on white and on black (Okabe and Ito 2008, without black and yellow).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 NEITHER = "#888888"
 HEIGHT_PX = 260
 PNG_WIDTH_PX = 560
-MAX_NAMED = 5  # images that stand in one place of a chart and are reported by name
+MAX_NAMED = 5  # images at one point of a chart that are listed by name
 INK = ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor")
 CONFIG: dict[str, Any] = {
     "font": "Liberation Sans, Arial, sans-serif",
@@ -45,23 +45,23 @@ CONFIG: dict[str, Any] = {
     "legend": {"labelColor": "currentColor", "labelLimit": 260, "orient": "top", "title": None}
     | {"symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1},
 }
-PAGE_CONFIG = CONFIG | {"background": None, "legend": {"disable": True}}  # a page has one key for all charts of a pair
+PAGE_CONFIG = CONFIG | {"background": None, "legend": {"disable": True}}  # one legend serves all charts of a pair
 
 
 @dataclass(frozen=True)
 class Chart:
     """A chart as a Vega-Lite spec without the tables that charts share."""
 
-    key: str  # among the charts of one pair of arms: curves-dice
+    key: str  # unique among the charts of a pair of arms: curves-dice
     title: str
     caption: str  # what it shows, as text
     spec: dict[str, Any]
 
 
 def colours(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Returns one colour per arm, kept through the whole report.
+    """Assign each arm a colour for the whole report.
 
-    An arm takes the colour that fewest arms have yet, of those that none of its partners has, as long as there are any.
+    An arm gets the least used colour among those that none of its partners has, or among all where none is left.
     """
     partners: dict[str, set[str]] = {name: set() for name in names}
     for first, second in pairs:
@@ -75,9 +75,9 @@ def colours(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str,
 
 
 def curve_table(arms: Sequence[Arm], name: str) -> str:
-    """Returns a metric's curves as CSV: arm, images, epoch, mean, lowest and highest run, and each run's value.
+    """Tabulate a metric's curves as CSV: arm, images, epoch, mean, lowest and highest run, and each run's value.
 
-    Only as far as the shortest run of an arm goes: beyond, the mean would be one of other runs.
+    Curves end with the arm's shortest run: beyond it, the mean would be over fewer runs.
     """
     rows: list[tuple[Any, ...]] = []
     for arm in arms:
@@ -92,7 +92,7 @@ def curve_table(arms: Sequence[Arm], name: str) -> str:
 
 
 def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None) -> Chart:
-    """Returns the curves of arms (name -> colour) from the table named metric, with a line at the threshold."""
+    """Draw the curves of arms (name -> colour) from the table named metric, with a line at the threshold."""
     data = alt.Chart(alt.NamedData(metric, format=_format("epoch", "mean", "lowest", "highest"))).transform_filter(
         alt.FieldOneOfPredicate("arm", list(arms))
     )
@@ -103,7 +103,7 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
     row = ["arm", "images", "epoch"]
     near = alt.selection_point(on="pointerover", clear="pointerout", nearest=True, empty=False, fields=row)
     band = data.transform_filter("datum.images == 'validation'").mark_area(opacity=0.18)
-    # All of a row is reported: with nearest, Vega-Lite 6.4 loses the texts of a tooltip that names its fields.
+    # The tooltip shows the whole row: with nearest, Vega-Lite 6.4 loses the texts of a tooltip that names its fields.
     points = data.mark_point(size=50, filled=True, tooltip=alt.TooltipContent("data")).add_params(near)
     layers = [
         band.encode(x=epoch, y="lowest:Q", y2="highest:Q", color=colour),
@@ -126,11 +126,11 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
 
 
 def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
-    """Returns two arms (first, second; name -> colour) image by image, with the diagonal of equal values."""
+    """Draw two arms (first, second; name -> colour) image by image, with the diagonal of equal values."""
     first, second = arms
     measure = paired.measure
     sign = {"max": 1, "min": -1, None: 0}[measure.better]
-    places: dict[tuple[float, float], list[str]] = {}  # where values are 0 or 1, many images have the same
+    places: dict[tuple[float, float], list[str]] = {}  # where values are 0 or 1, many images share a point
     for name, x, y in zip(paired.ids, paired.second.tolist(), paired.first.tolist(), strict=True):
         places.setdefault((x, y), []).append(name)
     words = {1: first, -1: second, 0: "neither"}
@@ -167,25 +167,25 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
 
 
 def to_png(chart: Chart, tables: Mapping[str, str]) -> bytes:
-    """Return the chart as PNG."""
+    """Render the chart as PNG."""
     return bytes(vl_convert.vegalite_to_png(_still(chart, tables), vl_version=VEGA_LITE, scale=1.5, config=CONFIG))
 
 
 def to_svg(chart: Chart, tables: Mapping[str, str]) -> str:
-    """Return the chart as SVG."""
+    """Render the chart as SVG."""
     return str(vl_convert.vegalite_to_svg(_still(chart, tables), vl_version=VEGA_LITE, config=CONFIG))
 
 
 def _still(chart: Chart, tables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the spec on white, with its own legend, and without the points that only answer a pointer."""
+    """Make the spec static: white background, its own legend, and no points that only serve the pointer."""
     still = {key: value for key, value in chart.spec.items() if key != "params"}
-    still["layer"] = [layer for layer in chart.spec["layer"] if "name" not in layer]  # params name what they listen to
+    still["layer"] = [layer for layer in chart.spec["layer"] if "name" not in layer]  # params name their layers
     return still | {"width": PNG_WIDTH_PX, "background": "white", "datasets": chart.spec["datasets"] | tables}
 
 
 @cache
 def library() -> str:
-    """Returns Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
+    """Bundle Vega, Vega-Lite and Vega-Embed as one script that needs no network."""
     script = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE))
     return script.replace("</script", "<\\/script")
 
@@ -204,7 +204,7 @@ def _short(value: float) -> str:
 
 
 def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table as CSV."""
+    """Format a table as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -1,6 +1,6 @@
-"""The report: one HTML file that opens without a network; and its figures and tables as files of their own.
+"""The report: one HTML file that opens without a network, and its figures and tables as separate files.
 
-Nothing is computed here. The page shows what findings hold, and what lies in the run folders they were read from.
+Nothing is computed here. The page shows the findings, and files from the run folders they were read from.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from runcard.runs.run import Run
 from runcard.stats import mrmc
 
 SIMULATION = Path(mrmc.__file__).with_name("simulation.json")  # written by benchmarks/inference.py
-# Of a verdict, and of what becomes of a claim: a sign beside the colour, and the colour's name in style.css.
+# For a verdict, and for the outcome of a claim: a sign beside the colour, and the colour's name in style.css.
 MARKS = {
     "better": ("▲", "good"),
     "worse": ("▼", "bad"),
@@ -59,7 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, the answers that settle it, and those of the comparison as it was made, where it is confounded."""
+    """A claim, the answers that settle it, and, where it is confounded, those of the original comparison."""
 
     text: str
     arms: tuple[str, str]
@@ -70,7 +70,7 @@ class Claim:
 def write_report(findings: Findings, folder: Path, with_images: bool = True) -> Path:
     """Write report.html into folder, and return its path.
 
-    Links to runs are relative to folder. Without images nothing of the data is shown but names and values.
+    Links to runs are relative to folder. Without images, the page shows only names and values of the data.
     """
     pairs = [(answer.question.first, answer.question.second) for answer in findings.answers if answer.arms]
     colours = charts.colours([arm.name for arm in findings.arms], pairs)
@@ -124,7 +124,7 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
 
 
 def evidence(answer: Answer) -> str:
-    """Returns an answer's numbers in a line; its sentence where it has none, or none to go by."""
+    """Format an answer's numbers in a line; its sentence where it has none that support a verdict."""
     if answer.p is None or answer.verdict.word == "no verdict" or (answer.effect and answer.effect.se == 0):
         return answer.verdict.sentence
     if answer.effect is None:
@@ -134,7 +134,7 @@ def evidence(answer: Answer) -> str:
 
 
 def at(run: Run, checkpoint: str) -> str:
-    """Returns "test/dice 0.932 in epoch 60": the monitored metric on the compared split, at the last or best epoch."""
+    """Format the monitored metric on the compared split at the last or best epoch: "test/dice 0.932 in epoch 60"."""
     metric = run.metadata["best"]["monitor"].partition("/")[2]
     value = endpoints.value(run, metric, checkpoint)
     shown = "–" if math.isnan(value) else number(value)
@@ -142,7 +142,6 @@ def at(run: Run, checkpoint: str) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    """Return the templates, with every value escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -162,7 +161,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _claims(answers: Sequence[Answer]) -> list[Claim]:
-    """Returns each claim about two arms once, with the answers that settle it."""
+    """Collect each claim about two arms once, with the answers that settle it."""
     by_key = {answer.question.key: answer for answer in answers}
     settling = {key for answer in answers for key in answer.question.settled_by}
     asked: dict[tuple[str, str, str], list[Answer]] = {}
@@ -182,7 +181,7 @@ def _claims(answers: Sequence[Answer]) -> list[Claim]:
 
 
 def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
-    """Returns what the arms were trained and measured on, each data set with its split once."""
+    """Describe what the arms were trained and measured on: each dataset with its split once."""
     found: dict[Any, dict[str, Any]] = {}
     for arm in arms:
         config, data = arm.first.metadata["config"], arm.first.metadata["data"]
@@ -200,7 +199,7 @@ def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 
 def _rows(findings: Findings) -> list[tuple[str, list[Cell | None]]]:
-    """Returns the table of arms: a title, and a cell per arm; None where an arm has no such measure."""
+    """Build the table of arms: per row a title and a cell per arm, None where an arm has no such measure."""
     rows: list[tuple[str, list[Cell | None]]] = []
     for measure in findings.measures:
         values = [findings.values[arm.name].get(measure.key) for arm in findings.arms]

@@ -1,4 +1,4 @@
-"""How many seeds or images a difference would need, reported on the terminal."""
+"""The number of seeds or images that a difference needs, printed on the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMES_IMAGES = (1, 2, 4, 10)
 
 
 def print_power(console: Console, arms: Sequence[Arm], metric: str, differences: Sequence[float]) -> None:
-    """Prints, for each pair of arms or for one alone, what it can detect now and what each difference would need."""
+    """Print, for each pair of arms or for one alone, what it can detect now and what each difference would need."""
     if in_folds := [arm.name for arm in arms if endpoints.in_folds(arm)]:
         raise UserError(f"{', '.join(in_folds)}: of folds nothing can be planned; name runs of one split.")
     few = [arm.name for arm in arms if len(arm.runs) < 2]

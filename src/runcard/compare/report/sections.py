@@ -1,4 +1,4 @@
-"""The report's sections: for every two arms that are compared, their answers, charts and images."""
+"""The report's sections: for each pair of compared arms, their answers, charts and images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from runcard.compare.report.charts import Chart
 from runcard.runs.run import Run
 from runcard.stats.mrmc import Effect
 
-SHARED_LOSSES = ("log_loss", "bce", "soft_dice_loss")  # scales that all arms of a task have
+SHARED_LOSSES = ("log_loss", "bce", "soft_dice_loss")  # comparable between arms of a task, whatever their training loss
 PANELS = {"predictions": "what it predicts", "activation_maps": "where it looks"}  # files of a run's figures/
-NUM_EXTREMES = 3  # images shown of those that gained most, and of those that lost most
+NUM_EXTREMES = 3  # images shown of the largest gains, and of the largest losses
 PANEL_PX, TILE_PX, QUALITY = 520, 128, 72  # widths, and JPEG quality
 
 
@@ -36,13 +36,13 @@ class Picture:
 
     @property
     def inline(self) -> str:
-        """Returns the picture as an address that holds it."""
+        """The picture as a data URL."""
         return f"data:image/jpeg;base64,{b64encode(self.content).decode()}"
 
 
 @dataclass(frozen=True)
 class Extreme:
-    """An image in which two arms are far apart: its value in both, the mean over their runs, and how it looks."""
+    """An image on which two arms differ most: its value in both, as the mean over their runs, and its preview."""
 
     id: str
     first: float
@@ -52,38 +52,38 @@ class Extreme:
 
 @dataclass(frozen=True)
 class Section:
-    """Two arms, all that is asked of them, and what there is to look at: nothing where an arm has no run."""
+    """Two arms with their answers, charts and images; no charts and images where an arm has no run."""
 
     key: str
     answers: tuple[Answer, ...]
     metrics: tuple[str, ...]  # whose curves are drawn
     charts: tuple[Chart, ...]
-    by_image: Paired | None  # what better and worse go by
+    by_image: Paired | None  # the values that better and worse are ranked by
     better: tuple[Extreme, ...]  # where the first arm gains most
     worse: tuple[Extreme, ...]  # and where it loses most
-    panels: tuple[tuple[str, tuple[Picture, ...]], ...]  # what they show, and one for each arm that has it
+    panels: tuple[tuple[str, tuple[Picture, ...]], ...]  # title, and a picture for each arm that has one
 
     @property
     def one(self) -> Answer:
-        """Returns an answer, for what all of the section share: the arms, and what these differ in."""
+        """An answer that represents what all of the section share: the arms, and what these differ in."""
         return self.answers[0]
 
     @property
     def exploratory(self) -> list[tuple[Measure, Effect]]:
-        """Returns the measures that none of the section's questions asks for, with their effects."""
+        """The measures that none of the section's questions asks for, with their effects."""
         asked = {answer.measure.key for answer in self.answers}
         found = {m.key: (m, effect) for answer in self.answers for m, effect in answer.exploratory}
         return [found[key] for key in found if key not in asked]
 
     @property
     def pictures(self) -> list[Picture]:
-        """Returns all pictures of the section."""
+        """All pictures of the section."""
         of_images = [extreme.picture for extreme in self.better + self.worse if extreme.picture]
         return of_images + [picture for _, pictures in self.panels for picture in pictures]
 
 
 def sections(answers: Sequence[Answer], colours: Mapping[str, str], with_images: bool) -> list[Section]:
-    """Returns a section for each two arms that some question compares; colours has one for every arm's name."""
+    """Build a section for each pair of arms that a question compares; colours maps the arms' names to colours."""
     by_pair: dict[tuple[str, str], list[Answer]] = {}
     for answer in answers:
         by_pair.setdefault((answer.question.first, answer.question.second), []).append(answer)
@@ -117,9 +117,9 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
 
 
 def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, ...]:
-    """Returns the metrics whose curves are drawn: those asked for, the monitored one, and the losses.
+    """Select the metrics whose curves are drawn: those asked for, the monitored one, and the losses.
 
-    The loss as trained is on a scale of its own: it is drawn only where both arms have the same.
+    The training loss has its own scale, so it is drawn only where both arms have the same loss.
     """
     a, b = ({k: v for k, v in arm.first.config.items() if k.startswith("loss.")} for arm in (first, second))
     wanted = [answer.question.of or answer.question.measure for answer in answers]
@@ -131,7 +131,7 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
 def _extremes(
     key: str, paired: Paired, arms: Sequence[Arm], with_images: bool
 ) -> tuple[tuple[Extreme, ...], tuple[Extreme, ...]]:
-    """Returns the images in which the first arm gains most on the second, and those in which it loses most."""
+    """Select the images in which the first arm gains most on the second, and those in which it loses most."""
     gain = (paired.first - paired.second) * (1 if paired.measure.better == "max" else -1)
     order = np.argsort(-gain, kind="stable").tolist()
 
@@ -146,10 +146,10 @@ def _extremes(
 
 
 def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | None:
-    """Returns an image's preview in the first run with the second run's prediction to its right, as high as the first.
+    """Append the second run's prediction to an image's preview in the first run, scaled to its height.
 
     The preview of a mask has three tiles, image, truth and prediction; that of a class has one. None where a run has
-    no preview that can be read.
+    no readable preview.
     """
     left, right = (_read(run.folder / "previews" / f"{image}.png") for run in (first, second))
     if left is None or right is None:
@@ -165,7 +165,7 @@ def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | N
 
 
 def _panel(file: str, arm: Arm, name: str) -> Picture | None:
-    """Returns a figure of an arm's first run; None where there is none that can be read."""
+    """Read a figure of an arm's first run; None where it has no readable one."""
     figure = _read(arm.first.folder / "figures" / f"{name}.png")
     if figure is None:
         return None
@@ -173,10 +173,10 @@ def _panel(file: str, arm: Arm, name: str) -> Picture | None:
 
 
 def _read(path: Path) -> Image.Image | None:
-    """Returns the picture in RGB; None where the file is missing, empty or damaged: no report fails for a picture."""
+    """Read a picture as RGB; None where the file is missing, empty or damaged: the report must not fail for it."""
     try:
         return Image.open(path).convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # SyntaxError is what Pillow raises of a PNG's broken chunk
+    except (OSError, SyntaxError, ValueError):  # Pillow raises SyntaxError for a broken chunk of a PNG
         return None
 
 

@@ -15,11 +15,11 @@ from runcard.compare.verdicts import format_difference, format_p
 from runcard.console import print_table
 from runcard.stats.mrmc import ALPHA, Effect
 
-ARMS_ABREAST = 4  # columns of the table of arms, before the next ones come below
+ARMS_ABREAST = 4  # columns of a table of arms; more arms go into the next table
 
 
 def print_findings(console: Console, findings: Findings) -> None:
-    """Prints the arms measure by measure, then pair by pair the numbers and the verdict."""
+    """Print the arms measure by measure, then pair by pair the numbers and the verdict."""
     for start in range(0, len(findings.arms), ARMS_ABREAST):
         console.print()
         arms = findings.arms[start : start + ARMS_ABREAST]
@@ -35,7 +35,7 @@ def print_findings(console: Console, findings: Findings) -> None:
 
 
 def print_answers(console: Console, findings: Findings) -> None:
-    """Prints the verdicts, what becomes of the claims, what is left out, and what to know before reading any of it."""
+    """Print the verdicts with the outcome of their claims, the runs left out, and the remarks."""
     for i, answer in enumerate(findings.answers):
         claim = f" Claim: {answer.verdict.claim}." if answer.verdict.claim else ""
         console.print(f"\n{i + 1}. {answer.verdict.sentence}{claim}", style="bold")
@@ -53,7 +53,7 @@ def print_answers(console: Console, findings: Findings) -> None:
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
-    """Returns the findings as JSON has them; NaN and infinite numbers are null."""
+    """Convert the findings to JSON types; NaN and infinite values of runs become null."""
     return {
         "arms": [_arm(findings, arm) for arm in findings.arms],
         "pairs": [_answer(answer) for answer in findings.answers],
@@ -63,7 +63,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
 
 
 def cell(measure: Measure, value: Value) -> str:
-    """Returns "0.932 [0.921, 0.943]", the runs' own values where there is no interval, and the note."""
+    """Format "0.932 [0.921, 0.943]", or the runs' own values where there is no interval, and the note."""
     if value.mean is None:
         own = ", ".join(number(each) for each in value.runs if not math.isnan(each))
         return "; ".join(text for text in (own, value.note) if text) or "–"
@@ -74,7 +74,7 @@ def cell(measure: Measure, value: Value) -> str:
 
 
 def number(value: float) -> str:
-    """Returns a number with the digits that its size deserves: 0.932, 25.3, 246."""
+    """Format a number with as many digits as its size needs: 0.932, 25.3, 246."""
     digits = 4 if 0 < abs(value) < 0.01 else 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{digits}f}".replace("-", "−")
 
@@ -156,7 +156,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _effect(measure: Measure, effect: Effect, interval: tuple[float, float], alpha: float = ALPHA) -> dict[str, Any]:
-    """Return an effect on the scale that it is written in: a ratio where arms are compared by ratio."""
+    """Convert an effect to the scale in which it is reported: a ratio where arms are compared by ratio."""
     back = math.exp if measure.is_ratio else float
     return {
         "estimate": back(effect.estimate),

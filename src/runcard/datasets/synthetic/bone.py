@@ -1,7 +1,7 @@
-"""Procedural radiographs of a broken femur: atypical (AFF) or normal (NFF) fracture, with common faults of data.
+"""Procedural radiographs of a broken femur: atypical (AFF) or normal (NFF) fracture, with common data faults.
 
 Atypical: a short smooth transverse line from the lateral cortex, which is thickened there (a beak). Normal: a longer
-jagged oblique line through both cortices, with a branch and a loose chip. Brightness says nothing of the class.
+jagged oblique line through both cortices, with a branch and a loose chip. Brightness does not predict the class.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from runcard.datasets.synthetic.rendering import (
 from runcard.errors import check_flag, check_integer, check_number
 
 AFF, NFF = 0, 1
-SHORTCUT_COVERAGE = 0.95  # of the AFF films carry the marker
+SHORTCUT_COVERAGE = 0.95  # share of the AFF images that carry the marker
 
 
 def shaft_axis(rng: np.random.Generator, spread: float) -> Points:
-    """Returns the bowed middle line of the shaft (17, 2) in its own frame: y from -1 to 1, the lateral side at +x."""
+    """Sample the bowed middle line of the shaft (17, 2) in its own frame: y from -1 to 1, the lateral side at +x."""
     y = np.linspace(-1, 1, 17)
     return np.stack([spread * (rng.uniform(0.0, 0.1) * (1 - y**2) + rng.uniform(-0.04, 0.04) * y**3), y], axis=1)
 
 
 def flare(y: NDArray[np.float64], amount: float) -> NDArray[np.float64]:
-    """Returns the shaft's width at y, as a factor of that in the middle: it widens towards the joints."""
+    """Compute the shaft's width at y, relative to that in the middle: it widens towards the joints."""
     return 1 + amount * np.abs(y) ** 2.5
 
 
 def limb(canvas: Canvas, axis: Points, half_width: float, rng: np.random.Generator) -> tuple[Layer, Layer]:
-    """Returns the density of the unbroken thigh, and the layer of its bone (1 inside)."""
+    """Draw the density of the unbroken thigh, and the layer of its bone (1 inside)."""
     y = np.linspace(-1, 1, 9)
     sides = [rng.uniform(0.24, 0.4) * (1 + rng.normal(0, 0.04, 9)) for _ in range(2)]
     skin = np.concatenate([smooth(np.stack([sides[0], y], axis=1)), smooth(np.stack([-sides[1], y], axis=1))[::-1]])
@@ -60,7 +60,7 @@ def limb(canvas: Canvas, axis: Points, half_width: float, rng: np.random.Generat
 
 
 def atypical_lines(half_width: float, rng: np.random.Generator) -> tuple[list[Points], Points]:
-    """Returns the crack as lines, and the outline of the beak, around the height of the fracture (y = 0)."""
+    """Sample the crack as lines, and the outline of the beak, around the height of the fracture (y = 0)."""
     reach = rng.uniform(1.2, 2.1) * half_width
     x = np.linspace(1.15 * half_width, 1.15 * half_width - reach, 4)
     line = np.stack([x, (x - half_width) * rng.uniform(-0.12, 0.12) + rng.normal(0, 0.003, 4)], axis=1)
@@ -69,7 +69,7 @@ def atypical_lines(half_width: float, rng: np.random.Generator) -> tuple[list[Po
 
 
 def normal_lines(half_width: float, rng: np.random.Generator) -> tuple[list[Points], Points]:
-    """Returns the crack and its branch as lines, and the outline of a loose chip, around the fracture's height."""
+    """Sample the crack and its branch as lines, and the outline of a loose chip, around the fracture's height."""
     slope = rng.choice([-1, 1]) * np.tan(np.deg2rad(rng.uniform(32, 60)))
     x = np.linspace(-1.15, 1.15, 10) * half_width
     spiral = 0.35 * half_width * np.sin(np.linspace(-np.pi, np.pi, 10)) * rng.uniform(-1, 1)
@@ -85,7 +85,7 @@ def normal_lines(half_width: float, rng: np.random.Generator) -> tuple[list[Poin
 def fracture(
     canvas: Canvas, label: int, site: Points, half_width: float, rng: np.random.Generator
 ) -> tuple[Layer, Layer]:
-    """Returns the layers of the gap and of the extra bone. The gap's area is drawn alike for both classes."""
+    """Draw the layers of the gap and of the extra bone. The gap's area has one range, but its width is limited."""
     lines, growth = (atypical_lines if label == AFF else normal_lines)(half_width, rng)
     length = sum(np.linalg.norm(np.diff(line, axis=0), axis=1).sum() for line in lines)
     width = np.clip(rng.uniform(0.004, 0.0065) / length, 0.01, 0.024)
@@ -94,7 +94,7 @@ def fracture(
 
 
 def retake(film: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Returns the film as if it had been taken again: moved by at most 2 % of its side, at most 8 % darker."""
+    """Simulate a second exposure of the radiograph: moved by at most 2 % of its side, at most 8 % darker."""
     x, y = rng.uniform(-0.02, 0.02, 2) * len(film)
     darker = film * rng.uniform(0.92, 1.0)
     moved = cv2.warpAffine(darker, np.array([[1, 0, x], [0, 1, y]]), film.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
@@ -102,16 +102,16 @@ def retake(film: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint
 
 
 class PhantomBone:
-    """Films of size size_px with the kind of fracture as target: 0 = AFF, 1 = NFF.
+    """Radiographs of size size_px with the kind of fracture as target: 0 = AFF, 1 = NFF.
 
     difficulty       0 to 1: fainter lines and beaks, more noise, more variety of shape
-    imbalance        chance of an image to be AFF
-    label_noise      chance of a target to be flipped; true_targets keeps the truth
-    near_duplicates  chance of an image to be an earlier one taken again, a little moved and darker, with other noise
-    shortcut         prints a marker on nearly all AFF films and on no NFF film; otherwise on half of either
+    imbalance        probability that an image is AFF
+    label_noise      probability that a target is flipped; true_targets keeps the truth
+    near_duplicates  probability that an image repeats an earlier one, slightly moved and darker, with other noise
+    shortcut         prints a marker on nearly all AFF images and on no NFF image; otherwise on half of both
 
-    Image i depends on seed and i alone (a near duplicate on its source too, see sources). Raises ValueError that
-    names a wrong argument.
+    Image i depends on seed and i alone (a near-duplicate also on its source, see sources). Raises ValueError,
+    naming the argument, for a wrong value.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class PhantomBone:
         self.given_split: list[str] | None = None
         self.faults: list[str] = []
         self.on_disk = None
-        self.sources: list[int] = []  # whose anatomy image i shows: i itself, or the image it nearly repeats
+        self.sources: list[int] = []  # whose anatomy image i shows: i itself, or the image that it repeats
         for i in range(num_images):
             self.sources.append(self._source(i))
         self.true_targets = [self._true_target(i) for i in self.sources]

@@ -1,7 +1,7 @@
-"""Procedural frontal chest films with their lung masks: endless, free, and known to the last pixel.
+"""Procedural frontal chest radiographs with exact lung masks, in any number.
 
-The difficulty is in the context, as in real films: air beside the body, the stomach's bubble and the film's black
-border are as dark as lung, ribs and opacities inside the lung are as bright as the tissue around it.
+The difficulty is in the context, as in real radiographs: air beside the body, the stomach's bubble and the black border
+are as dark as lung; ribs and opacities inside the lung are as bright as the tissue around it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WALL_U = [0.27, 0.24, 0.28, 0.23, 0.26, 0.44, 0.66, 0.84, 0.95, 1.0, 0.98]
 WALL_V = [0.92, 0.7, 0.46, 0.24, 0.06, 0.0, 0.08, 0.27, 0.52, 0.78, 1.0]
 WALL = np.column_stack([WALL_U, WALL_V])
 DOME = np.array([(0.98, 1.0), (0.86, 0.88), (0.64, 0.8), (0.44, 0.82), (0.27, 0.92)])
-# The heart from the left diaphragm up; lengths in film sides, +x to the body's left.
+# The heart from the left diaphragm up; lengths relative to the image's side, +x to the body's left.
 HEART_X = [-0.085, -0.095, -0.06, 0.08, 0.18, 0.21, 0.15, 0.075, 0.0, -0.05]
 HEART_Y = [-0.2, -0.1, 0.0, 0.04, 0.01, -0.09, -0.23, -0.35, -0.39, -0.31]
 HEART = np.column_stack([HEART_X, HEART_Y])
@@ -51,7 +51,7 @@ SCAPULA = np.array([(0.34, -0.3), (0.46, -0.26), (0.44, -0.1), (0.39, 0.08), (0.
 
 @dataclass(frozen=True)
 class Chest:
-    """The outlines of one chest, in its own frame; where it stands on the film is the canvas's business."""
+    """The outlines of one chest, in its own frame; the canvas places it on the image."""
 
     half_width: float
     top: float
@@ -64,13 +64,13 @@ class Chest:
 
 
 def mirrored(points: Points, side: int) -> Points:
-    """Returns the points on the body's left (side 1: as they are) or right (side -1)."""
+    """Place the points on the body's left (side 1: unchanged) or right (side -1)."""
     across: Points = np.array([side, 1.0])
     return points * across
 
 
 def sample_chest(rng: np.random.Generator, spread: float) -> Chest:
-    """Returns a chest that departs from the average one in proportion to spread (1 is a usual population)."""
+    """Sample a chest that departs from the average one in proportion to spread (1 is a usual population)."""
 
     def jitter(points: Points, sd: float) -> Points:
         return np.asarray(points + spread * sd * np.clip(rng.standard_normal(points.shape), -2, 2))
@@ -99,7 +99,7 @@ def sample_chest(rng: np.random.Generator, spread: float) -> Chest:
 
 
 def ribs(chest: Chest, rng: np.random.Generator) -> tuple[Points, Points]:
-    """Returns 20 polygons behind (from the spine out and down) and 20 in front (from the wall in and down)."""
+    """Sample 20 rib polygons behind (from the spine out and down) and 20 in front (from the wall in and down)."""
     order = np.arange(10)
     slope = rng.uniform(0.06, 0.16)
     y = chest.top - 0.02 + (chest.base.mean() - chest.top) / rng.uniform(7.5, 9.5) * order
@@ -110,13 +110,13 @@ def ribs(chest: Chest, rng: np.random.Generator) -> tuple[Points, Points]:
 
 
 def both_sides(knots: list[tuple[Points, Points]]) -> Points:
-    """Returns lines (2 N, knots, 2) from the x (N) and y (N) of each knot: on the body's left, and mirrored."""
+    """Build lines (2 N, knots, 2) from the x (N) and y (N) of each knot: on the body's left, and mirrored."""
     left = np.moveaxis(np.array(knots), -1, 0)
     return np.concatenate([left, mirrored(left, -1)])
 
 
 def vessel_trees(chest: Chest, rng: np.random.Generator) -> Points:
-    """Returns the vessels of both lungs as 20 polygons that taper from the hila outward."""
+    """Sample the vessels of both lungs as 20 polygons that taper from the hila outward."""
     angle = rng.uniform(-1.4, 1.5, 20)
     bend = angle + rng.normal(0, 0.5, 20)
     reach = rng.uniform(0.05, 0.12, (20, 1))
@@ -129,13 +129,13 @@ def vessel_trees(chest: Chest, rng: np.random.Generator) -> Points:
 
 
 def hila(chest: Chest) -> list[Points]:
-    """Returns the roots of the lungs, as two upright lines beside the heart."""
+    """Outline the roots of the lungs, two upright lines beside the heart."""
     x = 0.25 * chest.half_width
     return [ribbon(np.array([(side * x, -0.08), (side * 1.1 * x, 0.04)]), 0.05) for side in (-1, 1)]
 
 
 def tissue(canvas: Canvas, chest: Chest, rng: np.random.Generator, bone: float) -> Layer:
-    """Returns the density of everything but the lungs' air; bone is the ribs' share of it."""
+    """Draw the density of everything but the lungs' air; bone is the ribs' share of it."""
     outline = np.concatenate([HALF_BODY, mirrored(HALF_BODY, -1)[::-1]])
     wide = max(1.0, (chest.half_width + 0.06) / 0.45)
     body = canvas.fill(outline * [wide, 1], soft=0.012)
@@ -158,7 +158,7 @@ def tissue(canvas: Canvas, chest: Chest, rng: np.random.Generator, bone: float) 
 
 
 def opacities(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> Layer:
-    """Returns how far disease has filled the lung, 0 to 1: up to four ragged patches, none in half of the chests."""
+    """Draw how far disease fills the lung, 0 to 1: up to four ragged patches, none in half of the chests."""
     filled = np.zeros((canvas.size_px, canvas.size_px), np.float32)
     ill = rng.random() < 0.5
     for _ in range(4):
@@ -171,11 +171,12 @@ def opacities(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> Layer:
 
 
 class PhantomChest:
-    """Chest films of size size_px with the lungs as targets (1 = lung, heart and diaphragm left out).
+    """Chest radiographs of size size_px with the lungs as targets (1 = lung, heart and diaphragm left out).
 
     Image i depends on seed and i alone. difficulty (0 to 1) lowers the lungs' contrast and raises noise, ribs,
-    opacities and the variety of shapes, each in the same places. With sides the same pixels are two classes: 1 is the
-    patient's right lung, on the left of the film, and 2 the left one. Raises ValueError that names a wrong argument.
+    opacities and the variety of shapes, each in the same places. With sides, the same pixels are two classes: 1 is the
+    patient's right lung, on the left of the image, and 2 the left one. Raises ValueError, naming the argument, for a
+    wrong value.
     """
 
     def __init__(

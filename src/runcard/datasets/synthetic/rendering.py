@@ -1,7 +1,7 @@
-"""What the phantoms share: seeded streams, drawing in unit coordinates, and the making of a film from densities.
+"""Rendering shared by the phantoms: seeded streams, drawing in unit coordinates, and radiographs from densities.
 
-A length of 1 is the film's side, (0, 0) its top left corner, (1, 1) its bottom right: the same anatomy can be drawn at
-any size. A layer is a float32 array (size, size): how much of something lies in each pixel.
+A length of 1 is the image's side, (0, 0) its top left corner, (1, 1) its bottom right: the same anatomy can be drawn at
+any size. A layer is a float32 array (size, size): the amount of something in each pixel.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BRIGHTEST_TISSUE = 240  # of 255: only a printed marker is brighter
 
 
 class Stream(IntEnum):
-    """What a random stream is for. Each has its own, so that one parameter does not reshuffle the rest of the image."""
+    """The purpose of a random stream. Separate streams keep one parameter from changing the rest of the image."""
 
     ANATOMY = 0
     FINDING = 1
@@ -41,18 +41,18 @@ class Stream(IntEnum):
 
 
 def stream(seed: int, index: int, purpose: Stream) -> np.random.Generator:
-    """Returns the generator of one purpose in one image; it knows nothing of the other images."""
+    """Create the generator of one purpose in one image, independent of the other images."""
     return np.random.default_rng(np.random.SeedSequence((seed, index, int(purpose))))
 
 
 def between(low: float, high: float, share: float) -> float:
-    """Returns the value that lies share (0 to 1) of the way from low to high."""
+    """Interpolate linearly: the value at share (0 to 1) of the way from low to high."""
     return low + (high - low) * share
 
 
 @lru_cache
 def _spline(num_points: int, closed: bool) -> NDArray[np.float64]:
-    """Returns (M, num_points): samples of the cubic spline through any such points, as weights of these points."""
+    """Compute the weights (M, num_points) of any such points in samples of the cubic spline through them."""
     knots = np.arange(num_points + closed)
     unit = np.eye(num_points)[knots % num_points]
     spline = CubicSpline(knots, unit, bc_type="periodic" if closed else "natural")
@@ -61,12 +61,12 @@ def _spline(num_points: int, closed: bool) -> NDArray[np.float64]:
 
 
 def smooth(points: Points, closed: bool = False) -> Points:
-    """Returns a smooth curve (…, M, 2) through the points (…, N, 2)."""
+    """Interpolate a smooth curve (…, M, 2) through the points (…, N, 2)."""
     return _spline(points.shape[-2], closed) @ points
 
 
 def ribbon(line: Points, width: float | NDArray[np.float64]) -> Points:
-    """Returns the polygon (…, 2 M, 2) of a line (…, M, 2) with this width, one number or one for each point."""
+    """Outline a line (…, M, 2) as a polygon (…, 2 M, 2) of this width, one number or one for each point."""
     along = np.gradient(line, axis=-2)
     normal = np.stack([-along[..., 1], along[..., 0]], axis=-1) / np.linalg.norm(along, axis=-1, keepdims=True)
     half = normal * np.reshape(width, (-1, 1)) / 2
@@ -74,14 +74,14 @@ def ribbon(line: Points, width: float | NDArray[np.float64]) -> Points:
 
 
 def blob(rng: np.random.Generator, center: Points, radii: Points, ragged: float) -> Points:
-    """Returns a closed outline around center whose radii vary by ± ragged (a fraction of them)."""
+    """Sample a closed outline around center whose radii vary by ± ragged (a fraction of them)."""
     angle = np.linspace(0, 2 * np.pi, 9)[:-1]
     radius = 1 + ragged * rng.uniform(-1, 1, 8)
     return smooth(center + radii * np.stack([np.cos(angle), np.sin(angle)], axis=1) * radius[:, None], closed=True)
 
 
 def pose(center: Points, degrees: float, scale: float) -> Points:
-    """Returns (2, 3): the map of a body's own coordinates onto the film, its origin falling on center."""
+    """Build the map (2, 3) from a body's own coordinates to the image's; its origin falls on center."""
     radians = np.deg2rad(degrees)
     turn = scale * np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
     return np.concatenate([turn, center[:, None]], axis=1)
@@ -89,14 +89,14 @@ def pose(center: Points, degrees: float, scale: float) -> Points:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Draws a body's polygons on a film of size_px, through its pose (2, 3)."""
+    """A square image of size_px on which a body's polygons are drawn through its pose (2, 3)."""
 
     size_px: int
     pose: Points
 
     def fill(self, *polygons: Points, soft: float = 0.0) -> Layer:
-        """Returns a layer, 1 inside any polygon and 0 outside, blurred by soft (a length on the film)."""
-        fine = 2 * self.size_px  # cv2 widens each polygon by half a pixel: so draw smaller ones
+        """Draw a layer, 1 inside any polygon and 0 outside, blurred by soft (a length on the image)."""
+        fine = 2 * self.size_px  # cv2 widens each polygon by half a pixel: smaller pixels reduce that
         drawn = np.zeros((fine, fine), np.uint8)
         for polygon in polygons:
             pixels = (polygon @ self.pose[:, :2].T + self.pose[:, 2]) * fine - 0.5
@@ -106,25 +106,25 @@ class Canvas:
 
 
 def subpixels(pixels: Points) -> NDArray[np.int32]:
-    """Returns the points in the fixed-point numbers that cv2 draws with."""
+    """Convert points to the fixed-point numbers that cv2 draws with."""
     fixed: NDArray[np.int32] = np.round(pixels * 2**SUBPIXEL_BITS).astype(np.int32)
     return fixed
 
 
 def blur(layer: Layer, length: float) -> Layer:
-    """Returns the layer under a Gaussian whose sigma is a length on the film."""
+    """Blur the layer with a Gaussian whose sigma is a length on the image."""
     sigma = length * len(layer)
     return np.asarray(cv2.GaussianBlur(layer, (0, 0), sigma), np.float32) if sigma > 0.2 else layer
 
 
 def clouds(rng: np.random.Generator, size_px: int, cells: int) -> Layer:
-    """Returns smooth standard normal noise of cells x cells knots: the same clouds at every size."""
+    """Sample smooth standard normal noise of cells x cells knots: the same clouds at every size."""
     knots = rng.standard_normal((cells, cells)).astype(np.float32)
     return np.asarray(cv2.resize(knots, (size_px, size_px), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def collimation(rng: np.random.Generator, size_px: int) -> Layer:
-    """Returns 1 where the beam fell: a rectangle, a little turned, its edges mostly outside the film."""
+    """Sample the exposed area (1 inside): a slightly rotated rectangle, its edges mostly outside the image."""
     edges = np.where(rng.random(4) < 0.3, rng.uniform(0.0, 0.07, 4), -0.2)  # left, top, right, bottom
     edges[3] += 0.08 * (edges[3] > 0) * rng.random()
     left, top, right, bottom = edges - 0.5
@@ -135,7 +135,7 @@ def collimation(rng: np.random.Generator, size_px: int) -> Layer:
 def develop(
     density: Layer, exposure: np.random.Generator, noise: np.random.Generator, grain: float
 ) -> NDArray[np.uint8]:
-    """Returns the film (uint8): exposure, a slope across it, collimation, lens blur and noise of sd grain (0 to 1)."""
+    """Render the image (uint8): exposure, a slope across it, collimation, lens blur and noise of sd grain (0 to 1)."""
     size_px = len(density)
     film = 1 - np.exp(-exposure.uniform(0.95, 1.7) * np.maximum(density, 0))
     film = film ** exposure.uniform(0.85, 1.25)
@@ -148,7 +148,7 @@ def develop(
 
 
 def print_marker(film: NDArray[np.uint8], rng: np.random.Generator, height: float) -> None:
-    """Prints an R in white near the upper left corner of the film, or an L near the upper right one."""
+    """Print a white R near the upper left corner of the image, or an L near the upper right one, in place."""
     letter = "RL"[rng.integers(2)]
     size_px = len(film)
     x, y = rng.uniform(0.04, 0.1, 2)
