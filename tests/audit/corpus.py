@@ -22,13 +22,15 @@ from conftest import compose_config
 from PIL import Image
 from rich.console import Console
 
-from runcard.audit.audit import audit_data
+from runcard.audit.audit import Audit, audit_data
 from runcard.audit.checks import duplicates as of_copies
 from runcard.audit.checks import masks as of_masks
 from runcard.audit.detectors.near_duplicates import NearDuplicates
 from runcard.audit.findings import Finding, of_faults
+from runcard.audit.profiles import inspect
 from runcard.config.schema import DatasetConfig, parse_config
 from runcard.data.datamodule import open_source
+from runcard.data.source import Source
 from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
 from runcard.errors import DataError
@@ -86,7 +88,12 @@ def audited(root: Path, overrides: Iterable[str]) -> list[Finding]:
         source = open_source(dataset)
     except DataError as fault:
         return list(of_faults([fault]))
-    return audit_data(source, dataset, Console(file=StringIO())).findings
+    return audit_of(source, dataset).findings
+
+
+def audit_of(source: Source, dataset: DatasetConfig) -> Audit:
+    """Returns the audit of an open dataset."""
+    return audit_data(source, dataset, *inspect(source, Console(file=StringIO())))
 
 
 def leave_out_costly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +336,7 @@ def move_into(*names: str) -> Damage:
 def empty_held_out(folder: Path) -> None:
     """Empties the masks of the validation patients, by the split that the config gives."""
     dataset = _dataset(("dataset=lungs", BY_PATIENT)).with_arguments(root=str(folder))
-    audit = audit_data(open_source(dataset), dataset, Console(file=StringIO()))
+    audit = audit_of(open_source(dataset), dataset)
     for profile in audit.data.of("val"):
         mask = profile.files[1]
         save(mask, 0 * load(mask))

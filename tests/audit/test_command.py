@@ -6,14 +6,17 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
 from corpus import constant, copy, leave_out_costly, on, pixels, remove, several, shuffle_masks, truncate, write_clean
 
-from runcard.audit import audit as auditing
+from runcard.audit.checks import duplicates as of_copies
+from runcard.audit.checks import masks as of_masks
 from runcard.cli import main
+from runcard.data import image_io
 
 IMAGE = "Image/film_07.png"
 RUN = ("dataset=lungs", *(o for o in TINY if not o.startswith("dataset.num_images")), "train.epochs=1")
@@ -187,11 +190,27 @@ def test_data_that_were_audited_are_not_looked_at_again(films, run_config, monke
     pixels("Mask/film_07.png", constant(0))(films)
     first = run_config("first", *RUN, f"dataset.root={films}")
     with monkeypatch.context() as patched:
-        patched.setattr(auditing, "look_at", lambda _: pytest.fail("a second look"))
-        second = run_config("second", *RUN, f"dataset.root={films}", "seed=1")
+        for module, name in ((of_masks, "mask_fit"), (of_copies, "find_near_duplicates")):
+            patched.setattr(module, name, lambda *_: pytest.fail("computed again"))
+        changes = ("seed=1", "dataset.split.seed=2", "dataset.image_size_px=40", "augmentation=light")
+        second = run_config("second", *RUN, f"dataset.root={films}", *changes)
     found = [json.loads((run / "run.json").read_text())["audit"] for run in (first, second)]
     assert found[0] == found[1]
     assert [each["check"] for each in found[0]] == ["mask_empty"]
+
+
+def test_a_run_decodes_every_file_once(films, run_config, monkeypatch):
+    decoded = Counter()
+    really_open = image_io._open
+
+    def counting(path):
+        decoded[path] += 1
+        return really_open(path)
+
+    monkeypatch.setattr(image_io, "_open", counting)
+    run_config("run", *RUN, f"dataset.root={films}", "augmentation=light")
+    assert len(decoded) == 100
+    assert set(decoded.values()) == {1}
 
 
 def test_against_a_run_its_data_are_the_same_until_they_change(films, run_config, audit):

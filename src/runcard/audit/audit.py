@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
 from threadpoolctl import threadpool_limits
 
 from runcard.audit.checks import duplicates as duplicate_checks
@@ -13,7 +13,7 @@ from runcard.audit.checks import images as image_checks
 from runcard.audit.checks import masks as mask_checks
 from runcard.audit.checks import splits as split_checks
 from runcard.audit.findings import Finding, by_level, of_faults
-from runcard.audit.profiles import Inspected, Profile, look_at
+from runcard.audit.profiles import Inspected, Profile
 from runcard.config.schema import DatasetConfig
 from runcard.data.datamodule import positive_class
 from runcard.data.source import Source
@@ -30,17 +30,20 @@ class Audit:
     split: Split
 
 
-def audit_data(source: Source, dataset: DatasetConfig, console: Console) -> Audit:
-    """Return all that is wrong with the data of a config, whose source is open."""
-    looks = track(
-        look_at(source), "audit", len(source), console=console, transient=True, disable=not console.is_terminal
-    )
-    seen = list(looks)
-    profiles = [look for look in seen if isinstance(look, Profile)]
-    given = source.given_split and [
-        side for side, look in zip(source.given_split, seen, strict=True) if isinstance(look, Profile)
-    ]
-    faults = [*source.faults, *(look for look in seen if isinstance(look, DataError))]
+def audit_data(
+    source: Source,
+    dataset: DatasetConfig,
+    profiles_by_position: Mapping[int, Profile],
+    faults: Sequence[DataError],
+    cache: Path | None = None,
+) -> Audit:
+    """Return all that is wrong with the data of a config, whose source is open.
+
+    profiles_by_position are of the samples that could be read, faults those of the others and of the folder.
+    """
+    positions = sorted(profiles_by_position)
+    profiles = [profiles_by_position[i] for i in positions]
+    given = source.given_split and [source.given_split[i] for i in positions]
     findings = list(of_faults(faults, source.on_disk.location if source.on_disk else None))
     has_masks = any(profile.mask for profile in profiles)
     ids, labels = [p.id for p in profiles], None if has_masks else [p.target or 0 for p in profiles]
@@ -60,6 +63,7 @@ def audit_data(source: Source, dataset: DatasetConfig, console: Console) -> Audi
         groups=groups,
         is_grouped=dataset.split.group_regex is not None,
         split_kind=dataset.split.kind,
+        cache=cache,
     )
     with threadpool_limits(1):  # the tasks are small: on a busy machine, waiting threads cost 20 times as much
         for check in (image_checks, mask_checks, duplicate_checks, split_checks):

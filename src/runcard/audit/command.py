@@ -25,7 +25,7 @@ from runcard.audit.findings import (
     summary,
 )
 from runcard.audit.preflight import STYLES
-from runcard.audit.profiles import Inspected
+from runcard.audit.profiles import Inspected, inspect
 from runcard.config.compose import CONF, compose_config
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
@@ -60,9 +60,11 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
         return False
     name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
-    audit = audit_data(source, dataset, console)
-    data, tried = audit.data, augmentation_checks.picked(source, audit.data, dataset)
-    findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried)])
+    profiles, faults = inspect(source, console)
+    cache = Path(config.audit.cache_dir).expanduser()
+    audit = audit_data(source, dataset, profiles, faults, cache)
+    data, tried = audit.data, augmentation_checks.read_chosen(source, audit.data, dataset)
+    findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried, cache)])
     originals = [profile.original for profile in data.profiles]
     labels = None if data.has_masks else [profile.target or 0 for profile in data.profiles]
     if rows := summary_rows(source, originals, labels, audit.split):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from runcard.audit.findings import Finding
 from runcard.data.image_io import grey_values, ignore_pillow_warnings
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask
-from runcard.data.source import Original, Source
+from runcard.data.source import Original, Sample, Source
 from runcard.errors import DataError
 
 THUMB_PX = 64
@@ -79,6 +82,7 @@ class Inspected:
     groups: Sequence[str]  # group of each profile: its patient, or its own id
     is_grouped: bool  # whether dataset.split.group_regex is set
     split_kind: str  # given | holdout | kfold
+    cache: Path | None = None  # where results of costly detectors are kept; None: nowhere
 
     def of(self, side: str) -> list[Profile]:
         """Return the profiles of one split."""
@@ -92,20 +96,25 @@ class Inspected:
         return Finding(check, level, what, fix, tuple(named), tuple(samples))
 
 
-def look_at(source: Source) -> Iterator[Profile | DataError]:
-    """Yield, in order, the profile of every sample of source, or its fault."""
+def inspect(source: Source, console: Console) -> tuple[dict[int, Profile], list[DataError]]:
+    """Decode every sample of source; return the profiles of those that can be read, by position, and all faults."""
     ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool is the parallelism
 
     def look(i: int) -> Profile | DataError:
         try:
-            return _profile(source, i)
+            return profile_of(source, i, read_sample(source, i))
         except DataError as fault:
             return fault
 
+    positions = range(len(source))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding, resizing and hashing release the GIL
-        for start in range(0, len(source), AHEAD):
-            yield from pool.map(look, range(start, min(start + AHEAD, len(source))))
+        chunks = (pool.map(look, positions[start : start + AHEAD]) for start in positions[::AHEAD])
+        looks = chain.from_iterable(chunks)
+        shown = track(looks, "audit", len(source), console=console, transient=True, disable=not console.is_terminal)
+        seen = dict(enumerate(shown))
+    faults = [*source.faults, *(look for look in seen.values() if isinstance(look, DataError))]
+    return {i: look for i, look in seen.items() if isinstance(look, Profile)}, faults
 
 
 def thumbs_of(profiles: Sequence[Profile]) -> np.ndarray:
@@ -127,8 +136,9 @@ def _stacked(thumbs: Iterable[np.ndarray]) -> np.ndarray:
     return np.stack([np.zeros((THUMB_PX, THUMB_PX), np.uint8), *thumbs])[1:]  # the zeros allow an empty list
 
 
-def _profile(source: Source, i: int) -> Profile:
-    image, target, digest, original = read_sample(source, i)
+def profile_of(source: Source, i: int, sample: Sample) -> Profile:
+    """Return what the checks need of sample i of source, decoded at the size of its file."""
+    image, target, digest, original = sample
     files = source.files[i]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     mean, sd = (float(value[0, 0]) for value in cv2.meanStdDev(grey))

@@ -9,7 +9,7 @@ import numpy as np
 
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig
-from runcard.data.preprocessing import normalizer, prepare
+from runcard.data.preprocessing import Look, normalizer, prepare
 from runcard.data.source import Samples, Source
 from runcard.data.splits import Split, make_split
 from runcard.errors import check_config_choice
@@ -34,18 +34,23 @@ def open_source(dataset: DatasetConfig, trust: Sequence[str] = ()) -> Source:
     return source
 
 
-def read_samples(source: Source, dataset: DatasetConfig, allowed: Sequence[str] = ()) -> Samples:
+def read_samples(
+    source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look = lambda _i, _sample: None
+) -> Samples:
     """Decode a source's images at the size and with the channels that a config says; see preprocessing.prepare."""
-    return prepare(source, dataset.image_size_px, dataset.channels, allowed)
+    return prepare(source, dataset.image_size_px, dataset.channels, allowed, look)
 
 
-def read_data(source: Source, dataset: DatasetConfig, allowed: Sequence[str] = ()) -> Data:
+def read_data(
+    source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look = lambda _i, _sample: None
+) -> Data:
     """Decode and split the data of an open source. Raises UserError for all that is wrong with them.
 
-    allowed are the checks (audit.allow) whose faults leave an image out rather than stop.
+    allowed are the checks (audit.allow) whose faults leave an image out rather than stop; look sees each sample as it
+    is decoded, see preprocessing.prepare.
     """
     classes, positive = list(source.classes), positive_class(dataset, source)
-    samples = read_samples(source, dataset, allowed)
+    samples = read_samples(source, dataset, allowed, look)
     given = source.given_split and [source.given_split[i] for i in samples.positions]
     split, groups = make_split(samples.ids, samples.labels, given, dataset.split)
     position = None if positive is None else classes.index(positive)

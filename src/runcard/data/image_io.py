@@ -6,9 +6,11 @@ reads those. Alpha is dropped.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -111,8 +113,7 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
     deeper), where each pixel gets the nearest too. Palettes are read as indices. Raises DataError with the values in
     the file if it is not clearly a mask (a photograph, more classes than the config names).
     """
-    mask, lossy = _read_grey(path)
-    values, counts = _histogram(mask)
+    mask, lossy, values, counts = _decoded_mask(path)
     if mask_values is None and not lossy and set(values.tolist()) <= set(range(num_classes)):
         return mask.astype(np.uint8)
     white = 255 if values[-1] <= 255 else 65535
@@ -134,7 +135,21 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
 
 def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Count the pixels of each value in a mask file; return values, in ascending order, and counts."""
-    return _histogram(_read_grey(path)[0])
+    return _decoded_mask(path)[2:]
+
+
+def _decoded_mask(path: Path) -> tuple[np.ndarray, bool, np.ndarray, np.ndarray]:
+    """Decode a mask file: its H×W values, whether its format is lossy, and its values with their counts."""
+    status = path.stat() if path.exists() else None
+    return _decode_once(path, status and (status.st_mtime_ns, status.st_size, status.st_ino))
+
+
+@lru_cache(maxsize=2 * ((os.cpu_count() or 1) + 4))  # each thread of a pool asks for the values after the mask
+def _decode_once(path: Path, _version: object) -> tuple[np.ndarray, bool, np.ndarray, np.ndarray]:
+    mask, lossy = _read_grey(path)
+    mask = mask.view()
+    mask.flags.writeable = False
+    return mask, lossy, *_histogram(mask)
 
 
 def describe(path: Path) -> str:

@@ -6,7 +6,7 @@ All of this serves every split alike; what is random comes later, in loaders.py.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,15 +23,23 @@ NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 25
     "symmetric": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+Look = Callable[[int, Sample], None]  # is given each sample of a source, with its position
 MEMORY_LIMIT_BYTES = 2 * 2**30  # decoded images above this size go to a memory-mapped temporary file
 MAX_FAULTS_SHOWN = 20
 
 
-def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence[str] = ()) -> Samples:
-    """Returns every sample decoded and resized to a square of image_size_px; all faults in one UserError.
+def prepare(
+    source: Source,
+    image_size_px: int,
+    channels: int,
+    allowed: Sequence[str] = (),
+    look: Look = lambda _i, _sample: None,
+) -> Samples:
+    """Decode and resize every sample to a square of image_size_px; all faults are one UserError.
 
-    A sample whose fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down)
-    or linearly (up), masks by nearest neighbour. Grey becomes RGB by repetition, RGB becomes grey by luminance.
+    look is called with each sample as it is decoded, at the size of its file: from several threads. A sample whose
+    fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down) or linearly
+    (up), masks by nearest neighbour. Grey becomes RGB by repetition, RGB becomes grey by luminance.
     """
     ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
@@ -40,9 +48,11 @@ def prepare(source: Source, image_size_px: int, channels: int, allowed: Sequence
 
     def load(i: int) -> tuple[np.ndarray | int, str, Original] | DataError:
         try:
-            image, target, hashed, original = read_sample(source, i)
+            sample = read_sample(source, i)
+            look(i, sample)
         except DataError as fault:
             return fault
+        image, target, hashed, original = sample
         images[i] = resize_image(with_channels(image, channels), image_size_px)
         if isinstance(target, np.ndarray):
             target = resize_mask(target, image_size_px)

@@ -14,12 +14,13 @@ from rich.console import Console
 
 from runcard.audit.findings import as_json
 from runcard.audit.preflight import audit_before_training, print_findings
+from runcard.audit.profiles import Profile, profile_of
 from runcard.config.diff import NON_FUNCTIONAL_KEYS, config_hash, flatten
 from runcard.config.schema import Config
 from runcard.console import print_table
 from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import left_out
-from runcard.data.source import Source
+from runcard.data.source import Sample, Source
 from runcard.data.summary import summary_rows
 from runcard.errors import UserError
 from runcard.experiment.checks import better
@@ -53,14 +54,17 @@ def train_experiment(
 
     cfg is the composed config, config the same parsed, source its dataset, opened.
     """
-    setup = make_setup(cfg, config, source, choices)
+    profiles: dict[int, Profile] = {}
+
+    def look(i: int, sample: Sample) -> None:  # at each image while it is decoded at full size, for the audit
+        profiles[i] = profile_of(source, i, sample)
+
+    setup = make_setup(cfg, config, source, choices, look)
     samples, split = setup.data.samples, setup.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
     built = summarize_model(setup.model, setup.image_shape, setup.config["model"])
     validation = setup.loaders.val.dataset
-    findings = audit_before_training(
-        setup.data, setup.augment, validation, config, fingerprint, built.mismatches, console
-    )
+    findings = audit_before_training(setup.data, profiles, setup.augment, validation, config, built.mismatches)
     record = Record.open(folder, setup.config, choices, fingerprint, setup.overwrite)
     try:
         if record.content.get("status") == "completed":

@@ -20,6 +20,7 @@ from runcard.config.instantiate import build, build_with
 from runcard.config.schema import Config, TrainConfig, to_plain
 from runcard.data.datamodule import Data, read_data
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
+from runcard.data.preprocessing import Look
 from runcard.data.source import Source
 from runcard.errors import UserError
 from runcard.experiment.checks import check_monitors, check_output
@@ -89,16 +90,23 @@ def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[Expe
     return replace(setup, network=setup.fabric.setup_module(rest), loaders=loaders), metadata
 
 
-def make_setup(cfg: DictConfig, config: Config, source: Source, choices: dict[str, str]) -> ExperimentSetup:
+def make_setup(
+    cfg: DictConfig,
+    config: Config,
+    source: Source,
+    choices: dict[str, str],
+    look: Look = lambda _i, _sample: None,
+) -> ExperimentSetup:
     """Build all that one run needs: cfg is the composed config, config the same parsed, source its dataset, opened.
 
-    choices names the file chosen per config group, for messages. Fills in cfg.derived. Raises UserError.
+    choices names the file chosen per config group, for messages; look sees each sample as it is decoded. Fills in
+    cfg.derived. Raises UserError.
     """
     unresolved, train, seed, trust = cfg.copy(), config.train, config.seed, config.trust
     fabric, precision = _fabric(train)
     loss = build("loss", config.loss.node, trust).to(fabric.device)
     augment = build("augmentation", config.augmentation, trust)
-    data = read_data(source, config.dataset, config.audit.allow)
+    data = read_data(source, config.dataset, config.audit.allow, look)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
     loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
     _derive(cfg, config, data, len(loaders.train))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Sample, probe
+from runcard.audit.cache import remember
+from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Probe, Sample, probe
 from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected
 from runcard.config.schema import DatasetConfig
 from runcard.data.loaders import Augment, unaugmented
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, with_channels
-from runcard.data.source import Source
+from runcard.data.source import Samples, Source
+from runcard.runs.environment import versions
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -26,14 +29,17 @@ SURELY_APART_PX = 3  # less may come from asymmetric blur or coarse resampling
 OFTEN = 0.05  # share of draws that may lose the foreground
 
 
-def find(augment: Augment, node: Mapping[str, Any], samples: list[Sample]) -> Iterator[Finding]:
+def find(
+    augment: Augment, node: Mapping[str, Any], samples: list[Sample], cache: Path | None = None
+) -> Iterator[Finding]:
     """Find faults of an augmentation on samples of the data; node is its part of the config."""
     if not samples:
         return
     masks = (
         None if samples[0].mask is None else np.stack([sample.mask for sample in samples if sample.mask is not None])
     )
-    found = probe(augment, np.stack([sample.image for sample in samples]), masks)
+    images = np.stack([sample.image for sample in samples])
+    found = remember(cache, Probe, lambda: probe(augment, images, masks), node, images, masks, versions())
     if found.apart_px is not None and not found.moves_together:
         level = "error" if found.apart_px > SURELY_APART_PX else "warning"
         what = f"image and mask are not moved alike: in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
@@ -67,11 +73,15 @@ def is_unaugmented(data: Data, validation: Dataset[Batch]) -> bool:
     return unaugmented(validation, data.samples, data.normalization, data.split["val"][:NUM_SAMPLES])
 
 
-def picked(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Sample]:
-    """Returns a few samples across the data, with foreground where there is any, as the model would get them."""
+def chosen(data: Inspected) -> list[str]:
+    """Choose a few samples across the data, with foreground if any has it, to try an augmentation on; return ids."""
     shown = [p.id for p in data.profiles if not p.is_constant and (p.mask is None or not p.mask.is_empty)]
+    return [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(NUM_SAMPLES, len(shown))).astype(int))]
+
+
+def read_chosen(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Sample]:
+    """Decode the chosen samples as the model would get them."""
     position = {name: i for i, name in enumerate(source.ids)}
-    few = [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(NUM_SAMPLES, len(shown))).astype(int))]
     size_px = dataset.image_size_px
 
     def load(i: int) -> Sample:
@@ -79,4 +89,12 @@ def picked(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Samp
         mask = resize_mask(target, size_px) if isinstance(target, np.ndarray) else None
         return Sample(resize_image(with_channels(image, dataset.channels), size_px), mask)
 
-    return [load(position[name]) for name in few]
+    return [load(position[name]) for name in chosen(data)]
+
+
+def take_chosen(samples: Samples, data: Inspected) -> list[Sample]:
+    """Copy the chosen samples from those in memory."""
+    position = {name: i for i, name in enumerate(samples.ids)}
+    chosen_positions = [position[name] for name in chosen(data)]
+    masks = [samples.targets[i].copy() if samples.has_masks else None for i in chosen_positions]
+    return [Sample(samples.images[i].copy(), mask) for i, mask in zip(chosen_positions, masks, strict=True)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from runcard.audit.detectors.near_duplicates import find_near_duplicates
+from runcard.audit.cache import remember
+from runcard.audit.detectors.near_duplicates import NearDuplicates, find_near_duplicates
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile, thumbs_of
 
@@ -71,7 +72,8 @@ def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
 def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     """Report near-duplicates; known are the positions of exact duplicates, which are reported already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
-    found = find_near_duplicates(thumbs_of([data.profiles[i] for i in kept]), SEED)
+    thumbs = thumbs_of([data.profiles[i] for i in kept])
+    found = remember(data.cache, NearDuplicates, lambda: find_near_duplicates(thumbs, SEED), thumbs, SEED)
     if found.missed > MANY:
         what = f"of copies made on purpose {found.missed:.0%} were not found: these images are too much alike to tell"
         yield Finding("near_duplicates", "note", what, "Look for copies by the names or dates of the files.")

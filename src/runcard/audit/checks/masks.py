@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from runcard.audit.detectors.mask_alignment import MIN_FOR_ERROR, Misfit, mask_fit
+from runcard.audit.cache import remember
+from runcard.audit.detectors.mask_alignment import MIN_FOR_ERROR, Fit, Misfit, mask_fit
 from runcard.audit.detectors.outliers import inverted_among_grey
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Mask, are_grey, masks_of, thumbs_of
@@ -98,7 +99,8 @@ def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     thumbs = thumbs_of(data.profiles)
     reversed_greys = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, not of its mask
     thumbs[reversed_greys] = 255 - thumbs[reversed_greys]
-    fit = mask_fit(thumbs, masks_of(data.profiles))
+    masks_small = masks_of(data.profiles)
+    fit = remember(data.cache, Fit | None, lambda: mask_fit(thumbs, masks_small), thumbs, masks_small)
     if fit is None:
         return
     if fit.shuffled or fit.turned:
