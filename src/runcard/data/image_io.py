@@ -6,11 +6,10 @@ reads those. Alpha is dropped.
 
 from __future__ import annotations
 
-import os
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -32,6 +31,7 @@ FULL_WINDOW = (0, 65535)  # of 16-bit values
 LARGEST_IN_WINDOW = 1e30  # in magnitude: far below the largest float32, so that no difference overflows
 NEAR = 1 / 8  # of the smallest gap between class values: pixels this close to one count as near
 MIN_SHARE_NEAR = 0.95  # of a mask's pixels; measured: masks as JPEG of quality 30 >= 0.97, photographs <= 0.80
+_last_mask = threading.local()  # the values of the mask that a thread read last: an audit asks for them next
 MAX_SHARE_OF_OTHER_VALUE = 0.01  # of a mask's pixels: noise is spread, a more frequent value is a class
 
 
@@ -113,7 +113,9 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
     deeper), where each pixel gets the nearest too. Palettes are read as indices. Raises DataError with the values in
     the file if it is not clearly a mask (a photograph, more classes than the config names).
     """
-    mask, lossy, values, counts = _decoded_mask(path)
+    mask, lossy = _read_grey(path)
+    values, counts = _histogram(mask)
+    _last_mask.histogram = (path, values, counts)
     if mask_values is None and not lossy and set(values.tolist()) <= set(range(num_classes)):
         return mask.astype(np.uint8)
     white = 255 if values[-1] <= 255 else 65535
@@ -135,21 +137,8 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
 
 def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Count the pixels of each value in a mask file; return values, in ascending order, and counts."""
-    return _decoded_mask(path)[2:]
-
-
-def _decoded_mask(path: Path) -> tuple[np.ndarray, bool, np.ndarray, np.ndarray]:
-    """Decode a mask file: its H×W values, whether its format is lossy, and its values with their counts."""
-    status = path.stat() if path.exists() else None
-    return _decode_once(path, status and (status.st_mtime_ns, status.st_size, status.st_ino))
-
-
-@lru_cache(maxsize=2 * ((os.cpu_count() or 1) + 4))  # each thread of a pool asks for the values after the mask
-def _decode_once(path: Path, _version: object) -> tuple[np.ndarray, bool, np.ndarray, np.ndarray]:
-    mask, lossy = _read_grey(path)
-    mask = mask.view()
-    mask.flags.writeable = False
-    return mask, lossy, *_histogram(mask)
+    last, _last_mask.histogram = getattr(_last_mask, "histogram", None), None
+    return last[1:] if last and last[0] == path else _histogram(_read_grey(path)[0])
 
 
 def describe(path: Path) -> str:
