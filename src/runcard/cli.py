@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from runcard import __version__
-from runcard.errors import EXIT_USER_ERROR, UserError
+from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install
 
 if TYPE_CHECKING:
     from runcard.compare.analysis import Findings
@@ -233,6 +233,9 @@ def main() -> None:
         app()
     except UserError as error:
         print(error, file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except ModuleNotFoundError as error:
+        print(how_to_install(error), file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except PermissionError as error:
         print(f"{error.filename}: permission denied.", file=sys.stderr)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 EXIT_USER_ERROR = 2
+EXTRAS = {"pytorch_grad_cam": "explain", "altair": "report", "vl_convert": "report", "jinja2": "report"}
 NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 
 
@@ -30,6 +31,13 @@ class DataError(UserError):
     def __init__(self, check: str, place: object, what: str, fix: str, detail: str = "") -> None:
         super().__init__(f"{place}: {what}{detail}. {fix}")
         self.check, self.place, self.what, self.fix, self.detail = check, str(place), what, fix, detail
+
+
+def how_to_install(error: ModuleNotFoundError) -> str:
+    """Say which extra a missing package belongs to. Raises the error where it belongs to none."""
+    if error.name not in EXTRAS:
+        raise error
+    return f"the package {error.name} is not installed: pip install 'runcard[{EXTRAS[error.name]}]'"
 
 
 def allow_hint(allowed: Sequence[str], checks: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from runcard.console import duration, print_table
 from runcard.data.datamodule import Data
-from runcard.errors import UserError
+from runcard.errors import UserError, how_to_install
 from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.setup import ExperimentSetup
 from runcard.explain.cam_sheet import panel
@@ -153,6 +153,9 @@ def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, e
         explanation = explain(classifier, pictures)
     except UserError as error:  # a model without convolutions: no reason to lose its training
         tracker.progress.console.print(f"no activation maps: {error}", style="yellow")
+        return []
+    except ModuleNotFoundError as error:
+        tracker.progress.console.print(f"no activation maps: {how_to_install(error)}", style="yellow")
         return []
     figure = panel(explanation.tiles, "activation maps: validation, best epoch")
     write_figure(folder / "figures" / "activation_maps.png", figure)

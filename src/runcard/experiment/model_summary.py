@@ -1,15 +1,12 @@
 """A model as it was built, set against its config: a parameter that is set and never passed on shows before training.
 
-What is reported comes from the built model: its layers by torch's classes, the output's shape from a forward pass, the
-receptive field from some more with NaN in the image. So a third-party model, whose library may swallow an argument that
-it does not know, is summarized like our own.
+What is reported comes from the built model: its layers by torch's classes, the output's shape from a forward pass. So a
+third-party model, whose library may swallow an argument that it does not know, is summarized like our own.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,7 +24,6 @@ from runcard.config.diff import flatten
 
 NORMALIZATIONS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 BATCH_NORM_KEY = re.compile(r"(use_?|with_?)?(batch_?norm|bn)", re.IGNORECASE)
-STRIP_PX = 32  # the usual encoders halve an image five times: the least height that they take
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,6 @@ class ModelSummary:
     layers: dict[str, int]  # how many of each kind, see _layers
     num_parameters: int
     num_trained: int
-    receptive_field_px: int | None  # see receptive_field
     input_shape: tuple[int, int, int]  # (C, H, W)
     output_shape: tuple[int, ...] | None  # (K,) or (K, H, W); None where the model refused a single image of zeros
     mismatches: list[str]  # a sentence each
@@ -47,7 +42,6 @@ class ModelSummary:
         """Returns what run.json does not say elsewhere, in JSON's own types."""
         return {
             "layers": self.layers,
-            "receptive_field_px": self.receptive_field_px,
             "input_shape": list(self.input_shape),
             "output_shape": None if self.output_shape is None else list(self.output_shape),
             "mismatches": self.mismatches,
@@ -61,13 +55,9 @@ class ModelSummary:
         name = str(self.config.get("_target_", "")).rpartition(".")[2]
         layers = (f"{kind} ×{number}" if number else f"no {kind}" for kind, number in self.layers.items())
         trained = "all" if self.num_trained == self.num_parameters else f"{self.num_trained:,}"
-        field = "unknown" if self.receptive_field_px is None else f"{self.receptive_field_px} px"
-        if self.receptive_field_px == self.input_shape[-1]:
-            field = "the whole image"
         built = (
             ", ".join(layers),
             f"{self.num_parameters:,} parameters, {trained} trained",
-            f"receptive field {field}",
             f"{self.input_shape} → {self.output_shape or 'unknown'}",
         )
         return [["config", ": ".join(filter(None, (name, ", ".join(parameters))))], ["built", " · ".join(built)]]
@@ -76,7 +66,7 @@ class ModelSummary:
 def summarize_model(model: nn.Module, shape: tuple[int, int, int], config: Mapping[str, Any]) -> ModelSummary:
     """Summarize a model; shape is that of its images (C, H, W), config its resolved section of the config.
 
-    Runs forward passes of one image and leaves the model as it was.
+    Run a forward pass of one image of zeros, and leave the model as it was.
     """
     leaves, calls, output_shape = flatten(config), _Calls(), None
     with suppress(Exception), _evaluating(model), calls:  # other people's models may raise anything
@@ -88,66 +78,21 @@ def summarize_model(model: nn.Module, shape: tuple[int, int, int], config: Mappi
         layers=_layers(model, dropouts),
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        receptive_field_px=receptive_field(model, shape),
         input_shape=shape,
         output_shape=output_shape,
         mismatches=_mismatches(leaves, set(dropouts), has_batch_norm),
     )
 
 
-def receptive_field(model: nn.Module, shape: tuple[int, int, int]) -> int | None:
-    """Returns the side, in pixels, of the square of the image that can reach the output in its middle.
-
-    shape is the images' (C, H, W). It is counted in columns, from the first to the last that reaches the output at
-    (H // 2, W // 2) of its map, and is W where the field does not fit into the image or where one output speaks for all
-    of it. Where a network pools and upsamples again, neighbouring outputs differ by up to its stride. None where the
-    model takes no such image, or hides NaN.
-
-    A column reaches an output that is NaN when the column is. This needs no knowledge of layers, as NaN goes through
-    all of them, zero weights too. The first columns that reach it together end with the field's first, which bisection
-    finds; the last alike. Rows play no part, so a strip of the image is enough where the model takes one: the 19 of a
-    U-Net at 256 px cost what 3 whole images do.
-    """
-    channels, height, width = shape
-    for rows in (min(STRIP_PX, height), height):
-        with suppress(Exception), _evaluating(model):  # a dense layer refuses a strip, with an error of its own
-            return _columns_that_reach(model, _blank(model, (channels, rows, width)))
-    return None
-
-
-def _columns_that_reach(model: nn.Module, image: Tensor) -> int | None:
-    """Returns how many columns of image (1, C, H, W) reach the output's middle; None where NaN does not tell."""
-    width = image.shape[-1]
-
-    def reach(columns: slice) -> bool:
-        spoilt = image.clone()
-        spoilt[..., columns] = math.nan
-        output: Tensor = model(spoilt)
-        middle = output[..., output.shape[-2] // 2, output.shape[-1] // 2] if output.ndim == 4 else output
-        return bool(middle.isnan().any())
-
-    def idle(side: Callable[[int], slice]) -> int:
-        """Returns how many columns at one side, of which side(n) are the outer n, do not reach it."""
-        if reach(side(1)):  # asked first: nothing is left to bisect where the field is as wide as the image
-            return 0
-        return bisect_left(range(width), True, lo=1, key=lambda n: reach(side(n + 1)))
-
-    if reach(slice(0)):
-        return None
-    left, right = idle(lambda n: slice(n)), idle(lambda n: slice(width - n, width))
-    return width - left - right if left < width else None
-
-
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Has the model in evaluation mode and without gradients meanwhile, each of its modules back in its own mode after.
+    """Put the model into evaluation mode without gradients; afterwards each of its modules is in its own mode again.
 
-    Without cuDNN, because its Winograd and Fourier convolutions spread NaN to outputs that the pixel does not reach.
     Not in inference mode: what a model keeps from its first pass, such as a table of positions, must serve training.
     """
     training = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad(), torch.backends.cudnn.flags(enabled=False):
+        with torch.no_grad():
             model.eval()
             yield
     finally:

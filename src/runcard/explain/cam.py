@@ -57,15 +57,16 @@ def last_convolution(model: nn.Module) -> str:
 def find_method(name: str) -> Callable[..., Callable[..., np.ndarray]]:
     """Import the class with this dotted name; a bare name such as EigenCAM is looked up in pytorch_grad_cam."""
     module_name, _, class_name = name.rpartition(".")
+    known = vars(importlib.import_module(PACKAGE))  # where the extra is not installed, this says so
     try:
         found = getattr(importlib.import_module(module_name or PACKAGE), class_name)
     except (ImportError, AttributeError):
         found = None
     if not _makes_maps(found):
-        known = [n for n, member in vars(importlib.import_module(PACKAGE)).items() if _makes_maps(member)]
+        methods = sorted(name for name, member in known.items() if _makes_maps(member))
         raise UserError(
-            f"method must be a class that makes maps of target_layers, got '{name}'.{did_you_mean(class_name, known)}\n"
-            f"{PACKAGE} offers {', '.join(sorted(known))}."
+            f"method must be a class that makes maps of target_layers, got '{name}'."
+            f"{did_you_mean(class_name, methods)}\n{PACKAGE} offers {', '.join(methods)}."
         )
     return found  # type: ignore[no-any-return]
 

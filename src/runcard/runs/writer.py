@@ -57,12 +57,12 @@ class Record:
             ) from None
         content, fault = _read_folder(folder, config, choices)
         if not fault and content and content["data"] != data:
-            fault = f"{folder}: holds a run of the same config on other data"
+            fault = f"{folder}: holds a run of the same config on other data."
         record = cls(folder, content, lock)
         if fault or (overwrite and content.get("status") == "completed"):
             record.release()
             if not overwrite:
-                raise UserError(f"{fault}.\n{OTHER_FOLDER}")
+                raise UserError(f"{fault}\n{OTHER_FOLDER}")
             folder.rename(_free_name(folder))
             return cls.open(folder, config, choices, data, overwrite=False)
         return record
@@ -133,7 +133,7 @@ def recorded_run(
         return {}
     content, fault = _read_folder(folder, config, choices, unknown)
     if fault:
-        raise UserError(f"{fault}.\n{OTHER_FOLDER}")
+        raise UserError(f"{fault}\n{OTHER_FOLDER}")
     return content
 
 
@@ -143,12 +143,12 @@ def _read_folder(
     """Return run.json of a folder, {} where there is none, and why the folder cannot be this config's, "" if it can."""
     if not (folder / "run.json").exists():
         others = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
-        return {}, f"{folder}: is not empty and not a run folder: it has {', '.join(others[:5])}" if others else ""
+        return {}, f"{folder}: is not empty and not a run folder: it has {', '.join(others[:5])}." if others else ""
     try:
         content = read_metadata(folder)
         saved, saved_choices = content["config"], content["choices"]
     except (ValueError, KeyError) as error:
-        return {}, f"{folder}: {error}"
+        return {}, f"{folder}: {error}."
     differing = differing_keys(saved, config, but=unknown)
     if not differing:
         return content, ""
@@ -156,14 +156,14 @@ def _read_folder(
     important = [f"{group} ({saved_choices[group]} there, {choices[group]} here)" for group in groups]
     important += [key for key in differing if not key.startswith(tuple(f"{group}." for group in groups))]
     more = f" and {len(important) - MAX_DIFFERENCES} more" if len(important) > MAX_DIFFERENCES else ""
-    fault = f"{folder}: holds another run, which differs in {', '.join(important[:MAX_DIFFERENCES])}{more}"
+    fault = f"{folder}: holds another run, which differs in {', '.join(important[:MAX_DIFFERENCES])}{more}."
     here, there = config["train"]["epochs"], saved["train"]["epochs"]
     if all(key.startswith("train.epochs") for key in differing) and here > there:
-        return content, f"{fault}. To train it longer, in a new folder: train.extend={folder}"
+        return content, f"{fault}\nTo train it longer, in a new folder: train.extend={folder}"
     with suppress(OSError, ValueError, TypeError):
         overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
         kept = [each for each in overrides if not each.startswith("run_dir=")]
-        fault += f".\nTo resume that run: {shlex.join(['python', 'train.py', *kept, f'run_dir={folder}'])}"
+        fault += f"\nTo resume that run: {shlex.join(['python', 'train.py', *kept, f'run_dir={folder}'])}"
     return content, fault
 
 
