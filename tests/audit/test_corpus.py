@@ -22,6 +22,7 @@ from corpus import (
     remove,
     save,
     several,
+    to_format,
     truncate,
     write,
     write_clean,
@@ -127,6 +128,17 @@ def test_where_copies_cannot_be_told_that_is_said(clean, tmp_path):
         save(folder / ("AFF", "NFF")[i % 2] / f"film_{i:02}.png", noisy)
     (said,) = [f.what for f in audited(folder, CONFIGS["classes"]) if "on purpose" in f.what]
     assert said.startswith("of copies made on purpose ")
+
+
+def test_files_that_differ_by_patient_predict_no_class(tmp_path):
+    """Of one patient's images all are JPEG or none: as images 30 against 30, as patients too few to say anything."""
+    write_clean(tmp_path)
+    folder = tmp_path / "classes"
+    to_format("AFF/*", ".jpg")(folder)
+    by_patient = (*CONFIGS["classes"], r"dataset.split.group_regex='((AFF|NFF)/film_\d)'")
+    checks = {finding.check for finding in audited(folder, CONFIGS["classes"])}
+    assert "class_shortcut" in checks
+    assert "class_shortcut" not in {finding.check for finding in audited(folder, by_patient)}
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the images are not here")

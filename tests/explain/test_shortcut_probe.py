@@ -144,6 +144,17 @@ def printed(targets: np.ndarray, images: np.ndarray, predict) -> Finding:
 HALVES = np.arange(40) % 2
 
 
+def test_images_of_one_patient_count_once():
+    """Forty images of four patients are four cases: too few for an alarm, however many images each has."""
+    images, heat = lettered(HALVES, HALVES == 0), np.ones((40, 64, 64), np.float32)
+    patients = [f"p{target}{i // 20}" for i, target in enumerate(HALVES)]
+    _, letters = probe(images, HALVES, reads_letters(images), heat, CLASSES, reads_letters, patients)
+    assert (letters.num_images, letters.num_units, letters.num_losable) == (40, 4, 2)
+    assert letters.p_alone == pytest.approx(0.5**4)
+    assert letters.blind
+    assert not letters.alarm
+
+
 def test_a_model_that_reads_letters_raises_the_alarm():
     finding = printed(HALVES, lettered(HALVES, HALVES == 0), reads_letters)
     assert finding.alarm

@@ -147,7 +147,8 @@ def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, e
     if samples.has_masks or not num_images:
         return []
     chosen = [val[i] for i in np.linspace(0, len(val) - 1, num_images).round().astype(int)]
-    pictures = Pictures(samples.images[chosen], samples.targets[chosen], [samples.ids[i] for i in chosen])
+    ids, groups = ([names[i] for i in chosen] for names in (samples.ids, setup.data.groups))
+    pictures = Pictures(samples.images[chosen], samples.targets[chosen], ids, groups)
     classifier = Classifier(setup.model, setup.data.normalization, setup.data.classes, setup.fabric.autocast)
     try:
         explanation = explain(classifier, pictures)

@@ -76,7 +76,7 @@ def explain(
 
     Raises UserError for an unknown method or layer, and for a model that does not predict one class per image.
     """
-    images, targets, ids = pictures
+    images, targets, ids, groups = pictures
     probs = classifier(images)
     predicted = torch.from_numpy(probs.argmax(axis=1))
     maps = np.concatenate(
@@ -87,7 +87,7 @@ def explain(
     )
     classes = classifier.classes
     known = bool((targets != UNKNOWN).all())
-    findings = probe(images, targets, probs, maps, classes, classifier) if known else []
+    findings = probe(images, targets, probs, maps, classes, classifier, groups) if known else []
     tiles = [
         Tile(
             name, image, heat, None if target == UNKNOWN else classes[target], classes[prob.argmax()], float(prob.max())
@@ -121,8 +121,9 @@ def explain_run(
     if paths:
         pictures = read_pictures(dataset, classes, paths, console, trust)
     else:
-        samples, indices = run.images(root, split)
-        pictures = Pictures(samples.images[indices], samples.targets[indices], [samples.ids[i] for i in indices])
+        samples, indices, groups = run.images(root, split)
+        ids = [samples.ids[i] for i in indices]
+        pictures = Pictures(samples.images[indices], samples.targets[indices], ids, groups)
         seen = data_fingerprint({split: indices}, samples.ids, samples.digests)
         if seen[split] != run.record["data"][split]:
             console.print("warning: these are not the bytes that the run saw.", style="yellow")

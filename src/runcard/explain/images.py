@@ -25,6 +25,7 @@ class Pictures(NamedTuple):
     images: np.ndarray  # (N, H, W, C) uint8
     targets: np.ndarray  # (N,) int64 class indices, or UNKNOWN
     ids: list[str]
+    groups: list[str]  # patients; the ids where none are known
 
 
 def read_pictures(
@@ -36,7 +37,8 @@ def read_pictures(
     """
     found = [read_samples(_source(dataset, classes, path, console, trust), dataset) for path in paths]
     images, targets = (np.concatenate(arrays) for arrays in ([s.images for s in found], [s.targets for s in found]))
-    return Pictures(images, targets, [name for samples in found for name in samples.ids])
+    ids = [name for samples in found for name in samples.ids]
+    return Pictures(images, targets, ids, ids)
 
 
 def _source(

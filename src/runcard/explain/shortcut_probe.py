@@ -33,6 +33,7 @@ class Finding:
 
     region: str
     num_images: int
+    num_units: int  # patients; images where no patients are known. The tests count these
     num_showing: int  # images with such a region
     area: dict[str, float | None]  # class -> mean share of the image; None without images of the class
     heat: dict[str, float | None]  # class -> mean share of a map's heat; None if no map of the class has any
@@ -41,14 +42,14 @@ class Finding:
     accuracy_alone: float  # with only the region kept; see of_regions_alone
     majority: str
     majority_share: float  # the accuracy of always predicting majority
-    num_losable: int  # images with the region that are classified correctly unchanged
+    num_losable: int  # units with an image that shows the region and is classified correctly unchanged
     evidence_lost: float  # mean loss of the true class's log-odds by painting over, as a share of their mean size
-    p_masked: float  # of such losses if gains were as likely: Wilcoxon's signed-rank test, one-sided
+    p_masked: float  # of such mean losses per unit if gains were as likely: Wilcoxon's signed-rank test, one-sided
 
     @property
     def p_alone(self) -> float:
         """The probability that always predicting majority does as well as the region alone: exact, one-sided."""
-        return _chance(round(self.accuracy_alone * self.num_images), self.num_images, self.majority_share)
+        return _chance(round(self.accuracy_alone * self.num_units), self.num_units, self.majority_share)
 
     @property
     def alarm(self) -> bool:
@@ -63,9 +64,9 @@ class Finding:
         """Whether even a model that uses only the region would raise no alarm, so that its absence means nothing.
 
         The region alone would give such a model its full accuracy, and painting it over would lower the evidence of
-        every image, each with probability one half under the null hypothesis.
+        every unit, each with probability one half under the null hypothesis.
         """
-        p_alone = _chance(round(self.accuracy * self.num_images), self.num_images, self.majority_share)
+        p_alone = _chance(round(self.accuracy * self.num_units), self.num_units, self.majority_share)
         return max(p_alone, 0.5**self.num_losable) >= ALPHA
 
     @property
@@ -103,12 +104,15 @@ def probe(
     maps: np.ndarray,
     classes: Sequence[str],
     predict: Predict,
+    groups: Sequence[str] | None = None,
 ) -> list[Finding]:
     """Run the probe for every kind of region, on at least one image that the model was not trained on.
 
     images (N, H, W, C) uint8; targets (N,) class indices; probs (N, K) of the unchanged images; maps (N, H, W) >= 0,
-    the evidence for the predicted classes; predict normalises images as for training.
+    the evidence for the predicted classes; predict normalises images as for training. groups are the images' patients,
+    None where every image stands for itself: images of one patient are alike, so the tests count patients.
     """
+    units = np.unique(groups if groups is not None else range(len(images)), return_inverse=True)[1]
     shares = np.bincount(targets, minlength=len(classes)) / len(targets)
     total_heat = maps.sum(axis=(1, 2), dtype=np.float64)
     total_heat[total_heat == 0] = np.nan
@@ -129,6 +133,7 @@ def probe(
             Finding(
                 region=name,
                 num_images=len(images),
+                num_units=len(set(units.tolist())),
                 num_showing=int(showing.sum()),
                 area=_per_class(regions.mean(axis=(1, 2)), targets, classes),
                 heat=_per_class((maps * regions).sum(axis=(1, 2)) / total_heat, targets, classes),
@@ -137,9 +142,9 @@ def probe(
                 accuracy_alone=float((decisions == targets).mean()),
                 majority=classes[int(shares.argmax())],
                 majority_share=float(shares.max()),
-                num_losable=int((right & showing).sum()),
+                num_losable=len(set(units[right & showing].tolist())),
                 evidence_lost=float(loss.sum() / max(np.abs(evidence[showing]).sum(), TINY)),
-                p_masked=float(wilcoxon(loss, alternative="greater").pvalue) if loss.any() else 1.0,
+                p_masked=_p_of_losses(loss, units[showing]),
             )
         )
     return findings
@@ -162,6 +167,12 @@ def log_odds(probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     true, others = (np.where(where, probs, 0).sum(axis=1, dtype=np.float64) for where in (is_true, ~is_true))
     odds: np.ndarray = np.log(np.maximum(true, TINY)) - np.log(np.maximum(others, TINY))
     return odds
+
+
+def _p_of_losses(loss: np.ndarray, units: np.ndarray) -> float:
+    """Test whether the losses (N,) are above 0, averaged over the images of each unit (N,)."""
+    means = np.bincount(units, loss)[np.unique(units)] / np.bincount(units)[np.unique(units)] if len(units) else loss
+    return float(wilcoxon(means, alternative="greater").pvalue) if means.any() else 1.0
 
 
 def _chance(successes: int, trials: int, rate: float) -> float:

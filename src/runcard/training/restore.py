@@ -39,8 +39,8 @@ class SavedRun:
             raise UserError(f"--root: the data of {self.folder} are not files ({dataset.node['_target_']}).")
         return dataset.with_arguments(root=str(root))
 
-    def images(self, root: Path | None, split: str) -> tuple[Samples, list[int]]:
-        """Read the run's data, and the positions of the images that split.json lists in split; new ones are ignored."""
+    def images(self, root: Path | None, split: str) -> tuple[Samples, list[int], list[str]]:
+        """Read the run's data; return them with the positions and the groups of the images in split.json's split."""
         members = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))[split]
         if not members:
             raise UserError(f"--split={split}: the run has no such images.")
@@ -54,7 +54,7 @@ class SavedRun:
                 f"{self.folder}: {len(lost)} of its {split} images are not in the data any more, such as {lost[0]}. "
                 "Does --root name the folder that the run was trained on?"
             )
-        return samples, [position[member["id"]] for member in members]
+        return samples, [position[member["id"]] for member in members], [member["group"] for member in members]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return an autocast context with the run's precision."""
