@@ -27,7 +27,7 @@ os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic onl
 
 @hydra.main(config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
-    """Runs the composed config in the folder that Hydra chose."""
+    """Run the composed config in the folder that Hydra chose."""
     job = HydraConfig.get()
     folder = relative(job.runtime.output_dir)
     choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}

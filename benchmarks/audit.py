@@ -56,7 +56,7 @@ print(json.dumps([time.perf_counter() - started, resource.getrusage(resource.RUS
 
 
 def main() -> None:
-    """Prints the table of benchmarks/README.md."""
+    """Print the table of benchmarks/README.md."""
     counts = [int(count) for count in sys.argv[1:]] or COUNTS
     rows = []
     for count in counts:
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def measured(code: str, root: Path) -> tuple[float, float]:
-    """Returns the seconds and the peak memory (GiB) of a process that runs code on root."""
+    """Return the seconds and the peak memory (GiB) of a process that runs code on root."""
     program = f"import time; started = time.perf_counter()\n{code}\n{MEASURED}"
     done = subprocess.run([sys.executable, "-c", program, str(root)], check=True, capture_output=True, text=True)
     seconds, gib = json.loads(done.stdout.splitlines()[-1])
@@ -79,7 +79,7 @@ def measured(code: str, root: Path) -> tuple[float, float]:
 
 
 def write_pair(root: Path, i: int) -> None:
-    """Writes image i, and as its mask where its coarse waves are high."""
+    """Write image i, and as its mask where its coarse waves are high."""
     rng = np.random.default_rng(i)
     coarse, fine = (
         cv2.resize(rng.standard_normal((knots, knots), np.float32), (SIDE_PX,) * 2, interpolation=cv2.INTER_CUBIC)

@@ -30,7 +30,7 @@ SCRATCH = ["model=vgg16", "model.base=64", "model.head=[128]", "model.dropout=0.
 
 
 def main() -> None:
-    """Prints the table of benchmarks/README.md; arguments are further overrides of both configs."""
+    """Print the table of benchmarks/README.md; arguments are further overrides of both configs."""
     with tempfile.TemporaryDirectory() as folder:
         of_weights = [o for o in sys.argv[1:] if o.startswith("model.weights=")]
         common = [*CONFIG, *(o for o in sys.argv[1:] if o not in of_weights), f"train.cache_dir={folder}/features"]
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def record(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Runs a config and returns its run.json."""
+    """Run a config and returns its run.json."""
     with initialize_config_dir(str(CONF)):
         cfg = compose("config", overrides)
     run(cfg, folder, overrides, {})

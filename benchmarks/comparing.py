@@ -37,7 +37,7 @@ for folder in pathlib.Path(sys.argv[1]).iterdir():
 
 
 def main() -> None:
-    """Prints the table of benchmarks/README.md."""
+    """Print the table of benchmarks/README.md."""
     runcard = str(Path(sys.executable).with_name("runcard"))
     with tempfile.TemporaryDirectory() as folder:
         write_runs(Path(folder))
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def write_runs(folder: Path) -> None:
-    """Writes the run folders: arms that differ in model.base and model.dropout."""
+    """Write the run folders: arms that differ in model.base and model.dropout."""
     sys.path.insert(0, str(TESTS))
     folders: Any = import_module("folders")
     rng = np.random.default_rng(0)

@@ -46,7 +46,7 @@ class Data:
     masks: list[np.ndarray]  # (H, W) uint8 each; none where images are labelled
 
     def some(self, num: int, seed: int) -> Data:
-        """Returns num of its images, drawn without replacement."""
+        """Return num of its images, drawn without replacement."""
         which = np.random.default_rng(seed).permutation(len(self.thumbs))[:num]
         return Data(self.thumbs[which], [self.masks[i] for i in which])
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def loaders() -> Iterator[tuple[str, Callable[[], Data]]]:
-    """Yields the name of each data set and what loads it."""
+    """Yield the name of each data set and what loads it."""
     for name in ("X_ray", "lung_ct"):
         yield name, partial(folder_of_pairs, DATA / name)
     for name in ("Skin", "Bone"):
@@ -86,38 +86,38 @@ def loaders() -> Iterator[tuple[str, Callable[[], Data]]]:
 
 
 def folder_of_pairs(folder: Path) -> Data:
-    """Returns the images and masks of a folder with Image/ and Mask/."""
+    """Return the images and masks of a folder with Image/ and Mask/."""
     paths = list_images(folder / "Image")
     masks = [read_mask(folder / "Mask" / path.name, num_classes=2) for path in paths]
     return Data(np.stack([thumb(read_image(path)) for path in paths]), masks)
 
 
 def folder_of_classes(folder: Path) -> Data:
-    """Returns the images of a folder of parts and classes."""
+    """Return the images of a folder of parts and classes."""
     paths = [path for part in sorted(folder.glob("*/*")) for path in list_images(part)]
     return Data(np.stack([thumb(read_image(path)) for path in paths]), [])
 
 
 def phantom(dataset: PhantomChest | PhantomBone) -> Data:
-    """Returns the films of a phantom, and its masks where it has them."""
+    """Return the films of a phantom, and its masks where it has them."""
     samples = [dataset[i] for i in range(len(dataset))]
     masks = [target for _, target, _ in samples if isinstance(target, np.ndarray)]
     return Data(np.stack([thumb(film) for film, _, _ in samples]), masks)
 
 
 def thumb(image: np.ndarray) -> np.ndarray:
-    """Returns an image (H, W) or (H, W, 3) as (64, 64) uint8."""
+    """Return an image (H, W) or (H, W, 3) as (64, 64) uint8."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     return np.asarray(cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA))
 
 
 def small_masks(masks: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns (N, 64, 64) uint8."""
+    """Return (N, 64, 64) uint8."""
     return np.stack([cv2.resize(mask, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_NEAREST) for mask in masks])
 
 
 def single_masks(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[str]]:
-    """Yields rows on masks of a few images that were swapped, mirrored, turned or moved."""
+    """Yield rows on masks of a few images that were swapped, mirrored, turned or moved."""
     shown = np.flatnonzero([mask.any() for mask in data.masks])
     tenth, twentieth = round(len(shown) / 10), round(len(shown) / 20)
     plants: list[tuple[str, int, Callable[[list[np.ndarray]], list[np.ndarray]]]] = [
@@ -143,28 +143,28 @@ def single_masks(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[s
 
 
 def swapped(masks: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns each mask at the next one's place."""
+    """Return each mask at the next one's place."""
     return masks[-1:] + masks[:-1]
 
 
 def mirrored(masks: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns the masks mirrored left to right."""
+    """Return the masks mirrored left to right."""
     return [np.ascontiguousarray(mask[:, ::-1]) for mask in masks]
 
 
 def turned(masks: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns the masks turned by 90°."""
+    """Return the masks turned by 90°."""
     return [np.ascontiguousarray(np.rot90(mask)) for mask in masks]
 
 
 def moved(masks: list[np.ndarray], share: float) -> list[np.ndarray]:
-    """Returns the masks moved to the right by a share of their width, with background where nothing was."""
+    """Return the masks moved to the right by a share of their width, with background where nothing was."""
     steps = [round(share * mask.shape[1]) for mask in masks]
     return [np.pad(mask, ((0, 0), (step, 0)))[:, : mask.shape[1]] for mask, step in zip(masks, steps, strict=True)]
 
 
 def whole(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[str]]:
-    """Yields rows on data whose masks are right, all spoilt alike, or drawn without looking at the image."""
+    """Yield rows on data whose masks are right, all spoilt alike, or drawn without looking at the image."""
     for num in (FEW, len(data.thumbs)):
         for planted, spoil in WHOLE.items():
             said: Counter[str] = Counter()
@@ -176,12 +176,12 @@ def whole(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[str]]:
 
 
 def shuffled(masks: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Returns the masks in another order."""
+    """Return the masks in another order."""
     return [masks[i] for i in rng.permutation(len(masks))]
 
 
 def drawn_anywhere(masks: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-    """Returns as many ellipses of any size around the middle."""
+    """Return as many ellipses of any size around the middle."""
     drawn = np.zeros((len(masks), THUMB_PX, THUMB_PX), np.uint8)
     for mask in drawn:
         middle, radii = rng.normal(32, 6, 2).astype(int).tolist(), rng.uniform(8, 28, 2).astype(int).tolist()
@@ -199,7 +199,7 @@ WHOLE: dict[str, Callable[[list[np.ndarray], np.random.Generator], list[np.ndarr
 
 
 def verdict(fit: Fit | None) -> str:
-    """Returns what is said of all masks together."""
+    """Return what is said of all masks together."""
     if fit is None:
         return "too few to say"
     if fit.turned or fit.shuffled:
@@ -208,7 +208,7 @@ def verdict(fit: Fit | None) -> str:
 
 
 def inverted_images(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[str]]:
-    """Yields rows on reversed greys, at full contrast and at a half."""
+    """Yield rows on reversed greys, at full contrast and at a half."""
     num = len(data.thumbs)
     for planted, few in (
         ("nothing", 0),
@@ -229,7 +229,7 @@ INVERTED: dict[str, Plant] = {
 
 
 def unlike_the_rest(name: str, data: dict[str, Data], seeds: Sequence[int]) -> Iterator[list[str]]:
-    """Yields rows on images of other data, turned ones, noise and nearly black ones."""
+    """Yield rows on images of other data, turned ones, noise and nearly black ones."""
     thumbs = data[name].thumbs
     others = np.concatenate([of.thumbs for other, of in data.items() if other.split()[0] != name.split()[0]])
     plants: dict[str, Plant] = {
@@ -275,7 +275,7 @@ def is_shown_grey(image: np.ndarray) -> bool:
 def spoilt(
     detector: Callable[[np.ndarray], list[int]], thumbs: np.ndarray, num: int, plant: Plant, seed: int
 ) -> tuple[list[int], np.ndarray, int]:
-    """Returns what detector finds with num images spoilt, which these are, and how many images there are."""
+    """Return what detector finds with num images spoilt, which these are, and how many images there are."""
     rng = np.random.default_rng(seed)
     which, copy = rng.permutation(len(thumbs))[:num], thumbs.copy()
     copy[which] = plant(thumbs, which, rng)
@@ -283,13 +283,13 @@ def spoilt(
 
 
 def counted(found: Sequence[int], planted: np.ndarray, num: int) -> tuple[int, int, int, int]:
-    """Returns how many were found, of how many planted, and false alarms, of how many clean images."""
+    """Return how many were found, of how many planted, and false alarms, of how many clean images."""
     right = len(set(found) & set(planted.tolist()))
     return right, len(planted), len(found) - right, num - len(planted)
 
 
 def totals(counts: Sequence[tuple[int, int, int, int]]) -> list[str]:
-    """Returns the sums over draws as cells."""
+    """Return the sums over draws as cells."""
     return [str(sum(column)) for column in zip(*counts, strict=True)]
 
 

@@ -46,13 +46,13 @@ EPOCHS_OF_A_RUN = 150  # the lab's: how often pictures are drawn follows from it
 
 
 def built(cfg: DictConfig) -> ExperimentSetup:
-    """Builds what a run of this config trains with."""
+    """Build what a run of this config trains with."""
     config, _ = parse_config(cfg)
     return make_setup(cfg, config, open_source(config.dataset), {})
 
 
 def main() -> None:
-    """Prints the table of benchmarks/README.md; arguments are further overrides of the config."""
+    """Print the table of benchmarks/README.md; arguments are further overrides of the config."""
     with initialize_config_dir(str(CONF)):
         ours, bare, plain = (
             built(compose("config", [*CONFIG, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more]))
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def our_epochs(setup: ExperimentSetup, folder: Path) -> Callable[[], None]:
-    """Returns a function that trains one more epoch as train.py does: metrics, record, checkpoint, pictures."""
+    """Return a function that trains one more epoch as train.py does: metrics, record, checkpoint, pictures."""
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     progress = Progress(Console(file=io.StringIO()), setup.train, len(setup.loaders.train), setup.monitor.name)
     tracker = TensorBoardLogger(folder, 0, progress, PredictionFigures(setup).epoch)
@@ -101,7 +101,7 @@ def our_epochs(setup: ExperimentSetup, folder: Path) -> Callable[[], None]:
 
 
 def bare_epoch(setup: ExperimentSetup, memory_format: torch.memory_format) -> Callable[[], None]:
-    """Returns the loop that a good notebook has, on the same loaders."""
+    """Return the loop that a good notebook has, on the same loaders."""
     model, loss, optimizer = setup.model, setup.loss, setup.optimizer
     device = setup.fabric.device
     mixed = setup.precision != "32-true"

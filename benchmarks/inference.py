@@ -52,7 +52,7 @@ KINDS: dict[str, Callable[[Array, float, float], Array]] = {
 
 
 def main() -> None:
-    """Prints the table of benchmarks/README.md and writes simulation.json."""
+    """Print the table of benchmarks/README.md and writes simulation.json."""
     rng = np.random.default_rng(SEED)
     sizes = [("normal", 12), *((kind, PRINTED) for kind in KINDS), ("normal", 200)]
     settings = itertools.product(sizes, NUM_RUNS, RUN_SD)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def line(row: dict[str, Any], methods: Sequence[str]) -> list[str]:
-    """Returns a row of the printed table."""
+    """Return a row of the printed table."""
     setting = [row["values"], " ".join(map(str, row["num_runs"])), " ".join(map(str, row["run_sd"]))]
     shares = [row[name]["false"] for name in methods] + [row[name]["false_tail"] for name in methods[:2]]
     shares += [row["ours"]["coverage"], row["bootstrap"]["coverage"], row["one_arm_coverage"]]
@@ -88,7 +88,7 @@ def line(row: dict[str, Any], methods: Sequence[str]) -> list[str]:
 def simulated(
     rng: np.random.Generator, kind: str, num_images: int, num_runs: tuple[int, int], run_sd: tuple[float, float]
 ) -> dict[str, Any]:
-    """Returns a row of simulation.json: shares of the replicates, each with a standard error of √(p(1 − p)/n)."""
+    """Return a row of simulation.json: shares of the replicates, each with a standard error of √(p(1 − p)/n)."""
     equal = drawn(rng, kind, num_images, num_runs, run_sd, 0.0)
     effects = [difference(a, b) for a, b in zip(*equal, strict=True)]
     detectable = float(np.median([effect.detectable() for effect in effects]))
@@ -122,7 +122,7 @@ def drawn(
     run_sd: tuple[float, float],
     worse: float,
 ) -> tuple[Array, Array]:
-    """Returns the two arms (replicates, runs, images); the first is worse by so much in the mean."""
+    """Return the two arms (replicates, runs, images); the first is worse by so much in the mean."""
     shared = rng.normal(0, IMAGE_SD, (REPLICATES, 1, num_images))
     arms = []
     for num, sd, m in zip(num_runs, run_sd, (MEAN - worse, MEAN), strict=True):
@@ -149,13 +149,13 @@ def found(effects: Sequence[Effect], alpha: float = ALPHA) -> float:
 
 
 def covered(effects: Sequence[Effect], truth: float) -> float:
-    """Returns the share of intervals that cover the truth."""
+    """Return the share of intervals that cover the truth."""
     low, high = interval(effects)
     return share((low <= truth) & (truth <= high))
 
 
 def bootstrapped(arms: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Returns the ends of the bootstrap's intervals of the first replicates."""
+    """Return the ends of the bootstrap's intervals of the first replicates."""
     some = zip(arms[0][:BOOTSTRAPPED], arms[1][:BOOTSTRAPPED], strict=True)
     low, high = np.array([bootstrap(a, b, RESAMPLES, seed) for seed, (a, b) in enumerate(some)]).T
     return low, high
@@ -175,7 +175,7 @@ def bootstrap(a: Array, b: Array, num_resamples: int = 2000, seed: int = 0) -> t
 
 
 def share(yes: Any) -> float:
-    """Returns the mean of an array of bools."""
+    """Return the mean of an array of bools."""
     return float(np.mean(yes))
 
 

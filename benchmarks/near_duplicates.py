@@ -53,23 +53,23 @@ class Set(NamedTuple):
 
 
 def weak(image: Picture, _: Rng) -> Picture:
-    """Returns the image cropped by 1 % and saved at quality 80."""
+    """Return the image cropped by 1 % and saved at quality 80."""
     return jpeg(crop(image, 0.01), 80)
 
 
 def medium(image: Picture, rng: Rng) -> Picture:
-    """Returns the image mirrored, cropped by 3 %, turned by 5°, a little darker, at quality 60."""
+    """Return the image mirrored, cropped by 3 %, turned by 5°, a little darker, at quality 60."""
     return jpeg(brighten(rotate(crop(flip(image), 0.03), 5 * side(rng)), 0.9), 60)
 
 
 def strong(image: Picture, rng: Rng) -> Picture:
-    """Returns the image mirrored, at any quarter turn, cropped by 6 %, turned by 10°, darker, at quality 30."""
+    """Return the image mirrored, at any quarter turn, cropped by 6 %, turned by 10°, darker, at quality 30."""
     turned = quarter_turns(flip(image), int(rng.integers(4)))
     return jpeg(brighten(rotate(crop(turned, 0.06), 10 * side(rng)), 0.8), 30)
 
 
 def side(rng: Rng) -> int:
-    """Returns -1 or 1."""
+    """Return -1 or 1."""
     return int(rng.choice([-1, 1]))
 
 
@@ -94,7 +94,7 @@ CORRUPTIONS: dict[str, Callable[[Picture, Rng], Picture]] = {
 
 
 def main() -> None:
-    """Prints the tables."""
+    """Print the tables."""
     cv2.setNumThreads(1)
     data = Path(sys.argv[1])
     wanted = sys.argv[2].split(",") if len(sys.argv) > 2 else [*FOLDERS, *PHANTOMS, *APERTURES, "apertures", "scaling"]
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def read_set(name: str, data: Path) -> Set:
-    """Returns the data set of this name, from a folder in data or drawn."""
+    """Return the data set of this name, from a folder in data or drawn."""
     if name in PHANTOMS:
         phantoms = PHANTOMS[name](NUM_PHANTOMS, PHANTOM_PX)
         return Set(name, phantoms.ids, [phantoms[i][0] for i in range(NUM_PHANTOMS)])
@@ -121,7 +121,7 @@ def read_set(name: str, data: Path) -> Set:
 
 
 def reported(sets: list[Set]) -> None:
-    """Prints what is reported of the data sets as they are, and the share of copies that is missed."""
+    """Print what is reported of the data sets as they are, and the share of copies that is missed."""
     rows = [[name] for name in CORRUPTIONS]
     metadata, pairs = [], []
     for each in sets:
@@ -142,7 +142,7 @@ def reported(sets: list[Set]) -> None:
 def missed_among(
     each: Set, thumbs: np.ndarray, corrupt: Callable[[Picture, Rng], Picture], known: set[tuple[int, int]]
 ) -> tuple[float, int]:
-    """Returns the share of copies that are not reported, and the number of pairs that are reported and are none."""
+    """Return the share of copies that are not reported, and the number of pairs that are reported and are none."""
     rng, number = np.random.default_rng(0), len(thumbs)
     origins = rng.permutation(number)[:NUM_COPIES].tolist()
     copies = np.stack([thumb(corrupt(each.images[i], rng)) for i in origins])
@@ -154,7 +154,7 @@ def missed_among(
 
 
 def thumb(image: Picture) -> Picture:
-    """Returns the image small, grey and square, as the audit sees it."""
+    """Return the image small, grey and square, as the audit sees it."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     return np.asarray(resize_image(grey, THUMB_PX)[..., 0], np.uint8)
 
@@ -181,7 +181,7 @@ def apertures(data: Path) -> None:
 
 
 def scaling() -> None:
-    """Prints seconds and memory for growing numbers of images."""
+    """Print seconds and memory for growing numbers of images."""
     phantoms = PhantomChest(max(SIZES), THUMB_PX)
     thumbs = np.stack([phantoms[i][0] for i in range(len(phantoms))])
     before, rows, seconds = peak_mib(), [], []
@@ -198,14 +198,14 @@ def scaling() -> None:
 
 
 def print_markdown(head: list[str], rows: list[list[str]]) -> None:
-    """Prints a table."""
+    """Print a table."""
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |")
     print()
 
 
 def peak_mib() -> float:
-    """Returns the most memory that this process has held."""
+    """Return the most memory that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -29,7 +29,7 @@ SEEDS = range(8)
 
 
 def main() -> None:
-    """Prints the table of docs/shortcut.md."""
+    """Print the table of docs/shortcut.md."""
     rows = []
     for printed in (True, False):
         findings = [found for seed in SEEDS for found in probed(printed, seed)]
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def probed(printed: bool, seed: int) -> list[dict[str, Any]]:
-    """Trains a network, with the letter printed on one class alone or on half of both, and returns its findings."""
+    """Train a network, with the letter printed on one class alone or on half of both, and returns its findings."""
     overrides = [*CONFIG, f"dataset.shortcut={printed}", f"dataset.seed={seed}", f"seed={seed}", *sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(CONF)):
         with redirect_stdout(io.StringIO()):
@@ -55,7 +55,7 @@ def probed(printed: bool, seed: int) -> list[dict[str, Any]]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Returns the smallest and the largest of values."""
+    """Return the smallest and the largest of values."""
     return f"{min(values):.2f} to {max(values):.2f}"
 
 

@@ -32,7 +32,7 @@ IN_COURSE_ORDER = np.array([0, 2, 1], np.uint8)  # background, left, right; the 
 
 
 def write_course(root: Path, num_images: int = NUM_IMAGES) -> None:
-    """Writes what is missing of the course's tree below root; what is there stays as it is.
+    """Write what is missing of the course's tree below root; what is there stays as it is.
 
     num_images is the number of training images of each class. A file's pixels depend on its name alone, so a larger
     course adds files to a smaller one. Raises ValueError that names a wrong argument.
@@ -57,7 +57,7 @@ def write_course(root: Path, num_images: int = NUM_IMAGES) -> None:
 
 
 def _write_pairs(root: Path, count: int) -> None:
-    """Writes Lab3: masks of X_ray are 0 and 255, as JPEG; those of CT are class indices."""
+    """Write Lab3: masks of X_ray are 0 and 255, as JPEG; those of CT are class indices."""
     chests, sides = PhantomChest(count, SIZE_PX, seed=2), PhantomChest(count, SIZE_PX, sides=True, seed=3)
     for i in range(count):
         _write(root / f"Lab3/X_ray/Image/Im{i + 1}.jpg", _film, chests, i)
@@ -85,7 +85,7 @@ def _lesion(femurs: PhantomBone, i: int) -> Pixels:
 
 
 def _exposure(phantom: Phantom, i: int, kind: int) -> Pixels:
-    """Returns a film: lying in the last three of the nine kinds, and each three as they are, negative and dim."""
+    """Return a film: lying in the last three of the nine kinds, and each three as they are, negative and dim."""
     film = np.rot90(phantom[i][0]) if kind >= 6 else phantom[i][0]
     return (film, 255 - film, film // 3)[kind % 3]
 
@@ -99,7 +99,7 @@ def _indices(chests: PhantomChest, i: int) -> Pixels:
 
 
 def main() -> None:
-    """Writes the course that the command line asks for."""
+    """Write the course that the command line asks for."""
     parser = ArgumentParser(description="A course folder made of phantoms.")
     parser.add_argument("folder", type=Path, help="where it is written; what is there stays")
     parser.add_argument("--images", type=int, default=NUM_IMAGES, help="of each class for training (%(default)s)")

@@ -181,7 +181,7 @@ def study(
 
 
 def _study_folder(named: Path) -> Path | None:
-    """Returns the folder of a study, named by that folder or by the file of its questions; else None."""
+    """Return the folder of a study, named by that folder or by the file of its questions; else None."""
     if (named / "study.json").exists():
         return named
     if named.suffix != ".yml":
@@ -198,7 +198,7 @@ def _study_folder(named: Path) -> Path | None:
 
 
 def _find(runs: list[str], metric: str | None, margin: float | None, threshold: float | None) -> Findings:
-    """Returns what the runs in these folders say about each other."""
+    """Return what the runs in these folders say about each other."""
     from runcard.compare import analysis
 
     for name, value in {"margin": margin, "threshold": threshold}.items():
@@ -213,7 +213,7 @@ def _find(runs: list[str], metric: str | None, margin: float | None, threshold: 
 
 
 def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
-    """Returns the arms that the runs in these folders form, and the runs left out, each with the reason."""
+    """Return the arms that the runs in these folders form, and the runs left out, each with the reason."""
     from runcard.compare import confounds, endpoints
     from runcard.runs.reader import find_runs
 
@@ -227,7 +227,7 @@ def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
 
 
 def main() -> None:
-    """Runs the command; a user's mistake ends in a message and exit code 2."""
+    """Run the command; a user's mistake ends in a message and exit code 2."""
     sys.path.append(str(Path.cwd()))  # a module of the user's beside train.py is found, as train.py finds it
     try:
         app()

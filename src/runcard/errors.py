@@ -41,26 +41,26 @@ def how_to_install(error: ModuleNotFoundError) -> str:
 
 
 def allow_hint(allowed: Sequence[str], checks: Iterable[str]) -> str:
-    """Returns how to train in spite of errors of these checks, beside the allowed ones, where that can be."""
+    """Return how to train in spite of errors of these checks, beside the allowed ones, where that can be."""
     more = [check for check in dict.fromkeys(checks) if check not in NEVER_ALLOWED]
     return f"To train nevertheless, on record: 'audit.allow=[{','.join([*allowed, *more])}]'" if more else ""
 
 
 def did_you_mean(value: object, allowed: Iterable[object]) -> str:
-    """Returns " Did you mean 'x'?" for the closest allowed word, or an empty string where none is close."""
+    """Return " Did you mean 'x'?" for the closest allowed word, or an empty string where none is close."""
     close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def check_integer(name: str, value: object, minimum: int) -> int:
-    """Returns value, or raises ValueError where it is not an integer >= minimum. True and 1.0 are not integers."""
+    """Return value, or raises ValueError where it is not an integer >= minimum. True and 1.0 are not integers."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
     return value
 
 
 def check_number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
-    """Returns value as a float, or raises ValueError where it is not a finite number in [minimum, maximum]."""
+    """Return value as a float, or raises ValueError where it is not a finite number in [minimum, maximum]."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not number or not minimum <= value <= maximum:  # type: ignore[operator]
         rule = f"in [{minimum:g}, {maximum:g}]" if math.isfinite(maximum) else f">= {minimum:g}"
@@ -69,21 +69,21 @@ def check_number(name: str, value: object, minimum: float, maximum: float = math
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Returns value, or raises ValueError where it is not true or false."""
+    """Return value, or raises ValueError where it is not true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")
     return value
 
 
 def check_names(name: str, value: object) -> list[str]:
-    """Returns value as a list of strings (a folder may be called 0), or raises ValueError where it is not a list."""
+    """Return value as a list of strings (a folder may be called 0), or raises ValueError where it is not a list."""
     if isinstance(value, (str, int)) or not isinstance(value, Iterable) or not value:
         raise ValueError(f"{name} must be a list of names, [a,b], got {value!r}")
     return [str(item) for item in value]
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
-    """Returns value, or raises ValueError, with the nearest choice, where it is not one of the allowed words."""
+    """Return value, or raises ValueError, with the nearest choice, where it is not one of the allowed words."""
     choices = list(allowed)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")

@@ -21,7 +21,7 @@ def derive(seed: int, *stream: str | int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the global generators of Python, NumPy and torch (all devices)."""
+    """Seed the global generators of Python, NumPy and torch (all devices)."""
     import torch  # seconds: datasets draw from derive() without it
 
     random.seed(seed)

@@ -17,7 +17,7 @@ NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
 
 
 def config_hash(config: Config) -> str:
-    """Returns a hash over everything in a resolved config that can change the numbers."""
+    """Return a hash over everything in a resolved config that can change the numbers."""
     kept = {key: value for key, value in flatten(config).items() if affects_results(key)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -35,7 +35,7 @@ def affects_results(key: str) -> bool:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"model.base": 16, …}: the leaves of a nested dict under dotted keys; lists are leaves."""
+    """Return {"model.base": 16, …}: the leaves of a nested dict under dotted keys; lists are leaves."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
         leaves |= (

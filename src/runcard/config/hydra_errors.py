@@ -35,7 +35,7 @@ def is_hydras(error: Exception) -> bool:
 def as_message(
     error: HydraException | OmegaConfBaseException | ValueError, conf: Path, arguments: Sequence[str]
 ) -> str:
-    """Returns one to four lines for an error of composing the config in conf from the command line's arguments."""
+    """Return one to four lines for an error of composing the config in conf from the command line's arguments."""
     message = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)'", message)):
         return _no_such_choice(conf, *found[1].rpartition("/")[::2])
@@ -85,7 +85,7 @@ def _listed(keys: Sequence[str]) -> str:
 
 
 def _composed_without(key: str, conf: Path, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
-    """Returns the config composed from all group choices among the arguments, and the choices."""
+    """Return the config composed from all group choices among the arguments, and the choices."""
     given = [a for a in arguments if "=" in a and not a.startswith("-")]
     groups = [o.input_line for o in OverridesParser.create().parse_overrides(given) if "." not in o.key_or_group]
     GlobalHydra.instance().clear()
@@ -99,7 +99,7 @@ def _composed_without(key: str, conf: Path, arguments: Sequence[str]) -> tuple[D
 
 
 def _dotted(config: DictConfig, prefix: str = "") -> list[str]:
-    """Returns all keys, dotted, in the order of the files; values are not looked at, they may be missing."""
+    """Return all keys, dotted, in the order of the files; values are not looked at, they may be missing."""
     keys = []
     for key in map(str, config):
         keys.append(prefix + key)

@@ -35,19 +35,19 @@ class JobReporter(Callback):
         self.exit_code = 0
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuses run_dir, which a sweep would not obey."""
+        """Refuse run_dir, which a sweep would not obey."""
         if any(override.startswith("run_dir=") for override in config.hydra.overrides.task):
             show(UserError("run_dir: a sweep's folders are outputs/<name>/<overrides>. Use name=… instead."))
             raise SystemExit(EXIT_USER_ERROR)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Starts the clock; in a sweep, says which job this is."""
+        """Start the clock; in a sweep, says which job this is."""
         self.started = perf_counter()
         if config.hydra.mode == RunMode.MULTIRUN:
             print(f"\n#{config.hydra.job.num} {' '.join(config.hydra.overrides.task)}", flush=True)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Shows a failure at once, and leaves no empty folder behind. A sweep goes on with its other jobs."""
+        """Show a failure at once, and leaves no empty folder behind. A sweep goes on with its other jobs."""
         folder = relative(config.hydra.runtime.output_dir)
         failure = job_return._return_value if job_return.status == JobStatus.FAILED else None
         if isinstance(failure, (KeyboardInterrupt, SystemExit)):  # not of this job: it ends the whole command
@@ -67,7 +67,7 @@ class JobReporter(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Prints the table of the sweep; a sweep of no jobs is an error, not a success."""
+        """Print the table of the sweep; a sweep of no jobs is an error, not a success."""
         from rich.console import Console
 
         from runcard.console import duration, print_table
@@ -88,7 +88,7 @@ class JobReporter(Callback):
 
 
 def add_or_override(arguments: Sequence[str]) -> list[str]:
-    """Returns the command line's arguments with ++ before keys that only some jobs of the sweep may have.
+    """Return the command line's arguments with ++ before keys that only some jobs of the sweep may have.
 
     Before it starts the jobs of -m experiment=a,b dataset.root=x, Hydra composes the config without what is swept, and
     would refuse dataset.root where the default dataset has none. A key that no job has is refused by the job.
@@ -109,7 +109,7 @@ def add_or_override(arguments: Sequence[str]) -> list[str]:
 
 
 def folder_name(overrides: str) -> str:
-    """Returns a sweep's sub-folder: the job's overrides, . for /; a hash stands for what else is replaced or cut."""
+    """Return a sweep's sub-folder: the job's overrides, . for /; a hash stands for what else is replaced or cut."""
     plain = re.sub(r"(^|,)\+\+", r"\1", overrides).replace("/", ".")
     name = re.sub(r"[^\w.,=+-]+", "_", plain) or "defaults"
     if len(name) <= MAX_FOLDER_NAME and name in (plain, "defaults"):
@@ -118,7 +118,7 @@ def folder_name(overrides: str) -> str:
 
 
 def show(failure: BaseException) -> None:
-    """Prints a person's mistake as it is, and our own bug with its traceback, to stderr."""
+    """Print a person's mistake as it is, and our own bug with its traceback, to stderr."""
     sys.stdout.flush()
     if isinstance(failure, UserError):
         print(failure, file=sys.stderr, flush=True)
@@ -127,13 +127,13 @@ def show(failure: BaseException) -> None:
 
 
 def relative(folder: str) -> Path:
-    """Returns folder as a path from here, where it lies below."""
+    """Return folder as a path from here, where it lies below."""
     path = Path(folder)
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Removes folder, and the one above it, where nothing is in them."""
+    """Remove folder, and the one above it, where nothing is in them."""
     for path in (folder, folder.parent):
         try:
             path.rmdir()

@@ -64,7 +64,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the augmentations that the next iteration gives."""
+        """Choose the order and the augmentations that the next iteration gives."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -91,7 +91,7 @@ class Loaders:
 def make_loaders(
     plain: Dataset[Batch], augmented: Dataset[Batch], split: Split, train: TrainConfig, seed: int, pin_memory: bool
 ) -> Loaders:
-    """Returns the loaders; only the training one sees augmented. Evaluation reads in order and drops nothing."""
+    """Return the loaders; only the training one sees augmented. Evaluation reads in order and drops nothing."""
     limit = train.limit_batches and train.limit_batches * train.batch_size
 
     def evaluation(indices: Sequence[int]) -> DataLoader[Batch]:

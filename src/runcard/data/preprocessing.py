@@ -80,7 +80,7 @@ def prepare(
 
 
 def read_sample(source: Source, i: int) -> Sample:
-    """Returns item i of source, windowed where it is deeper than 8 bits. Raises DataError for what is wrong with it."""
+    """Return item i of source, windowed where it is deeper than 8 bits. Raises DataError for what is wrong with it."""
     image, target, _ = source[i]
     paths = source.files[i]
     original = _original(image, paths)
@@ -106,13 +106,13 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 def left_out(source: Source, samples: Samples) -> dict[str, str | None]:
-    """Returns the ids of what was left out, each with a hash of its files; None where they cannot be read."""
+    """Return the ids of what was left out, each with a hash of its files; None where they cannot be read."""
     kept = set(samples.positions)
     return {source.ids[i]: digest_or_none(source, i) for i in range(len(source)) if i not in kept}
 
 
 def digest_or_none(source: Source, i: int) -> str | None:
-    """Returns a hash of item i's files, of its pixels where it has none; None where these cannot be read."""
+    """Return a hash of item i's files, of its pixels where it has none; None where these cannot be read."""
     try:
         return digest(source.files[i]) if source.files[i] else read_sample(source, i).digest
     except (OSError, DataError):
@@ -139,7 +139,7 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Returns an image with 1 channel (H×W) or 3 (H×W×3): grey repeated, RGB by luminance."""
+    """Return an image with 1 channel (H×W) or 3 (H×W×3): grey repeated, RGB by luminance."""
     if channels == 3 and image.ndim == 2:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     if channels == 1 and image.ndim == 3:
@@ -156,7 +156,7 @@ def resize_image(image: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def resize_mask(mask: np.ndarray, size_px: int) -> np.ndarray:
-    """Returns a square of size_px whose pixels are those of the mask (H, W) that lie nearest."""
+    """Return a square of size_px whose pixels are those of the mask (H, W) that lie nearest."""
     if mask.shape == (size_px, size_px):
         return mask
     return cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -67,5 +67,5 @@ class Samples:
 
     @property
     def labels(self) -> list[int] | None:
-        """Returns the class of each image; None with masks."""
+        """The class of each image; None with masks."""
         return None if self.has_masks else self.targets.tolist()

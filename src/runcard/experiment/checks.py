@@ -27,7 +27,7 @@ def check_output(
     out_channels: int,
     choices: dict[str, str],
 ) -> None:
-    """Runs one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
+    """Run one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
     model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
     try:
         logits: Any
@@ -81,7 +81,7 @@ def _loss_refuses(
 
 
 def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) -> Monitor:
-    """Returns the Monitor of the best epoch; what it and the scheduler go by must be columns of metrics.csv.
+    """Return the Monitor of the best epoch; what it and the scheduler go by must be columns of metrics.csv.
 
     Which way is better is the metric's own to say: nobody can choose the worst epoch by a forgotten key.
     """
@@ -106,5 +106,5 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
 
 
 def better(name: str, metrics: MetricCollection) -> str:
-    """Returns max where larger values of the loss or of a metric's column are better, else min."""
+    """Return max where larger values of the loss or of a metric's column are better, else min."""
     return "max" if name != "loss" and columns(metrics)[name].higher_is_better else "min"

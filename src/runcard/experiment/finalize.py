@@ -39,7 +39,7 @@ def write_results(
     record: Record,
     bit_exact: bool,
 ) -> dict[str, Any]:
-    """Writes per_image.csv, previews/, figures/ and the PR curve; returns the metadata that run.json ends with.
+    """Write per_image.csv, previews/, figures/ and the PR curve; returns the metadata that run.json ends with.
 
     The model holds the last weights when this begins and the best ones when it ends. bit_exact says whether evaluating
     the last weights again must reproduce the last row of metrics.csv to the last bit, or to rounding only.
@@ -114,7 +114,7 @@ def _same(recorded: float, again: float, bit_exact: bool) -> bool:
 
 
 def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, Any], folder: Path) -> None:
-    """Prints what a person sees at the end: the values of the last and the best epoch, and where to look next."""
+    """Print what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
     columns = [
         _positive(setup.data),
@@ -133,12 +133,12 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
 
 
 def _positive(data: Data) -> str:
-    """Names the class that sensitivity and its like speak of."""
+    """Name the class that sensitivity and its like speak of."""
     return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
 
 
 def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, epoch: int) -> list[Finding]:
-    """Draws activation maps of validation images and returns what the shortcut probe finds, where images have classes.
+    """Draw activation maps of validation images and returns what the shortcut probe finds, where images have classes.
 
     The model has the best weights: those that `runcard explain` reads from the folder.
     """
@@ -165,7 +165,7 @@ def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, e
 
 
 def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:
-    """Returns the evaluation of validation, and of the test split where there is one."""
+    """Return the evaluation of validation, and of the test split where there is one."""
     loaders = {"val": setup.loaders.val} | ({"test": setup.loaders.test} if setup.loaders.test else {})
     return {
         split: evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
@@ -178,7 +178,7 @@ def _values(evaluations: dict[str, Evaluation]) -> dict[str, float]:
 
 
 def _per_image(evaluation: Evaluation, data: Data) -> list[dict[str, Any]]:
-    """Returns a row per image: id, group, per-image values; with classes, the target and all probabilities too."""
+    """Return a row per image: id, group, per-image values; with classes, the target and all probabilities too."""
     rows = []
     for row, i in enumerate(evaluation.indices):
         values: dict[str, Any] = {"id": data.samples.ids[i], "group": data.groups[i]}

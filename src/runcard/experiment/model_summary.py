@@ -39,7 +39,7 @@ class ModelSummary:
     mismatches: list[str]  # a sentence each
 
     def metadata(self) -> dict[str, Any]:
-        """Returns what run.json does not say elsewhere, in JSON's own types."""
+        """Return what run.json does not say elsewhere, in JSON's own types."""
         return {
             "layers": self.layers,
             "input_shape": list(self.input_shape),
@@ -48,7 +48,7 @@ class ModelSummary:
         }
 
     def rows(self) -> list[list[str]]:
-        """Returns rows of two cells: the model as the config has it, and as it was built."""
+        """Return rows of two cells: the model as the config has it, and as it was built."""
         parameters = (
             f"{key} {_as_in_card(value)}" for key, value in self.config.items() if not key.endswith("_target_")
         )
@@ -120,7 +120,7 @@ class _Calls(TorchFunctionMode):
 
 
 def _mismatches(config: Mapping[str, Any], rates: set[float], has_batch_norm: bool) -> list[str]:
-    """Returns a sentence for each key of the config that the built model, which has these, contradicts.
+    """Return a sentence for each key of the config that the built model, which has these, contradicts.
 
     Judged by their names: a key with "dropout" in it, whose value is a rate or a list of some, where nothing in the
     model has that rate; and one called batchnorm, batch_norm, use_bn or so, that is true where there is no batch norm
@@ -142,20 +142,20 @@ def _mismatches(config: Mapping[str, Any], rates: set[float], has_batch_norm: bo
 
 
 def _rates(value: object) -> set[float]:
-    """Returns the rates above 0 that a leaf of the config gives; integers are none, they count something."""
+    """Return the rates above 0 that a leaf of the config gives; integers are none, they count something."""
     values = value if isinstance(value, list) else [value]
     return {v for v in values if isinstance(v, float) and 0 < v <= 1}
 
 
 def _dropouts(model: nn.Module, calls: _Calls) -> dict[float, int]:
-    """Returns for each dropout rate above 0 the number of layers that have it; where none has, of a pass's calls."""
+    """Return for each dropout rate above 0 the number of layers that have it; where none has, of a pass's calls."""
     layers = Counter(m.p for m in model.modules() if isinstance(m, _DropoutNd))
     layers.update(m.dropout for m in model.modules() if isinstance(m, (nn.MultiheadAttention, nn.RNNBase)))
     return {rate: number for rate, number in {**calls.dropouts, **layers}.items() if rate > 0}
 
 
 def _layers(model: nn.Module, dropouts: Mapping[float, int]) -> dict[str, int]:
-    """Returns how many of each kind there are, as the model defines them, then the dropouts.
+    """Return how many of each kind there are, as the model defines them, then the dropouts.
 
     What is not there at all is counted 0: "normalization layer" and "dropout".
     """
@@ -166,7 +166,7 @@ def _layers(model: nn.Module, dropouts: Mapping[float, int]) -> dict[str, int]:
 
 
 def _kind(module: nn.Module) -> str | None:
-    """Returns what a module is counted as, by its class where it is none of the commonest; None for activations."""
+    """Return what a module is counted as, by its class where it is none of the commonest; None for activations."""
     if isinstance(module, _ConvNd):
         return "transposed convolution" if isinstance(module, _ConvTransposeNd) else "convolution"
     if isinstance(module, nn.Linear):
@@ -176,13 +176,13 @@ def _kind(module: nn.Module) -> str | None:
 
 
 def _blank(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    """Returns an image of zeros (1, C, H, W) float32 where the model's parameters are."""
+    """Return an image of zeros (1, C, H, W) float32 where the model's parameters are."""
     parameter = next(model.parameters(), torch.empty(0))
     return torch.zeros(1, *shape, device=parameter.device)
 
 
 def _as_in_card(value: object) -> str:
-    """Returns a leaf of the config in YAML's words: true, null, [pool, concat]."""
+    """Return a leaf of the config in YAML's words: true, null, [pool, concat]."""
     if isinstance(value, list):
         return f"[{', '.join(map(_as_in_card, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -26,7 +26,7 @@ MAX_TILES = 8  # images of a batch or of classes shown in one figure
 
 
 def first_batch(setup: ExperimentSetup) -> Figure:
-    """Draws the first training batch of the first epoch, augmented, exactly as it will be trained on."""
+    """Draw the first training batch of the first epoch, augmented, exactly as it will be trained on."""
     setup.loaders.train_sampler.set_epoch(1)
     keys = islice(setup.loaders.train_sampler, min(setup.train.batch_size, MAX_TILES))
     batch = default_collate([setup.loaders.train.dataset[key] for key in keys])
@@ -57,11 +57,11 @@ class PredictionFigures:
         self.epochs = set(np.linspace(1, setup.train.epochs, times).round().astype(int).tolist())
 
     def epoch(self, epoch: int, val: Evaluation) -> dict[str, Figure]:
-        """Returns the figures due after this epoch, by tag: best, median and worst of validation."""
+        """Return the figures due after this epoch, by tag: best, median and worst of validation."""
         return {"val/predictions": self.predictions(val)} if epoch in self.epochs else {}
 
     def predictions(self, val: Evaluation) -> Figure:
-        """Draws the best, median and worst mask; or classified images from surest wrong to surest right."""
+        """Draw the best, median and worst mask; or classified images from surest wrong to surest right."""
         if not self.samples.has_masks:
             assert val.probs is not None
             truth = val.probs[torch.arange(len(val.indices)), torch.as_tensor(self.samples.targets[val.indices])]
@@ -77,7 +77,7 @@ class PredictionFigures:
         return mask_figure([replace(e, title=t + e.title) for t, e in zip(titles, examples, strict=True)])
 
     def write_previews(self, folder: Path) -> Outcomes:
-        """Writes previews/<id>.png of validation, and returns what the same pass over it counts."""
+        """Write previews/<id>.png of validation, and returns what the same pass over it counts."""
         num_classes = len(self.classes)
         stride = 1 + self.samples.targets[self.val_indices].size // MAX_PR_PIXELS
         confusion = np.zeros(num_classes**2, np.int64)
@@ -94,7 +94,7 @@ class PredictionFigures:
         return Outcomes(confusion.reshape(num_classes, -1), np.concatenate(truth), np.concatenate(scores))
 
     def _examples(self, indices: Sequence[int]) -> Iterator[Example]:
-        """Yields the named samples with the model's probabilities for them, titled by id."""
+        """Yield the named samples with the model's probabilities for them, titled by id."""
         loader: DataLoader[Batch] = self.loaders.val
         batches = (
             default_collate([loader.dataset[(0, i)] for i in indices[start : start + (loader.batch_size or 1)]])

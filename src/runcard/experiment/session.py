@@ -115,7 +115,7 @@ def train_experiment(
 def _announce(
     setup: ExperimentSetup, built: ModelSummary, folder: Path, choices: dict[str, str], console: Console
 ) -> None:
-    """Prints what is about to be trained, and where."""
+    """Print what is about to be trained, and where."""
     counts = ", ".join(f"{len(members)} {part}" for part, members in setup.data.split.items() if members)
     if lost := len(setup.data.source) - len(setup.data.samples.ids):
         counts += f", {lost} left out (audit.allow)"
@@ -161,7 +161,7 @@ def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
 
 
 def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str, Any]:
-    """Trains from where the folder's checkpoint left off; returns the results that run.json ends with."""
+    """Train from where the folder's checkpoint left off; returns the results that run.json ends with."""
     folder, status = record.folder, "interrupted"
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     state = checkpoint.resume()
@@ -213,7 +213,7 @@ def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Checkpoint, logg
 
 
 def _hparams(setup: ExperimentSetup, record: Record) -> dict[str, Any]:
-    """Returns every value of the config that a run may differ in, with lists as text, for TensorBoard's HPARAMS."""
+    """Return every value of the config that a run may differ in, with lists as text, for TensorBoard's HPARAMS."""
     leaves = {
         key: value for key, value in flatten(setup.config).items() if key.split(".")[0] not in NON_FUNCTIONAL_KEYS
     }

@@ -58,7 +58,7 @@ class ExperimentSetup:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Returns what the model takes of one image: (C, H, W)."""
+        """What the model takes of one image: (C, H, W)."""
         channels, height, width = self.images[0, 0].images.shape
         return channels, height, width
 
@@ -69,12 +69,12 @@ class ExperimentSetup:
 
     @property
     def num_parameters(self) -> int:
-        """Returns the number of parameters, frozen ones too."""
+        """The number of parameters, frozen ones too."""
         return sum(p.numel() for p in self.model.parameters())
 
     @property
     def num_trained(self) -> int:
-        """Returns the number of parameters that training changes."""
+        """The number of parameters that training changes."""
         return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
 
 
@@ -152,7 +152,7 @@ def make_setup(
 
 
 def _fabric(train: TrainConfig) -> tuple[Fabric, str]:
-    """Returns Fabric on the chosen device, and the resolved precision."""
+    """Return Fabric on the chosen device, and the resolved precision."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if train.accelerator == "gpu" and not gpu:
         raise UserError("train.accelerator=gpu: no GPU was found on this machine. Use train.accelerator=auto or cpu.")
@@ -185,7 +185,7 @@ def _derive(cfg: DictConfig, config: Config, data: Data, num_batches: int) -> No
 
 
 def _runnable(unresolved: DictConfig, config: dict[str, Any]) -> str:
-    """Returns a config as YAML that gives the same run elsewhere: with the values that the environment gave it here."""
+    """Return a config as YAML that gives the same run elsewhere: with the values that the environment gave it here."""
     values = flatten(config)
     for key, value in flatten(to_plain(unresolved, resolve=False)).items():
         if "${oc.env:" in str(value):

@@ -31,7 +31,7 @@ class Pictures(NamedTuple):
 def read_pictures(
     dataset: DatasetConfig, classes: Sequence[str], paths: Sequence[Path], console: Console, trust: Sequence[str]
 ) -> Pictures:
-    """Returns the images at paths, prepared as the dataset part of a run's config says.
+    """Return the images at paths, prepared as the dataset part of a run's config says.
 
     Classes are known for folders with the layout of the run's data; for other folders console prints the reason.
     """
@@ -44,7 +44,7 @@ def read_pictures(
 def _source(
     dataset: DatasetConfig, classes: Sequence[str], path: Path, console: Console, trust: Sequence[str]
 ) -> Source:
-    """Returns the images of a file or folder: in the layout of the run's data, or else without classes."""
+    """Return the images of a file or folder: in the layout of the run's data, or else without classes."""
     if path.is_dir() and "root" in dataset.node:
         try:
             source = open_source(dataset.with_arguments(root=str(path), folder=None, classes=list(classes)), trust)

@@ -45,7 +45,7 @@ def _syntax(file: Path) -> str:
 
 
 def commit() -> str | None:
-    """Returns the commit that the source stands at, with "+" where it was changed; None outside a checkout."""
+    """Return the commit that the source stands at, with "+" where it was changed; None outside a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -58,12 +58,12 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that the numbers depend on."""
+    """Return the versions of Python and of the packages that the numbers depend on."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def hardware() -> dict[str, Any]:
-    """Returns the machine: processor, cores, torch's threads, GPU."""
+    """Return the machine: processor, cores, torch's threads, GPU."""
     import torch  # here, so that comparing runs does not wait for it
 
     cpuinfo = Path("/proc/cpuinfo")

@@ -28,7 +28,7 @@ SCHEMA_VERSION = (
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Returns the rows of a metrics.csv, epoch and step as int and the rest as float; none where it is absent."""
+    """Return the rows of a metrics.csv, epoch and step as int and the rest as float; none where it is absent."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -90,7 +90,7 @@ class RunSearch:
 
 
 def find_runs(patterns: Sequence[str]) -> RunSearch:
-    """Returns the runs in these folders, sweeps or patterns (outputs/lab*), each once, in natural order.
+    """Return the runs in these folders, sweeps or patterns (outputs/lab*), each once, in natural order.
 
     Raises UserError where a pattern names no run folder. Runs that did not complete, or cannot be read, are left out
     and named; those that overwrite=true moved aside count only where they are named themselves.
@@ -114,13 +114,13 @@ def find_runs(patterns: Sequence[str]) -> RunSearch:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """Returns folder where it is a run's, and the run folders below it that overwrite=true has not moved aside."""
+    """Return folder where it is a run's, and the run folders below it that overwrite=true has not moved aside."""
     found = [file.parent for file in folder.glob("**/run.json") if file.is_file()]
     return natsorted([each for each in found if each == folder or not ASIDE.search(each.name)], key=str)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """Returns run.json, as it stands there. Raises ValueError where it cannot be read."""
+    """Return run.json, as it stands there. Raises ValueError where it cannot be read."""
     try:
         metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -131,7 +131,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_run(folder: Path) -> tuple[Run | None, str]:
-    """Returns the completed run in folder, or None and why it cannot be compared.
+    """Return the completed run in folder, or None and why it cannot be compared.
 
     All that comparisons ask of a run is looked at here, so that a damaged folder breaks nothing later.
     """
@@ -147,7 +147,7 @@ def read_run(folder: Path) -> tuple[Run | None, str]:
 
 
 def faults(content: object, needed: Types) -> Iterator[str]:
-    """Yields each dotted key that content lacks, or under which another type stands, with what stands there."""
+    """Yield each dotted key that content lacks, or under which another type stands, with what stands there."""
     for key, types in needed.items():
         found = content
         for step in key.split("."):
@@ -157,7 +157,7 @@ def faults(content: object, needed: Types) -> Iterator[str]:
 
 
 def _faults_of_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Yields why run.json is none of a run to compare. Each check relies on those before it: the first one counts."""
+    """Yield why run.json is none of a run to compare. Each check relies on those before it: the first one counts."""
     if metadata.get("schema") != SCHEMA_VERSION:
         yield f"its schema is {metadata.get('schema')}, this version of runcard reads {SCHEMA_VERSION}"
     if metadata.get("status") != "completed":
@@ -180,7 +180,7 @@ def _faults_of_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _faults_of_files(run: Run) -> Iterator[str]:
-    """Yields why the files beside run.json do not fit it, or each other. Again only the first one counts."""
+    """Yield why the files beside run.json do not fit it, or each other. Again only the first one counts."""
     metadata, monitor = run.metadata, run.metadata["best"]["monitor"]
     epochs = run.curves["epoch"]
     if len(epochs) != metadata["epochs"] or (np.diff(epochs, prepend=0) != 1).any():

@@ -70,7 +70,7 @@ class Record:
     def start(
         self, config_yaml: str, overrides: Sequence[str], session: Mapping[str, Any], **metadata: Any
     ) -> list[str]:
-        """Writes .hydra/ and run.json with status running.
+        """Write .hydra/ and run.json with status running.
 
         session is what may differ when the run is resumed; returns what does differ from the last one, by name.
         """
@@ -86,12 +86,12 @@ class Record:
         return [key for key in current if key not in ("start", "commit") and last.get(key) != current[key]]
 
     def update(self, **metadata: Any) -> None:
-        """Writes run.json with these metadata added."""
+        """Write run.json with these metadata added."""
         self.content |= metadata
         write_json(self.folder / "run.json", self.content)
 
     def finish(self, session_seconds: float, status: str, error: str | None = None, **metadata: Any) -> None:
-        """Writes how this session ended: completed, failed or interrupted."""
+        """Write how this session ended: completed, failed or interrupted."""
         self.content["sessions"][-1] |= {"end": _now(), "seconds": session_seconds}
         self.update(status=status, error=error, end=_now(), **metadata)
 
@@ -108,12 +108,12 @@ class Record:
     def write_split(
         self, split: Mapping[str, Sequence[int]], ids: Sequence[str], groups: Sequence[str], digests: Sequence[str]
     ) -> None:
-        """Writes split.json: of train, val and test the ids, their groups, and a hash of each one's files."""
+        """Write split.json: of train, val and test the ids, their groups, and a hash of each one's files."""
         images = [{"id": i, "group": g, "sha256": d} for i, g, d in zip(ids, groups, digests, strict=True)]
         write_json(self.folder / "split.json", {part: [images[i] for i in members] for part, members in split.items()})
 
     def write_per_image(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes per_image.csv: a row per image of validation (and test), for the last and the best weights."""
+        """Write per_image.csv: a row per image of validation (and test), for the last and the best weights."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -168,7 +168,7 @@ def _read_folder(
 
 
 def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
-    """Checks that a run with this config can go on where parent ended (train.extend).
+    """Check that a run with this config can go on where parent ended (train.extend).
 
     It must equal a run that long from the start; therefore only train.epochs may differ, and the scheduler must not
     depend on the total number of steps.
@@ -189,7 +189,7 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
 
 
 def copy_training(parent: Path, folder: Path) -> None:
-    """Copies parent's training so far into folder; last.ckpt comes last, it marks the copy as whole."""
+    """Copy parent's training so far into folder; last.ckpt comes last, it marks the copy as whole."""
     for name in ("checkpoints/best.safetensors", "metrics.csv", "checkpoints/last.ckpt"):
         with atomic_write(folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)

@@ -65,7 +65,7 @@ class ArmRun:
 
 
 def sweeps(arm_configs: Mapping[str, ArmConfig], missing: Sequence[Key]) -> list[list[str]]:
-    """Returns the arguments of train.py: a multirun for all arms that miss the same seeds and set the same on a config.
+    """Return the arguments of train.py: a multirun for all arms that miss the same seeds and set the same on a config.
 
     The seed changes slowest, so that whole seeds get finished first.
     """
@@ -88,7 +88,7 @@ def sweeps(arm_configs: Mapping[str, ArmConfig], missing: Sequence[Key]) -> list
 
 
 def find(folder: Path, arm_configs: Mapping[str, ArmConfig]) -> dict[Key, ArmRun]:
-    """Returns the runs below folder that are an arm's, by arm and seed: one that can be compared, and the newest.
+    """Return the runs below folder that are an arm's, by arm and seed: one that can be compared, and the newest.
 
     A folder whose run.json names no config is nobody's run. What overwrite=true moved aside does not count.
     """
@@ -110,7 +110,7 @@ def is_done(found: Mapping[Key, ArmRun], key: Key) -> bool:
 
 
 def by_key(overrides: Sequence[str], conf: Path) -> dict[str, str]:
-    """Returns the overrides by key or group; raises UserError for what cannot be one of all runs."""
+    """Return the overrides by key or group; raises UserError for what cannot be one of all runs."""
     for text in overrides:
         if "=" not in text or text.startswith("-"):
             raise UserError(f"{text}: a study takes key=value: {', '.join(f'{key}=…' for key in OWN)}, or Hydra's.")
@@ -129,7 +129,7 @@ def by_key(overrides: Sequence[str], conf: Path) -> dict[str, str]:
 
 
 def arm_config(where: str, text: str, common: Mapping[str, str], conf: Path) -> ArmConfig:
-    """Returns an arm's config, composed as train.py would."""
+    """Return an arm's config, composed as train.py would."""
     experiment, *own = text.split()
     shared = [text for key, text in common.items() if key not in by_key(own, conf)]
     overrides = [f"experiment={experiment}", *shared, *own]
@@ -139,6 +139,6 @@ def arm_config(where: str, text: str, common: Mapping[str, str], conf: Path) -> 
 
 
 def _subfolder(own: Sequence[str]) -> str:
-    """Returns the name of a run's folder in the study's: its config, what its arm sets on it, its seed."""
+    """Return the name of a run's folder in the study's: its config, what its arm sets on it, its seed."""
     middle = f",{folder_name(','.join(own))}" if own else ""
     return f"experiment=${{runcard.folder:${{hydra.runtime.choices.experiment}}}}{middle},seed=${{seed}}"

@@ -96,7 +96,7 @@ def run_study(file: Path, arguments: Sequence[str], conf: Path = CONF) -> StudyR
 
 
 def _asked(study: Study, own: Mapping[str, str]) -> Study:
-    """Returns the study with the seeds and questions that were asked for, and the arms that these need."""
+    """Return the study with the seeds and questions that were asked for, and the arms that these need."""
     seeds = study.seeds
     if "seeds" in own:
         try:
@@ -115,12 +115,12 @@ def _asked(study: Study, own: Mapping[str, str]) -> Study:
 
 
 def _list(text: str) -> list[str]:
-    """Returns the words of 0,1,2 or [0, 1, 2]."""
+    """Return the words of 0,1,2 or [0, 1, 2]."""
     return [word.strip() for word in text.strip("[]").split(",")]
 
 
 def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
-    """Returns the study with what was asked in this folder before too, as far as its file still asks it."""
+    """Return the study with what was asked in this folder before too, as far as its file still asks it."""
     try:
         content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         earlier = from_json(content["study"])
@@ -134,14 +134,14 @@ def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
 
 
 def _asking(study: Study) -> list[str]:
-    """Returns the arguments that ask for all of a study's questions and seeds at once."""
+    """Return the arguments that ask for all of a study's questions and seeds at once."""
     settling = {key for question in study.questions for key in question.settled_by}
     keys = [question.key for question in study.questions if question.key not in settling]
     return [f"seeds={','.join(map(str, study.seeds))}", f"questions={','.join(keys)}"]
 
 
 def _check_measures(file: Path, study: Study, arm_configs: Mapping[str, ArmConfig]) -> None:
-    """Refuses a question for a metric that its arms do not measure, before they have run for nothing."""
+    """Refuse a question for a metric that its arms do not measure, before they have run for nothing."""
     for question in study.questions:
         metric = question.of or question.measure
         for arm in (question.first, question.second) if metric not in MEASURES else ():
@@ -155,7 +155,7 @@ def _check_measures(file: Path, study: Study, arm_configs: Mapping[str, ArmConfi
 
 
 def _announce(folder: Path, study: Study, found: Mapping[Key, ArmRun], to_run: Sequence[Key]) -> None:
-    """Prints what is there, what will run, and how long that took other seeds of the same arm."""
+    """Print what is there, what will run, and how long that took other seeds of the same arm."""
     console = _console()
     rows, known, num_unknown = [], 0.0, 0
     for arm, config in study.arms.items():
@@ -176,7 +176,7 @@ def _announce(folder: Path, study: Study, found: Mapping[Key, ArmRun], to_run: S
 
 
 def _warn(otherwise: Mapping[str, int]) -> None:
-    """Prints of how many runs that count as done it is doubtful that they should."""
+    """Print of how many runs that count as done it is doubtful that they should."""
     for how, number in otherwise.items():
         runs = f"{number} runs here were" if number > 1 else "1 run here was"
         _console().print(f"{runs} {how}", style="yellow")
@@ -187,7 +187,7 @@ def _console() -> Console:
 
 
 def _launch(train: Path, arguments: Sequence[str]) -> None:
-    """Runs train.py -m. Its failures are reported by itself; a kill reaches it, and it writes down where it stopped."""
+    """Run train.py -m. Its failures are reported by itself; a kill reaches it, and it writes down where it stopped."""
     with subprocess.Popen([sys.executable, str(train), "-m", *arguments]) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
@@ -202,7 +202,7 @@ def _launch(train: Path, arguments: Sequence[str]) -> None:
 
 
 def _missing(wanted: Sequence[Key], found: Mapping[Key, ArmRun]) -> Iterator[str]:
-    """Yields "arm, seeds 0, 1: why" for the runs of an arm that cannot be compared for the same reason."""
+    """Yield "arm, seeds 0, 1: why" for the runs of an arm that cannot be compared for the same reason."""
     seeds: dict[tuple[str, str], list[str]] = {}
     for arm, seed in wanted:
         if not is_done(found, (arm, seed)):
@@ -213,7 +213,7 @@ def _missing(wanted: Sequence[Key], found: Mapping[Key, ArmRun]) -> Iterator[str
 
 
 def _write(folder: Path, study: Study, command: str, found: Mapping[Key, ArmRun], missing: Sequence[str]) -> None:
-    """Writes study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
+    """Write study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
     runs = {
         arm: [found[arm, s].folder.relative_to(folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]
         for arm in study.arms
@@ -224,6 +224,6 @@ def _write(folder: Path, study: Study, command: str, found: Mapping[Key, ArmRun]
 
 
 def _without_machine(argument: str) -> str:
-    """Returns an argument without the path of this machine that it may name."""
+    """Return an argument without the path of this machine that it may name."""
     key, equals, value = argument.rpartition("=")
     return f"{key}{equals}…" if Path(value.strip("'\"")).expanduser().is_absolute() else argument

@@ -21,7 +21,7 @@ EXPECTED = ("higher", "lower")
 
 
 def read_study(file: Path) -> Study:
-    """Returns the study of a YAML file. Raises UserError that names the file, the dotted key, rule and value."""
+    """Return the study of a YAML file. Raises UserError that names the file, the dotted key, rule and value."""
     try:
         return _study(yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader))
     except OSError as error:
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
     """YAML in which a key that stands twice in one place is a mistake: PyYAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Returns the mapping, whose keys are all different."""
+        """Return the mapping, whose keys are all different."""
         seen: list[object] = []
         for key, _ in node.value:
             if key.value in seen:
@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def check_seeds(name: str, seeds: Sequence[object]) -> tuple[int, ...]:
-    """Returns the seeds, or raises ValueError where they are not different integers >= 0, at least one."""
+    """Return the seeds, or raises ValueError where they are not different integers >= 0, at least one."""
     checked = tuple(check_integer(name, seed, minimum=0) for seed in seeds)
     if not checked or len(set(checked)) < len(checked):
         raise ValueError(f"{name} must be different integers, at least one, got {list(seeds)}")
@@ -98,7 +98,7 @@ class _Reader:
     threshold: float | None
 
     def questions(self, key: str, comparisons: _Node) -> Iterator[Question]:
-        """Yields what is asked of two arms, and after each question those that settle it."""
+        """Yield what is asked of two arms, and after each question those that settle it."""
         comparison = comparisons.node(key, ("compare", "ask"), ("title", "factor", "one_at_a_time"))
         title = comparison.optional("title") or key
         pair, single, asked = self.pair(comparison), comparison.node("one_at_a_time"), comparison.node("ask")
@@ -114,7 +114,7 @@ class _Reader:
                 yield replace(own, key=settling_key, text=text, **pairs[each])
 
     def pair(self, node: _Node) -> dict[str, Any]:
-        """Returns those fields of a Question that say what is compared."""
+        """Return those fields of a Question that say what is compared."""
         arms = node.list("compare")
         if len(arms) != 2 or arms[0] == arms[1]:
             raise ValueError(f"{node.key('compare')} must be two different arms, [one, other], got {arms!r}")
@@ -122,12 +122,12 @@ class _Reader:
         return {"first": first, "second": second, "factor": node.optional("factor")}
 
     def curve(self, measure: str) -> str | None:
-        """Returns the metric from whose curve a dynamic is read where a question does not say, if it is from any."""
+        """Return the metric from whose curve a dynamic is read where a question does not say, if it is from any."""
         dynamic = MEASURES.get(measure)
         return None if dynamic is None or "{metric}" not in dynamic.title else dynamic.metric or self.primary
 
     def question(self, key: str, node: _Node, pair: Mapping[str, Any]) -> Question:
-        """Returns one question of a pair."""
+        """Return one question of a pair."""
         measure = node.text("measure")
         of = self.curve(measure)
         if "of" in node.content and of is None:
@@ -163,7 +163,7 @@ class _Node:
 
     @classmethod
     def of(cls, where: str, value: object, needed: Sequence[str] = (), optional: Sequence[str] = ()) -> _Node:
-        """Returns the node: with all the needed keys and none but the two kinds, or with any where neither is given."""
+        """Return the node: with all the needed keys and none but the two kinds, or with any where neither is given."""
         if not isinstance(value, Mapping):
             raise ValueError(f"{where or 'the file'} must have keys of its own, got {value!r}")
         if numbers := [key for key in value if not isinstance(key, str)]:
@@ -181,26 +181,26 @@ class _Node:
         return cls(where, value)
 
     def key(self, name: str) -> str:
-        """Returns the dotted name of one of this node's keys."""
+        """Return the dotted name of one of this node's keys."""
         return f"{self.where}.{name}" if self.where else name
 
     def node(self, name: str, needed: Sequence[str] = (), optional: Sequence[str] = ()) -> _Node:
-        """Returns the mapping under a key; an empty one where the key is absent."""
+        """Return the mapping under a key; an empty one where the key is absent."""
         return _Node.of(self.key(name), self.content.get(name, {}), needed, optional)
 
     def text(self, name: str) -> str:
-        """Returns the text under a key."""
+        """Return the text under a key."""
         value = self.content[name]
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{self.key(name)} must be text, got {value!r}")
         return value.strip()
 
     def optional(self, name: str) -> str | None:
-        """Returns the text under a key, or None where the key is absent."""
+        """Return the text under a key, or None where the key is absent."""
         return self.text(name) if name in self.content else None
 
     def above_zero(self, name: str, default: float | None = None) -> float | None:
-        """Returns the number > 0 under a key, or default where the key is absent."""
+        """Return the number > 0 under a key, or default where the key is absent."""
         if name not in self.content:
             return default
         value = check_number(self.key(name), self.content[name], 0)
@@ -209,7 +209,7 @@ class _Node:
         return value
 
     def list(self, name: str) -> list[Any]:
-        """Returns the list under a key; an empty one where the key is absent."""
+        """Return the list under a key; an empty one where the key is absent."""
         value = self.content.get(name, [])
         if not isinstance(value, list):
             raise ValueError(f"{self.key(name)} must be a list, [a, b], got {value!r}")
