@@ -41,7 +41,7 @@ def options(
     """Runcard: experiments on medical images whose conclusions hold. `python train.py --help` trains."""
 
 
-CONFIG_DIR = "the folder of the config files"
+CONFIG_DIR = "a folder of further config files, as train.py takes it; they come before those of conf/"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
 
 
@@ -71,7 +71,7 @@ def audit(
     against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
     trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
-    config_dir: Annotated[Path, typer.Option(help=CONFIG_DIR)] = Path("conf"),
+    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
 ) -> None:
     """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
     from runcard.audit.command import audit_against, audit_config
@@ -160,7 +160,7 @@ def study(
         list[str] | None,
         typer.Argument(help="seeds=0,1,2 questions=4b name=…, and what every run is given: scale=quick …"),
     ] = None,
-    config_dir: Annotated[Path, typer.Option(help=CONFIG_DIR)] = Path("conf"),
+    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
     from runcard.compare import analysis

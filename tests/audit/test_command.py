@@ -229,3 +229,22 @@ def test_against_a_run_its_data_are_the_same_until_they_change(films, run_config
         ["removed", "1", "image:", "film_01"],
         ["changed", "2", "images:", "film_05,", "film_06"],
     ]
+
+
+def test_further_config_files_are_taken_from_config_dir(films, audit, tmp_path):
+    (tmp_path / "mine" / "augmentation").mkdir(parents=True)
+    (tmp_path / "mine" / "augmentation" / "wide.yaml").write_text("defaults: [light]\ntransforms: {flip: {p: 0.0}}\n")
+    code, shown = audit(*data(films), "augmentation=wide", "--config-dir", str(tmp_path / "mine"))
+    assert code == 0
+    assert "augmentation.transforms.flip.p" in shown
+    assert audit(*data(films), "--config-dir", "nowhere") == (2, "--config-dir: nowhere: no such folder.\n")
+
+
+def test_the_conf_of_another_project_is_refused_by_name(films, audit, tmp_path, monkeypatch):
+    (tmp_path / "other" / "conf").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    code, shown = audit("dataset.num_images=20")
+    assert code == 2
+    assert shown.startswith(
+        f"{tmp_path / 'other' / 'conf'}: has no config.yaml, dataset, model, loss, so it is not Runcard's."
+    )

@@ -245,11 +245,11 @@ def test_the_losses_of_two_losses(tmp_path):
 
 
 def test_an_error_of_the_data_that_was_allowed_is_told(tmp_path):
-    copies = {"check": "duplicates_across", "what": "3 images on two sides of the split"}
+    copies = {"check": "duplicates_across", "what": "3 images in two splits"}
     found = [copies | {"allowed": True}, {"check": "imbalance", "what": "24 and 1", "allowed": False}]
     write_pair(tmp_path, first={"metadata": {"audit": found}})
     remarks = [remark for remark in found_in(tmp_path).remarks if "audit" in remark]
-    what = "duplicates_across: 3 images on two sides of the split"
+    what = "duplicates_across: 3 images in two splits"
     assert remarks == [f"loss=bce: the audit found an error, which was allowed: {what}"]
 
 
@@ -306,7 +306,9 @@ def test_five_patients_are_five_patients(tmp_path, num_patients):
     assert f"47 validation images of 128 px of {num_patients} patients" in one.scope
     if num_patients == 5:
         assert one.verdict.word == "no verdict"
-        assert one.verdict.sentence.startswith("No verdict: these are 5 patients, too few to speak of others. ")
+        assert one.verdict.sentence.startswith(
+            "No verdict: these are 5 patients, too few to say anything about others. "
+        )
     else:
         assert one.verdict.word == "better"
 
@@ -509,7 +511,7 @@ def test_a_metric_of_a_few_images_is_no_verdict(tmp_path, num_left):
     if num_left == 1:
         assert "dice is a number in fewer than two images" in sentence
     else:
-        assert sentence.startswith("No verdict: these are 5 images, too few to speak of others.")
+        assert sentence.startswith("No verdict: these are 5 images, too few to say anything about others.")
 
 
 def test_right_or_wrong_is_of_images_also_where_patients_are_the_unit(tmp_path):

@@ -44,7 +44,7 @@ def test_printed_letters_are_found_and_nothing_else_is(size_px):
     dataset = PhantomBone(60, size_px)
     found = {True: [], False: []}
     for i, film in enumerate(films(dataset)):
-        unprinted = dataset._film(i, dataset.true_targets[i], stream(dataset.seed, i, Stream.NOISE))
+        unprinted = dataset._image(i, dataset.true_targets[i], stream(dataset.seed, i, Stream.NOISE))
         letter = film[..., 0] != unprinted
         region = markers(film)
         found[bool(letter.any())].append(region[letter].mean() > 0.9 if letter.any() else region.any())

@@ -73,7 +73,7 @@ def launched(house: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
 
     def run_it(*arguments: str) -> list[list[str]]:
         commands: list[list[str]] = []
-        monkeypatch.setattr(study, "_launch", lambda train, arguments: commands.append(arguments))
+        monkeypatch.setattr(study, "_launch", commands.append)
         run_it.result = run_study(Path("study.yml"), arguments)  # type: ignore[attr-defined]
         return commands
 
@@ -271,7 +271,7 @@ def test_a_metric_that_no_arm_measures(launched, house):
 
 def test_where_there_is_no_train_py(house, monkeypatch):
     monkeypatch.chdir(house / "conf" / "loss")
-    with pytest.raises(UserError, match=r"conf: no such folder\. .* --config-dir"):
+    with pytest.raises(UserError, match=r"conf: no such folder\. Give this command in the folder of train\.py"):
         run_study(house / "study.yml", [])
 
 

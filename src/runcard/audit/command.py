@@ -26,7 +26,7 @@ from runcard.audit.findings import (
 )
 from runcard.audit.preflight import STYLES
 from runcard.audit.profiles import Inspected, inspect
-from runcard.config.compose import CONF, compose_config
+from runcard.config.compose import compose_config
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
 from runcard.console import print_table
@@ -43,9 +43,11 @@ MIN_OTHERS = 20  # images without findings on the contact sheet
 INDENT = 9  # columns: a finding's further lines are indented past its level
 
 
-def audit_config(overrides: Sequence[str], output: Path | None, console: Console, conf: Path = CONF) -> bool:
+def audit_config(
+    overrides: Sequence[str], output: Path | None, console: Console, config_dir: Path | None = None
+) -> bool:
     """Audit the data and augmentation of a config, write what it finds, and return whether training may begin."""
-    config, _ = parse_config(compose_config(overrides, conf))
+    config, _ = parse_config(compose_config(overrides, config_dir))
     dataset, augmentation, allowed = config.dataset, config.augmentation, config.audit.allow
     check_allowed(allowed)
     augment = build("augmentation", augmentation, config.trust)
@@ -84,12 +86,12 @@ def audit_config(overrides: Sequence[str], output: Path | None, console: Console
 
 
 def audit_against(
-    run: Path, overrides: Sequence[str], console: Console, trust: Sequence[str] = (), conf: Path = CONF
+    run: Path, overrides: Sequence[str], console: Console, trust: Sequence[str] = (), config_dir: Path | None = None
 ) -> bool:
     """Print how the data of a config, by default the run's own, differ from the run's; return whether they do not."""
     metadata = run_metadata(run)
     if overrides:
-        config, _ = parse_config(compose_config(overrides, conf))
+        config, _ = parse_config(compose_config(overrides, config_dir))
         dataset, trust = config.dataset, [*config.trust, *trust]
     else:
         check_targets({"dataset": metadata["config"]["dataset"]}, trust, "--trust {}")

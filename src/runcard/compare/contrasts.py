@@ -223,7 +223,7 @@ def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> 
             if contrast.effect
             else contrast.note
         )
-        few = f"these are {case.num_units} {case.count.word}, too few to speak of others"
+        few = f"these are {case.num_units} {case.count.word}, too few to say anything about others"
         return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.", reported)
     if endpoints.identical(*case.arms):
         what = ", ".join(each.key for each in case.factor) or "what differs"

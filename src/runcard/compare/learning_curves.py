@@ -153,7 +153,9 @@ MEASURES = {
     "rise": Dynamic("rise of {metric} at the end", Training.rise, None),
     "gap": Dynamic("gap of {metric}, validation − training", Training.gap, None),
     "loss_gap": Dynamic("gap of {metric}, validation − training", Training.gap, None, metric="loss"),
-    "running_loss_gap": Dynamic("gap of {metric} as the lab saw it", Training.running_loss_gap, None, metric="loss"),
+    "running_loss_gap": Dynamic(
+        "gap of {metric}, validation − running training", Training.running_loss_gap, None, metric="loss"
+    ),
     "seconds": Dynamic("seconds", Training.seconds, "min", True, by_clock=True),
     "seconds_per_epoch": Dynamic("seconds per epoch", Training.seconds_per_epoch, "min", True, by_clock=True),
     "seconds_to_best": Dynamic("seconds to the best epoch", Training.seconds_to_best, "min", True, by_clock=True),

@@ -22,30 +22,30 @@ CONF = Path("conf")
 PLACES = ("run_dir=", "name=", "overwrite=", "train.extend=")  # overrides that say where a run is kept
 
 
-def compose_config(overrides: Sequence[str], conf: Path = CONF, where: str = "") -> DictConfig:
-    """Compose the config that train.py would compose of these overrides, from the files in conf.
+def compose_config(overrides: Sequence[str], config_dir: Path | None = None, where: str = "") -> DictConfig:
+    """Compose the config that train.py would compose of these overrides, from conf/ and, above it, from config_dir.
 
     where says whose overrides they are, for messages. Raises UserError for an override that does not fit.
     """
-    check_config_folder(conf)
+    check_conf()
+    if config_dir and not config_dir.is_dir():
+        raise UserError(f"--config-dir: {config_dir}: no such folder.")
+    path = [f"hydra.searchpath=['file://{config_dir.absolute()}']"] if config_dir else []
     try:
-        with initialize_config_dir(str(conf.absolute())):
-            return compose("config", list(overrides))
+        with initialize_config_dir(str(CONF.absolute())):
+            return compose("config", [*overrides, *path])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if not is_hydras(error):
             raise  # a bug of ours
-        raise UserError(f"{where}{as_message(error, conf.absolute(), overrides)}") from None
+        raise UserError(f"{where}{as_message(error, CONF.absolute(), overrides)}") from None
 
 
-def check_config_folder(conf: Path) -> None:
-    """Raise UserError where a folder is not one of Runcard's configs: another project may have a conf/ too."""
-    missing = [name for name in ("config.yaml", "dataset", "model", "loss") if not (conf / name).exists()]
+def check_conf() -> None:
+    """Raise UserError where conf/ in this folder is missing or not Runcard's: another project may have one too."""
+    missing = [name for name in ("config.yaml", "dataset", "model", "loss") if not (CONF / name).exists()]
     if missing:
-        what = f"has no {', '.join(missing)}" if conf.is_dir() else "no such folder"
-        raise UserError(
-            f"{conf.absolute()}: {what}. Run this command where Runcard's train.py and conf/ lie, or name that conf/ "
-            "with --config-dir."
-        )
+        what = f"has no {', '.join(missing)}, so it is not Runcard's" if CONF.is_dir() else "no such folder"
+        raise UserError(f"{CONF.absolute()}: {what}. Give this command in the folder of train.py and its conf/.")
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
 
 
 def _positive(data: Data) -> str:
-    """Name the class that sensitivity and its like speak of."""
+    """Name the class that sensitivity, precision and F1 are computed for."""
     return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
 
 

@@ -124,7 +124,7 @@ def _mismatches(config: Mapping[str, Any], rates: set[float], has_batch_norm: bo
 
     Judged by their names: a key with "dropout" in it, whose value is a rate or a list of some, where nothing in the
     model has that rate; and one called batchnorm, batch_norm, use_bn or so, that is true where there is no batch norm
-    or false where there is some. A false further down in the config is not judged: it may speak of one part of a
+    or false where there is some. A false further down in the config is not judged: it may belong to one part of a
     library's model. Not seen: an ignored key of any other name, a rate that another layer also has, and a layer that
     is built and never called.
     """

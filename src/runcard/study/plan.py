@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runcard.config.compose import compose_config
+from runcard.config.compose import CONF, compose_config
 from runcard.config.diff import differing_keys
 from runcard.config.hydra_errors import as_message
 from runcard.config.schema import parse_config
@@ -109,7 +109,7 @@ def is_done(found: Mapping[Key, ArmRun], key: Key) -> bool:
     return key in found and not found[key].fault
 
 
-def by_key(overrides: Sequence[str], conf: Path) -> dict[str, str]:
+def by_key(overrides: Sequence[str]) -> dict[str, str]:
     """Return the overrides by key or group; raises UserError for what cannot be one of all runs."""
     for text in overrides:
         if "=" not in text or text.startswith("-"):
@@ -117,7 +117,7 @@ def by_key(overrides: Sequence[str], conf: Path) -> dict[str, str]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise UserError(as_message(error, conf.absolute(), overrides)) from None
+        raise UserError(as_message(error, CONF.absolute(), overrides)) from None
     found = {override.key_or_group: text for override, text in zip(parsed, overrides, strict=True)}
     for override in parsed:
         key = override.key_or_group
@@ -128,12 +128,12 @@ def by_key(overrides: Sequence[str], conf: Path) -> dict[str, str]:
     return found
 
 
-def arm_config(where: str, text: str, common: Mapping[str, str], conf: Path) -> ArmConfig:
+def arm_config(where: str, text: str, common: Mapping[str, str], config_dir: Path | None) -> ArmConfig:
     """Return an arm's config, composed as train.py would."""
     experiment, *own = text.split()
-    shared = [text for key, text in common.items() if key not in by_key(own, conf)]
+    shared = [text for key, text in common.items() if key not in by_key(own)]
     overrides = [f"experiment={experiment}", *shared, *own]
-    config = compose_config(overrides, conf, f"{where}: ")
+    config = compose_config(overrides, config_dir, f"{where}: ")
     parse_config(config, f"{where}: ")
     return ArmConfig(experiment, tuple(own), tuple(shared), config)
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select, to_json
-from runcard.config.compose import CONF, check_config_folder
+from runcard.config.compose import check_conf
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
@@ -33,6 +33,7 @@ from runcard.runs.environment import code_hash
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.spec import check_seeds, read_study
 
+TRAIN = Path("train.py")
 INTERRUPTED = 130  # train.py's exit code
 
 
@@ -44,25 +45,24 @@ class StudyRun:
     missing: tuple[str, ...]
 
 
-def run_study(file: Path, arguments: Sequence[str], conf: Path = CONF) -> StudyRun:
+def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = None) -> StudyRun:
     """Run what is missing of a study, and write study.json; return its folder and what is missing still.
 
-    arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given. conf is
-    the folder of the config files; train.py lies beside it. Raises UserError for a mistake in either, before anything
-    runs. A run that fails does not keep the others from running. With overwrite=true a completed run that other code
-    made, or that is of images elsewhere, is missing too.
+    arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given;
+    config_dir is a folder of further config files, as train.py takes it. Raises UserError for a mistake in any of
+    these, before anything runs. A run that fails does not keep the others from running. With overwrite=true a completed
+    run that other code made, or that is of images elsewhere, is missing too.
     """
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
-    check_config_folder(conf)
-    train = conf.absolute().parent / "train.py"
-    if not train.exists():
-        raise UserError(f"{train}: no such file. Name the conf/ beside Runcard's train.py with --config-dir.")
-    passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN], conf)
+    check_conf()
+    if not TRAIN.exists():
+        raise UserError(f"{TRAIN.absolute()}: no such file. Give this command in the folder of train.py and its conf/.")
+    passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
     of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
     given = {key: text for key, text in passed.items() if key not in of_hydra}
     whole = read_study(file)
     asked = _asked(whole, own)
-    common = by_key(whole.overrides, conf) | given
+    common = by_key(whole.overrides) | given
 
     that_matter = sorted(text for key, text in given.items() if affects_results(key))
     name = own.get("name", folder_name(",".join([whole.name, *that_matter])))
@@ -71,7 +71,9 @@ def run_study(file: Path, arguments: Sequence[str], conf: Path = CONF) -> StudyR
     folder = Path("outputs") / name
     study = _with_earlier(asked, whole, folder)
     study = replace(study, overrides=(*study.overrides, *that_matter))
-    arm_configs = {arm: arm_config(f"{file}: arms.{arm}", config, common, conf) for arm, config in study.arms.items()}
+    arm_configs = {
+        arm: arm_config(f"{file}: arms.{arm}", config, common, config_dir) for arm, config in study.arms.items()
+    }
     _check_measures(file, study, arm_configs)
 
     wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
@@ -82,9 +84,10 @@ def run_study(file: Path, arguments: Sequence[str], conf: Path = CONF) -> StudyR
     to_run = [key for key in wanted if key not in otherwise or (otherwise[key] and key[0] in again)]
     _warn(Counter(how for key, each in otherwise.items() if key not in to_run for how in each))
     _announce(folder, asked, found, to_run)
+    above = ["--config-dir", str(config_dir)] if config_dir else []
     try:
         for sweep in sweeps(arm_configs, to_run):
-            _launch(train, [*sweep, f"name='{name}'", *of_hydra.values()])
+            _launch([*sweep, f"name='{name}'", *of_hydra.values(), *above])
     finally:
         found = find(folder, arm_configs)
         if (study.questions, study.seeds) != (asked.questions, asked.seeds):
@@ -186,9 +189,9 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False, markup=False)
 
 
-def _launch(train: Path, arguments: Sequence[str]) -> None:
+def _launch(arguments: Sequence[str]) -> None:
     """Run train.py -m. Its failures are reported by itself; a kill reaches it, and it writes down where it stopped."""
-    with subprocess.Popen([sys.executable, str(train), "-m", *arguments]) as process:
+    with subprocess.Popen([sys.executable, str(TRAIN), "-m", *arguments]) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()

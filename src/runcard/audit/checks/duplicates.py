@@ -13,9 +13,9 @@ from runcard.audit.profiles import Inspected, Profile, thumbs_of
 MANY = 0.2  # share of the calibration copies that the search may miss without a note
 SEED = 0  # of the calibration copies
 KEEP_ONE = "Keep one of each."
-REMOVE = "Remove them from one side, or use dataset.split.kind=holdout and keep one of each."  # of given splits
-ON_ONE_SIDE = (
-    "Keep one of each, or put them on one side: dataset.split.group_regex, where the names tell what belongs together."
+REMOVE = "Remove them from one split, or use dataset.split.kind=holdout and keep one of each."  # of given splits
+IN_ONE_SPLIT = (
+    "Keep one of each, or put them in one split: dataset.split.group_regex, where the names tell what belongs together."
 )
 
 
@@ -49,9 +49,9 @@ def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterato
     contradicting = [group for group in groups if len({labels[i] for i in group}) > 1]
     if within:
         how = _how(data, within)
-        yield finding("duplicates", "warning", within, f"more than once, on one side of the split ({how})", KEEP_ONE)
+        yield finding("duplicates", "warning", within, f"more than once, within one split ({how})", KEEP_ONE)
     if across:
-        what = f"on two sides of the split ({_how(data, across)}): what is learnt by heart scores there"
+        what = f"in two splits ({_how(data, across)}): what is learnt by heart scores there"
         yield finding("duplicates_across", "error", across, what, _apart(data))
     if contradicting:
         what = f"more than once, with different {'masks' if data.has_masks else 'classes'}"
@@ -59,7 +59,7 @@ def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterato
 
 
 def _apart(data: Inspected) -> str:
-    return REMOVE if data.split_kind == "given" else ON_ONE_SIDE
+    return REMOVE if data.split_kind == "given" else IN_ONE_SPLIT
 
 
 def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
@@ -89,9 +89,9 @@ def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     opposed = [pair for pair in pairs if data.profiles[pair[0]].target != data.profiles[pair[1]].target]
     within = [pair for pair in within if pair not in opposed]
     if within:
-        yield finding("near_duplicates", "note", within, ", on one side of the split", KEEP_ONE)
+        yield finding("near_duplicates", "note", within, ", within one split", KEEP_ONE)
     if across:
-        yield finding("near_duplicates_across", "warning", across, " on two sides of the split", _apart(data))
+        yield finding("near_duplicates_across", "warning", across, " in two splits", _apart(data))
     if opposed:
         fix = "Look at them: is one label wrong?"
         yield finding("near_duplicates_labels", "warning", opposed, ", with different classes", fix)

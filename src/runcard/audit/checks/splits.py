@@ -98,7 +98,7 @@ def _both_sides(data: Inspected) -> Iterator[Finding]:
         yield Finding(
             "group_on_both_sides",
             "error",
-            f"{counted(len(both), 'group')} on two sides of the split: validation sees patients it was trained on",
+            f"{counted(len(both), 'group')} in two splits: validation sees patients it was trained on",
             "Try dataset.split.kind=holdout, which keeps groups together.",
             both,
         )

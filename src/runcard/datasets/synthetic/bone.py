@@ -93,11 +93,11 @@ def fracture(
     return gap, canvas.fill(growth + site, soft=0.006)
 
 
-def retake(film: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def retake(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Simulate a second exposure of the radiograph: moved by at most 2 % of its side, at most 8 % darker."""
-    x, y = rng.uniform(-0.02, 0.02, 2) * len(film)
-    darker = film * rng.uniform(0.92, 1.0)
-    moved = cv2.warpAffine(darker, np.array([[1, 0, x], [0, 1, y]]), film.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    x, y = rng.uniform(-0.02, 0.02, 2) * len(image)
+    darker = image * rng.uniform(0.92, 1.0)
+    moved = cv2.warpAffine(darker, np.array([[1, 0, x], [0, 1, y]]), image.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved).astype(np.uint8)
 
 
@@ -150,14 +150,14 @@ class PhantomBone:
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int, str]:
         source = self.sources[index]
-        film = self._film(source, self.true_targets[index], stream(self.seed, index, Stream.NOISE))
+        image = self._image(source, self.true_targets[index], stream(self.seed, index, Stream.NOISE))
         if source != index:
-            film = retake(film, stream(self.seed, index, Stream.RETAKE))
+            image = retake(image, stream(self.seed, index, Stream.RETAKE))
         marker = stream(self.seed, source, Stream.MARKER)
         coverage = SHORTCUT_COVERAGE * (self.true_targets[index] == AFF) if self.shortcut else 0.5
         if marker.random() < coverage:
-            print_marker(film, marker, height=0.09)
-        return film, self.targets[index], self.ids[index]
+            print_marker(image, marker, height=0.09)
+        return image, self.targets[index], self.ids[index]
 
     def _source(self, index: int) -> int:
         rng = stream(self.seed, index, Stream.SOURCE)
@@ -171,7 +171,7 @@ class PhantomBone:
         flipped = stream(self.seed, index, Stream.LABEL_NOISE).random() < self.label_noise
         return 1 - self.true_targets[index] if flipped else self.true_targets[index]
 
-    def _film(self, source: int, label: int, noise: np.random.Generator) -> NDArray[np.uint8]:
+    def _image(self, source: int, label: int, noise: np.random.Generator) -> NDArray[np.uint8]:
         anatomy = stream(self.seed, source, Stream.ANATOMY)
         spread = between(0.5, 1.5, self.difficulty)
         axis = shaft_axis(anatomy, spread)

@@ -212,14 +212,14 @@ class PhantomChest:
         filled = opacities(canvas, chest, stream(self.seed, index, Stream.FINDING))
         air *= (1 - 0.16 * vessels) * (1 - self.difficulty * filled)
         density -= between(0.66, 0.48, self.difficulty) * air
-        film = develop(
+        image = develop(
             density,
             stream(self.seed, index, Stream.EXPOSURE),
             stream(self.seed, index, Stream.NOISE),
             grain=between(0.005, 0.045, self.difficulty),
         )
-        print_marker(film, stream(self.seed, index, Stream.MARKER), height=0.05)
+        print_marker(image, stream(self.seed, index, Stream.MARKER), height=0.05)
         mask = (lungs >= 0.5).astype(np.uint8)
         if self.sides:
             mask[canvas.fill(chest.lungs[1]) >= 0.5] *= 2
-        return film, mask, self.ids[index]
+        return image, mask, self.ids[index]

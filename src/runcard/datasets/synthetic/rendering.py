@@ -137,22 +137,22 @@ def develop(
 ) -> NDArray[np.uint8]:
     """Render the image (uint8): exposure, a slope across it, collimation, lens blur and noise of sd grain (0 to 1)."""
     size_px = len(density)
-    film = 1 - np.exp(-exposure.uniform(0.95, 1.7) * np.maximum(density, 0))
-    film = film ** exposure.uniform(0.85, 1.25)
+    image = 1 - np.exp(-exposure.uniform(0.95, 1.7) * np.maximum(density, 0))
+    image = image ** exposure.uniform(0.85, 1.25)
     ramp = np.linspace(-1, 1, size_px, dtype=np.float32)
     across, down = exposure.uniform(-0.1, 0.1, 2).astype(np.float32)
-    film = film * (1 + across * ramp[None, :] + down * ramp[:, None]) + exposure.uniform(0.0, 0.08)
-    film = blur(film.astype(np.float32) * collimation(exposure, size_px), exposure.uniform(0.001, 0.004))
-    film += grain * noise.standard_normal(film.shape, dtype=np.float32)
-    return np.clip(255 * film, 0, BRIGHTEST_TISSUE).astype(np.uint8)
+    image = image * (1 + across * ramp[None, :] + down * ramp[:, None]) + exposure.uniform(0.0, 0.08)
+    image = blur(image.astype(np.float32) * collimation(exposure, size_px), exposure.uniform(0.001, 0.004))
+    image += grain * noise.standard_normal(image.shape, dtype=np.float32)
+    return np.clip(255 * image, 0, BRIGHTEST_TISSUE).astype(np.uint8)
 
 
-def print_marker(film: NDArray[np.uint8], rng: np.random.Generator, height: float) -> None:
+def print_marker(image: NDArray[np.uint8], rng: np.random.Generator, height: float) -> None:
     """Print a white R near the upper left corner of the image, or an L near the upper right one, in place."""
     letter = "RL"[rng.integers(2)]
-    size_px = len(film)
+    size_px = len(image)
     x, y = rng.uniform(0.04, 0.1, 2)
     left = x if letter == "R" else 1 - x - 0.65 * height
     corner: Points = np.array([left, y])
     strokes = [subpixels((np.array(stroke) * height + corner) * size_px) for stroke in GLYPHS[letter]]
-    cv2.polylines(film, strokes, False, 255, max(1, round(height * size_px / 6)), cv2.LINE_AA, shift=SUBPIXEL_BITS)
+    cv2.polylines(image, strokes, False, 255, max(1, round(height * size_px / 6)), cv2.LINE_AA, shift=SUBPIXEL_BITS)
