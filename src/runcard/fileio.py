@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +85,32 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write content to path as indented JSON, atomically. NaN and infinity, which JSON lacks, become null."""
     write_text(path, json.dumps(_finite(content), indent=1, ensure_ascii=False) + "\n")
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Format a table as CSV, floats at full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that have the same keys to path as CSV, atomically."""
+    header = list(rows[0])
+    write_text(path, csv_text(header, ([row[key] for key in header] for row in rows)))
+
+
+def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read the header and the rows of a CSV file. Raises ValueError if there are no rows, or a row is truncated."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    if not rows:
+        raise ValueError(f"{path.name} is empty")
+    if cut := [i for i, row in enumerate(rows, start=2) if len(row) != len(header)]:
+        raise ValueError(f"{path.name}: line {cut[0]} has {len(rows[cut[0] - 2])} values, not {len(header)}")
+    return header, rows
 
 
 def write_figure(path: Path, figure: Figure) -> None:

@@ -21,7 +21,7 @@ from tensorboard.plugins.pr_curve import metadata as pr_curves
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
 from runcard.experiment.run import run
-from runcard.loggers.tensorboard import _to_csv
+from runcard.fileio import csv_text, write_csv
 from runcard.runs.reader import read_metrics
 
 CONFIG = (*TINY, "train.epochs=3", "train.pictures=2", "model.dropout=0.1")
@@ -54,7 +54,7 @@ def events(folder):
 def test_csv_keeps_every_bit(tmp_path, value):
     path = tmp_path / "metrics.csv"
     rows = [{"epoch": 1, "step": 10**12, "val/dice": value}]
-    path.write_text(_to_csv(rows))
+    write_csv(path, rows)
     read = read_metrics(path)
     assert read == rows
     assert struct.pack("d", read[0]["val/dice"]) == struct.pack("d", value)
@@ -64,9 +64,7 @@ def test_csv_keeps_every_bit(tmp_path, value):
 def test_csv_keeps_nan_and_absence(tmp_path):
     path = tmp_path / "metrics.csv"
     assert read_metrics(path) == []
-    path.write_text(
-        _to_csv([{"epoch": 1, "step": 1, "val/auroc": math.nan}, {"epoch": 2, "step": 2, "val/auroc": 1.0}])
-    )
+    write_csv(path, [{"epoch": 1, "step": 1, "val/auroc": math.nan}, {"epoch": 2, "step": 2, "val/auroc": 1.0}])
     assert math.isnan(read_metrics(path)[0]["val/auroc"])
 
 
@@ -78,7 +76,9 @@ def test_csv_is_the_record(folder):
     expected = {f"{part}/{name}" for part in ("train_eval", "val") for name in names + shared}
     expected |= {"epoch", "step", "lr", "train/loss", "grad_norm", "seconds", "images_per_second"}
     assert set(rows[0]) == expected
-    assert (folder / "metrics.csv").read_text() == _to_csv(rows), "what is read is what was written"
+    assert (folder / "metrics.csv").read_text() == csv_text(list(rows[0]), [row.values() for row in rows]), (
+        "what is read is what was written"
+    )
     assert rows[-1]["val/dice"] == run_json(folder)["last"]["values"]["val/dice"]
 
 

@@ -219,7 +219,7 @@ def test_a_learning_rate_that_explodes_is_told(tmp_path):
     ],
 )
 def test_better_is_strictly_better(mode, value, best, better):
-    assert Monitor("val/dice", mode).better(value, best) is better
+    assert Monitor("val/dice", mode).is_improvement(value, best) is better
 
 
 @pytest.mark.parametrize(

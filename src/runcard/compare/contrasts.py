@@ -133,7 +133,7 @@ def metric_measure(metric: str, run: Run | None) -> Measure:
     """Describe a metric: its title and, where the run records them, which values are better and its bounds."""
     if run is None or metric not in run.metadata["better"]:
         return Measure(metric, title(metric), None, per_image=True)
-    return Measure(metric, title(metric), run.better(metric), per_image=True, bounds=endpoints.bounds(run, metric))
+    return Measure(metric, title(metric), run.mode(metric), per_image=True, bounds=endpoints.bounds(run, metric))
 
 
 def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:

@@ -36,7 +36,7 @@ class Training:
         """
         name = f"val/{self.metric}"
         values = self._column(name)
-        past = values >= self.threshold if self.run.better(self.metric) == "max" else values <= self.threshold
+        past = values >= self.threshold if self.run.mode(self.metric) == "max" else values <= self.threshold
         first = int(past.argmax()) if past.any() else None
         self._finite(name, slice(first))
         return math.inf if first is None else first + 1

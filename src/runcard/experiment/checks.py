@@ -100,11 +100,11 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
         mode = getattr(schedule.rule, "mode", None)
         if schedule.every == "step":
             raise UserError(f"scheduler.every must be epoch with {rule}: {watched} appears once an epoch.")
-        if mode is not None and mode != (way := better(watched.partition("/")[2], metrics)):
+        if mode is not None and mode != (way := metric_mode(watched.partition("/")[2], metrics)):
             raise UserError(f"scheduler.rule.mode={mode}: {watched} gets better the other way. Use mode={way}.")
-    return Monitor(monitor, better(monitor.partition("/")[2], metrics))
+    return Monitor(monitor, metric_mode(monitor.partition("/")[2], metrics))
 
 
-def better(name: str, metrics: MetricCollection) -> str:
+def metric_mode(name: str, metrics: MetricCollection) -> str:
     """Return max where larger values of the loss or of a metric's column are better, else min."""
     return "max" if name != "loss" and columns(metrics)[name].higher_is_better else "min"

@@ -23,7 +23,7 @@ from runcard.data.preprocessing import left_out
 from runcard.data.source import Sample, Source
 from runcard.data.summary import summary_rows
 from runcard.errors import UserError
-from runcard.experiment.checks import better
+from runcard.experiment.checks import metric_mode
 from runcard.experiment.finalize import print_summary, write_results
 from runcard.experiment.model_summary import ModelSummary, summarize_model
 from runcard.experiment.predictions import PredictionFigures, first_batch
@@ -89,7 +89,7 @@ def train_experiment(
             data=fingerprint,
             num_parameters=setup.num_parameters,
             num_trained_parameters=setup.num_trained,
-            better={name: better(name, setup.metrics) for name in ("loss", *columns(setup.metrics))},
+            better={name: metric_mode(name, setup.metrics) for name in ("loss", *columns(setup.metrics))},
             bounds={
                 name: metric.bounds for name, metric in columns(setup.metrics).items() if hasattr(metric, "bounds")
             },

@@ -5,8 +5,6 @@ This is the only SummaryWriter of the project. Other tools read metrics.csv; Ten
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from runcard.fileio import write_text
+from runcard.fileio import write_csv
 from runcard.loggers.progress import Progress
 from runcard.runs.reader import Row, read_metrics
 
@@ -64,7 +62,7 @@ class TensorBoardLogger:
     def epoch(self, row: Row, val: Evaluation, is_best: bool) -> None:
         """Write the row of one finished epoch to metrics.csv, TensorBoard and the terminal."""
         self.rows.append(row)
-        write_text(self.path, _to_csv(self.rows))
+        write_csv(self.path, self.rows)
         self._scalars(row)
         for tag, figure in self.figures_of(row["epoch"], val).items():
             self.figure(tag, figure, row["epoch"])
@@ -93,12 +91,3 @@ class TensorBoardLogger:
         for name, value in row.items():
             if name != "epoch":
                 self.writer.add_scalar(name, value, row["epoch"])
-
-
-def _to_csv(rows: list[Row]) -> str:
-    """Format the rows as CSV, with floats at full precision."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

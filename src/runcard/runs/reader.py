@@ -17,6 +17,7 @@ import numpy as np
 from natsort import natsorted
 
 from runcard.errors import UserError
+from runcard.fileio import read_csv
 from runcard.runs.run import PROBABILITY, Run
 
 Row = dict[str, Any]  # of metrics.csv
@@ -31,9 +32,9 @@ def read_metrics(path: Path) -> list[Row]:
     """Return the rows of a metrics.csv, epoch and step as int and the rest as float; none where it is absent."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row.items()} for row in rows]
+    header, rows = read_csv(path)
+    cells = [zip(header, row, strict=True) for row in rows]
+    return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row} for row in cells]
 
 
 Types = Mapping[str, type | tuple[type, ...]]  # by dotted key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runcard.config.diff import affects_results, flatten
+from runcard.fileio import read_csv
 
 Array = NDArray[np.float64]
 PROBABILITY = "prob_"  # prefix of the columns of per_image.csv with the classes' probabilities
@@ -101,13 +101,13 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Array]:
         """The columns (E,) of metrics.csv."""
-        header, rows = _read_csv(self.folder / "metrics.csv")
+        header, rows = read_csv(self.folder / "metrics.csv")
         return dict(zip(header, np.array([[_number(cell) for cell in row] for row in rows]).T, strict=True))
 
     @cached_property
     def tables(self) -> dict[tuple[str, str], Images]:
         """The rows of per_image.csv by split (val, test) and checkpoint (last, best)."""
-        header, rows = _read_csv(self.folder / "per_image.csv")
+        header, rows = read_csv(self.folder / "per_image.csv")
         parts: dict[tuple[str, str], list[dict[str, str]]] = {}
         for row in (dict(zip(header, cells, strict=True)) for cells in rows):
             parts.setdefault((row["split"], row["checkpoint"]), []).append(row)
@@ -117,7 +117,7 @@ class Run:
         """Return the values of the images in self.split, for the weights of the last or the best epoch."""
         return self.tables[self.split, checkpoint]
 
-    def better(self, name: str) -> str:
+    def mode(self, name: str) -> str:
         """Return max if larger values of a metric are better, else min."""
         return str(self.metadata["better"][name])
 
@@ -131,17 +131,6 @@ def _columns(rows: Sequence[dict[str, str]]) -> Images:
         values={name: np.where(np.isfinite(column), column, np.nan) for name, column in values.items()},
         targets=tuple(row["target"] for row in rows) if "target" in rows[0] else (),
     )
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Read the header and the rows. Raise ValueError if there are no rows, or a row is truncated."""
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
-    if not rows:
-        raise ValueError(f"{path.name} is empty")
-    if cut := [i for i, row in enumerate(rows, start=2) if len(row) != len(header)]:
-        raise ValueError(f"{path.name}: line {cut[0]} has {len(rows[cut[0] - 2])} values, not {len(header)}")
-    return header, rows
 
 
 def _number(cell: str) -> float:

@@ -6,8 +6,6 @@ value. Anything else that stands there is refused or, with overwrite=true, moved
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shlex
 import shutil
@@ -22,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError
-from runcard.fileio import atomic_write, write_json, write_text
+from runcard.fileio import atomic_write, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.reader import SCHEMA_VERSION, read_metadata
 
@@ -114,11 +112,7 @@ class Record:
 
     def write_per_image(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write per_image.csv: a row per image of validation (and test), for the last and the best weights."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.folder / "per_image.csv", text.getvalue())
+        write_csv(self.folder / "per_image.csv", rows)
 
 
 def recorded_run(

@@ -86,7 +86,7 @@ def fit(
         if schedule.every == "epoch":
             schedule.rule.step(*([row[schedule.monitor]] if schedule.monitor else []))
         state.epoch = epoch
-        if monitor.better(row[monitor.name], state.best):
+        if monitor.is_improvement(row[monitor.name], state.best):
             state.best, state.best_epoch = row[monitor.name], epoch
         logger.epoch(row, val, is_best=state.best_epoch == epoch)
         checkpoint.save(state)

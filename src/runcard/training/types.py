@@ -43,7 +43,7 @@ class Monitor:
     name: str
     mode: str  # max | min
 
-    def better(self, value: float, best: float | None) -> bool:
+    def is_improvement(self, value: float, best: float | None) -> bool:
         """Whether value is strictly better than best, so that the first of equal epochs is kept; never for NaN."""
         return not math.isnan(value) and (best is None or (value > best if self.mode == "max" else value < best))
 

@@ -6,8 +6,6 @@ are drawn in currentColor, so that a chart follows the page's light or dark them
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import vl_convert
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Paired
 from runcard.compare.measures import title
+from runcard.fileio import csv_text
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
 # Safe for colour-blind readers, on white and on black (Okabe and Ito 2008, without black and yellow).
@@ -88,7 +87,7 @@ def curve_table(arms: Sequence[Arm], name: str) -> str:
             for epoch, values in enumerate(epochs, start=1):
                 shown = map(_short, (values.mean(), values.min(), values.max()))
                 rows.append((arm.name, images, epoch, *shown, ", ".join(map(_short, values))))
-    return to_csv(("arm", "images", "epoch", "mean", "lowest", "highest", "each run"), rows)
+    return csv_text(("arm", "images", "epoch", "mean", "lowest", "highest", "each run"), rows)
 
 
 def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None) -> Chart:
@@ -138,7 +137,7 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
         (x, y, len(ids), ", ".join(ids[:MAX_NAMED]) + ", …" * (len(ids) > MAX_NAMED), words[sign * ((y > x) - (y < x))])
         for (x, y), ids in places.items()
     ]
-    data = alt.InlineData(to_csv(("x", "y", "images", "ids", "better"), rows), format=_format("x", "y", "images"))
+    data = alt.InlineData(csv_text(("x", "y", "images", "ids", "better"), rows), format=_format("x", "y", "images"))
     low, high = (float(end(np.concatenate([paired.first, paired.second]))) for end in (np.min, np.max))
     scale = alt.Scale(domain=[low, high], nice=True, zero=False)
     most = max(10, *map(len, places.values()))
@@ -201,12 +200,3 @@ def _format(*numbers: str) -> alt.CsvDataFormat:
 
 def _short(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.4g}"
-
-
-def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Format a table as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -25,7 +25,7 @@ from runcard.compare.report import charts
 from runcard.compare.report.sections import sections
 from runcard.compare.report.terminal import cell, number
 from runcard.compare.verdicts import format_ci, format_difference, format_p, format_range
-from runcard.fileio import atomic_write, write_text
+from runcard.fileio import atomic_write, csv_text, write_text
 from runcard.runs.run import Run
 from runcard.stats import mrmc
 
@@ -110,14 +110,14 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
         contents |= {picture.name: picture.content for picture in section.pictures}
     header = ["", *(arm.name for arm in findings.arms)]
     rows = [[words, *(cell.text if cell else "" for cell in cells)] for words, cells in _rows(findings)]
-    contents["arms.csv"] = charts.to_csv(header, rows).encode()
+    contents["arms.csv"] = csv_text(header, rows).encode()
     asked = []
     for answer in findings.answers:
         question, verdict = answer.question, answer.verdict
         numbers = [evidence(answer), verdict.word, verdict.claim, answer.scope]
         asked.append([question.text, question.first, question.second, *numbers])
     header = ["question", "first", "second", "evidence", "verdict", "claim", "scope"]
-    contents["verdicts.csv"] = charts.to_csv(header, asked).encode()
+    contents["verdicts.csv"] = csv_text(header, asked).encode()
     for name, content in contents.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
