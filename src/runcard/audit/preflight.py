@@ -1,4 +1,4 @@
-"""The audit before every training. Its findings are cached by the data's fingerprint, so that repeats cost nothing."""
+"""The audit before every training, of images that are decoded anyway; the slow detectors' results are cached."""
 
 from __future__ import annotations
 

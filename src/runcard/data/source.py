@@ -19,10 +19,10 @@ class Source(Protocol):
     Images are H×W or H×W×3, uint8; of files deeper than that as they are, for on_disk says how to make them 8 bits.
     """
 
-    ids: list[str]
-    files: list[tuple[Path, ...]]
-    classes: list[str]
-    given_split: list[str] | None
+    ids: list[str]  # unique, one per item
+    files: list[tuple[Path, ...]]  # of each item: the image, then the mask; empty where it is made, not read
+    classes: list[str]  # names in the order of their indices
+    given_split: list[str] | None  # train, val or test of each item; None where the data have no split of their own
     faults: Sequence[DataError]  # of the folder as a whole: reported together with those of its files
     on_disk: OnDisk | None  # None: made, not read
 

@@ -1,4 +1,4 @@
-"""One session of a run: setup, audit, training, results. From the first epoch on, however it ends is recorded."""
+"""One session of a run: setup, audit, training, results. run.json says how it ended."""
 
 from __future__ import annotations
 

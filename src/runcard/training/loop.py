@@ -1,7 +1,8 @@
 """The single training loop.
 
-fit() takes finished objects and reads top to bottom. Construction (experiment/setup.py), file formats (checkpoint.py),
-logs and figures (loggers/) are elsewhere. Classification and segmentation use the same loop.
+fit() takes finished objects and reads top to bottom; experiment/session.py calls it. Construction
+(experiment/setup.py), file formats (checkpoint.py), logs and figures (loggers/) are elsewhere. Classification and
+segmentation use the same loop.
 """
 
 from __future__ import annotations
