@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runcard.config.compose import extended_config, read_saved_config
 from runcard.config.help import help_text
-from runcard.config.sweep import add_or_override, relative, remove_if_empty
+from runcard.config.sweep import JobReporter, add_or_override, relative, remove_if_empty
 from runcard.errors import EXIT_USER_ERROR, UserError
 
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
@@ -82,6 +82,6 @@ if __name__ == "__main__":
         )
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        if HydraConfig.initialized():  # Hydra made the folder, and no line of main had run
-            remove_if_empty(relative(HydraConfig.get().runtime.output_dir))
+        if JobReporter.folder:  # Hydra made the folder, and no line of main had run
+            remove_if_empty(JobReporter.folder)
         sys.exit(130)  # what to do next was said where it is known, in run.py

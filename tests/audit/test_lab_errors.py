@@ -115,7 +115,7 @@ def test_1_no_key_augments_validation():
 def test_2_validation_reads_the_training_folder(damage, broken, run_config, tmp_path):
     folder = broken("parts", damage)
     tiny = [override for override in TINY if "num_images" not in override]
-    with pytest.raises(UserError, match=r"duplicates_across: .* two sides of the split"):
+    with pytest.raises(UserError, match=r"duplicates_across: .* in two splits"):
         run_config(
             "a", "dataset=image_folder", f"dataset.root={folder}", "model=vgg16", "model.base=2", *tiny[2:], tiny[0]
         )

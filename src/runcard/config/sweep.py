@@ -28,11 +28,17 @@ MAX_FOLDER_NAME = 120  # characters; a longer name ends in a hash
 class JobReporter(Callback):
     """Shows each failure when it happens; after a sweep, one table of all jobs and, if any failed, exit code 1 or 2."""
 
+    folder: Path | None = None  # of a single run, for train.py: where an interrupt comes before the job starts
+
     def __init__(self) -> None:
         if not OmegaConf.has_resolver("runcard.folder"):
             OmegaConf.register_resolver("runcard.folder", folder_name)
         self.jobs: list[tuple[str, Path, float | str, float]] = []
         self.exit_code = 0
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Note the folder of a single run, which Hydra makes before it starts the job."""
+        JobReporter.folder = relative(config.hydra.run.dir)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse run_dir, which a sweep would not obey."""
