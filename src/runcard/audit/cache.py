@@ -18,14 +18,15 @@ T = TypeVar("T")
 CODE = ("audit/detectors", "transforms.py")  # what a detector's result depends on, beside its input
 
 
-def remember(folder: Path | None, kind: Any, compute: Callable[[], T], *inputs: Any) -> T:
+def remember(folder: Path | None, name: str, kind: Any, compute: Callable[[], T], *inputs: Any) -> T:
     """Return compute(), or what it returned for the same inputs before; folder None keeps nothing.
 
-    kind is the type of the result, of which pydantic makes JSON; inputs are arrays and plain values.
+    name begins the file's name, kind is the type of the result, of which pydantic makes JSON; inputs are arrays and
+    plain values.
     """
     if folder is None:
         return compute()
-    name, key = str(kind).rpartition(".")[2].strip("'> "), hashlib.sha256(code_hash(CODE).encode())
+    key = hashlib.sha256(code_hash(CODE).encode())
     for value in inputs:
         if isinstance(value, np.ndarray):
             key.update(f"{value.dtype} {value.shape} ".encode())

@@ -35,15 +35,13 @@ def open_source(dataset: DatasetConfig, trust: Sequence[str] = ()) -> Source:
 
 
 def read_samples(
-    source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look = lambda _i, _sample: None
+    source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look | None = None
 ) -> Samples:
     """Decode a source's images at the size and with the channels that a config says; see preprocessing.prepare."""
     return prepare(source, dataset.image_size_px, dataset.channels, allowed, look)
 
 
-def read_data(
-    source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look = lambda _i, _sample: None
-) -> Data:
+def read_data(source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look | None = None) -> Data:
     """Decode and split the data of an open source. Raises UserError for all that is wrong with them.
 
     allowed are the checks (audit.allow) whose faults leave an image out rather than stop; look sees each sample as it

@@ -33,7 +33,7 @@ def prepare(
     image_size_px: int,
     channels: int,
     allowed: Sequence[str] = (),
-    look: Look = lambda _i, _sample: None,
+    look: Look | None = None,
 ) -> Samples:
     """Decode and resize every sample to a square of image_size_px; all faults are one UserError.
 
@@ -49,7 +49,8 @@ def prepare(
     def load(i: int) -> tuple[np.ndarray | int, str, Original] | DataError:
         try:
             sample = read_sample(source, i)
-            look(i, sample)
+            if look:
+                look(i, sample)
         except DataError as fault:
             return fault
         image, target, hashed, original = sample

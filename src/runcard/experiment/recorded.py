@@ -25,13 +25,19 @@ def report_recorded(folder: Path, recorded: dict[str, Any], console: Console) ->
 
 
 def is_run_of(recorded: dict[str, Any], source: Source, folder: Path) -> bool:
-    """Whether a completed run certainly saw the data of source, and no file of weights that may have changed."""
+    """Whether a completed run certainly saw the data of source, and no file of weights that may have changed.
+
+    False where an older or damaged folder does not say: then the data are read and compared as for any other run.
+    """
+    try:
+        left_out = recorded["left_out"]
+        split_json = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+        ids = {part: [member["id"] for member in members] for part, members in split_json.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
     digests = {name: digest_or_none(source, i) for i, name in enumerate(source.ids)}
-    left_out = recorded["left_out"]
     kept = [name for name in digests if name not in left_out]
     positions = {name: i for i, name in enumerate(kept)}
-    members = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-    ids = {part: [member["id"] for member in members[part]] for part in members}
     if "weights_sha256" in recorded["config"] or {*chain(*ids.values()), *left_out} != {*digests}:
         return False
     if any(digests[name] != left_out[name] for name in left_out):

@@ -95,7 +95,7 @@ def make_setup(
     config: Config,
     source: Source,
     choices: dict[str, str],
-    look: Look = lambda _i, _sample: None,
+    look: Look | None = None,
 ) -> ExperimentSetup:
     """Build all that one run needs: cfg is the composed config, config the same parsed, source its dataset, opened.
 

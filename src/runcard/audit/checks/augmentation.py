@@ -39,7 +39,9 @@ def find(
         None if samples[0].mask is None else np.stack([sample.mask for sample in samples if sample.mask is not None])
     )
     images = np.stack([sample.image for sample in samples])
-    found = remember(cache, Probe, lambda: probe(augment, images, masks), node, images, masks, versions())
+    found = remember(
+        cache, "augmentation", Probe, lambda: probe(augment, images, masks), node, images, masks, versions()
+    )
     if found.apart_px is not None and not found.moves_together:
         level = "error" if found.apart_px > SURELY_APART_PX else "warning"
         what = f"image and mask are not moved alike: in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"

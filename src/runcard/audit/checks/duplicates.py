@@ -73,7 +73,9 @@ def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     """Report near-duplicates; known are the positions of exact duplicates, which are reported already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
     thumbs = thumbs_of([data.profiles[i] for i in kept])
-    found = remember(data.cache, NearDuplicates, lambda: find_near_duplicates(thumbs, SEED), thumbs, SEED)
+    found = remember(
+        data.cache, "near_duplicates", NearDuplicates, lambda: find_near_duplicates(thumbs, SEED), thumbs, SEED
+    )
     if found.missed > MANY:
         what = f"of copies made on purpose {found.missed:.0%} were not found: these images are too much alike to tell"
         yield Finding("near_duplicates", "note", what, "Look for copies by the names or dates of the files.")

@@ -100,7 +100,7 @@ def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     reversed_greys = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, not of its mask
     thumbs[reversed_greys] = 255 - thumbs[reversed_greys]
     masks_small = masks_of(data.profiles)
-    fit = remember(data.cache, Fit | None, lambda: mask_fit(thumbs, masks_small), thumbs, masks_small)
+    fit = remember(data.cache, "mask_alignment", Fit | None, lambda: mask_fit(thumbs, masks_small), thumbs, masks_small)
     if fit is None:
         return
     if fit.shuffled or fit.turned:
