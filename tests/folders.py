@@ -19,7 +19,7 @@ from PIL import Image
 from runcard.config.diff import config_hash, flatten
 from runcard.data.fingerprint import data_fingerprint
 from runcard.fileio import write_json
-from runcard.runs.reader import SCHEMA_VERSION
+from runcard.runs.schema import SCHEMA_VERSION
 
 Array = NDArray[np.float64]
 Columns = Mapping[str, ArrayLike]  # name -> a value per image, or per epoch

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from runcard.cli import app, main
 from runcard.errors import UserError
-from runcard.runs.reader import OF_RUN, OF_SESSION, find_runs, read_run
+from runcard.runs.reader import find_runs, read_run
+from runcard.runs.schema import CompletedRun, Part, Session
 
 
 @pytest.fixture(scope="module")
@@ -83,19 +84,28 @@ def put(content, key, value):
     content.pop(name) if value is None else content.update({name: value})
 
 
+def needed_keys(part: type[Part], prefix: str = ""):
+    """Lists the dotted keys that the schema needs, with groups of keys before their members."""
+    for name, field in part.model_fields.items():
+        if field.is_required():
+            yield prefix + name
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
+                yield from needed_keys(field.annotation, f"{prefix}{name}.")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        *((key, None, f"run.json: {key} is missing") for key in [*OF_RUN, "status"]),
-        *((f"sessions.0.{key}", None, f"run.json: sessions: {key} is missing") for key in OF_SESSION),
-        ("config", [1], "run.json: config.seed is missing"),
+        *((key, None, f"run.json: {key} is missing") for key in [*needed_keys(CompletedRun), "status"]),
+        *((f"sessions.0.{key}", None, f"run.json: sessions.0.{key} is missing") for key in needed_keys(Session)),
+        ("config", [1], "run.json: config is damaged: [1]"),
         ("config.seed", "1", "run.json: config.seed is damaged: '1'"),
-        ("sessions", [], "run.json: sessions is empty"),
-        ("sessions.0.versions.torch", 2, "run.json: sessions: version of torch is damaged: 2"),
+        ("sessions", [], "run.json: sessions is damaged: []"),
+        ("sessions.0.versions.torch", 2, "run.json: sessions.0.versions.torch is damaged: 2"),
         ("features", {"reused": True}, "run.json: features.seconds_when_made is missing"),
         ("audit", None, "run.json: audit is missing"),
-        ("audit", [{"check": "split", "what": "?"}], "run.json: audit: allowed is missing"),
-        ("last.values", {"val/dice": "?"}, "run.json: val/dice of the last epoch is damaged: '?'"),
+        ("audit", [{"check": "split", "what": "?"}], "run.json: audit.0.allowed is missing"),
+        ("last.values", {"val/dice": "?"}, "run.json: last.values.val/dice is damaged: '?'"),
         ("better.bce", None, "run.json: better says neither max nor min of bce"),
         ("best.monitor", "val/iou", "metrics.csv, per_image.csv or split.json is missing or damaged ('val/iou')"),
         ("epochs", 61, "metrics.csv has 60 epochs, or not in order; run.json says 61"),

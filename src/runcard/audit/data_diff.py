@@ -12,10 +12,10 @@ from runcard.audit.findings import counted, shortened
 from runcard.data.preprocessing import digest_or_none
 from runcard.data.source import Source
 from runcard.errors import UserError
-from runcard.runs.reader import Types, faults, read_metadata
+from runcard.runs.reader import read_metadata
+from runcard.runs.schema import AuditedRun, faults
 
 MAX_LISTED = 20
-OF_DATA: Types = {"config.dataset": dict}  # keys of run.json that are needed
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def run_metadata(run: Path) -> dict[str, Any]:
     """Read run.json of a run folder. Raise UserError unless it holds at least the dataset of its config."""
     try:
         metadata = read_metadata(run)
-        wrong = next(faults(metadata, OF_DATA), "")
+        wrong = "; ".join(faults(metadata, AuditedRun))
     except ValueError as error:
         wrong = str(error)
     if wrong:

@@ -19,13 +19,9 @@ from natsort import natsorted
 from runcard.errors import UserError
 from runcard.fileio import read_csv
 from runcard.runs.run import PROBABILITY, Run
+from runcard.runs.schema import SCHEMA_VERSION, CompletedRun, faults
 
 Row = dict[str, Any]  # of metrics.csv
-
-
-SCHEMA_VERSION = (
-    5  # 2 features, shortcut, num_trained_parameters, seconds.caching; 3 better; 4 audit, model, sha256; 5 bounds
-)
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -37,49 +33,7 @@ def read_metrics(path: Path) -> list[Row]:
     return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row} for row in cells]
 
 
-Types = Mapping[str, type | tuple[type, ...]]  # by dotted key
 ASIDE = re.compile(r"\.old\d+$")  # the end of a folder's name that overwrite=true has moved aside
-
-ABSENT = object()
-NUMBER, NOTHING = (int, float), type(None)
-OF_RUN: Types = {  # what a comparison asks of run.json
-    "choices.dataset": str,
-    "config.seed": int,
-    "config.smoke_test": bool,
-    "config.dataset.split.kind": str,
-    "config.dataset.split.fold": int,
-    "config.dataset.split.num_folds": int,
-    "config.train.epochs": int,
-    "config.train.limit_batches": (int, NOTHING),
-    "config.derived.classes": list,
-    "config.derived.image_size_px": int,
-    "data.hash": str,
-    "data.split_hash": str,
-    "num_parameters": int,
-    "sessions": list,
-    "end": str,
-    "epochs": int,
-    "seconds.total": NUMBER,
-    "seconds.per_epoch": NUMBER,
-    "seconds.caching": NUMBER,
-    "last.values": dict,
-    "best.values": dict,
-    "best.epoch": int,
-    "best.monitor": str,
-    "better": dict,
-    "bounds": dict,
-    "audit": list,
-}
-OF_FEATURES: Types = {"features.seconds_when_made": NUMBER}  # of a run that trained on cached features
-OF_FINDING: Types = {"check": str, "what": str, "allowed": bool}
-OF_SESSION: Types = {
-    "precision": str,
-    "code": str,
-    "hardware.cpu": str,
-    "hardware.gpu": (str, NOTHING),
-    "hardware.threads": int,
-    "versions": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -147,37 +101,14 @@ def read_run(folder: Path) -> tuple[Run | None, str]:
     return (None, fault) if fault else (run, "")
 
 
-def faults(content: object, needed: Types) -> Iterator[str]:
-    """Yield each dotted key that content lacks, or under which another type stands, with what stands there."""
-    for key, types in needed.items():
-        found = content
-        for step in key.split("."):
-            found = found.get(step, ABSENT) if isinstance(found, Mapping) else ABSENT
-        if not isinstance(found, types):
-            yield f"{key} is {'missing' if found is ABSENT else f'damaged: {reprlib.repr(found)}'}"
-
-
 def _faults_of_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
-    """Yield why run.json is none of a run to compare. Each check relies on those before it: the first one counts."""
+    """Yield why run.json is none of a run to compare. The first one counts."""
     if metadata.get("schema") != SCHEMA_VERSION:
         yield f"its schema is {metadata.get('schema')}, this version of runcard reads {SCHEMA_VERSION}"
     if metadata.get("status") != "completed":
         reason = f": {str(metadata['error']).splitlines()[0]}" if metadata.get("error") else ""
         yield f"{metadata.get('status', 'run.json: status is missing')}{reason}"
-    needed = {**OF_RUN, **(OF_FEATURES if metadata.get("features") else {})}
-    yield from (f"run.json: {fault}" for fault in faults(metadata, needed))
-    if not metadata["sessions"]:
-        yield "run.json: sessions is empty"
-    for session in metadata["sessions"]:
-        yield from (f"run.json: sessions: {fault}" for fault in faults(session, OF_SESSION))
-        versions = dict.fromkeys(session["versions"], str)
-        yield from (f"run.json: sessions: version of {fault}" for fault in faults(session["versions"], versions))
-    for finding in metadata["audit"]:
-        yield from (f"run.json: audit: {fault}" for fault in faults(finding, OF_FINDING))
-    for epoch in ("last", "best"):
-        for name, value in metadata[epoch]["values"].items():
-            if not isinstance(value, (*NUMBER, NOTHING)):
-                yield f"run.json: {name} of the {epoch} epoch is damaged: {reprlib.repr(value)}"
+    yield from (f"run.json: {fault}" for fault in faults(metadata, CompletedRun))
 
 
 def _faults_of_files(run: Run) -> Iterator[str]:

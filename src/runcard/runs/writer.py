@@ -22,7 +22,8 @@ from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError
 from runcard.fileio import atomic_write, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
-from runcard.runs.reader import SCHEMA_VERSION, read_metadata
+from runcard.runs.reader import read_metadata
+from runcard.runs.schema import SCHEMA_VERSION
 
 MAX_DIFFERENCES = 3  # between two configs, in a message
 OTHER_FOLDER = "For this config use another name=… or run_dir=…, or overwrite=true, which moves that folder aside."

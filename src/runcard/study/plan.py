@@ -19,10 +19,10 @@ from runcard.config.hydra_errors import as_message
 from runcard.config.schema import parse_config
 from runcard.config.sweep import folder_name
 from runcard.errors import UserError, did_you_mean
-from runcard.runs.reader import Types, faults, read_metadata, read_run, run_folders
+from runcard.runs.reader import read_metadata, read_run, run_folders
+from runcard.runs.schema import StartedRun, faults
 
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
-IDENTITY: Types = {"config.seed": int, "config.derived": dict}  # what a run.json says before anything has run
 
 Key = tuple[str, int]  # the name of an arm, and a seed
 
@@ -98,7 +98,7 @@ def find(folder: Path, arm_configs: Mapping[str, ArmConfig]) -> dict[Key, ArmRun
             runs.append(ArmRun(path, read_metadata(path), read_run(path)[1]))
     found: dict[Key, ArmRun] = {}
     for run in sorted(runs, key=lambda run: (not run.fault, str(run.metadata.get("end")))):
-        if not any(faults(run.metadata, IDENTITY)):
+        if not faults(run.metadata, StartedRun):
             recorded = run.metadata["config"]
             found |= {(arm, recorded["seed"]): run for arm, config in arm_configs.items() if config.is_of(recorded)}
     return found
