@@ -68,5 +68,5 @@ def test_a_completed_run_and_a_folder_of_another_run_need_no_torch(tmp_path, run
     lines = other.stderr.splitlines()
     assert lines[0].startswith("a: holds another run, which differs in dataset.image_size_px (32 there, 128 here), ")
     assert lines[0].endswith(" and 5 more.")
-    assert lines[1] == f"To resume that run: python train.py {' '.join(TINY)} run_dir=a"
+    assert lines[1] == f"To resume that run: runcard train {' '.join(TINY)} run_dir=a"
     assert len(lines) == 3

@@ -1,10 +1,11 @@
-"""The command runcard: what is done before and after training, which is train.py's."""
+"""Experiments on medical images whose conclusions hold."""
 
 from __future__ import annotations
 
 import json
 import math
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_FOUND = 1  # errors in the data, or other data than the run's
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
+TEMPLATE = Path(__file__).parent / "experiment" / "template"  # of a project
 DIFFERENCES = [0.005, 0.01, 0.02]  # of Dice or accuracy, that people ask about
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -38,11 +40,41 @@ def options(
         False
     ),
 ) -> None:
-    """Runcard: experiments on medical images whose conclusions hold. `python train.py --help` trains."""
+    """Experiments on medical images whose conclusions hold."""
 
 
-CONFIG_DIR = "a folder of further config files, as train.py takes it; they come before those of conf/"
+CONFIG_DIR = "a folder of further config files, as `runcard train` takes it"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """Train one config, or with -m a sweep of them: runcard train model=unet loss=dice. --help lists all keys."""
+    from runcard.experiment.train import main as train_main
+
+    sys.argv[1:] = context.args
+    train_main()
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def demo(context: typer.Context) -> None:
+    """Train a U-Net on synthetic chest radiographs, as `runcard train model=unet loss=dice model.base=32` does."""
+    context.args = ["model=unet", "loss=dice", "model.base=32", "name=demo", *context.args]
+    train(context)
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="the new project's folder", show_default=False)],
+) -> None:
+    """Start a project of your own: conf/ and experiments/ beside Runcard's, a dataset to replace, a README."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already and not empty. Name a new folder.")
+    try:
+        shutil.copytree(TEMPLATE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}. Name another folder.") from None
+    print(f"{folder}/ is ready:\n  cd {shlex.quote(str(folder))}\n  runcard train experiment=first")
 
 
 @app.command()
@@ -66,7 +98,8 @@ def explain(
 @app.command()
 def audit(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="of the config, as train.py takes them: dataset=lungs dataset.root=…")
+        list[str] | None,
+        typer.Argument(help="as `runcard train` takes them: dataset=lungs dataset.root=…"),
     ] = None,
     against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
@@ -228,7 +261,7 @@ def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
 
 def main() -> None:
     """Run the command; a user's mistake ends in a message and exit code 2."""
-    sys.path.append(str(Path.cwd()))  # a module of the user's beside train.py is found, as train.py finds it
+    sys.path.append(str(Path.cwd()))  # the user's own modules
     try:
         app()
     except UserError as error:
@@ -240,3 +273,7 @@ def main() -> None:
     except PermissionError as error:
         print(f"{error.filename}: permission denied.", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

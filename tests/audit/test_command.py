@@ -242,9 +242,8 @@ def test_further_config_files_are_taken_from_config_dir(films, audit, tmp_path):
 
 def test_the_conf_of_another_project_is_refused_by_name(films, audit, tmp_path, monkeypatch):
     (tmp_path / "other" / "conf").mkdir(parents=True)
+    (tmp_path / "other" / "conf" / "config.yaml").write_text("lr: 1")
     monkeypatch.chdir(tmp_path / "other")
     code, shown = audit("dataset.num_images=20")
     assert code == 2
-    assert shown.startswith(
-        f"{tmp_path / 'other' / 'conf'}: has no config.yaml, dataset, model, loss, so it is not Runcard's."
-    )
+    assert shown.startswith(f"{tmp_path / 'other' / 'conf' / 'config.yaml'}: not Runcard's, and it would replace")

@@ -219,7 +219,7 @@ def test_explains(overrides, words):
     arguments = overrides.split()
     with initialize_config_dir(str(ROOT / "conf")), pytest.raises(HydraException) as raised:
         compose("config", arguments)
-    answer = as_message(raised.value, ROOT / "conf", arguments)
+    answer = as_message(raised.value, arguments)
     assert [word for word in words if word not in answer] == []
     assert 1 <= len(answer.splitlines()) <= 4
     assert "Traceback" not in answer
@@ -311,7 +311,7 @@ def test_help_names_choices_and_keys(train, tmp_path):
     done = train("--help")
     assert (done.returncode, done.stderr) == (0, "")
     for word in (
-        "python train.py -m",
+        "runcard train -m",
         "run_dir=",
         "model: unet, vgg16",
         "loss: bce, bce_dice",

@@ -1,4 +1,4 @@
-"""Configs composed outside of train.py, as train.py would, and the saved configs of run folders."""
+"""Configs composed for other commands as `runcard train` composes them, and the saved configs of run folders."""
 
 from __future__ import annotations
 
@@ -16,36 +16,28 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runcard.config.hydra_errors import as_message, is_hydras
+from runcard.config.project import CONF, use_project
 from runcard.errors import UserError
 
-CONF = Path("conf")
 PLACES = ("run_dir=", "name=", "overwrite=", "train.extend=")  # overrides that say where a run is kept
 
 
 def compose_config(overrides: Sequence[str], config_dir: Path | None = None, where: str = "") -> DictConfig:
-    """Compose the config that train.py would compose of these overrides, from conf/ and, above it, from config_dir.
+    """Compose the config that `runcard train` would compose of these overrides; config_dir comes before conf/.
 
     where says whose overrides they are, for messages. Raises UserError for an override that does not fit.
     """
-    check_conf()
+    use_project()
     if config_dir and not config_dir.is_dir():
         raise UserError(f"--config-dir: {config_dir}: no such folder.")
     path = [f"hydra.searchpath=['file://{config_dir.absolute()}']"] if config_dir else []
     try:
-        with initialize_config_dir(str(CONF.absolute())):
+        with initialize_config_dir(str(CONF)):
             return compose("config", [*overrides, *path])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if not is_hydras(error):
             raise  # a bug of ours
-        raise UserError(f"{where}{as_message(error, CONF.absolute(), overrides)}") from None
-
-
-def check_conf() -> None:
-    """Raise UserError where conf/ in this folder is missing or not Runcard's: another project may have one too."""
-    missing = [name for name in ("config.yaml", "dataset", "model", "loss") if not (CONF / name).exists()]
-    if missing:
-        what = f"has no {', '.join(missing)}, so it is not Runcard's" if CONF.is_dir() else "no such folder"
-        raise UserError(f"{CONF.absolute()}: {what}. Give this command in the folder of train.py and its conf/.")
+        raise UserError(f"{where}{as_message(error, overrides)}") from None
 
 
 @dataclass(frozen=True)

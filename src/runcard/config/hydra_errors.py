@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -16,6 +15,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
+from runcard.config.project import CONF, choices_of
 from runcard.errors import did_you_mean
 
 MAX_LISTED = 15  # keys: all at the top of the config
@@ -32,13 +32,11 @@ def is_hydras(error: Exception) -> bool:
     return isinstance(error, own) or str(error).startswith("Config group override")
 
 
-def as_message(
-    error: HydraException | OmegaConfBaseException | ValueError, conf: Path, arguments: Sequence[str]
-) -> str:
-    """Return one to four lines for an error of composing the config in conf from the command line's arguments."""
+def as_message(error: HydraException | OmegaConfBaseException | ValueError, arguments: Sequence[str]) -> str:
+    """Return one to four lines for an error of composing a config from the command line's arguments."""
     message = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)'", message)):
-        return _no_such_choice(conf, *found[1].rpartition("/")[::2])
+        return _no_such_choice(*found[1].rpartition("/")[::2])
     if isinstance(error, ValueError):
         given = [a.partition("=") for a in arguments]
         wrong = [f"{group}={value}" for group, _, value in given if "." not in group and not value[:1].isalpha()]
@@ -49,7 +47,7 @@ def as_message(
     if message.startswith("Could not append") and (found := re.search(r"'(.+?)'", message)):
         return f"+{found[1]}: this key is there already. Leave out the +: {found[1]}=…"
     if isinstance(error, ConfigCompositionException) and (found := re.search(r"'([^']+)'", message)):
-        return _no_such_key(conf, found[1], arguments)
+        return _no_such_key(found[1], arguments)
     if isinstance(error, MissingMandatoryValue) and (found := re.search(r"[\w.]+$", message.splitlines()[0])):
         return f"{found[0]}: this key has no default and must be given: {found[0]}=…"
     if isinstance(error, InterpolationResolutionError):
@@ -60,19 +58,19 @@ def as_message(
     return said
 
 
-def _no_such_choice(conf: Path, group: str, choice: str) -> str:
+def _no_such_choice(group: str, choice: str) -> str:
     if renamed := RENAMED.get(f"{group}={choice}"):
         return f"{group}={choice} is now called {renamed}."
-    folder = conf / group
-    choices = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+    choices = choices_of(group)
     known = f"The choices are {', '.join(choices)}." if choices else "There are none yet."
-    return f"{group}={choice}: no such file conf/{group}/{choice}.yaml. {known}{did_you_mean(choice, choices)}"
+    file = f"conf/{group}/{choice}.yaml".replace("conf/experiment/", "experiments/")
+    return f"{group}={choice}: no such file {file}. {known}{did_you_mean(choice, choices)}"
 
 
-def _no_such_key(conf: Path, key: str, arguments: Sequence[str]) -> str:
+def _no_such_key(key: str, arguments: Sequence[str]) -> str:
     if renamed := RENAMED.get(key):
         return f"{key} is now called {renamed}."
-    config, choices = _composed_without(key, conf, arguments)
+    config, choices = _composed_without(key, arguments)
     group, _, rest = key.partition(".")
     keys = list(_dotted(config))
     where = f" of {group}={choices[group]}" if rest and group in choices else ""
@@ -84,12 +82,12 @@ def _listed(keys: Sequence[str]) -> str:
     return f" There are {', '.join(keys[:MAX_LISTED])}{', …' if len(keys) > MAX_LISTED else '.'}"
 
 
-def _composed_without(key: str, conf: Path, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+def _composed_without(key: str, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """Return the config composed from all group choices among the arguments, and the choices."""
     given = [a for a in arguments if "=" in a and not a.startswith("-")]
     groups = [o.input_line for o in OverridesParser.create().parse_overrides(given) if "." not in o.key_or_group]
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf)):
+    with initialize_config_dir(str(CONF)):
         try:
             config = compose("config", [g for g in groups if g and not g.startswith(key)], return_hydra_config=True)
         except HydraException:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,17 +18,25 @@ from runcard.errors import DataError
 class Source(Protocol):
     """What a dataset is: anything with these attributes and items (image, target, id). See datasets/.
 
-    Images are H×W or H×W×3, uint8; of files deeper than that as they are, for on_disk says how to make them 8 bits.
+    Images are H×W or H×W×3, uint8; of files deeper than that as they are, for on_disk says how to make them 8 bits. A
+    subclass needs ids, classes and __getitem__; the rest has a default.
     """
 
     ids: list[str]  # unique, one per item
-    files: list[tuple[Path, ...]]  # of each item: the image, then the mask; empty where it is made, not read
     classes: list[str]  # names in the order of their indices
-    given_split: list[str] | None  # train, val or test of each item; None where the data have no split of their own
-    faults: Sequence[DataError]  # of the folder as a whole: reported together with those of its files
-    on_disk: OnDisk | None  # None: made, not read
+    given_split: list[str] | None = None  # train, val or test of each item; None where the data have no split
+    faults: Sequence[DataError] = ()  # of the folder as a whole: reported together with those of its files
+    on_disk: OnDisk | None = None  # None: made, not read
 
-    def __len__(self) -> int: ...
+    @cached_property
+    def files(self) -> Sequence[tuple[Path, ...]]:
+        """The files of each item: the image, then the mask; empty where it is made, not read."""
+        return [()] * len(self)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
     def __getitem__(self, i: int, /) -> tuple[np.ndarray, np.ndarray | int, str]: ...
 
 

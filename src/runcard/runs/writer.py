@@ -158,7 +158,7 @@ def _read_folder(
     with suppress(OSError, ValueError, TypeError):
         overrides = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
         kept = [each for each in overrides if not each.startswith("run_dir=")]
-        fault += f"\nTo resume that run: {shlex.join(['python', 'train.py', *kept, f'run_dir={folder}'])}"
+        fault += f"\nTo resume that run: {shlex.join(['runcard', 'train', *kept, f'run_dir={folder}'])}"
     return content, fault
 
 

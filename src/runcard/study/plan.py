@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from runcard.config.compose import CONF, compose_config
+from runcard.config.compose import compose_config
 from runcard.config.diff import differing_keys
 from runcard.config.hydra_errors import as_message
 from runcard.config.schema import parse_config
@@ -117,7 +117,7 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise UserError(as_message(error, CONF.absolute(), overrides)) from None
+        raise UserError(as_message(error, overrides)) from None
     found = {override.key_or_group: text for override, text in zip(parsed, overrides, strict=True)}
     for override in parsed:
         key = override.key_or_group

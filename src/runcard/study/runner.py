@@ -23,7 +23,6 @@ from rich.console import Console
 
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select, to_json
-from runcard.config.compose import check_conf
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
@@ -33,7 +32,6 @@ from runcard.runs.environment import code_hash
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.spec import check_seeds, read_study
 
-TRAIN = Path("train.py")
 INTERRUPTED = 130  # train.py's exit code
 
 
@@ -54,9 +52,6 @@ def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = No
     run that other code made, or that is of images elsewhere, is missing too.
     """
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
-    check_conf()
-    if not TRAIN.exists():
-        raise UserError(f"{TRAIN.absolute()}: no such file. Give this command in the folder of train.py and its conf/.")
     passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
     of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
     given = {key: text for key, text in passed.items() if key not in of_hydra}
@@ -190,8 +185,8 @@ def _console() -> Console:
 
 
 def _launch(arguments: Sequence[str]) -> None:
-    """Run train.py -m. Its failures are reported by itself; a kill reaches it, and it writes down where it stopped."""
-    with subprocess.Popen([sys.executable, str(TRAIN), "-m", *arguments]) as process:
+    """Run `runcard train -m`, which reports its failures itself. A kill reaches it, and it records where it stopped."""
+    with subprocess.Popen([sys.executable, "-m", "runcard.cli", "train", "-m", *arguments]) as process:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             code = process.wait()

@@ -1,0 +1,91 @@
+"""The command that trains one config, or with -m a sweep of them: `runcard train`, and train.py of a clone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import execution_whitelist
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runcard.config.compose import extended_config, read_saved_config
+from runcard.config.help import help_text
+from runcard.config.hydra_errors import as_message, is_hydras
+from runcard.config.project import CONF, use_project
+from runcard.config.sweep import JobReporter, add_or_override, relative, remove_if_empty
+from runcard.errors import EXIT_USER_ERROR, UserError
+
+GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
+TRUSTED_BY_HYDRA = ("runcard.config.sweep.*", "hydra_plugins.*")  # what Hydra itself builds: callbacks, launchers
+EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
+
+
+def main() -> None:
+    """Run the configs that the command line composes; exit with 2 at a user's mistake, with 130 at an interrupt."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once
+    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
+    sys.path.append(str(Path.cwd()))  # the user's own modules
+    try:
+        if {"-h", "--help"} & set(sys.argv):
+            print(help_text(sys.argv[1:]))
+            sys.exit()
+        sys.argv[1:] = add_or_override(sys.argv[1:])
+        use_project()
+        with execution_whitelist([*TRUSTED_BY_HYDRA]):
+            run_composed()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if not is_hydras(error):
+            raise  # a bug of ours
+        print(as_message(error, sys.argv[1:]), file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:  # Hydra makes the run folder, before any code of ours runs
+        where = error.filename or "run_dir"
+        print(f"{where}: cannot be made: {error.strerror}. Use another run_dir=…", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        if JobReporter.folder:  # Hydra made the folder, and no line of run_composed had run
+            remove_if_empty(JobReporter.folder)
+        sys.exit(EXIT_INTERRUPTED)  # what to do next was said where it is known, in session.py
+
+
+@hydra.main(config_path=str(CONF), config_name="config")
+def run_composed(cfg: DictConfig) -> float:
+    """Run a composed config in the folder that Hydra chose."""
+    job = HydraConfig.get()
+    folder = relative(job.runtime.output_dir)
+    choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}
+    overrides: Any = OmegaConf.to_container(job.overrides.task, resolve=False)
+    try:
+        saved = None
+        main_source = next(source for source in job.runtime.config_sources if source.provider == "main")
+        if Path(main_source.path).name == ".hydra":  # make rerun: a saved config
+            again = read_saved_config(Path(main_source.path).parent, "RUN")
+            choices = again.choices
+            if not any(override.startswith("trust=") for override in overrides):
+                cfg.trust = []  # a config read from a run folder trusts nobody by itself
+            overrides = [*again.overrides, *overrides]
+        elif isinstance(cfg.train.extend, str):
+            saved = extended_config(cfg, overrides)
+        if saved:
+            cfg, choices, overrides = saved.config, saved.choices, saved.overrides
+        from runcard.experiment.run import run
+
+        return run(cfg, folder, overrides, choices)
+    except KeyboardInterrupt:
+        remove_if_empty(folder)
+        raise
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,66 @@
+"""A wheel, installed outside the clone, has all it needs: configs, data, templates."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+from conftest import ONE_THREAD, ROOT
+
+SMALL = ("dataset=lung_ct", "dataset.image_size_px=32", "model.base=2", "train.epochs=1")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Returns the bin/ of a new environment with Runcard's wheel, which sees the other packages of this one."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("installed")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
+    build = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, timeout=300)
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "env", with_pip=False)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder / "env")}))
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")  # a .pth file in there is not followed
+    python = str(folder / "env" / "bin" / "python")
+    subprocess.run([*pip, "--python", python, "install", "--quiet", "--no-deps", str(wheel)], check=True, timeout=300)
+    return folder / "env" / "bin"
+
+
+@pytest.fixture
+def runcard(installed, tmp_path):
+    """Returns a function that gives a command of the installed Runcard in an empty folder."""
+
+    def command(*arguments: str) -> str:
+        done = subprocess.run(
+            [str(installed / "runcard"), *arguments],
+            cwd=tmp_path,
+            env={**ONE_THREAD, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return command
+
+
+def test_the_package_is_the_installed_one(installed):
+    code = "import runcard.config.project as p; print(p.CONF)"
+    done = subprocess.run([str(installed / "python"), "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert Path(done.stdout.strip()).is_relative_to(installed.parent)
+
+
+def test_commands_outside_the_clone(runcard, tmp_path):
+    runcard("train", "-m", *SMALL, "seed=0,1", "name=seeds")
+    runcard("train", "experiment=phantoms/chest", "scale=quick", "model.base=2", "run_dir=recipe")
+    assert "seeds" in runcard("compare", "outputs/seeds")
+    assert "report.html" in runcard("report", "outputs/seeds")
+    assert "no errors" in runcard("audit", "dataset=lung_ct")
+    runcard("init", "mine")
+    assert (tmp_path / "mine" / "conf" / "dataset" / "circles.yaml").exists()
