@@ -23,7 +23,7 @@ LAYERS = (
     ("config", "stats", "models", "losses", "metrics", "transforms"),
     ("data", "runs"),
     ("datasets", "training", "audit", "compare"),
-    ("loggers", "explain", "study"),
+    ("loggers", "explain", "study", "inference"),
     ("experiment",),
     ("cli",),
 )

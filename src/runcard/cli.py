@@ -78,6 +78,50 @@ def init(
 
 
 @app.command()
+def predict(
+    runs_and_images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... IMAGES...",
+            help="runs, or folders of runs (several predict together); then images, folders, patterns, CSV tables",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the folder of the predictions", show_default=False)],
+    values: Annotated[str | None, typer.Option(help="the grey value of each class in the masks: 0,255")] = None,
+    probabilities: Annotated[bool, typer.Option(help="write the probabilities too, as .npz")] = False,
+    overlay: Annotated[bool, typer.Option(help="write the images with the masks' outlines too")] = False,
+    tta: Annotated[str | None, typer.Option(help="flips: average over the flips of the run's augmentation")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="images in one forward pass")] = 16,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+) -> None:
+    """Predict images by one run, or by the mean of several: masks at the images' size, or a table of classes."""
+    from runcard.inference.predict import Options, split_arguments
+    from runcard.inference.predict import predict as predict_images
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if tta not in (None, "flips"):
+        raise UserError(f"--tta must be flips, got {tta!r}")
+    try:
+        greys = [int(value) for value in values.split(",")] if values else []
+    except ValueError:
+        greys = [-1]
+    if any(not 0 <= grey <= 255 for grey in greys):
+        raise UserError(f"--values must be integers from 0 to 255, one for each class, got {values!r}")
+    runs, images = split_arguments(runs_and_images)
+    options = Options(greys, probabilities, overlay, tta == "flips", batch_size)
+    try:
+        outcome = predict_images(runs, images, output, options, trust or [], console)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    done = f", {outcome.skipped} were done before" if outcome.skipped else ""
+    console.print(f"{outcome.predicted} images predicted{done}: {output}/")
+    if outcome.failed:
+        raise UserError("\n".join([f"{len(outcome.failed)} images could not be read:", *outcome.failed]))
+
+
+@app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
     images: Annotated[

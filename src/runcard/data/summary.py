@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 from runcard.data.image_io import OnDisk
 from runcard.data.source import Original, Source
@@ -36,6 +37,16 @@ def summary_rows(
         shown = ", ".join(disk.left_out[:MAX_LEFT_OUT_SHOWN])
         rows.append(("left out", shown + (f" and {more} more" if more > 0 else "")))
     return [list(row) for row in rows]
+
+
+def describe_images(originals: Sequence[Original]) -> dict[str, Any]:
+    """Describe images for run.json: the kinds of their files, their smallest and largest width and height."""
+    widths, heights = [o.width_px for o in originals], [o.height_px for o in originals]
+    return {
+        "kinds": sorted({original.files[0] for original in originals if original.files}),
+        "smallest_px": [min(widths), min(heights)],
+        "largest_px": [max(widths), max(heights)],
+    }
 
 
 def _counts(members: list[int], classes: list[str], labels: Sequence[int] | None) -> str:

@@ -1,0 +1,308 @@
+"""The command `runcard predict`: images to masks or a table of classes, in a folder that says how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from runcard.data.image_io import describe, ignore_pillow_warnings, read_image
+from runcard.errors import DataError, UserError
+from runcard.figures.figures import outlined
+from runcard.fileio import atomic_write, csv_text, write_json, write_text
+from runcard.inference.inputs import Input, find_inputs
+from runcard.inference.predictor import Prediction, Predictor
+from runcard.runs.environment import versions
+from runcard.runs.reader import run_folders
+from runcard.training.restore import open_run
+
+RECORD = "predictions.json"
+WRITE_EVERY_SECONDS = 10.0  # how often the record is written, so that an interrupted prediction goes on
+MAX_LISTED = 10
+SWEEP = ("*/run.json", "*/*/run.json")  # a run of a folder that holds runs
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is written, and how images are predicted."""
+
+    values: Sequence[int] = ()  # the grey value of each class in the masks; empty: the class's index
+    probabilities: bool = False
+    overlay: bool = False
+    flips: bool = False
+    batch_size: int = 16
+
+
+@dataclass
+class Outcome:
+    """What became of the images."""
+
+    predicted: int = 0
+    skipped: int = 0  # done before
+    failed: list[str] = field(default_factory=list)  # a message each
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One image as it was read."""
+
+    wanted: Input
+    sha256: str
+    image: np.ndarray
+    prepared: list[np.ndarray]  # of each run
+    kind: str  # "8-bit grey PNG"
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Tell run folders, and folders of runs, from images. Raise UserError where either is missing."""
+    runs: list[Path] = []
+    images: list[str] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir() and ((path / "run.json").is_file() or any(next(path.glob(each), None) for each in SWEEP)):
+            runs += [folder for folder in run_folders(path) if (folder / "checkpoints" / "best.safetensors").is_file()]
+        else:
+            images.append(argument)
+    if not runs:
+        raise UserError("no run is named: runcard predict outputs/<name>/<stamp> images/ -o predictions")
+    if not images:
+        raise UserError("no images are named: runcard predict outputs/<name>/<stamp> images/ -o predictions")
+    return runs, images
+
+
+def predict(
+    runs: Sequence[Path], images: Sequence[str], output: Path, options: Options, trust: Sequence[str], console: Console
+) -> Outcome:
+    """Predict images by the mean of runs, into the folder output; images that are done there are skipped.
+
+    An image that cannot be read is reported at the end and stops nothing. Raises UserError for a mistake in the
+    arguments, and where output holds predictions of other runs or with other options.
+    """
+    ignore_pillow_warnings()
+    cv2.setNumThreads(0)  # the pool below is the parallelism
+    wanted = find_inputs(images)
+    predictor = Predictor([open_run(folder, trust) for folder in runs], options.flips)
+    if options.values and len(options.values) != len(predictor.classes):
+        raise UserError(f"--values must be one grey value for each of {', '.join(predictor.classes)}.")
+    folder = _Folder.open(output, _made_by(runs, options))
+    outcome = Outcome()
+    seen = _Differences(predictor)
+    try:
+        with ThreadPoolExecutor() as pool:
+            reads = _ahead(pool, wanted, predictor, folder, 2 * options.batch_size)
+            hidden = not console.is_terminal
+            bar = track(reads, "predicting", len(wanted), console=console, transient=True, disable=hidden)
+            for batch in _batches(bar, options.batch_size, outcome):
+                sizes = [read.image.shape[:2] for read in batch]
+                predictions = predictor.predict_batch([read.prepared for read in batch], sizes)
+                for read, prediction in zip(batch, predictions, strict=True):
+                    folder.write(read, prediction, options)
+                    seen.add(read)
+                outcome.predicted += len(batch)
+    finally:
+        folder.finish([each.name for each in wanted])
+    for line in seen.lines():
+        console.print(f"warning: {line}", style="yellow")
+    return outcome
+
+
+class _Folder:
+    """The folder of predictions, and its record."""
+
+    def __init__(self, path: Path, made_by: dict[str, Any], images: dict[str, dict[str, Any]]) -> None:
+        self.path, self.made_by, self.images = path, made_by, images
+        self.written = monotonic()
+
+    @classmethod
+    def open(cls, path: Path, made_by: dict[str, Any]) -> _Folder:
+        """Open a folder: a new one, or one with predictions that were made in the same way."""
+        record: dict[str, Any] = {}
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            with suppress(OSError, ValueError):
+                record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or record.get("made_by") != made_by:
+                what = "predictions of other runs, or with other options" if record else "something else"
+                raise UserError(f"-o {path}: holds {what}. Name another folder.")
+        return cls(path, made_by, record.get("images", {}))
+
+    def is_done(self, name: str, sha256: str) -> bool:
+        """Whether the same file was predicted before, and its output is there."""
+        done = self.images.get(name)
+        if done is None or done["sha256"] != sha256:
+            return False
+        return done["mask"] is None or (self.path / done["mask"]).exists()
+
+    def write(self, read: _Read, prediction: Prediction, options: Options) -> None:
+        """Write what was predicted of one image."""
+        name = read.wanted.name
+        entry: dict[str, Any] = {"file": str(read.wanted.path), "sha256": read.sha256, "mask": None}
+        if prediction.probs.ndim == 1:
+            entry |= {"label": prediction.label, "probabilities": prediction.probs.tolist()}
+            entry |= {} if prediction.spread is None else {"spread": prediction.spread.tolist()}
+        else:
+            mask = prediction.mask
+            entry["mask"] = f"{name}.png"
+            counts = np.bincount(mask.ravel(), minlength=len(prediction.classes))
+            entry["pixels"] = dict(zip(prediction.classes, counts.tolist(), strict=True))
+            if prediction.spread is not None:
+                spread = prediction.spread.max(axis=0)  # at most 1/2, of probabilities
+                self._write_png(f"disagreement/{name}.png", np.rint(510 * spread).astype(np.uint8))
+            if options.overlay:
+                shown = read.image if read.image.dtype == np.uint8 else _stretched(read.image)
+                self._write_png(f"overlay/{name}.png", outlined(shown.reshape(*shown.shape[:2], -1), mask))
+            shown = np.asarray(options.values, np.uint8)[mask] if options.values else mask
+            self._write_png(entry["mask"], shown)
+        if prediction.spread is not None:
+            entry["disagreement"] = prediction.disagreement
+        if options.probabilities:
+            content = io.BytesIO()
+            np.savez_compressed(content, probabilities=prediction.probs, classes=np.array(prediction.classes))
+            self._write_bytes(f"probabilities/{name}.npz", content.getvalue())
+        self.images[name] = entry
+        if monotonic() - self.written > WRITE_EVERY_SECONDS:
+            self._write_record()
+
+    def finish(self, order: Sequence[str]) -> None:
+        """Write the record and, for classes, predictions.csv, in the order of the images."""
+        place = {name: i for i, name in enumerate(order)}
+        self.images = dict(sorted(self.images.items(), key=lambda item: place.get(item[0], len(place))))
+        self._write_record()
+        labelled = {name: entry for name, entry in self.images.items() if "label" in entry}
+        if not labelled:
+            return
+        classes = self.made_by["classes"]
+        several = len(self.made_by["runs"]) > 1
+        header = ["image", "label", *classes, *([f"{each}_sd" for each in classes] if several else [])]
+        rows = ([n, e["label"], *e["probabilities"], *e.get("spread", [])] for n, e in labelled.items())
+        write_text(self.path / "predictions.csv", csv_text(header, rows))
+
+    def _write_record(self) -> None:
+        write_json(self.path / RECORD, {"made_by": self.made_by, "images": self.images})
+        self.written = monotonic()
+
+    def _write_png(self, name: str, pixels: np.ndarray) -> None:
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        self._write_bytes(name, content.getvalue())
+
+    def _write_bytes(self, name: str, content: bytes) -> None:
+        with atomic_write(self.path / name) as temporary:
+            temporary.write_bytes(content)
+
+
+class _Differences:
+    """Notes which images differ from those that the first run was trained on."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.trained = predictor.members[0].images
+        self.kinds: list[str] = []
+        self.sizes: list[str] = []
+
+    def add(self, read: _Read) -> None:
+        """Note one image."""
+        if not self.trained:
+            return
+        modes = {kind.rpartition(" ")[0] for kind in self.trained["kinds"]}  # "8-bit grey" of "8-bit grey PNG"
+        if modes and read.kind.rpartition(" ")[0] not in modes:
+            self.kinds.append(f"{read.wanted.name} ({read.kind})")
+        height, width = read.image.shape[:2]
+        low, high = self.trained["smallest_px"], self.trained["largest_px"]
+        if not low[0] / 2 <= width <= 2 * high[0] or not low[1] / 2 <= height <= 2 * high[1]:
+            self.sizes.append(f"{read.wanted.name} ({width}×{height})")
+
+    def lines(self) -> Iterator[str]:
+        """Yield a sentence for each kind of difference."""
+        if self.kinds:
+            trained = ", ".join(self.trained["kinds"])
+            yield f"{len(self.kinds)} images are of another kind than in training ({trained}): {_listed(self.kinds)}"
+        if self.sizes:
+            sizes = " to ".join(f"{w}×{h}" for w, h in (self.trained["smallest_px"], self.trained["largest_px"]))
+            yield f"{len(self.sizes)} images are far from the sizes of training ({sizes} px): {_listed(self.sizes)}"
+
+
+def _made_by(runs: Sequence[Path], options: Options) -> dict[str, Any]:
+    """Describe what decides a prediction, for the record."""
+    weights = [folder / "checkpoints" / "best.safetensors" for folder in runs]
+    return {
+        "runs": [
+            {"folder": folder.as_posix(), "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for folder, path in zip(runs, weights, strict=True)
+        ],
+        "classes": json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))["config"]["derived"]["classes"],
+        "options": {
+            "values": list(options.values),
+            "probabilities": options.probabilities,
+            "overlay": options.overlay,
+            "flips": options.flips,
+        },
+        "versions": versions(),
+    }
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, wanted: Sequence[Input], predictor: Predictor, folder: _Folder, ahead: int
+) -> Iterator[_Read | DataError | None]:
+    """Read images in threads, at most ahead of them before they are used, which bounds memory; in their order."""
+
+    def read(each: Input) -> _Read | DataError | None:
+        try:
+            content = each.path.read_bytes()
+            sha256 = hashlib.sha256(content).hexdigest()
+            if folder.is_done(each.name, sha256):
+                return None
+            image = read_image(each.path)
+            return _Read(each, sha256, image, predictor.prepare(image), describe(each.path))
+        except DataError as fault:
+            return fault
+        except OSError as error:
+            return DataError("unreadable", each.path, error.strerror or str(error), "Replace or leave it out.")
+
+    waiting: list[Future[_Read | DataError | None]] = []
+    remaining = iter(wanted)
+    while True:
+        waiting += [pool.submit(read, each) for each in islice(remaining, ahead - len(waiting))]
+        if not waiting:
+            return
+        yield waiting.pop(0).result()
+
+
+def _batches(reads: Iterable[_Read | DataError | None], batch_size: int, outcome: Outcome) -> Iterator[list[_Read]]:
+    """Yield full batches and a last one; count in outcome what is not to be predicted."""
+    batch: list[_Read] = []
+    for read in reads:
+        if read is None:
+            outcome.skipped += 1
+        elif isinstance(read, DataError):
+            outcome.failed.append(str(read))
+        else:
+            batch.append(read)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """Return an image deeper than 8 bits as uint8, its own smallest value black and its largest white."""
+    low, high = float(image.min()), float(image.max())
+    return np.asarray(255 * (image.astype(np.float32) - low) / max(high - low, 1e-6), np.uint8)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

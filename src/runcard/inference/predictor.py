@@ -1,0 +1,165 @@
+"""Trained runs as one function from images to probabilities: preprocessing, forward passes, original size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from runcard.config.schema import DatasetConfig
+from runcard.data.image_io import FULL_WINDOW, check_window, read_image, windowed
+from runcard.data.preprocessing import normalizer, resize_image, with_channels
+from runcard.errors import UserError
+from runcard.training.evaluation import probabilities
+from runcard.training.restore import SavedRun, open_run
+
+FLIPS = {  # the transforms that mirror an image -> the axis of (N, C, H, W)
+    "albumentations.HorizontalFlip": 3,
+    "albumentations.VerticalFlip": 2,
+    "torchvision.transforms.v2.RandomHorizontalFlip": 3,
+    "torchvision.transforms.v2.RandomVerticalFlip": 2,
+}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What runs predict for one image, in the order of classes. With masks, H and W are those of the image."""
+
+    classes: Sequence[str]
+    probs: np.ndarray  # (K,) or (K, H, W) float32: the mean over the runs
+    decision: np.ndarray  # () or (H, W) uint8: the index of the most probable class
+    spread: np.ndarray | None  # (K,) or (K, H, W) float32: the standard deviation over the runs; None with one run
+    disagreement: float  # share of the runs, or of runs × pixels, that prefer another class than the mean does
+
+    @property
+    def label(self) -> str:
+        """The most probable class of an image. Raises ValueError where pixels have classes, not the image."""
+        if self.decision.ndim:
+            raise ValueError("label: these runs predict masks; see mask")
+        return self.classes[int(self.decision)]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The most probable class of each pixel, (H, W) uint8. Raises ValueError where classes are of whole images."""
+        if not self.decision.ndim:
+            raise ValueError("mask: these runs predict one class per image; see label")
+        return self.decision
+
+
+class Predictor:
+    """One run, or the mean of several that predict the same classes."""
+
+    def __init__(self, runs: Sequence[SavedRun], flips: bool = False) -> None:
+        """Prepare the runs. flips averages over the flips that each run was trained with (test-time augmentation).
+
+        Raises UserError where the runs' classes differ, or flips is set for a run that was trained without any.
+        """
+        self.members = [_Member(run, flips) for run in runs]
+        self.classes: list[str] = self.members[0].classes
+        for member in self.members:
+            if member.classes != self.classes:
+                raise UserError(
+                    f"{member.folder}: predicts {', '.join(member.classes)}, but {self.members[0].folder} predicts "
+                    f"{', '.join(self.classes)}. Runs of one prediction share their classes and their order."
+                )
+
+    @property
+    def model(self) -> nn.Module:
+        """The network of the first run, in evaluation mode, with the best epoch's weights."""
+        return self.members[0].model
+
+    def predict(self, image: np.ndarray | str | Path) -> Prediction:
+        """Predict one image: a file, or an array (H, W) or (H, W, 3) of the depth that files of the run's data have."""
+        array = image if isinstance(image, np.ndarray) else read_image(Path(image))
+        return next(self.predict_batch([self.prepare(array)], [array.shape[:2]]))
+
+    def prepare(self, image: np.ndarray) -> list[np.ndarray]:
+        """Return the image as each run's training saw it: (H, W, C) uint8 squares."""
+        return [member.prepare(image) for member in self.members]
+
+    def predict_batch(
+        self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, ...]]
+    ) -> Iterator[Prediction]:
+        """Yield the prediction of each prepared image, at its own size (height, width)."""
+        by_member = zip(self.members, zip(*prepared, strict=True), strict=True)
+        outputs = [member.probabilities(np.stack(images)) for member, images in by_member]
+        for i, size in enumerate(sizes):
+            probs = np.stack([_at_size(output[i], size) for output in outputs])  # (R, K, …)
+            if len(probs) == 1:
+                yield Prediction(self.classes, probs[0], _decide(probs[0]), None, 0.0)
+                continue
+            mean = probs.mean(axis=0)
+            decision = _decide(mean)
+            disagreement = float(np.mean([_decide(each) != decision for each in probs]))
+            yield Prediction(self.classes, mean, decision, probs.std(axis=0), disagreement)
+
+
+class _Member:
+    """One run of a Predictor."""
+
+    def __init__(self, run: SavedRun, flips: bool) -> None:
+        dataset: DatasetConfig = run.dataset(None)
+        self.folder, self.model, self.autocast = run.folder, run.model, run.autocast
+        self.images: dict[str, Any] = run.record.get("images", {})  # of training, absent in older runs
+        self.classes: list[str] = run.config["derived"]["classes"]
+        self.size_px, self.channels = dataset.image_size_px, dataset.channels
+        self.window = check_window(dataset.node.get("window", FULL_WINDOW))
+        self.scale, self.shift = normalizer(dataset.normalization)
+        axes = trained_flips(run.config["augmentation"]) if flips else []
+        if flips and not axes:
+            raise UserError(f"--tta flips: {run.folder} was trained without flips. Leave the option out.")
+        self.flips = [combo for k in range(len(axes) + 1) for combo in combinations(axes, k)]  # () is the image itself
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Return an image of a file as the training saw it: (size_px, size_px, C) uint8."""
+        pixels = image if image.dtype == np.uint8 else windowed(image, self.window)
+        return resize_image(with_channels(pixels, self.channels), self.size_px)
+
+    @torch.inference_mode()
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return the probabilities (N, K, …) float32 of images (N, H, W, C) uint8, the mean over the flips."""
+        device = next(self.model.parameters()).device
+        batch = torch.from_numpy(images.transpose(0, 3, 1, 2) * self.scale + self.shift)
+        batch = batch.to(device, memory_format=torch.channels_last)
+        views = []
+        for flip in self.flips:
+            with self.autocast():
+                logits: Tensor = self.model(batch.flip(flip) if flip else batch)
+            probs = probabilities(logits)
+            views.append(probs.flip(flip) if flip and probs.ndim == 4 else probs)
+        return (torch.stack(views).mean(dim=0) if len(views) > 1 else views[0]).cpu().numpy()
+
+
+def load(*folders: str | Path, trust: Sequence[str] = (), flips: bool = False) -> Predictor:
+    """Open trained runs for prediction; trust names packages whose objects their configs may name.
+
+    Raises UserError where a folder holds no trained run.
+    """
+    return Predictor([open_run(Path(folder), trust) for folder in folders], flips)
+
+
+def trained_flips(augmentation: dict[str, Any]) -> list[int]:
+    """Return the axes of (N, C, H, W) along which a run's augmentation mirrors images."""
+    transforms = augmentation.get("transforms") or {}
+    nodes = [node for node in transforms.values() if isinstance(node, dict) and node.get("p", 0.5) > 0]
+    return sorted({FLIPS[node["_target_"]] for node in nodes if node.get("_target_") in FLIPS})
+
+
+def _at_size(probs: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return probabilities (K, h, w) at another size (K, H, W), linearly; those of a whole image (K,) as they are."""
+    if probs.ndim == 1 or probs.shape[1:] == tuple(size):
+        return probs
+    height, width = size
+    return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in probs])
+
+
+def _decide(probs: np.ndarray) -> np.ndarray:
+    """Return the index of the largest of probabilities (K, …), uint8; torch's argmax is far faster than NumPy's."""
+    return torch.from_numpy(probs).argmax(dim=0).to(torch.uint8).numpy()
