@@ -122,6 +122,23 @@ def predict(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the file", show_default=False)],
+    kind: Annotated[str, typer.Option("--format", help="onnx, pt2 or safetensors (weights alone)")] = "onnx",
+    root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+) -> None:
+    """Write a run as one file with its preprocessing, and check it on the validation images."""
+    from runcard.errors import check_config_choice
+    from runcard.inference.export import FORMATS, export_run
+
+    check_config_choice("--format", kind, FORMATS)
+    done = export_run(run, kind, output, root, trust or [])
+    print(f"preprocessing  {done.graph}\nfile           {done.file}\n{output}")
+
+
+@app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
     images: Annotated[

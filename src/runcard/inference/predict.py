@@ -25,14 +25,14 @@ from runcard.errors import DataError, UserError
 from runcard.figures.figures import outlined
 from runcard.fileio import atomic_write, csv_text, write_json, write_text
 from runcard.inference.inputs import Input, find_inputs
-from runcard.inference.predictor import Prediction, Predictor
+from runcard.inference.prediction import ImagePredictor, Prediction
 from runcard.runs.environment import versions
 from runcard.runs.reader import run_folders
-from runcard.training.restore import open_run
 
 RECORD = "predictions.json"
 WRITE_EVERY_SECONDS = 10.0  # how often the record is written, so that an interrupted prediction goes on
 MAX_LISTED = 10
+ONNX = ".onnx"
 SWEEP = ("*/run.json", "*/*/run.json")  # a run of a folder that holds runs
 
 
@@ -73,7 +73,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     images: list[str] = []
     for argument in arguments:
         path = Path(argument)
-        if path.is_dir() and ((path / "run.json").is_file() or any(next(path.glob(each), None) for each in SWEEP)):
+        if path.suffix == ONNX:
+            runs.append(path)
+        elif path.is_dir() and ((path / "run.json").is_file() or any(next(path.glob(each), None) for each in SWEEP)):
             runs += [folder for folder in run_folders(path) if (folder / "checkpoints" / "best.safetensors").is_file()]
         else:
             images.append(argument)
@@ -95,10 +97,10 @@ def predict(
     ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism
     wanted = find_inputs(images)
-    predictor = Predictor([open_run(folder, trust) for folder in runs], options.flips)
+    predictor = _open(runs, options, trust)
     if options.values and len(options.values) != len(predictor.classes):
         raise UserError(f"--values must be one grey value for each of {', '.join(predictor.classes)}.")
-    folder = _Folder.open(output, _made_by(runs, options))
+    folder = _Folder.open(output, _made_by(runs, predictor.classes, options))
     outcome = Outcome()
     seen = _Differences(predictor)
     try:
@@ -207,8 +209,8 @@ class _Folder:
 class _Differences:
     """Notes which images differ from those that the first run was trained on."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.trained = predictor.members[0].images
+    def __init__(self, predictor: ImagePredictor) -> None:
+        self.trained = predictor.trained_on
         self.kinds: list[str] = []
         self.sizes: list[str] = []
 
@@ -234,15 +236,28 @@ class _Differences:
             yield f"{len(self.sizes)} images are far from the sizes of training ({sizes} px): {_listed(self.sizes)}"
 
 
-def _made_by(runs: Sequence[Path], options: Options) -> dict[str, Any]:
+def _open(runs: Sequence[Path], options: Options, trust: Sequence[str]) -> ImagePredictor:
+    """Open an exported file without torch, or runs with it."""
+    if runs[0].suffix == ONNX:
+        from runcard.inference.onnx_file import OnnxPredictor
+
+        if len(runs) > 1 or options.flips:
+            raise UserError(f"{runs[0]}: an exported file predicts alone and without --tta.")
+        return OnnxPredictor(runs[0])
+    from runcard.inference.predictor import load
+
+    return load(*runs, trust=trust, flips=options.flips)
+
+
+def _made_by(runs: Sequence[Path], classes: Sequence[str], options: Options) -> dict[str, Any]:
     """Describe what decides a prediction, for the record."""
-    weights = [folder / "checkpoints" / "best.safetensors" for folder in runs]
+    weights = [path if path.suffix == ONNX else path / "checkpoints" / "best.safetensors" for path in runs]
     return {
         "runs": [
-            {"folder": folder.as_posix(), "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for folder, path in zip(runs, weights, strict=True)
+            {"run": run.as_posix(), "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for run, path in zip(runs, weights, strict=True)
         ],
-        "classes": json.loads((runs[0] / "run.json").read_text(encoding="utf-8"))["config"]["derived"]["classes"],
+        "classes": list(classes),
         "options": {
             "values": list(options.values),
             "probabilities": options.probabilities,
@@ -254,7 +269,7 @@ def _made_by(runs: Sequence[Path], options: Options) -> dict[str, Any]:
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, wanted: Sequence[Input], predictor: Predictor, folder: _Folder, ahead: int
+    pool: ThreadPoolExecutor, wanted: Sequence[Input], predictor: ImagePredictor, folder: _Folder, ahead: int
 ) -> Iterator[_Read | DataError | None]:
     """Read images in threads, at most ahead of them before they are used, which bounds memory; in their order."""
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from runcard.config.schema import DatasetConfig
 from runcard.data.image_io import FULL_WINDOW, check_window, read_image, windowed
 from runcard.data.preprocessing import normalizer, resize_image, with_channels
 from runcard.errors import UserError
+from runcard.inference.prediction import Prediction, combine
 from runcard.training.evaluation import probabilities
 from runcard.training.restore import SavedRun, open_run
 
@@ -28,31 +27,6 @@ FLIPS = {  # the transforms that mirror an image -> the axis of (N, C, H, W)
 }
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What runs predict for one image, in the order of classes. With masks, H and W are those of the image."""
-
-    classes: Sequence[str]
-    probs: np.ndarray  # (K,) or (K, H, W) float32: the mean over the runs
-    decision: np.ndarray  # () or (H, W) uint8: the index of the most probable class
-    spread: np.ndarray | None  # (K,) or (K, H, W) float32: the standard deviation over the runs; None with one run
-    disagreement: float  # share of the runs, or of runs × pixels, that prefer another class than the mean does
-
-    @property
-    def label(self) -> str:
-        """The most probable class of an image. Raises ValueError where pixels have classes, not the image."""
-        if self.decision.ndim:
-            raise ValueError("label: these runs predict masks; see mask")
-        return self.classes[int(self.decision)]
-
-    @property
-    def mask(self) -> np.ndarray:
-        """The most probable class of each pixel, (H, W) uint8. Raises ValueError where classes are of whole images."""
-        if not self.decision.ndim:
-            raise ValueError("mask: these runs predict one class per image; see label")
-        return self.decision
-
-
 class Predictor:
     """One run, or the mean of several that predict the same classes."""
 
@@ -62,7 +36,8 @@ class Predictor:
         Raises UserError where the runs' classes differ, or flips is set for a run that was trained without any.
         """
         self.members = [_Member(run, flips) for run in runs]
-        self.classes: list[str] = self.members[0].classes
+        self.classes = self.members[0].classes
+        self.trained_on = self.members[0].trained_on
         for member in self.members:
             if member.classes != self.classes:
                 raise UserError(
@@ -78,27 +53,17 @@ class Predictor:
     def predict(self, image: np.ndarray | str | Path) -> Prediction:
         """Predict one image: a file, or an array (H, W) or (H, W, 3) of the depth that files of the run's data have."""
         array = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        return next(self.predict_batch([self.prepare(array)], [array.shape[:2]]))
+        return self.predict_batch([self.prepare(array)], [array.shape[:2]])[0]
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         """Return the image as each run's training saw it: (H, W, C) uint8 squares."""
         return [member.prepare(image) for member in self.members]
 
-    def predict_batch(
-        self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, ...]]
-    ) -> Iterator[Prediction]:
-        """Yield the prediction of each prepared image, at its own size (height, width)."""
+    def predict_batch(self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, ...]]) -> list[Prediction]:
+        """Return the prediction of each prepared image, at its own size (height, width)."""
         by_member = zip(self.members, zip(*prepared, strict=True), strict=True)
         outputs = [member.probabilities(np.stack(images)) for member, images in by_member]
-        for i, size in enumerate(sizes):
-            probs = np.stack([_at_size(output[i], size) for output in outputs])  # (R, K, …)
-            if len(probs) == 1:
-                yield Prediction(self.classes, probs[0], _decide(probs[0]), None, 0.0)
-                continue
-            mean = probs.mean(axis=0)
-            decision = _decide(mean)
-            disagreement = float(np.mean([_decide(each) != decision for each in probs]))
-            yield Prediction(self.classes, mean, decision, probs.std(axis=0), disagreement)
+        return [combine(self.classes, [output[i] for output in outputs], size) for i, size in enumerate(sizes)]
 
 
 class _Member:
@@ -107,7 +72,7 @@ class _Member:
     def __init__(self, run: SavedRun, flips: bool) -> None:
         dataset: DatasetConfig = run.dataset(None)
         self.folder, self.model, self.autocast = run.folder, run.model, run.autocast
-        self.images: dict[str, Any] = run.record.get("images", {})  # of training, absent in older runs
+        self.trained_on: dict[str, Any] = run.record.get("images", {})  # absent in runs of older versions
         self.classes: list[str] = run.config["derived"]["classes"]
         self.size_px, self.channels = dataset.image_size_px, dataset.channels
         self.window = check_window(dataset.node.get("window", FULL_WINDOW))
@@ -150,16 +115,3 @@ def trained_flips(augmentation: dict[str, Any]) -> list[int]:
     transforms = augmentation.get("transforms") or {}
     nodes = [node for node in transforms.values() if isinstance(node, dict) and node.get("p", 0.5) > 0]
     return sorted({FLIPS[node["_target_"]] for node in nodes if node.get("_target_") in FLIPS})
-
-
-def _at_size(probs: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Return probabilities (K, h, w) at another size (K, H, W), linearly; those of a whole image (K,) as they are."""
-    if probs.ndim == 1 or probs.shape[1:] == tuple(size):
-        return probs
-    height, width = size
-    return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in probs])
-
-
-def _decide(probs: np.ndarray) -> np.ndarray:
-    """Return the index of the largest of probabilities (K, …), uint8; torch's argmax is far faster than NumPy's."""
-    return torch.from_numpy(probs).argmax(dim=0).to(torch.uint8).numpy()
