@@ -115,23 +115,32 @@ def _both_sides(data: Inspected) -> Iterator[Finding]:
 
 
 def _few(data: Inspected) -> Iterator[Finding]:
-    """Find splits too small for a measurement; k-fold validation counts as one, because comparisons pool its folds."""
+    """Find splits with too few images, patients or images of a class for a measurement.
+
+    The validation of a cross-validation is that of all folds together, because comparisons average over them. But a
+    fold of its own needs every class: without one, its metrics of a class are undefined.
+    """
     for side in dict.fromkeys(data.sides):
         members = [i for i, other in enumerate(data.sides) if other == side]
-        measured = range(len(data.profiles)) if data.split_kind == "kfold" and side == "val" else members
+        measured, where = members, side
+        if data.split_kind == "kfold" and side == "val":
+            measured, where = [i for i, other in enumerate(data.sides) if other != "test"], "val of all folds"
         if side != "train" and len(measured) < MIN_IMAGES:
-            what = f"{side} has {counted(len(measured), 'image')}: one of them more or less right moves every score"
+            what = f"{where} has {counted(len(measured), 'image')}: one of them more or less right moves every score"
             yield Finding("few_images", "warning", what, "Hold out more, or use dataset.split.kind=kfold.")
         groups = {data.groups[i] for i in measured}
         if side != "train" and data.is_grouped and len(groups) < MIN_UNITS:
-            what = f"{side} has {counted(len(groups), 'patient')}: below {MIN_UNITS} no comparison gives a verdict"
+            what = f"{where} has {counted(len(groups), 'patient')}: below {MIN_UNITS} no comparison gives a verdict"
             yield Finding("few_patients", "warning", what, "Hold out more patients, or use dataset.split.kind=kfold.")
-        for name, number in _counts(data, members).items():
-            if number < MIN_POSITIVES:
-                nothing = "" if number else ", so that nothing can be learnt or said of it"
-                fix = "Part the images otherwise (dataset.split.seed, val_fraction), get more of it, or leave it out."
-                level = "warning" if number else "error"
-                yield Finding("few_positives", level, f"{side} has {counted(number, 'image')} of {name}{nothing}", fix)
+        own, pooled = _counts(data, members), _counts(data, measured)
+        for name in own:
+            fix = "Part the images otherwise (dataset.split.seed, val_fraction), get more of it, or leave it out."
+            if not own[name]:
+                what = f"{side} has 0 images of {name}, so that nothing can be learnt or said of it"
+                yield Finding("few_positives", "error", what, fix)
+            elif pooled[name] < MIN_POSITIVES:
+                what = f"{where} has {counted(pooled[name], 'image')} of {name}"
+                yield Finding("few_positives", "warning", what, fix)
 
 
 def _counts(data: Inspected, members: Sequence[int]) -> dict[str, int]:
