@@ -12,6 +12,7 @@ from runcard.audit.cache import remember
 from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Probe, Sample, probe
 from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected
+from runcard.config.instantiate import untrusted_targets
 from runcard.config.schema import DatasetConfig
 from runcard.data.loaders import Augment, unaugmented
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, with_channels
@@ -39,6 +40,8 @@ def find(
         None if samples[0].mask is None else np.stack([sample.mask for sample in samples if sample.mask is not None])
     )
     images = np.stack([sample.image for sample in samples])
+    if untrusted_targets(node, trust=()):
+        cache = None  # the key of the cache does not contain the code of the user's own transforms
     found = remember(
         cache, "augmentation", Probe, lambda: probe(augment, images, masks), node, images, masks, versions()
     )
