@@ -12,8 +12,8 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from runcard.audit.audit import audit_before_training, print_findings
 from runcard.audit.findings import as_json
-from runcard.audit.preflight import audit_before_training, print_findings
 from runcard.audit.profiles import Profile, profile_of
 from runcard.config.diff import NON_FUNCTIONAL_KEYS, config_hash, flatten
 from runcard.config.schema import Config

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from runcard.audit.cache import remember
 from runcard.audit.detectors.near_duplicates import NearDuplicates, find_near_duplicates
 from runcard.audit.findings import Finding, counted
-from runcard.audit.profiles import Inspected, Profile, thumbs_of
+from runcard.audit.profiles import Inspected, Profile
 
 MANY = 0.2  # share of the calibration copies that the search may miss without a note
 SEED = 0  # of the calibration copies
@@ -72,7 +72,7 @@ def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
 def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     """Report near-duplicates; known are the positions of exact duplicates, which are reported already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
-    thumbs = thumbs_of([data.profiles[i] for i in kept])
+    thumbs = data.thumbs[kept]
     found = remember(
         data.cache, "near_duplicates", NearDuplicates, lambda: find_near_duplicates(thumbs, SEED), thumbs, SEED
     )

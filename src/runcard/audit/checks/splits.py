@@ -11,7 +11,6 @@ import numpy as np
 
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile
-from runcard.data.splits import Split
 from runcard.stats.association import association
 from runcard.stats.mrmc import MIN_UNITS
 
@@ -32,15 +31,6 @@ def find(data: Inspected) -> Iterator[Finding]:
     yield from _both_sides(data)
     yield from _few(data)
     yield from _differing(data)
-
-
-def sides_of(split: Split, number: int) -> list[str]:
-    """Return the split (train, val or test) of each of number images; "" if it is in none."""
-    sides = [""] * number
-    for side, members in split.items():
-        for i in members:
-            sides[i] = side
-    return sides
 
 
 def _names(data: Inspected) -> Iterator[Finding]:
