@@ -32,9 +32,9 @@ from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
 from runcard.console import print_table
 from runcard.data.datamodule import open_source
-from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import digest_or_none, read_sample
 from runcard.data.source import Source
+from runcard.data.splits import data_fingerprint
 from runcard.data.summary import summary_rows
 from runcard.errors import DataError, UserError
 from runcard.fileio import write_figure, write_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -47,19 +47,15 @@ def _names(data: Inspected) -> Iterator[Finding]:
         yield data.finding("label_against_name", "warning", what, "Was it put in the wrong folder?", against)
     patients = Counter(match[0] for profile in data.profiles if (match := PATIENT.search(PurePath(profile.id).stem)))
     if not data.is_grouped and patients.total() >= MIN_SHARED * max(1, len(patients)):
+        regex = re.sub(r"\d+", r"\\d+", next(iter(patients)))  # patient7 gives patient\d+
         yield Finding(
             "groups_unnamed",
             "warning",
             f"the names look like {counted(len(patients), 'patient')} with {patients.total()} images, and "
             "dataset.split.group_regex is null",
-            f"Say how a name tells them: 'dataset.split.group_regex=\"({_regex(patients)})\"' (with both quotes).",
+            f"Say how a name tells them: 'dataset.split.group_regex=\"({regex})\"' (with both quotes).",
             tuple(patients),
         )
-
-
-def _regex(patients: Mapping[str, int]) -> str:
-    """Build a regular expression that matches these names: patient7 gives patient\\d+."""
-    return re.sub(r"\d+", r"\\d+", next(iter(patients)))
 
 
 def _balance(data: Inspected) -> Iterator[Finding]:

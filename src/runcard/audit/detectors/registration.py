@@ -185,8 +185,8 @@ def in_words(move: Floats) -> str:
     degrees = abs(math.degrees(math.atan2(turned[1, 0] - turned[0, 1], turned[0, 0] + turned[1, 1])))
     quarters = 90 * round(degrees / 90)
     shown = quarters if abs(degrees - quarters) < STRAIGHT_DEGREES else round(degrees)
-    words = [f"turned by {shown}°"] * (shown > 0) + ["mirrored"] * mirrored
-    return ", ".join(words) or "as it is"
+    words = [f"turned by {shown}°" if shown else "", "mirrored" if mirrored else ""]
+    return ", ".join(filter(None, words)) or "as it is"
 
 
 def _band(image: Bytes, band: tuple[float, float], aperture: Bytes) -> Bytes:
