@@ -157,9 +157,10 @@ def _print(findings: Sequence[Finding], allowed: Sequence[str], console: Console
         is_allowed = finding.level == "error" and finding.check in allowed
         level = "allowed" if is_allowed else finding.level
         console.print(f"{level:<{INDENT}}{finding.check}: {finding.what}", style=STYLES[finding.level])
-        more = len(finding.places) - MAX_PLACES_SHOWN
-        further = [*finding.places[:MAX_PLACES_SHOWN], *([f"and {more} more"] if more > 0 else []), finding.fix]
-        for line in further:
+        lines = list(finding.places[:MAX_PLACES_SHOWN])
+        if len(finding.places) > MAX_PLACES_SHOWN:
+            lines.append(f"and {len(finding.places) - MAX_PLACES_SHOWN} more")
+        for line in [*lines, finding.fix]:
             console.print(f"{'':{INDENT}}{line}")
 
 

@@ -115,16 +115,13 @@ def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iter
     """
     groups: dict[tuple[str, str, str], list[str]] = {}
     for fault in faults:
-        groups.setdefault((fault.check, fault.what, fault.fix), []).append(f"{below(fault, location)}{fault.detail}")
+        place = Path(fault.place)
+        if location and location in place.parents:
+            place = place.relative_to(location)
+        groups.setdefault((fault.check, fault.what, fault.fix), []).append(f"{place}{fault.detail}")
     for (check, what, fix), places in groups.items():
         number = f"{len(places)} times: " if len(places) > 1 else ""
         yield Finding(check, "error", f"{number}{what}", fix, tuple(places))
-
-
-def below(fault: DataError, location: Path | None) -> str:
-    """Return the place of a fault, relative to location if it lies below it."""
-    place = Path(fault.place)
-    return str(place.relative_to(location)) if location and location in place.parents else fault.place
 
 
 def check_allowed(names: Sequence[str]) -> None:

@@ -42,14 +42,15 @@ def find(
     )
     if found.apart_px is not None and not found.moves_together:
         level = "error" if found.apart_px > SURELY_APART_PX else "warning"
-        what = f"image and mask are not moved alike: in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
+        apart = f"in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
+        what = f"image and mask are transformed differently: {apart}"
         fix = f"One draw must serve both (at most {MAX_APART_PX:g} px is rounding). Try augmentation=light."
         yield Finding("augmentation_mask", level, what, fix)
     for fault in found.faults:
         fix = "An augmented sample keeps shape, type and class indices: masks by nearest neighbour, images as uint8."
         yield Finding("augmentation_values", "error", fault, fix)
     if not found.repeatable:
-        what = "the same seed gives another draw, so that no run can be repeated or resumed"
+        what = "the same seed gives a different draw, so that no run can be repeated or resumed"
         yield Finding("augmentation_random", "error", what, "Draw from the seed that it is called with, and no other.")
     if found.lost is not None and found.lost > OFTEN:
         what = f"{found.lost:.0%} of the draws leave nothing of the foreground"

@@ -15,7 +15,7 @@ SEED = 0  # of the calibration copies
 KEEP_ONE = "Keep one of each."
 REMOVE = "Remove them from one split, or use dataset.split.kind=holdout and keep one of each."  # of given splits
 IN_ONE_SPLIT = (
-    "Keep one of each, or put them in one split: dataset.split.group_regex, where the names tell what belongs together."
+    "Keep one of each, or put them in one split: dataset.split.group_regex, if the names show what belongs together."
 )
 
 
@@ -51,7 +51,7 @@ def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterato
         how = _how(data, within)
         yield finding("duplicates", "warning", within, f"more than once, within one split ({how})", KEEP_ONE)
     if across:
-        what = f"in two splits ({_how(data, across)}): what is learnt by heart scores there"
+        what = f"in two splits ({_how(data, across)}): memorised images raise the score there"
         yield finding("duplicates_across", "error", across, what, _apart(data))
     if contradicting:
         what = f"more than once, with different {'masks' if data.has_masks else 'classes'}"
@@ -77,7 +77,7 @@ def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
         data.cache, "near_duplicates", NearDuplicates, lambda: find_near_duplicates(thumbs, SEED), thumbs, SEED
     )
     if found.missed > MANY:
-        what = f"of copies made on purpose {found.missed:.0%} were not found: these images are too much alike to tell"
+        what = f"{found.missed:.0%} of test copies of these images were not found: the images are too similar"
         yield Finding("near_duplicates", "note", what, "Look for copies by the names or dates of the files.")
     pairs = [(kept[pair.first], kept[pair.second], pair.how) for pair in found.pairs]
 

@@ -52,7 +52,7 @@ def _greys(data: Inspected) -> Iterator[Finding]:
         what = f"{counted(len(constant), 'image')} of a single grey"
         yield data.finding("constant_image", "error", what, "Remove or replace what shows nothing.", constant)
     if data.inverted:
-        what = f"{counted(len(data.inverted), 'grey image')} whose greys are reversed against the others"
+        what = f"{counted(len(data.inverted), 'grey image')} whose grey scale is inverted relative to the others"
         fix = "MONOCHROME1 read as MONOCHROME2? Invert them, and see that they are not all of one class."
         yield data.finding("inverted", "warning", what, fix, data.inverted)
     if unusual := [i for i in outliers(data.thumbs) if i not in data.inverted]:
@@ -83,9 +83,7 @@ def _shortcuts(data: Inspected) -> Iterator[Finding]:
             each = [f"{label} {_typical(values[targets == i])}" for i, label in enumerate(data.classes) if i in targets]
             places.append(f"{name}: {reported}: {'; '.join(each)}")
     if places:
-        what = (
-            f"without looking at a pixel, the class can be predicted from {counted(len(places), 'fact')} of the files"
-        )
+        what = f"without looking at a pixel, the class can be predicted from {len(places)} of the files' properties"
         fix = "Were the classes collected apart? A model may learn this instead. Make them alike, or say so."
         yield Finding("class_shortcut", "warning", what, fix, tuple(places))
 

@@ -107,7 +107,7 @@ def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
         what = f"nearly all masks are {fit.turned} against their images" if fit.turned else "masks are of other images"
         better = "" if fit.paired_anew is None else f", where another pairing has {fit.paired_anew:.2f}"
         what += f" (they agree with what foreground looks like by {fit.agreement:.2f}{better})"
-        fix = "Were two folders listed without sorting, or masks saved by another axis order? Pair or turn them anew."
+        fix = "Were two folders listed without sorting, or masks saved with axes swapped? Pair or rotate them."
         yield Finding("mask_misfit", "error", what, fix)
     elif not fit.fits and fit.num_images >= MIN_FOR_ERROR:
         what = (
@@ -120,7 +120,7 @@ def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
             "mask_misfit",
             "warning",
             what,
-            "Look at the contact sheet: were they swapped, turned or moved?",
+            "Look at the contact sheet: were they swapped, rotated or moved?",
             [suspect.index for suspect in fit.suspects],
             [_suspected(suspect, masks) for suspect in fit.suspects],
         )

@@ -53,7 +53,7 @@ def _names(data: Inspected) -> Iterator[Finding]:
             "warning",
             f"the names look like {counted(len(patients), 'patient')} with {patients.total()} images, and "
             "dataset.split.group_regex is null",
-            f"Say how a name tells them: 'dataset.split.group_regex=\"({regex})\"' (with both quotes).",
+            f"Name the part that identifies the patient: 'dataset.split.group_regex=\"({regex})\"' (with both quotes).",
             tuple(patients),
         )
 
@@ -112,7 +112,7 @@ def _few(data: Inspected) -> Iterator[Finding]:
         if data.split_kind == "kfold" and side == "val":
             measured, where = [i for i, other in enumerate(data.sides) if other != "test"], "val of all folds"
         if side != "train" and len(measured) < MIN_IMAGES:
-            what = f"{where} has {counted(len(measured), 'image')}: one of them more or less right moves every score"
+            what = f"{where} has {counted(len(measured), 'image')}: a single one of them changes every score"
             yield Finding("few_images", "warning", what, "Hold out more, or use dataset.split.kind=kfold.")
         groups = {data.groups[i] for i in measured}
         if side != "train" and data.is_grouped and len(groups) < MIN_UNITS:
@@ -120,7 +120,7 @@ def _few(data: Inspected) -> Iterator[Finding]:
             yield Finding("few_patients", "warning", what, "Hold out more patients, or use dataset.split.kind=kfold.")
         own, pooled = _counts(data, members), _counts(data, measured)
         for name in own:
-            fix = "Part the images otherwise (dataset.split.seed, val_fraction), get more of it, or leave it out."
+            fix = "Change dataset.split.seed or val_fraction, add images of this class, or leave the class out."
             if not own[name]:
                 what = f"{side} has 0 images of {name}, so that nothing can be learnt or said of it"
                 yield Finding("few_positives", "error", what, fix)
@@ -154,6 +154,6 @@ def _differing(data: Inspected) -> Iterator[Finding]:
     }
     reported = {name: association(np.array(values), sides) for name, values in metadata.items()}
     if places := [f"{name}: {how}" for name, how in reported.items() if how and how.is_predictive]:
-        what = f"training and validation can be distinguished by {counted(len(places), 'fact')} of the images"
+        what = f"training and validation can be distinguished by {len(places)} of the images' properties"
         fix = "Do they come from other machines or days? Then say so, or mix them: dataset.split.kind=holdout."
         yield Finding("split_differs", "warning", what, fix, tuple(places))

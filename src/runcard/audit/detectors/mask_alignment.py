@@ -48,11 +48,11 @@ SCALES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # sigmas of the Gaussian blurs,
 TURNS: dict[str, Callable[[Array], Array]] = {
     "mirrored left to right": lambda mask: mask[..., ::-1],
     "mirrored top to bottom": lambda mask: mask[..., ::-1, :],
-    "turned by 180°": lambda mask: mask[..., ::-1, ::-1],
-    "turned by 90° clockwise": lambda mask: np.rot90(mask, 1, (-2, -1)),
-    "turned by 90° counterclockwise": lambda mask: np.rot90(mask, -1, (-2, -1)),
+    "rotated by 180°": lambda mask: mask[..., ::-1, ::-1],
+    "rotated by 90° clockwise": lambda mask: np.rot90(mask, 1, (-2, -1)),
+    "rotated by 90° counterclockwise": lambda mask: np.rot90(mask, -1, (-2, -1)),
     "transposed": lambda mask: mask.swapaxes(-2, -1),
-    "transposed and turned by 180°": lambda mask: mask.swapaxes(-2, -1)[..., ::-1, ::-1],
+    "transposed and rotated by 180°": lambda mask: mask.swapaxes(-2, -1)[..., ::-1, ::-1],
 }
 
 
