@@ -126,8 +126,8 @@ def single_masks(name: str, data: Data, seeds: Sequence[int]) -> Iterator[list[s
         ("10 % swapped in a circle", tenth, swapped),
         ("1 mirrored", 1, mirrored),
         ("10 % mirrored", tenth, mirrored),
-        ("1 turned by 90°", 1, turned),
-        ("10 % turned by 90°", tenth, turned),
+        ("1 rotated by 90°", 1, turned),
+        ("10 % rotated by 90°", tenth, turned),
         *((f"5 % moved by {share} %", twentieth, partial(moved, share=share / 100)) for share in (3, 8, 16)),
     ]
     for planted, num, spoil in plants:
@@ -153,7 +153,7 @@ def mirrored(masks: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def turned(masks: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the masks turned by 90°."""
+    """Return the masks rotated by 90°."""
     return [np.ascontiguousarray(np.rot90(mask)) for mask in masks]
 
 
@@ -193,7 +193,7 @@ WHOLE: dict[str, Callable[[list[np.ndarray], np.random.Generator], list[np.ndarr
     "right": lambda masks, _: masks,
     "shuffled": shuffled,
     "mirrored": lambda masks, _: mirrored(masks),
-    "turned by 90°": lambda masks, _: turned(masks),
+    "rotated by 90°": lambda masks, _: turned(masks),
     "drawn anywhere": drawn_anywhere,
 }
 
@@ -234,7 +234,7 @@ def unlike_the_rest(name: str, data: dict[str, Data], seeds: Sequence[int]) -> I
     others = np.concatenate([of.thumbs for other, of in data.items() if other.split()[0] != name.split()[0]])
     plants: dict[str, Plant] = {
         "of other data": lambda _, which, rng: others[rng.choice(len(others), len(which), replace=False)],
-        "turned by 90°": lambda thumbs, which, _: np.rot90(thumbs[which], axes=(1, 2)),
+        "rotated by 90°": lambda thumbs, which, _: np.rot90(thumbs[which], axes=(1, 2)),
         "noise": lambda thumbs, which, rng: rng.normal(128, 40, thumbs[which].shape).clip(0, 255).astype(np.uint8),
         "3/4 black": lambda thumbs, which, _: np.pad(thumbs[which, :, : THUMB_PX // 4], ((0, 0), (0, 0), (0, 48))),
     }

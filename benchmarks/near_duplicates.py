@@ -58,12 +58,12 @@ def weak(image: Picture, _: Rng) -> Picture:
 
 
 def medium(image: Picture, rng: Rng) -> Picture:
-    """Return the image mirrored, cropped by 3 %, turned by 5°, a little darker, at quality 60."""
+    """Return the image mirrored, cropped by 3 %, rotated by 5°, a little darker, at quality 60."""
     return jpeg(brighten(rotate(crop(flip(image), 0.03), 5 * side(rng)), 0.9), 60)
 
 
 def strong(image: Picture, rng: Rng) -> Picture:
-    """Return the image mirrored, at any quarter turn, cropped by 6 %, turned by 10°, darker, at quality 30."""
+    """Return the image mirrored, at any quarter turn, cropped by 6 %, rotated by 10°, darker, at quality 30."""
     turned = quarter_turns(flip(image), int(rng.integers(4)))
     return jpeg(brighten(rotate(crop(turned, 0.06), 10 * side(rng)), 0.8), 30)
 
@@ -75,16 +75,16 @@ def side(rng: Rng) -> int:
 
 CORRUPTIONS: dict[str, Callable[[Picture, Rng], Picture]] = {
     "mirrored": lambda image, _: flip(image),
-    "turned by 90, 180 or 270°": lambda image, rng: quarter_turns(image, int(rng.integers(1, 4))),
+    "rotated by 90, 180 or 270°": lambda image, rng: quarter_turns(image, int(rng.integers(1, 4))),
     "JPEG 80": lambda image, _: jpeg(image, 80),
     "JPEG 60": lambda image, _: jpeg(image, 60),
     "JPEG 30": lambda image, _: jpeg(image, 30),
     "cropped by 1 %": lambda image, _: crop(image, 0.01),
     "cropped by 3 %": lambda image, _: crop(image, 0.03),
     "cropped by 6 %": lambda image, _: crop(image, 0.06),
-    "turned by 2°": lambda image, rng: rotate(image, 2 * side(rng)),
-    "turned by 5°": lambda image, rng: rotate(image, 5 * side(rng)),
-    "turned by 10°": lambda image, rng: rotate(image, 10 * side(rng)),
+    "rotated by 2°": lambda image, rng: rotate(image, 2 * side(rng)),
+    "rotated by 5°": lambda image, rng: rotate(image, 5 * side(rng)),
+    "rotated by 10°": lambda image, rng: rotate(image, 10 * side(rng)),
     "0.8 times as bright": lambda image, _: brighten(image, 0.8),
     "1.2 times as bright": lambda image, _: brighten(image, 1.2),
     "weak": weak,

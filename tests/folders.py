@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from runcard.config.diff import config_hash, flatten
-from runcard.data.fingerprint import data_fingerprint
+from runcard.data.splits import data_fingerprint
 from runcard.fileio import write_json
 from runcard.runs.schema import SCHEMA_VERSION
 

@@ -11,8 +11,8 @@ import pytest
 from conftest import compose_config
 from omegaconf import OmegaConf
 
-from runcard.audit.checks.augmentation import no_op_parameters
-from runcard.audit.detectors.augmentation_probe import probe
+from runcard.audit.checks.augmentation import find, no_op_parameters
+from runcard.audit.detectors.augmentation_probe import Sample, probe
 from runcard.config.instantiate import build
 from runcard.data.loaders import SampleDataset, unaugmented
 from runcard.data.preprocessing import normalizer, prepare
@@ -95,6 +95,17 @@ def test_an_image_and_a_mask_that_part_are_found(broken, chests):
     image, mask = (array[found.worst_seed % 3].copy() for array in chests)
     after = broken(image, mask, found.worst_seed)
     assert not (np.array_equal(after[0], image) and np.array_equal(after[1], mask)), "the named draw is a broken one"
+
+
+@pytest.mark.parametrize("name", ["mine", "node"])
+def test_a_cached_result_is_only_used_while_the_code_is_the_same(name, chests, tmp_path):
+    """The code of the package and versions of libraries are in the key; that of a user's own transform is not."""
+    samples = [Sample(*each) for each in zip(*chests, strict=True)]
+    of = {"_target_": "mine.Crop"} if name == "mine" else node(flip={"library": "HorizontalFlip"})
+    first = [f.check for f in find(FLIP, of, samples, tmp_path)]
+    again = [f.check for f in find(mask_alone, of, samples, tmp_path)]  # the same config after an edit of its code
+    assert first == []
+    assert again == (["augmentation_mask"] if name == "mine" else [])
 
 
 def test_what_is_measured_is_the_shift(chests):

@@ -126,8 +126,8 @@ def test_where_copies_cannot_be_told_that_is_said(clean, tmp_path):
     for i in range(30):
         noisy = np.clip(film + rng.normal(0, 3, film.shape), 0, 255).astype(np.uint8)
         save(folder / ("AFF", "NFF")[i % 2] / f"film_{i:02}.png", noisy)
-    (said,) = [f.what for f in audited(folder, CONFIGS["classes"]) if "on purpose" in f.what]
-    assert said.startswith("of copies made on purpose ")
+    (said,) = [f.what for f in audited(folder, CONFIGS["classes"]) if "test copies" in f.what]
+    assert said.endswith(" were not found: the images are too similar")
 
 
 def test_files_that_differ_by_patient_predict_no_class(tmp_path):
@@ -139,6 +139,29 @@ def test_files_that_differ_by_patient_predict_no_class(tmp_path):
     checks = {finding.check for finding in audited(folder, CONFIGS["classes"])}
     assert "class_shortcut" in checks
     assert "class_shortcut" not in {finding.check for finding in audited(folder, by_patient)}
+
+
+def few_of_a_class(folder: Path, *overrides: str) -> list[str]:
+    findings = audited(folder, (*CONFIGS["classes"], "dataset.split.kind=kfold", *overrides))
+    return [f"{f.level}: {f.what}" for f in findings if f.check in ("few_images", "few_positives")]
+
+
+def test_a_cross_validation_is_measured_on_all_of_its_folds(clean, tmp_path, monkeypatch):
+    leave_out_costly(monkeypatch)
+    folder = tmp_path / "data"
+    shutil.copytree(clean / "classes", folder)
+    remove("AFF/film_[234]*")(folder)  # ten are left, two in each fold
+    assert few_of_a_class(folder) == []
+    remove("AFF/film_1*")(folder)  # five
+    assert few_of_a_class(folder) == ["warning: train has 4 images of AFF"]
+    with_test = few_of_a_class(folder, "dataset.split.test_fraction=0.2", "dataset.split.num_folds=2")
+    assert "warning: test has 1 image of AFF" in with_test
+    assert "warning: val of all folds has 4 images of AFF" in with_test
+    remove("AFF/film_0[468].png")(folder)  # two, one of which is in fold 0, say
+    in_folds = [few_of_a_class(folder, f"dataset.split.fold={i}") for i in range(5)]
+    nothing = "error: val has 0 images of AFF, so that nothing can be learnt or said of it"
+    assert sum(nothing in said for said in in_folds) == 3
+    assert sum("warning: val of all folds has 2 images of AFF" in said for said in in_folds) == 2
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the images are not here")

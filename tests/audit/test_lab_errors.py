@@ -87,7 +87,7 @@ def weights(*overrides: str) -> dict[str, torch.Tensor]:
 
 
 def test_1_image_augmented_and_mask_not(run_config, tmp_path):
-    with pytest.raises(UserError, match="augmentation_mask: image and mask are not moved alike"):
+    with pytest.raises(UserError, match="augmentation_mask: image and mask are transformed differently"):
         run_config("a", *TINY, "augmentation._target_=test_lab_errors.ImageOnly", "trust=[test_lab_errors]")
     assert not (tmp_path / "a").exists()
 

@@ -73,11 +73,11 @@ def test_masks_all_mirrored_are_told(films):
     [
         ("mirrored left to right", lambda mask: cv2.flip(mask, 1)),
         ("mirrored top to bottom", lambda mask: cv2.flip(mask, 0)),
-        ("turned by 180°", lambda mask: cv2.rotate(mask, cv2.ROTATE_180)),
-        ("turned by 90° clockwise", lambda mask: cv2.rotate(mask, cv2.ROTATE_90_CLOCKWISE)),
-        ("turned by 90° counterclockwise", lambda mask: cv2.rotate(mask, cv2.ROTATE_90_COUNTERCLOCKWISE)),
+        ("rotated by 180°", lambda mask: cv2.rotate(mask, cv2.ROTATE_180)),
+        ("rotated by 90° clockwise", lambda mask: cv2.rotate(mask, cv2.ROTATE_90_CLOCKWISE)),
+        ("rotated by 90° counterclockwise", lambda mask: cv2.rotate(mask, cv2.ROTATE_90_COUNTERCLOCKWISE)),
         ("transposed", cv2.transpose),
-        ("transposed and turned by 180°", lambda mask: cv2.rotate(cv2.transpose(mask), cv2.ROTATE_180)),
+        ("transposed and rotated by 180°", lambda mask: cv2.rotate(cv2.transpose(mask), cv2.ROTATE_180)),
     ],
 )
 def test_each_turn_is_named_by_what_was_done_to_the_mask(name, turn):

@@ -47,11 +47,11 @@ def chests() -> list[np.ndarray]:
 COPIES = {
     "as it is": [{"quality": 60}, {"cut": 0.03}, {"cut": 0.06, "quality": 60}],
     "mirrored": [{"mirrored": True}],
-    "turned by 90°": [{"degrees": 90}, {"degrees": -90}],
-    "turned by 180°": [{"degrees": 180}],
-    "turned by 180°, mirrored": [{"degrees": 180, "mirrored": True}],
-    "turned by 5°": [{"degrees": 5}, {"degrees": -5, "quality": 30}],
-    "turned by 95°, mirrored": [{"degrees": 95, "mirrored": True, "cut": 0.03, "quality": 60}],
+    "rotated by 90°": [{"degrees": 90}, {"degrees": -90}],
+    "rotated by 180°": [{"degrees": 180}],
+    "rotated by 180°, mirrored": [{"degrees": 180, "mirrored": True}],
+    "rotated by 5°": [{"degrees": 5}, {"degrees": -5, "quality": 30}],
+    "rotated by 95°, mirrored": [{"degrees": 95, "mirrored": True, "cut": 0.03, "quality": 60}],
 }
 
 
@@ -107,7 +107,7 @@ def test_few_images_are_enough(chests):
     assert find_near_duplicates(thumbs[:0]) == find_near_duplicates(thumbs[:1]) == NearDuplicates([], 1.0, 1.0, 0.0)
     for some in (thumbs[[0, 5]], thumbs):
         [pair] = find_near_duplicates(some).pairs
-        assert (pair.first, pair.second, pair.how) == (0, len(some) - 1, "turned by 90°")
+        assert (pair.first, pair.second, pair.how) == (0, len(some) - 1, "rotated by 90°")
 
 
 def test_where_all_images_are_copies_it_says_that_they_cannot_be_told_apart(chests):
@@ -138,11 +138,11 @@ def test_descriptors_are_the_same_whichever_way_up(chests):
     [
         (0, False, "as it is"),
         (1, False, "as it is"),
-        (-89, False, "turned by 90°"),
-        (-5, False, "turned by 5°"),
+        (-89, False, "rotated by 90°"),
+        (-5, False, "rotated by 5°"),
         (0, True, "mirrored"),
-        (180, True, "turned by 180°, mirrored"),
-        (-40, True, "turned by 40°, mirrored"),
+        (180, True, "rotated by 180°, mirrored"),
+        (-40, True, "rotated by 40°, mirrored"),
     ],
 )
 def test_a_map_is_told_in_words(degrees, mirrored, words):

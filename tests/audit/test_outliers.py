@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from runcard.audit.detectors.outliers import MIN_FOR_OUTLIERS, MIN_FOR_POLARITY, inverted, outliers
+from runcard.audit.detectors.outliers import CELLS, DIRECTIONS, MIN_FOR_OUTLIERS, MIN_FOR_POLARITY, inverted, outliers
+from runcard.audit.detectors.outliers import _edges as edges
 from runcard.datasets.image_mask import LungCT
 from runcard.datasets.synthetic.bone import PhantomBone
 
@@ -89,3 +90,11 @@ def test_too_few_images_to_say(films):
     for num in (0, 1, 2, MIN_FOR_OUTLIERS - 1):
         assert outliers(few[:num]) == []
     assert outliers(few) == [3]
+
+
+def test_each_of_six_directions_of_edges_has_a_bin_of_its_own():
+    rows, columns = np.mgrid[:64, :64]
+    radians = 2 * np.pi * (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS  # the middle of each bin
+    ramps = [127 + np.cos(angle) * (columns - 32) + np.sin(angle) * (rows - 32) for angle in radians]
+    by_cell = edges(np.round(ramps).astype(np.uint8)).reshape(DIRECTIONS, CELLS * CELLS, DIRECTIONS)
+    assert by_cell.sum(axis=1).argmax(axis=1).tolist() == list(range(DIRECTIONS))

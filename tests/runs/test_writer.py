@@ -21,7 +21,7 @@ from evidence import numbers, run_json
 from omegaconf import OmegaConf
 
 from runcard.config.diff import config_hash, differing_keys, flatten
-from runcard.data.fingerprint import data_fingerprint
+from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
 from runcard.experiment.run import run
 from runcard.training.checkpoint import Checkpoint

@@ -15,6 +15,7 @@ from runcard.fileio import exclusive_lock, write_text
 from runcard.runs.environment import code_hash
 
 T = TypeVar("T")
+WAITING = "audit: another run audits the same data, waiting for it"
 CODE = ("audit/detectors", "transforms.py")  # what a detector's result depends on, beside its input
 
 
@@ -35,14 +36,10 @@ def remember(folder: Path | None, name: str, kind: Any, compute: Callable[[], T]
             key.update(json.dumps(value, sort_keys=True, default=str).encode())
     adapter = TypeAdapter[T](kind)
     path = folder / f"{name}-{key.hexdigest()[:32]}.json"
-    with exclusive_lock(path, "audit.cache_dir", "Choose another folder.", _say_waiting):
+    with exclusive_lock(path, "audit.cache_dir", "Choose another folder.", lambda: print(WAITING, flush=True)):
         try:
             return adapter.validate_json(path.read_bytes())
         except (OSError, ValidationError):  # none, or none that can be read
             result = compute()
             write_text(path, adapter.dump_json(result, indent=1).decode())
             return result
-
-
-def _say_waiting() -> None:
-    print("audit: another run audits the same data, waiting for it", flush=True)

@@ -1,7 +1,8 @@
-"""The command runcard audit: all findings, in a table, as JSON and as figures."""
+"""The command runcard audit: all findings, in a table, as JSON and as figures; or how data differ from a run's."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,34 +13,37 @@ from rich.console import Console
 from runcard.audit.audit import Audit, audit_data
 from runcard.audit.checks import augmentation as augmentation_checks
 from runcard.audit.contact_sheet import MAX_TILES, NUM_COLUMNS, Tile, contact_sheet
-from runcard.audit.data_diff import compare_with_run, run_metadata
 from runcard.audit.detectors.augmentation_probe import draws
 from runcard.audit.findings import (
     MAX_PLACES_SHOWN,
+    STYLES,
     Finding,
     as_json,
     by_level,
     check_allowed,
     counted,
     of_faults,
+    shortened,
     summary,
 )
-from runcard.audit.preflight import STYLES
 from runcard.audit.profiles import Inspected, inspect
 from runcard.config.compose import compose_config
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
 from runcard.console import print_table
 from runcard.data.datamodule import open_source
-from runcard.data.fingerprint import data_fingerprint
-from runcard.data.preprocessing import read_sample
+from runcard.data.preprocessing import digest_or_none, read_sample
 from runcard.data.source import Source
+from runcard.data.splits import data_fingerprint
 from runcard.data.summary import summary_rows
 from runcard.errors import DataError, UserError
 from runcard.fileio import write_figure, write_json
+from runcard.runs.reader import read_metadata
+from runcard.runs.schema import AuditedRun, faults
 
 AUDITS = Path("outputs") / "audit"
 MIN_OTHERS = 20  # images without findings on the contact sheet
+MAX_DIFFERENCES_SHOWN = 20  # images of each kind
 INDENT = 9  # columns: a finding's further lines are indented past its level
 
 
@@ -62,9 +66,8 @@ def audit_config(
         return False
     name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
-    profiles, faults = inspect(source, console)
     cache = Path(config.audit.cache_dir).expanduser()
-    audit = audit_data(source, dataset, profiles, faults, cache)
+    audit = audit_data(source, dataset, *inspect(source, console), cache)
     data, tried = audit.data, augmentation_checks.read_chosen(source, audit.data, dataset)
     findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried, cache)])
     originals = [profile.original for profile in data.profiles]
@@ -89,17 +92,54 @@ def audit_against(
     run: Path, overrides: Sequence[str], console: Console, trust: Sequence[str] = (), config_dir: Path | None = None
 ) -> bool:
     """Print how the data of a config, by default the run's own, differ from the run's; return whether they do not."""
-    metadata = run_metadata(run)
+    metadata = _run_metadata(run)
     if overrides:
         config, _ = parse_config(compose_config(overrides, config_dir))
         dataset, trust = config.dataset, [*config.trust, *trust]
     else:
         check_targets({"dataset": metadata["config"]["dataset"]}, trust, "--trust {}")
         dataset = parse_section(DatasetConfig, metadata["config"]["dataset"], f"{run}: dataset.")
-    difference = compare_with_run(open_source(dataset, trust), run, metadata)
-    for line in difference.lines():
+    source = open_source(dataset, trust)
+    left_out = metadata.get("left_out", {})  # absent in runs of older versions
+    recorded = _recorded(run / "split.json") | left_out
+    position = {name: i for i, name in enumerate(source.ids)}
+    shared = [name for name in source.ids if name in recorded]
+    differing = {
+        "added": [name for name in source.ids if name not in recorded],
+        "removed": [name for name in recorded if name not in position],
+        "changed": [name for name in shared if recorded[name] not in (None, digest_or_none(source, position[name]))],
+    }
+    lines = [
+        f"{kind:<8} {counted(len(ids), 'image')}: {shortened(ids, MAX_DIFFERENCES_SHOWN)}"
+        for kind, ids in differing.items()
+        if ids
+    ]
+    if any(recorded[name] is None for name in recorded if name not in left_out):
+        lines.append("The run is of an older version, which kept no hash of each file: changed ones cannot be named.")
+    for line in lines or ["The same images, byte for byte."]:
         console.print(line)
-    return not difference
+    return not any(differing.values())
+
+
+def _run_metadata(run: Path) -> dict[str, Any]:
+    """Read run.json of a run folder. Raise UserError unless it holds at least the dataset of its config."""
+    try:
+        metadata = read_metadata(run)
+        wrong = "; ".join(faults(metadata, AuditedRun))
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise UserError(f"--against: {run} is not a run folder ({wrong}). Name a folder outputs/<name>/<stamp>.")
+    return metadata
+
+
+def _recorded(path: Path) -> dict[str, str | None]:
+    """Read the hash of each image that a run used, by id; None if it recorded none."""
+    try:
+        split: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
+        return {member["id"]: member.get("sha256") for members in split.values() for member in members}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
 
 
 def _emptied(folder: Path) -> Path:
@@ -118,9 +158,10 @@ def _print(findings: Sequence[Finding], allowed: Sequence[str], console: Console
         is_allowed = finding.level == "error" and finding.check in allowed
         level = "allowed" if is_allowed else finding.level
         console.print(f"{level:<{INDENT}}{finding.check}: {finding.what}", style=STYLES[finding.level])
-        more = len(finding.places) - MAX_PLACES_SHOWN
-        further = [*finding.places[:MAX_PLACES_SHOWN], *([f"and {more} more"] if more > 0 else []), finding.fix]
-        for line in further:
+        lines = list(finding.places[:MAX_PLACES_SHOWN])
+        if len(finding.places) > MAX_PLACES_SHOWN:
+            lines.append(f"and {len(finding.places) - MAX_PLACES_SHOWN} more")
+        for line in [*lines, finding.fix]:
             console.print(f"{'':{INDENT}}{line}")
 
 
@@ -151,11 +192,10 @@ def _tiles(source: Source, data: Inspected, findings: Sequence[Finding]) -> list
     others = [i for i in range(len(data.profiles)) if i not in flags]
     spread = np.linspace(0, len(others) - 1, min(len(others), max(MIN_OTHERS, MAX_TILES - len(flags)))).astype(int)
     shown = [*list(flags)[: MAX_TILES - len(spread)], *(others[i] for i in spread)]
-    position = {name: i for i, name in enumerate(source.ids)}
     tiles = []
     for i in shown:
         profile, (check, level) = data.profiles[i], flags.get(i, (None, None))
-        image, target, *_ = read_sample(source, position[profile.id])
+        image, target, *_ = read_sample(source, profile.position)
         mask = target if isinstance(target, np.ndarray) else None
         label = "" if profile.target is None else data.classes[profile.target]
         caption = " · ".join(filter(None, [label, data.sides[i]]))

@@ -6,14 +6,15 @@ An error is certain and stops training, a warning is a detector's suspicion, and
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, check_config_choice
 
-LEVELS = ("error", "warning", "note")
+STYLES = {"error": "red", "warning": "yellow", "note": "default"}  # of each level, in the terminal
+LEVELS = tuple(STYLES)
 MAX_PLACES_SHOWN = 5
 MAX_PLACES_IN_A_LINE = 3
 CHECKS = {  # name -> what it looks for; the level is set where a finding is made
@@ -114,16 +115,13 @@ def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iter
     """
     groups: dict[tuple[str, str, str], list[str]] = {}
     for fault in faults:
-        groups.setdefault((fault.check, fault.what, fault.fix), []).append(f"{below(fault, location)}{fault.detail}")
+        place = Path(fault.place)
+        if location and location in place.parents:
+            place = place.relative_to(location)
+        groups.setdefault((fault.check, fault.what, fault.fix), []).append(f"{place}{fault.detail}")
     for (check, what, fix), places in groups.items():
         number = f"{len(places)} times: " if len(places) > 1 else ""
         yield Finding(check, "error", f"{number}{what}", fix, tuple(places))
-
-
-def below(fault: DataError, location: Path | None) -> str:
-    """Return the place of a fault, relative to location if it lies below it."""
-    place = Path(fault.place)
-    return str(place.relative_to(location)) if location and location in place.parents else fault.place
 
 
 def check_allowed(names: Sequence[str]) -> None:
@@ -143,13 +141,6 @@ def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
 def as_json(findings: Iterable[Finding], allowed: Sequence[str]) -> list[dict[str, Any]]:
     """Convert findings to plain values, each with whether it was allowed."""
     return [asdict(f) | {"allowed": f.level == "error" and f.check in allowed} for f in findings]
-
-
-def from_json(content: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Restore the findings from as_json."""
-    return [
-        Finding(f["check"], f["level"], f["what"], f["fix"], tuple(f["places"]), tuple(f["samples"])) for f in content
-    ]
 
 
 def summary(findings: Iterable[Finding]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from runcard.audit.detectors.outliers import inverted_among_grey
 from runcard.audit.findings import Finding
 from runcard.data.image_io import grey_values, ignore_pillow_warnings
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask
@@ -23,7 +24,6 @@ from runcard.errors import DataError
 
 THUMB_PX = 64
 MAX_CHROMA = 8  # grey levels: maximum difference of a channel from grey in a grey image stored as RGB
-AHEAD = 256  # samples in flight, which bounds memory
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Profile:
     """The properties of one sample that the checks use."""
 
     id: str
+    position: int  # in the source
     name: str  # its file, relative to the data's folder; the id of generated data
     files: tuple[Path, ...]  # the image, and its mask; empty for generated data
     digest: str  # of the bytes of its files
@@ -84,6 +85,16 @@ class Inspected:
     split_kind: str  # given | holdout | kfold
     cache: Path | None = None  # where results of costly detectors are kept; None: nowhere
 
+    @cached_property
+    def thumbs(self) -> np.ndarray:
+        """The grey thumbs (N, 64, 64) uint8 of all images."""
+        return np.array([profile.thumb for profile in self.profiles], np.uint8).reshape(-1, THUMB_PX, THUMB_PX)
+
+    @cached_property
+    def inverted(self) -> list[int]:
+        """The positions of the grey images whose greys are inverted."""
+        return inverted_among_grey(self.thumbs, np.array([profile.is_grey for profile in self.profiles], bool))
+
     def of(self, side: str) -> list[Profile]:
         """Return the profiles of one split."""
         return [profile for profile, other in zip(self.profiles, self.sides, strict=True) if other == side]
@@ -107,33 +118,12 @@ def inspect(source: Source, console: Console) -> tuple[dict[int, Profile], list[
         except DataError as fault:
             return fault
 
-    positions = range(len(source))
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding, resizing and hashing release the GIL
-        chunks = (pool.map(look, positions[start : start + AHEAD]) for start in positions[::AHEAD])
-        looks = chain.from_iterable(chunks)
+        looks = pool.map(look, range(len(source)))
         shown = track(looks, "audit", len(source), console=console, transient=True, disable=not console.is_terminal)
-        seen = dict(enumerate(shown))
-    faults = [*source.faults, *(look for look in seen.values() if isinstance(look, DataError))]
-    return {i: look for i, look in seen.items() if isinstance(look, Profile)}, faults
-
-
-def thumbs_of(profiles: Sequence[Profile]) -> np.ndarray:
-    """Stack the grey thumbs (N, 64, 64) uint8 of images."""
-    return _stacked(profile.thumb for profile in profiles)
-
-
-def are_grey(profiles: Sequence[Profile]) -> np.ndarray:
-    """Return (N,) bool: whether each image is grey."""
-    return np.array([profile.is_grey for profile in profiles], bool)
-
-
-def masks_of(profiles: Sequence[Profile]) -> np.ndarray:
-    """Stack the thumbs (N, 64, 64) uint8 of masks, as class indices; every profile must have a mask."""
-    return _stacked(profile.mask.thumb for profile in profiles if profile.mask)
-
-
-def _stacked(thumbs: Iterable[np.ndarray]) -> np.ndarray:
-    return np.stack([np.zeros((THUMB_PX, THUMB_PX), np.uint8), *thumbs])[1:]  # the zeros allow an empty list
+        seen = list(shown)
+    faults = [*source.faults, *(look for look in seen if isinstance(look, DataError))]
+    return {look.position: look for look in seen if isinstance(look, Profile)}, faults
 
 
 def profile_of(source: Source, i: int, sample: Sample) -> Profile:
@@ -145,6 +135,7 @@ def profile_of(source: Source, i: int, sample: Sample) -> Profile:
     status = files[0].stat() if files else None
     return Profile(
         id=source.ids[i],
+        position=i,
         name=name_of(source, i, 0),
         files=files,
         digest=digest,

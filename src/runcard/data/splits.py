@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from runcard.config.schema import SplitConfig
 from runcard.errors import UserError
+from runcard.fileio import hash_lines
 
 Split = dict[str, list[int]]  # "train", "val", "test" -> indices into the dataset, in ascending order
 
@@ -55,6 +55,14 @@ def make_split(
     return split, groups
 
 
+def data_fingerprint(split: Mapping[str, Sequence[int]], ids: Sequence[str], digests: Sequence[str]) -> dict[str, str]:
+    """Return a hash over names and bytes of all files, in all ("hash"), per split, and of the split's ids alone."""
+    parts = {part: hash_lines(f"{ids[i]} {digests[i]}" for i in members) for part, members in split.items()}
+    everything = hash_lines(sorted(f"{name} {digest}" for name, digest in zip(ids, digests, strict=True)))
+    ids_alone = hash_lines(f"{part} {ids[i]}" for part, members in split.items() for i in members)
+    return {"hash": everything, **parts, "split_hash": ids_alone}
+
+
 def _draw(
     indices: np.ndarray,
     fraction: float,
@@ -79,16 +87,15 @@ def _draw(
         most = max(2, min(20, len(set(held_groups))))
         share = min(max(Fraction(fraction).limit_denominator(most), Fraction(1, most)), Fraction(most - 1, most))
         num_folds, taken = share.denominator, list(range(share.numerator))
-    options: dict[str, Any] = {"random_state": seed}
     if fold or (grouped and labels is not None):
         if grouped:
             kfold = sk.GroupKFold if labels is None else sk.StratifiedGroupKFold
         else:
             kfold = sk.KFold if labels is None else sk.StratifiedKFold
-        splitter = kfold(num_folds, shuffle=True, **options)
+        splitter = kfold(num_folds, shuffle=True, random_state=seed)
     else:
         kind = sk.GroupShuffleSplit if grouped else sk.ShuffleSplit if labels is None else sk.StratifiedShuffleSplit
-        splitter, taken = kind(1, test_size=fraction, **options), [0]
+        splitter, taken = kind(1, test_size=fraction, random_state=seed), [0]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that a class has fewer images than there are folds

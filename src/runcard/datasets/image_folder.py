@@ -181,7 +181,9 @@ def _in_class_folders(top: Path, classes: list[str], faults: list[DataError]) ->
     for index, name in enumerate(classes):
         found = _matching(name, names)
         if len(found) != 1:
-            what = f"several folders fit the class '{name}': {', '.join(found)}" if found else _missing(name, names)
+            what = f"no class folder '{name}', found {', '.join(names) or 'no folders'}"
+            if found:
+                what = f"several folders fit the class '{name}': {', '.join(found)}"
             fix = f"Set dataset.classes to the folders' names.{did_you_mean(name, found or names)}"
             faults.append(DataError("class_folders", top, what, fix))
         elif found[0] in owners:
@@ -195,10 +197,6 @@ def _in_class_folders(top: Path, classes: list[str], faults: list[DataError]) ->
                 faults.append(DataError("no_images", top / found[0], NO_IMAGES, fix))
             images += [(path, index) for path in paths]
     return images
-
-
-def _missing(name: str, names: list[str]) -> str:
-    return f"no class folder '{name}', found {', '.join(names) or 'no folders'}"
 
 
 def _by_name(top: Path, classes: list[str], faults: list[DataError]) -> list[tuple[Path, int]]:

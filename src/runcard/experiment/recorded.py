@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import digest_or_none
 from runcard.data.source import Source
+from runcard.data.splits import data_fingerprint
 from runcard.runs.environment import code_hash
 
 

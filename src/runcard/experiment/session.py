@@ -12,15 +12,15 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
+from runcard.audit.audit import audit_before_training, print_findings
 from runcard.audit.findings import as_json
-from runcard.audit.preflight import audit_before_training, print_findings
 from runcard.audit.profiles import Profile, profile_of
 from runcard.config.diff import NON_FUNCTIONAL_KEYS, config_hash, flatten
 from runcard.config.schema import Config
 from runcard.console import print_table
-from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import left_out
 from runcard.data.source import Sample, Source
+from runcard.data.splits import data_fingerprint
 from runcard.data.summary import describe_images, summary_rows
 from runcard.errors import UserError
 from runcard.experiment.checks import metric_mode

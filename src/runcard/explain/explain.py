@@ -17,8 +17,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from runcard.console import print_table
-from runcard.data.fingerprint import data_fingerprint
 from runcard.data.preprocessing import normalizer
+from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError, check_config_choice
 from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
 from runcard.explain.cam_sheet import Tile, by_class, sheet

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import chi2_contingency
-from sklearn.metrics import balanced_accuracy_score
+from scipy.stats.contingency import crosstab
 
 MAX_BINS = 6  # for numbers with more distinct values
 MAX_P = 1e-4  # strict, because a dozen properties of many datasets are tested
@@ -37,24 +37,15 @@ def association(values: np.ndarray, labels: np.ndarray) -> Association | None:
     """
     if not len(values):
         return None
-    if np.issubdtype(values.dtype, np.number) and np.ptp(values) <= MIN_SPREAD * np.abs(values).max():
-        return None
-    bins, answers = _binned(values), np.unique(labels, return_inverse=True)[1]
-    table = np.zeros((bins.max(initial=0) + 1, answers.max(initial=0) + 1), int)
-    np.add.at(table, (bins, answers), 1)
-    table = table[table.any(axis=1)]
+    if np.issubdtype(values.dtype, np.number):
+        if np.ptp(values) <= MIN_SPREAD * np.abs(values).max():
+            return None
+        if len(np.unique(values)) > MAX_BINS:
+            edges = np.unique(np.quantile(values, np.linspace(0, 1, MAX_BINS + 1)[1:-1]))
+            values = np.searchsorted(edges, values, side="right")
+    table = crosstab(values, labels).count  # a row for each value, a column for each label
     if min(table.shape) < 2:
         return None
     share_of_label = table / table.sum(axis=0)
-    best = np.zeros(bins.max() + 1, int)
-    best[np.unique(bins)] = share_of_label.argmax(axis=1)
-    accuracy = float(balanced_accuracy_score(answers, best[bins]))
-    return Association(accuracy, 1 / table.shape[1], float(chi2_contingency(table).pvalue))
-
-
-def _binned(values: np.ndarray) -> np.ndarray:
-    distinct, codes = np.unique(values, return_inverse=True)
-    if len(distinct) <= MAX_BINS or not np.issubdtype(values.dtype, np.number):
-        return codes
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, MAX_BINS + 1)[1:-1]))
-    return np.searchsorted(edges, values, side="right")
+    accuracy = share_of_label.max(axis=1).sum() / table.shape[1]  # each value predicts the label of its largest share
+    return Association(float(accuracy), 1 / table.shape[1], float(chi2_contingency(table).pvalue))

@@ -1,4 +1,4 @@
-"""Checks of the augmentation on a few images of the data, and of validation, which it must never reach."""
+"""Checks of the augmentation on a few images of the data."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ from runcard.audit.cache import remember
 from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Probe, Sample, probe
 from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected
+from runcard.config.instantiate import untrusted_targets
 from runcard.config.schema import DatasetConfig
-from runcard.data.loaders import Augment, unaugmented
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, with_channels
 from runcard.data.source import Samples, Source
 from runcard.runs.environment import versions
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
-
-    from runcard.data.datamodule import Data
-    from runcard.data.loaders import Batch
+    from runcard.data.loaders import Augment
 
 NUM_SAMPLES = 4  # images that the augmentation is tried on
 SURELY_APART_PX = 3  # less may come from asymmetric blur or coarse resampling
@@ -35,23 +32,25 @@ def find(
     """Find faults of an augmentation on samples of the data; node is its part of the config."""
     if not samples:
         return
-    masks = (
-        None if samples[0].mask is None else np.stack([sample.mask for sample in samples if sample.mask is not None])
-    )
     images = np.stack([sample.image for sample in samples])
+    drawn = [sample.mask for sample in samples if sample.mask is not None]
+    masks = np.stack(drawn) if drawn else None
+    if untrusted_targets(node, trust=()):
+        cache = None  # the key of the cache does not contain the code of the user's own transforms
     found = remember(
         cache, "augmentation", Probe, lambda: probe(augment, images, masks), node, images, masks, versions()
     )
     if found.apart_px is not None and not found.moves_together:
         level = "error" if found.apart_px > SURELY_APART_PX else "warning"
-        what = f"image and mask are not moved alike: in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
+        apart = f"in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
+        what = f"image and mask are transformed differently: {apart}"
         fix = f"One draw must serve both (at most {MAX_APART_PX:g} px is rounding). Try augmentation=light."
         yield Finding("augmentation_mask", level, what, fix)
     for fault in found.faults:
         fix = "An augmented sample keeps shape, type and class indices: masks by nearest neighbour, images as uint8."
         yield Finding("augmentation_values", "error", fault, fix)
     if not found.repeatable:
-        what = "the same seed gives another draw, so that no run can be repeated or resumed"
+        what = "the same seed gives a different draw, so that no run can be repeated or resumed"
         yield Finding("augmentation_random", "error", what, "Draw from the seed that it is called with, and no other.")
     if found.lost is not None and found.lost > OFTEN:
         what = f"{found.lost:.0%} of the draws leave nothing of the foreground"
@@ -70,33 +69,26 @@ def no_op_parameters(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield f"{prefix}.{key}"
 
 
-def is_unaugmented(data: Data, validation: Dataset[Batch]) -> bool:
-    """Whether validation images are only resized and normalised, in every epoch."""
-    return unaugmented(validation, data.samples, data.normalization, data.split["val"][:NUM_SAMPLES])
-
-
-def chosen(data: Inspected) -> list[str]:
-    """Choose a few samples across the data, with foreground if any has it, to try an augmentation on; return ids."""
-    shown = [p.id for p in data.profiles if not p.is_constant and (p.mask is None or not p.mask.is_empty)]
-    return [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(NUM_SAMPLES, len(shown))).astype(int))]
-
-
 def read_chosen(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Sample]:
-    """Decode the chosen samples as the model would get them."""
-    position = {name: i for i, name in enumerate(source.ids)}
+    """Decode a few samples as the model would get them."""
     size_px = dataset.image_size_px
-
-    def load(i: int) -> Sample:
-        image, target, *_ = read_sample(source, i)
+    samples = []
+    for i in _chosen(data):
+        image, target, *_ = read_sample(source, data.profiles[i].position)
         mask = resize_mask(target, size_px) if isinstance(target, np.ndarray) else None
-        return Sample(resize_image(with_channels(image, dataset.channels), size_px), mask)
-
-    return [load(position[name]) for name in chosen(data)]
+        samples.append(Sample(resize_image(with_channels(image, dataset.channels), size_px), mask))
+    return samples
 
 
 def take_chosen(samples: Samples, data: Inspected) -> list[Sample]:
-    """Copy the chosen samples from those in memory."""
-    position = {name: i for i, name in enumerate(samples.ids)}
-    chosen_positions = [position[name] for name in chosen(data)]
-    masks = [samples.targets[i].copy() if samples.has_masks else None for i in chosen_positions]
-    return [Sample(samples.images[i].copy(), mask) for i, mask in zip(chosen_positions, masks, strict=True)]
+    """Copy a few samples from those in memory, which are those of data in the same order."""
+    return [
+        Sample(samples.images[i].copy(), samples.targets[i].copy() if samples.has_masks else None)
+        for i in _chosen(data)
+    ]
+
+
+def _chosen(data: Inspected) -> list[int]:
+    """Choose a few samples across the data, with foreground if any has it."""
+    shown = [i for i, p in enumerate(data.profiles) if not p.is_constant and (p.mask is None or not p.mask.is_empty)]
+    return [shown[i] for i in np.unique(np.linspace(0, len(shown) - 1, min(NUM_SAMPLES, len(shown))).astype(int))]

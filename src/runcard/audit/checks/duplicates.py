@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from runcard.audit.cache import remember
 from runcard.audit.detectors.near_duplicates import NearDuplicates, find_near_duplicates
 from runcard.audit.findings import Finding, counted
-from runcard.audit.profiles import Inspected, Profile, thumbs_of
+from runcard.audit.profiles import Inspected, Profile
 
 MANY = 0.2  # share of the calibration copies that the search may miss without a note
 SEED = 0  # of the calibration copies
 KEEP_ONE = "Keep one of each."
 REMOVE = "Remove them from one split, or use dataset.split.kind=holdout and keep one of each."  # of given splits
 IN_ONE_SPLIT = (
-    "Keep one of each, or put them in one split: dataset.split.group_regex, where the names tell what belongs together."
+    "Keep one of each, or put them in one split: dataset.split.group_regex, if the names show what belongs together."
 )
 
 
@@ -51,7 +51,7 @@ def _exact_findings(data: Inspected, groups: Sequence[Sequence[int]]) -> Iterato
         how = _how(data, within)
         yield finding("duplicates", "warning", within, f"more than once, within one split ({how})", KEEP_ONE)
     if across:
-        what = f"in two splits ({_how(data, across)}): what is learnt by heart scores there"
+        what = f"in two splits ({_how(data, across)}): memorised images raise the score there"
         yield finding("duplicates_across", "error", across, what, _apart(data))
     if contradicting:
         what = f"more than once, with different {'masks' if data.has_masks else 'classes'}"
@@ -72,12 +72,12 @@ def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
 def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     """Report near-duplicates; known are the positions of exact duplicates, which are reported already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
-    thumbs = thumbs_of([data.profiles[i] for i in kept])
+    thumbs = data.thumbs[kept]
     found = remember(
         data.cache, "near_duplicates", NearDuplicates, lambda: find_near_duplicates(thumbs, SEED), thumbs, SEED
     )
     if found.missed > MANY:
-        what = f"of copies made on purpose {found.missed:.0%} were not found: these images are too much alike to tell"
+        what = f"{found.missed:.0%} of test copies of these images were not found: the images are too similar"
         yield Finding("near_duplicates", "note", what, "Look for copies by the names or dates of the files.")
     pairs = [(kept[pair.first], kept[pair.second], pair.how) for pair in found.pairs]
 

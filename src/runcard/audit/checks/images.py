@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from runcard.audit.detectors.outliers import inverted_among_grey, outliers
+from runcard.audit.detectors.outliers import outliers
 from runcard.audit.findings import Finding, counted
-from runcard.audit.profiles import Inspected, Profile, are_grey, thumbs_of
+from runcard.audit.profiles import Inspected, Profile
 from runcard.data.image_io import LOSSY_FORMATS
 from runcard.stats.association import association
 
@@ -51,12 +51,11 @@ def _greys(data: Inspected) -> Iterator[Finding]:
     if constant:
         what = f"{counted(len(constant), 'image')} of a single grey"
         yield data.finding("constant_image", "error", what, "Remove or replace what shows nothing.", constant)
-    thumbs = thumbs_of(data.profiles)
-    if reversed_greys := inverted_among_grey(thumbs, are_grey(data.profiles)):
-        what = f"{counted(len(reversed_greys), 'grey image')} whose greys are reversed against the others"
+    if data.inverted:
+        what = f"{counted(len(data.inverted), 'grey image')} whose grey scale is inverted relative to the others"
         fix = "MONOCHROME1 read as MONOCHROME2? Invert them, and see that they are not all of one class."
-        yield data.finding("inverted", "warning", what, fix, reversed_greys)
-    if unusual := [i for i in outliers(thumbs) if i not in reversed_greys]:
+        yield data.finding("inverted", "warning", what, fix, data.inverted)
+    if unusual := [i for i in outliers(data.thumbs) if i not in data.inverted]:
         what = f"{counted(len(unusual), 'image')} unlike the others"
         yield data.finding("outlier", "warning", what, "Look at the contact sheet: do they belong here?", unusual)
 
@@ -84,9 +83,7 @@ def _shortcuts(data: Inspected) -> Iterator[Finding]:
             each = [f"{label} {_typical(values[targets == i])}" for i, label in enumerate(data.classes) if i in targets]
             places.append(f"{name}: {reported}: {'; '.join(each)}")
     if places:
-        what = (
-            f"without looking at a pixel, the class can be predicted from {counted(len(places), 'fact')} of the files"
-        )
+        what = f"without looking at a pixel, the class can be predicted from {len(places)} of the files' properties"
         fix = "Were the classes collected apart? A model may learn this instead. Make them alike, or say so."
         yield Finding("class_shortcut", "warning", what, fix, tuple(places))
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from runcard.audit.cache import remember
 from runcard.audit.detectors.mask_alignment import MIN_FOR_ERROR, Fit, Misfit, mask_fit
-from runcard.audit.detectors.outliers import inverted_among_grey
 from runcard.audit.findings import Finding, counted
-from runcard.audit.profiles import Inspected, Mask, are_grey, masks_of, thumbs_of
+from runcard.audit.profiles import Inspected, Mask
 
 MAX_EMPTY = 0.2  # share of empty masks up to which they are only a note
 MIN_SOFT = 1e-3  # share of a mask's pixels with intermediate values
@@ -96,18 +97,17 @@ def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
 
 def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     """Find misaligned masks: all of them (wrong pairing, rotation or flip), or single ones."""
-    thumbs = thumbs_of(data.profiles)
-    reversed_greys = inverted_among_grey(thumbs, are_grey(data.profiles))  # a fault of the image, not of its mask
-    thumbs[reversed_greys] = 255 - thumbs[reversed_greys]
-    masks_small = masks_of(data.profiles)
-    fit = remember(data.cache, "mask_alignment", Fit | None, lambda: mask_fit(thumbs, masks_small), thumbs, masks_small)
+    thumbs = data.thumbs.copy()
+    thumbs[data.inverted] = 255 - thumbs[data.inverted]  # a fault of the image, not of its mask
+    small = np.stack([mask.thumb for mask in masks])
+    fit = remember(data.cache, "mask_alignment", Fit | None, lambda: mask_fit(thumbs, small), thumbs, small)
     if fit is None:
         return
     if fit.shuffled or fit.turned:
         what = f"nearly all masks are {fit.turned} against their images" if fit.turned else "masks are of other images"
         better = "" if fit.paired_anew is None else f", where another pairing has {fit.paired_anew:.2f}"
         what += f" (they agree with what foreground looks like by {fit.agreement:.2f}{better})"
-        fix = "Were two folders listed without sorting, or masks saved by another axis order? Pair or turn them anew."
+        fix = "Were two folders listed without sorting, or masks saved with axes swapped? Pair or rotate them."
         yield Finding("mask_misfit", "error", what, fix)
     elif not fit.fits and fit.num_images >= MIN_FOR_ERROR:
         what = (
@@ -120,7 +120,7 @@ def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
             "mask_misfit",
             "warning",
             what,
-            "Look at the contact sheet: were they swapped, turned or moved?",
+            "Look at the contact sheet: were they swapped, rotated or moved?",
             [suspect.index for suspect in fit.suspects],
             [_suspected(suspect, masks) for suspect in fit.suspects],
         )

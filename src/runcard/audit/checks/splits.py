@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 import numpy as np
 
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile
-from runcard.data.splits import Split
 from runcard.stats.association import association
 from runcard.stats.mrmc import MIN_UNITS
 
@@ -34,15 +33,6 @@ def find(data: Inspected) -> Iterator[Finding]:
     yield from _differing(data)
 
 
-def sides_of(split: Split, number: int) -> list[str]:
-    """Return the split (train, val or test) of each of number images; "" if it is in none."""
-    sides = [""] * number
-    for side, members in split.items():
-        for i in members:
-            sides[i] = side
-    return sides
-
-
 def _names(data: Inspected) -> Iterator[Finding]:
     """Find file names that contradict the label, or that name patients while the config sets no groups."""
     words = {name.casefold() for name in data.classes}
@@ -57,19 +47,15 @@ def _names(data: Inspected) -> Iterator[Finding]:
         yield data.finding("label_against_name", "warning", what, "Was it put in the wrong folder?", against)
     patients = Counter(match[0] for profile in data.profiles if (match := PATIENT.search(PurePath(profile.id).stem)))
     if not data.is_grouped and patients.total() >= MIN_SHARED * max(1, len(patients)):
+        regex = re.sub(r"\d+", r"\\d+", next(iter(patients)))  # patient7 gives patient\d+
         yield Finding(
             "groups_unnamed",
             "warning",
             f"the names look like {counted(len(patients), 'patient')} with {patients.total()} images, and "
             "dataset.split.group_regex is null",
-            f"Say how a name tells them: 'dataset.split.group_regex=\"({_regex(patients)})\"' (with both quotes).",
+            f"Name the part that identifies the patient: 'dataset.split.group_regex=\"({regex})\"' (with both quotes).",
             tuple(patients),
         )
-
-
-def _regex(patients: Mapping[str, int]) -> str:
-    """Build a regular expression that matches these names: patient7 gives patient\\d+."""
-    return re.sub(r"\d+", r"\\d+", next(iter(patients)))
 
 
 def _balance(data: Inspected) -> Iterator[Finding]:
@@ -115,23 +101,32 @@ def _both_sides(data: Inspected) -> Iterator[Finding]:
 
 
 def _few(data: Inspected) -> Iterator[Finding]:
-    """Find splits too small for a measurement; k-fold validation counts as one, because comparisons pool its folds."""
+    """Find splits with too few images, patients or images of a class for a measurement.
+
+    The validation of a cross-validation is that of all folds together, because comparisons average over them. But a
+    fold of its own needs every class: without one, its metrics of a class are undefined.
+    """
     for side in dict.fromkeys(data.sides):
         members = [i for i, other in enumerate(data.sides) if other == side]
-        measured = range(len(data.profiles)) if data.split_kind == "kfold" and side == "val" else members
+        measured, where = members, side
+        if data.split_kind == "kfold" and side == "val":
+            measured, where = [i for i, other in enumerate(data.sides) if other != "test"], "val of all folds"
         if side != "train" and len(measured) < MIN_IMAGES:
-            what = f"{side} has {counted(len(measured), 'image')}: one of them more or less right moves every score"
+            what = f"{where} has {counted(len(measured), 'image')}: a single one of them changes every score"
             yield Finding("few_images", "warning", what, "Hold out more, or use dataset.split.kind=kfold.")
         groups = {data.groups[i] for i in measured}
         if side != "train" and data.is_grouped and len(groups) < MIN_UNITS:
-            what = f"{side} has {counted(len(groups), 'patient')}: below {MIN_UNITS} no comparison gives a verdict"
+            what = f"{where} has {counted(len(groups), 'patient')}: below {MIN_UNITS} no comparison gives a verdict"
             yield Finding("few_patients", "warning", what, "Hold out more patients, or use dataset.split.kind=kfold.")
-        for name, number in _counts(data, members).items():
-            if number < MIN_POSITIVES:
-                nothing = "" if number else ", so that nothing can be learnt or said of it"
-                fix = "Part the images otherwise (dataset.split.seed, val_fraction), get more of it, or leave it out."
-                level = "warning" if number else "error"
-                yield Finding("few_positives", level, f"{side} has {counted(number, 'image')} of {name}{nothing}", fix)
+        own, pooled = _counts(data, members), _counts(data, measured)
+        for name in own:
+            fix = "Change dataset.split.seed or val_fraction, add images of this class, or leave the class out."
+            if not own[name]:
+                what = f"{side} has 0 images of {name}, so that nothing can be learnt or said of it"
+                yield Finding("few_positives", "error", what, fix)
+            elif pooled[name] < MIN_POSITIVES:
+                what = f"{where} has {counted(pooled[name], 'image')} of {name}"
+                yield Finding("few_positives", "warning", what, fix)
 
 
 def _counts(data: Inspected, members: Sequence[int]) -> dict[str, int]:
@@ -159,6 +154,6 @@ def _differing(data: Inspected) -> Iterator[Finding]:
     }
     reported = {name: association(np.array(values), sides) for name, values in metadata.items()}
     if places := [f"{name}: {how}" for name, how in reported.items() if how and how.is_predictive]:
-        what = f"training and validation can be distinguished by {counted(len(places), 'fact')} of the images"
+        what = f"training and validation can be distinguished by {len(places)} of the images' properties"
         fix = "Do they come from other machines or days? Then say so, or mix them: dataset.split.kind=holdout."
         yield Finding("split_differs", "warning", what, fix, tuple(places))

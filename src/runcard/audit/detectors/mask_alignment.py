@@ -48,11 +48,11 @@ SCALES = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4)  # sigmas of the Gaussian blurs,
 TURNS: dict[str, Callable[[Array], Array]] = {
     "mirrored left to right": lambda mask: mask[..., ::-1],
     "mirrored top to bottom": lambda mask: mask[..., ::-1, :],
-    "turned by 180°": lambda mask: mask[..., ::-1, ::-1],
-    "turned by 90° clockwise": lambda mask: np.rot90(mask, 1, (-2, -1)),
-    "turned by 90° counterclockwise": lambda mask: np.rot90(mask, -1, (-2, -1)),
+    "rotated by 180°": lambda mask: mask[..., ::-1, ::-1],
+    "rotated by 90° clockwise": lambda mask: np.rot90(mask, 1, (-2, -1)),
+    "rotated by 90° counterclockwise": lambda mask: np.rot90(mask, -1, (-2, -1)),
     "transposed": lambda mask: mask.swapaxes(-2, -1),
-    "transposed and turned by 180°": lambda mask: mask.swapaxes(-2, -1)[..., ::-1, ::-1],
+    "transposed and rotated by 180°": lambda mask: mask.swapaxes(-2, -1)[..., ::-1, ::-1],
 }
 
 
@@ -62,7 +62,6 @@ class Misfit:
 
     index: int
     what: str  # "of another image", or how the mask is turned or moved
-    gain: float  # of agreement, if that were fixed
     partner: int | None = None  # the image whose mask would fit this one
 
 
@@ -239,20 +238,18 @@ def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.
     turned = {name: _agreement(predicted, right(areas)) - own for name, right in TURNS.items()}
     for i, position in enumerate(index.tolist()):
         if i in swaps:
-            partner, gain = swaps[i]
-            yield Misfit(position, "of another image", gain, int(index[partner]))
+            yield Misfit(position, "of another image", int(index[swaps[i]]))
             continue
         where, found = _moved(predicted[i], areas[i])
         gains = {name: float(gain[i]) for name, gain in turned.items() if gain[i] > GAIN_OF_TURN * unit}
         if found - own[i] > GAIN_OF_SHIFT * unit:
             gains[where] = found - float(own[i])
         if gains:
-            best = max(gains, key=lambda what: gains[what])
-            yield Misfit(position, best, gains[best])
+            yield Misfit(position, max(gains, key=lambda what: gains[what]))
 
 
-def _swaps(predicted: Array, areas: Array, own: Array, cost: float) -> dict[int, tuple[int, float]]:
-    """Map image -> (image whose mask it should have, gain), in the best pairing in which every change gains over cost.
+def _swaps(predicted: Array, areas: Array, own: Array, cost: float) -> dict[int, int]:
+    """Map image -> image whose mask it should have, in the best pairing in which every change gains over cost.
 
     Swaps are cycles of two or more masks. In large data only the images whose own masks rank lowest are paired.
     """
@@ -261,7 +258,7 @@ def _swaps(predicted: Array, areas: Array, own: Array, cost: float) -> dict[int,
     offers = np.where(gains > cost, gains, -len(gains))
     np.fill_diagonal(offers, 0)
     pairs = zip(*linear_sum_assignment(-offers), strict=True)
-    return {int(lowest[i]): (int(lowest[j]), float(gains[i, j])) for i, j in pairs if i != j}
+    return {int(lowest[i]): int(lowest[j]) for i, j in pairs if i != j}
 
 
 def _moved(predicted: Array, area: Array) -> tuple[str, float]:

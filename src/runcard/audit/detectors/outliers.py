@@ -159,7 +159,7 @@ def _edges(thumbs: np.ndarray) -> Array:
     for thumb in thumbs:
         smooth = cv2.GaussianBlur(thumb.astype(np.float32), (0, 0), 0.8)
         across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
-        direction = (np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS).astype(np.intp) % DIRECTIONS
+        direction = np.floor(np.arctan2(down, across) / (2 * np.pi) * DIRECTIONS).astype(np.intp) % DIRECTIONS
         strength = np.hypot(across, down).ravel()
         histograms.append(np.bincount((cells + direction).ravel(), strength, CELLS * CELLS * DIRECTIONS))
     return _unit(np.sqrt(histograms))

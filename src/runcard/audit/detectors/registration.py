@@ -179,14 +179,14 @@ def disc(size: int) -> Bytes:
 
 
 def in_words(move: Floats) -> str:
-    """Format a (2, 3) map of points: "as it is", "mirrored", "turned by 90°" or "turned by 5°, mirrored"."""
+    """Format a (2, 3) map of points: "as it is", "mirrored", "rotated by 90°" or "rotated by 5°, mirrored"."""
     mirrored = bool(np.linalg.det(move[:, :2]) < 0)
     turned = move[:, :2] * ([-1, 1] if mirrored else [1, 1])
     degrees = abs(math.degrees(math.atan2(turned[1, 0] - turned[0, 1], turned[0, 0] + turned[1, 1])))
     quarters = 90 * round(degrees / 90)
     shown = quarters if abs(degrees - quarters) < STRAIGHT_DEGREES else round(degrees)
-    words = [f"turned by {shown}°"] * (shown > 0) + ["mirrored"] * mirrored
-    return ", ".join(words) or "as it is"
+    words = [f"rotated by {shown}°" if shown else "", "mirrored" if mirrored else ""]
+    return ", ".join(filter(None, words)) or "as it is"
 
 
 def _band(image: Bytes, band: tuple[float, float], aperture: Bytes) -> Bytes:

@@ -114,6 +114,8 @@ class PhantomBone:
     naming the argument, for a wrong value.
     """
 
+    given_split, faults, on_disk = None, (), None  # nothing lies on disk
+
     def __init__(
         self,
         num_images: int,
@@ -128,22 +130,23 @@ class PhantomBone:
         check_integer("num_images", num_images, 1)
         self.size_px = check_integer("size_px", size_px, 16)
         self.difficulty = check_number("difficulty", difficulty, 0, 1)
-        self.imbalance = check_number("imbalance", imbalance, 0, 1)
-        self.label_noise = check_number("label_noise", label_noise, 0, 1)
-        self.near_duplicates = check_number("near_duplicates", near_duplicates, 0, 1)
+        check_number("imbalance", imbalance, 0, 1)
+        check_number("label_noise", label_noise, 0, 1)
+        check_number("near_duplicates", near_duplicates, 0, 1)
         self.shortcut = check_flag("shortcut", shortcut)
         self.seed = check_integer("seed", seed, 0)
         self.ids = [f"bone_{i:04d}" for i in range(num_images)]
         self.classes = ["AFF", "NFF"]
-        self.files: list[tuple[Path, ...]] = [()] * num_images  # nothing lies on disk
-        self.given_split: list[str] | None = None
-        self.faults: list[str] = []
-        self.on_disk = None
+        self.files: list[tuple[Path, ...]] = [()] * num_images
         self.sources: list[int] = []  # whose anatomy image i shows: i itself, or the image that it repeats
         for i in range(num_images):
-            self.sources.append(self._source(i))
-        self.true_targets = [self._true_target(i) for i in self.sources]
-        self.targets = [self._target(i) for i in range(num_images)]
+            rng = stream(self.seed, i, Stream.SOURCE)
+            repeats = rng.random() < near_duplicates and i > 0
+            self.sources.append(self.sources[rng.integers(i)] if repeats else i)
+        is_atypical = [stream(self.seed, i, Stream.LABEL).random() < imbalance for i in self.sources]
+        self.true_targets = [AFF if atypical else NFF for atypical in is_atypical]
+        is_flipped = [stream(self.seed, i, Stream.LABEL_NOISE).random() < label_noise for i in range(num_images)]
+        self.targets = [1 - t if flipped else t for t, flipped in zip(self.true_targets, is_flipped, strict=True)]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -158,18 +161,6 @@ class PhantomBone:
         if marker.random() < coverage:
             print_marker(image, marker, height=0.09)
         return image, self.targets[index], self.ids[index]
-
-    def _source(self, index: int) -> int:
-        rng = stream(self.seed, index, Stream.SOURCE)
-        repeats = rng.random() < self.near_duplicates and index > 0
-        return self.sources[rng.integers(index)] if repeats else index
-
-    def _true_target(self, index: int) -> int:
-        return AFF if stream(self.seed, index, Stream.LABEL).random() < self.imbalance else NFF
-
-    def _target(self, index: int) -> int:
-        flipped = stream(self.seed, index, Stream.LABEL_NOISE).random() < self.label_noise
-        return 1 - self.true_targets[index] if flipped else self.true_targets[index]
 
     def _image(self, source: int, label: int, noise: np.random.Generator) -> NDArray[np.uint8]:
         anatomy = stream(self.seed, source, Stream.ANATOMY)

@@ -179,6 +179,8 @@ class PhantomChest:
     wrong value.
     """
 
+    given_split, faults, on_disk = None, (), None  # nothing lies on disk
+
     def __init__(
         self, num_images: int, size_px: int, difficulty: float = 0.5, sides: bool = False, seed: int = 0
     ) -> None:
@@ -189,10 +191,7 @@ class PhantomChest:
         self.ids = [f"chest_{i:04d}" for i in range(num_images)]
         self.sides = check_flag("sides", sides)
         self.classes = ["background", "right", "left"] if sides else ["background", "lung"]
-        self.files: list[tuple[Path, ...]] = [()] * num_images  # nothing lies on disk
-        self.given_split: list[str] | None = None
-        self.faults: list[str] = []
-        self.on_disk = None
+        self.files: list[tuple[Path, ...]] = [()] * num_images
 
     def __len__(self) -> int:
         return len(self.ids)
