@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from PIL import Image
 
 from runcard.config.schema import parse_config
 from runcard.data.datamodule import open_source
@@ -30,6 +32,17 @@ TINY = (
     "train.accelerator=cpu",
     "train.precision=32",
 )
+
+ONE_EPOCH = (
+    "train.epochs=1",
+    "train.batch_size=8",
+    "train.precision=32",
+    "train.accelerator=cpu",
+    "dataset.image_size_px=32",
+)
+MASKS = ("dataset=lung_ct", "model.base=2", "augmentation=light", *ONE_EPOCH)
+CLASSES = ("dataset=phantom_bone", "dataset.num_images=24", "model=vgg16", "model.base=2", "loss=bce", *ONE_EPOCH)
+CLASSES += ("dataset.channels=3", "train.explain_images=0")
 
 
 def compose_config(*overrides: str) -> DictConfig:
@@ -74,3 +87,49 @@ def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run_it
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a folder with two runs of one mask config, and one run with classes."""
+    from runcard.experiment.run import run
+
+    folder = tmp_path_factory.mktemp("runs")
+    configs = {"masks/seed0": [*MASKS, "seed=0"], "masks/seed1": [*MASKS, "seed=1"], "classes": [*CLASSES]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, overrides in configs.items():
+            run(compose_config(*overrides), folder / name, overrides, choices={})
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Make a folder with five images of different sizes, one of them in a sub-folder."""
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        path = tmp_path / "images" / ("deep" if i == 4 else "") / f"im{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (140 + i, 150), np.uint8)).save(path)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def runcard_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that gives a command in tmp_path, and returns exit code, stdout and stderr."""
+    from runcard.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["runcard", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        shown = capsys.readouterr()
+        code = exit_.value.code
+        assert code is None or isinstance(code, int)
+        return code or 0, shown.out, shown.err
+
+    return command

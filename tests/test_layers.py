@@ -140,9 +140,14 @@ def test_only_tracking_opens_a_summary_writer():
 
 
 def test_only_checkpoint_writes_checkpoints():
-    """Features of a frozen part are stored too, and weights are read in one more place."""
+    """Features of a frozen part are stored too, a run is exported, and weights are read in one more place."""
     formats = [m for m in MODULES if within(imports(m), "safetensors", "pickle")]
-    assert formats == ["runcard.models.pretrained", "runcard.training.checkpoint", "runcard.training.feature_cache"]
+    assert formats == [
+        "runcard.inference.export",
+        "runcard.models.pretrained",
+        "runcard.training.checkpoint",
+        "runcard.training.feature_cache",
+    ]
 
     def naming(function: str) -> list[str]:
         attributes = {m: [n for n in ast.walk(tree(p)) if isinstance(n, ast.Attribute)] for m, p in MODULES.items()}

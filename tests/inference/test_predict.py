@@ -4,80 +4,32 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import compose_config
 from PIL import Image
 
 import runcard
-from runcard.cli import main
 from runcard.errors import UserError
-from runcard.experiment.run import run
 from runcard.inference.inputs import find_inputs
 from runcard.inference.predictor import trained_flips
 from runcard.training.restore import open_run
 
-SMALL = (
-    "train.epochs=1",
-    "train.batch_size=8",
-    "train.precision=32",
-    "train.accelerator=cpu",
-    "dataset.image_size_px=32",
-)
-MASKS = ("dataset=lung_ct", "model.base=2", "augmentation=light", *SMALL)
-CLASSES = ("dataset=phantom_bone", "dataset.num_images=24", "model=vgg16", "model.base=2", "loss=bce", *SMALL)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder with two runs of one mask config, and one run with classes."""
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name, overrides in {
-            "masks/seed0": [*MASKS, "seed=0"],
-            "masks/seed1": [*MASKS, "seed=1"],
-            "classes": [*CLASSES, "train.explain_images=0"],
-        }.items():
-            run(compose_config(*overrides), folder / name, overrides, choices={})
-    return folder
-
 
 @pytest.fixture
-def images(tmp_path):
-    """A folder with five images of different sizes, one of them in a sub-folder."""
-    rng = np.random.default_rng(0)
-    for i in range(5):
-        path = tmp_path / "images" / ("deep" if i == 4 else "") / f"im{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (140 + i, 150), np.uint8)).save(path)
-    return tmp_path / "images"
-
-
-@pytest.fixture
-def predict(monkeypatch, capsys, tmp_path):
-    """Return a function that gives the command `runcard predict`, and returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["runcard", "predict", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        shown = capsys.readouterr()
-        return exit_.value.code or 0, shown.out, shown.err
-
-    return command
+def predict(runcard_command):
+    """Return a function that gives the command `runcard predict`."""
+    return partial(runcard_command, "predict")
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_predictions_are_those_of_the_evaluation(runs):
-    folder = runs / "masks" / "seed0"
+def test_predictions_are_those_of_the_evaluation(trained_runs):
+    folder = trained_runs / "masks" / "seed0"
     samples, indices, _ = open_run(folder).images(None, "val")
     predictor = runcard.load(folder)
     with (folder / "per_image.csv").open() as file:
@@ -91,8 +43,8 @@ def test_predictions_are_those_of_the_evaluation(runs):
         assert dice == pytest.approx(recorded[samples.ids[i]], abs=1e-6)
 
 
-def test_masks_have_the_size_of_their_images(runs, images, predict, tmp_path):
-    assert predict(runs / "masks" / "seed0", images, "-o", "out", "--values", "0,255")[:2] == (
+def test_masks_have_the_size_of_their_images(trained_runs, images, predict, tmp_path):
+    assert predict(trained_runs / "masks" / "seed0", images, "-o", "out", "--values", "0,255")[:2] == (
         0,
         "5 images predicted: out/\n",
     )
@@ -106,10 +58,12 @@ def test_masks_have_the_size_of_their_images(runs, images, predict, tmp_path):
     assert not (tmp_path / "out" / "disagreement").exists()
 
 
-def test_several_runs_predict_their_mean_and_how_they_differ(runs, images, predict, tmp_path):
-    code, _, errors = predict(runs / "masks", images, "-o", "out", "--probabilities", "--overlay")
+def test_several_runs_predict_their_mean_and_how_they_differ(trained_runs, images, predict, tmp_path):
+    code, _, errors = predict(trained_runs / "masks", images, "-o", "out", "--probabilities", "--overlay")
     assert (code, errors) == (0, "")
-    one, other = (runcard.load(runs / "masks" / seed).predict(images / "im0.png") for seed in ("seed0", "seed1"))
+    one, other = (
+        runcard.load(trained_runs / "masks" / seed).predict(images / "im0.png") for seed in ("seed0", "seed1")
+    )
     with np.load(tmp_path / "out" / "probabilities" / "im0.npz") as stored:
         np.testing.assert_allclose(stored["probabilities"], (one.probs + other.probs) / 2, atol=1e-6)
         assert list(stored["classes"]) == ["background", "lung"]
@@ -121,8 +75,8 @@ def test_several_runs_predict_their_mean_and_how_they_differ(runs, images, predi
     assert np.asarray(Image.open(tmp_path / "out" / "overlay" / "im0.png")).shape == (140, 150, 3)
 
 
-def test_classes_are_one_table(runs, images, predict, tmp_path):
-    assert predict(runs / "classes", images, "-o", "out")[0] == 0
+def test_classes_are_one_table(trained_runs, images, predict, tmp_path):
+    assert predict(trained_runs / "classes", images, "-o", "out")[0] == 0
     with (tmp_path / "out" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == ["deep/im4", "im0", "im1", "im2", "im3"]
@@ -131,14 +85,14 @@ def test_classes_are_one_table(runs, images, predict, tmp_path):
         probs = [float(row[name]) for name in classes]
         assert sum(probs) == pytest.approx(1)
         assert row["label"] == classes[int(np.argmax(probs))]
-    prediction = runcard.load(runs / "classes").predict(images / "im0.png")
+    prediction = runcard.load(trained_runs / "classes").predict(images / "im0.png")
     assert prediction.label == rows[1]["label"]
     with pytest.raises(ValueError, match="one class per image"):
         prediction.mask  # noqa: B018
 
 
-def test_an_interrupted_prediction_goes_on_to_the_same_bytes(runs, images, predict, tmp_path, monkeypatch):
-    command = (runs / "masks", images, "--batch-size", 2, "-o")
+def test_an_interrupted_prediction_goes_on_to_the_same_bytes(trained_runs, images, predict, tmp_path, monkeypatch):
+    command = (trained_runs / "masks", images, "--batch-size", 2, "-o")
     assert predict(*command, "whole")[0] == 0
     from runcard.inference.predictor import Predictor
 
@@ -158,15 +112,15 @@ def test_an_interrupted_prediction_goes_on_to_the_same_bytes(runs, images, predi
     assert files(tmp_path / "again") == files(tmp_path / "whole")
 
 
-def test_a_changed_image_is_predicted_again(runs, images, predict):
-    assert predict(runs / "masks" / "seed0", images, "-o", "out")[0] == 0
+def test_a_changed_image_is_predicted_again(trained_runs, images, predict):
+    assert predict(trained_runs / "masks" / "seed0", images, "-o", "out")[0] == 0
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(images / "im2.png")
-    assert "1 images predicted, 4 were done before" in predict(runs / "masks" / "seed0", images, "-o", "out")[1]
+    assert "1 images predicted, 4 were done before" in predict(trained_runs / "masks" / "seed0", images, "-o", "out")[1]
 
 
-def test_an_unreadable_image_is_named_and_stops_nothing(runs, images, predict, tmp_path):
+def test_an_unreadable_image_is_named_and_stops_nothing(trained_runs, images, predict, tmp_path):
     (images / "im9.png").write_bytes(b"no image")
-    code, out, errors = predict(runs / "masks" / "seed0", images, "-o", "out")
+    code, out, errors = predict(trained_runs / "masks" / "seed0", images, "-o", "out")
     assert code == 2
     assert "5 images predicted" in out
     assert errors.splitlines()[0] == "1 images could not be read:"
@@ -174,9 +128,9 @@ def test_an_unreadable_image_is_named_and_stops_nothing(runs, images, predict, t
     assert (tmp_path / "out" / "im3.png").exists()
 
 
-def test_other_images_than_those_of_training_are_warned_of(runs, predict, tmp_path):
+def test_other_images_than_those_of_training_are_warned_of(trained_runs, predict, tmp_path):
     Image.fromarray(np.zeros((5000, 40, 3), np.uint8)).save(tmp_path / "other.png")
-    out = predict(runs / "masks" / "seed0", "other.png", "-o", "out")[1]
+    out = predict(trained_runs / "masks" / "seed0", "other.png", "-o", "out")[1]
     assert "warning: 1 images are of another kind than in training (8-bit grey" in out
     assert "warning: 1 images are far from the sizes of training" in out
 
@@ -198,34 +152,34 @@ def test_other_images_than_those_of_training_are_warned_of(runs, predict, tmp_pa
         (("{runs}/masks", "{images}", "{images}/../images2"), "would have one output. Predict them into folders"),
     ],
 )
-def test_mistakes(runs, images, predict, tmp_path, arguments, message):
+def test_mistakes(trained_runs, images, predict, tmp_path, arguments, message):
     (tmp_path / "images2").mkdir()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "images2" / "im0.png")
-    code, _, errors = predict(*(each.format(runs=runs, images=images) for each in arguments), "-o", "out")
+    code, _, errors = predict(*(each.format(runs=trained_runs, images=images) for each in arguments), "-o", "out")
     assert code == 2
     assert message in errors
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_something_else_is_left_alone(runs, images, predict, tmp_path):
-    assert predict(runs / "masks" / "seed0", images, "-o", "out")[0] == 0
+def test_a_folder_with_something_else_is_left_alone(trained_runs, images, predict, tmp_path):
+    assert predict(trained_runs / "masks" / "seed0", images, "-o", "out")[0] == 0
     before = files(tmp_path / "out")
     for run_folder in ("masks/seed1", "masks"):
-        code, _, errors = predict(runs / run_folder, images, "-o", "out")
+        code, _, errors = predict(trained_runs / run_folder, images, "-o", "out")
         assert (code, errors) == (
             2,
             "-o out: holds predictions of other runs, or with other options. Name another folder.\n",
         )
     assert (
-        predict(runs / "masks" / "seed0", images, "-o", images)[2]
+        predict(trained_runs / "masks" / "seed0", images, "-o", images)[2]
         == f"-o {images}: holds something else. Name another folder.\n"
     )
     assert files(tmp_path / "out") == before
 
 
-def test_flips_are_those_of_the_augmentation(runs, images):
+def test_flips_are_those_of_the_augmentation(trained_runs, images):
     assert trained_flips({"transforms": {}}) == []
-    plain, flipped = (runcard.load(runs / "masks" / "seed0", flips=flips) for flips in (False, True))
+    plain, flipped = (runcard.load(trained_runs / "masks" / "seed0", flips=flips) for flips in (False, True))
     image = np.asarray(Image.open(images / "im0.png"))
     expected = (plain.predict(image).probs + plain.predict(np.ascontiguousarray(image[:, ::-1])).probs[..., ::-1]) / 2
     np.testing.assert_allclose(flipped.predict(image).probs, expected, atol=1e-5)
@@ -245,12 +199,12 @@ def test_inputs(images, tmp_path, monkeypatch):
         find_inputs(["table.csv"])
 
 
-def test_the_config_of_a_foreign_run_builds_nothing(runs, images, predict, tmp_path):
+def test_the_config_of_a_foreign_run_builds_nothing(trained_runs, images, predict, tmp_path):
     import shutil
 
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(runs / "masks" / "seed0", tmp_path / "foreign")
+    shutil.copytree(trained_runs / "masks" / "seed0", tmp_path / "foreign")
     path = tmp_path / "foreign" / "checkpoints" / "best.safetensors"
     config = open_run(tmp_path / "foreign").config | {"model": {"_target_": "pathlib.Path.touch", "self": "hit"}}
     save_file(load_file(path), path, metadata={"config": json.dumps(config)})
