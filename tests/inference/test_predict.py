@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ONE_THREAD, ROOT
 from PIL import Image
 
 import runcard
@@ -212,3 +215,14 @@ def test_the_config_of_a_foreign_run_builds_nothing(trained_runs, images, predic
     assert code == 2
     assert "model._target_: pathlib.Path.touch is not an object of a trusted package." in errors
     assert not (tmp_path / "hit").exists()
+
+
+def test_the_readmes_lines_of_python_work(trained_runs, images, tmp_path):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    assert code.startswith("import runcard\n")
+    code = code.replace("outputs/run/<stamp>", str(trained_runs / "masks" / "seed0"))
+    code = code.replace("image.png", str(images / "im0.png"))
+    done = subprocess.run([sys.executable, "-c", code], env=ONE_THREAD, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.startswith("(2, 140, 150) UNet(")
