@@ -135,7 +135,7 @@ def digest(thing: Any) -> str:
     return hashlib.sha256(pickle.dumps(thing)).hexdigest()
 
 
-NEED_FILES = ("image_mask", "lungs", "image_folder")
+NEED_FILES = ("image_mask", "lungs", "image_folder", "manifest", "manifest_masks")  # test_manifest.py tests the last
 BUILDABLE = [c for c in CHOICES if c[0] != "scale" and c[1] not in NEED_FILES]
 
 

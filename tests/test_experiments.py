@@ -139,7 +139,7 @@ def test_tasks_2_and_3_are_the_labs(name):
     check_what_all_share(config, lr=1e-5)
     assert (config.dataset.folder, config.dataset.image_size_px, config.dataset.channels) == (folder, size, channels)
     assert (config.dataset.classes, config.dataset.positive) == CLASSES[folder]
-    assert config.dataset.split.kind == "given"
+    assert config.dataset.split.kind == "auto"
     if model == "PretrainedVGG16":
         assert (built(config.model), config.model.weights, config.model.freeze) == (model, "imagenet", "features")
     else:
@@ -158,7 +158,7 @@ def test_task_4_is_the_labs(name):
     dataset, model = config.dataset, config.model
     assert (dataset.folder, dataset.image_size_px, dataset.channels) == ("Lab3/X_ray", 256, 1)
     assert (dataset.classes, dataset.positive) == (["background", "lung"], "lung")
-    assert (dataset.split.kind, dataset.split.val_fraction, dataset.split.test_fraction) == ("holdout", 0.2, 0)
+    assert (dataset.split.kind, dataset.split.val_fraction, dataset.split.test_fraction) == ("auto", 0.2, 0)
     assert (built(model), model.depth, model.upsample, model.dropout_at) == (
         "UNet",
         4,

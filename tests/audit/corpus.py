@@ -404,7 +404,7 @@ CASES = [
     # pairs
     Case("a mask is missing", "pairs", remove(MASK), "unpaired", place=IMAGE),
     Case("an image is missing", "pairs", remove(IMAGE), "unpaired", place=MASK),
-    Case("masks named otherwise", "pairs", renamed("Mask/*", r"\.", "_mask."), "unpaired", place=IMAGE),
+    Case("masks named otherwise", "pairs", renamed("Mask/*", r"\.", "_of_lungs."), "unpaired", place=IMAGE),
     Case("two masks of one stem", "pairs", copy(MASK, "Mask/film_07.bmp"), "ambiguous_pair", place="Mask"),
     Case("two images of one stem", "pairs", copy(IMAGE, "Image/film_07.bmp"), "ambiguous_pair", place="Image"),
     Case("no image in Image/", "pairs", remove("Image/*"), "no_images", place="Image"),
@@ -421,7 +421,7 @@ CASES = [
     ),
     Case("train/ and Training/", "parts", lambda f: shutil.copytree(f / "train", f / "Training"), "layout"),
     Case("validation/ without train/", "parts", remove_folder("train"), "layout"),
-    Case("train/ without validation/", "parts", remove_folder("validation"), "split"),
+    Case("train/ without validation/", "parts", remove_folder("validation"), is_fine=True),
     Case("loose images beside class folders", "classes", copy(AFF, "overview.png"), "layout"),
     Case("an empty class folder", "classes", remove("AFF/*"), "no_images few_positives", place="AFF"),
     Case(

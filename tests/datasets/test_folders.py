@@ -21,6 +21,8 @@ from runcard.datasets.image_mask import ImageMaskFolder, LungCT
 from runcard.errors import UserError
 
 TWO = ("background", "lung")
+AUTO = {"kind": "auto", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None}
+AUTO |= {"num_folds": 5, "fold": 0}
 HEIGHT, WIDTH = 10, 12
 
 
@@ -157,7 +159,8 @@ def test_an_empty_or_missing_folder_of_pairs_is_named(kind, pairs):
     left = "Mask" if kind == "Image" else "Image"
     said = complaint(lambda: ImageMaskFolder(str(pairs), None, TWO))
     assert said == (
-        f"{pairs}: no data here, or up to 4 folders below, that look like Image/1.png and Mask/1.png. "
+        f"{pairs}: no data here, or up to 4 folders below, that look like Image/1.png and Mask/1.png, "
+        "or train/images/1.png and train/masks/1.png. "
         f"There is: {left}/, notes.txt."
     )
 
@@ -601,3 +604,47 @@ def test_a_window_that_shows_nothing_is_refused(tmp_path):
         )
     with pytest.raises(UserError, match=r"all one grey under dataset.window=\[0, 65535\], its values are 0 to 1"):
         prepare(ImageFolder(str(tmp_path), None, None), 8, 1)
+
+
+# Usual names, and splits of pairs
+
+
+@pytest.mark.parametrize("names", [("images", "masks"), ("IMGS", "Labels"), ("img", "annotations")])
+@pytest.mark.parametrize("suffix", ["", "_mask", "_seg"])
+def test_pairs_under_their_usual_names(tmp_path, names, suffix):
+    for stem in ("a", "b"):
+        photo(tmp_path / names[0] / f"{stem}.png", "L")
+        mask(tmp_path / names[1] / f"{stem}{suffix}.png")
+    dataset = ImageMaskFolder(str(tmp_path), None, TWO)
+    assert dataset.ids == ["a", "b"]
+    assert dataset.faults == []
+    assert dataset.files[0][1].name == f"a{suffix}.png"
+
+
+def test_pairs_with_given_splits(tmp_path):
+    for part, stems in (("train", "ab"), ("valid", "c"), ("test", "ad")):
+        for stem in stems:
+            photo(tmp_path / part / "images" / f"{stem}.png", "L")
+            mask(tmp_path / part / "masks" / f"{stem}.png")
+    dataset = ImageMaskFolder(str(tmp_path), None, TWO)
+    assert dataset.ids == ["train/a", "train/b", "valid/c", "test/a", "test/d"]
+    assert dataset.given_split == ["train", "train", "val", "test", "test"]
+    assert (
+        dataset.on_disk.layout
+        == "train/images/ and train/masks/; valid/images/ and valid/masks/; test/images/ and test/masks/"
+    )
+    (tmp_path / "valid" / "masks").rename(tmp_path / "valid" / "other")
+    dataset = ImageMaskFolder(str(tmp_path), None, TWO)
+    assert [fault.check for fault in dataset.faults] == ["layout"]
+
+
+def test_validation_is_drawn_from_train_where_the_folders_have_none(tmp_path):
+    for part, number in (("train", 10), ("test", 4)):
+        for i in range(number):
+            photo(tmp_path / part / "AB"[i % 2] / f"{i}.png", "L")
+    dataset = ImageFolder(str(tmp_path), None, None)
+    given = parse_section(SplitConfig, AUTO, "dataset.split.")
+    split, _ = make_split(dataset.ids, dataset.targets, dataset.given_split, given)
+    assert [dataset.given_split[i] for i in split["test"]] == ["test"] * 4
+    assert {dataset.given_split[i] for i in (*split["train"], *split["val"])} == {"train"}
+    assert (len(split["train"]), len(split["val"])) == (8, 2)

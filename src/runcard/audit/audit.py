@@ -25,7 +25,7 @@ from runcard.config.schema import Config, DatasetConfig
 from runcard.data.datamodule import Data, positive_class
 from runcard.data.loaders import unaugmented
 from runcard.data.source import Source
-from runcard.data.splits import Split, make_split
+from runcard.data.splits import Split, make_split, split_kind
 from runcard.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -60,13 +60,14 @@ def audit_data(
     """
     profiles = [profile for _, profile in sorted(profiles_by_position.items())]
     given = source.given_split and [source.given_split[profile.position] for profile in profiles]
+    patients = source.groups and [source.groups[profile.position] for profile in profiles]
     findings = list(of_faults(faults, source.on_disk.location if source.on_disk else None))
     has_masks = any(profile.mask for profile in profiles)
     ids, labels = [p.id for p in profiles], None if has_masks else [p.target or 0 for p in profiles]
     split, groups = Split(), ids
     if profiles:
         try:
-            split, groups = make_split(ids, labels, given, dataset.split)
+            split, groups = make_split(ids, labels, given, dataset.split, patients)
         except UserError as error:
             fix = "Without a split nothing can be trained."
             findings.append(Finding("split", "error", str(error).rstrip("."), fix))
@@ -78,8 +79,8 @@ def audit_data(
         has_masks=has_masks,
         sides=[sides.get(i, "") for i in range(len(profiles))],
         groups=groups,
-        is_grouped=dataset.split.group_regex is not None,
-        split_kind=dataset.split.kind,
+        is_grouped=dataset.split.group_regex is not None or patients is not None,
+        split_kind=split_kind(dataset.split, given),
         cache=cache,
     )
     with threadpool_limits(1):  # the tasks are small: on a busy machine, waiting threads cost 20 times as much

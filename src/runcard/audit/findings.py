@@ -23,6 +23,7 @@ CHECKS = {  # name -> what it looks for; the level is set where a finding is mad
     "no_images": "a folder or a class without images",
     "class_folders": "classes and folders that do not match",
     "class_in_name": "a file whose name contains no class, or several",
+    "table": "a row of a CSV table that is incomplete or wrong",
     "unpaired": "an image without a mask, or a mask without an image",
     "ambiguous_pair": "several images or several masks of one name",
     "unreadable": "a file that is not an image, or cannot be decoded",

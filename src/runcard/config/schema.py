@@ -81,7 +81,7 @@ class Section(BaseModel):
 class SplitConfig(Section):
     """How images are split; see conf/split/holdout.yaml."""
 
-    kind: Literal["given", "holdout", "kfold"]
+    kind: Literal["auto", "given", "holdout", "kfold"]
     val_fraction: Fraction
     test_fraction: Fraction
     seed: NonNegativeInt

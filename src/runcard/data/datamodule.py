@@ -12,7 +12,9 @@ from runcard.config.schema import DatasetConfig
 from runcard.data.preprocessing import Look, normalizer, prepare
 from runcard.data.source import Samples, Source
 from runcard.data.splits import Split, make_split
-from runcard.errors import check_config_choice
+from runcard.errors import UserError, check_config_choice
+
+REQUIRED = ("ids", "classes", "files", "given_split", "groups", "faults", "on_disk")  # attributes of a Source
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Data:
 def open_source(dataset: DatasetConfig, trust: Sequence[str] = ()) -> Source:
     """Find the files of the dataset that a config names; nothing is decoded yet. Raises UserError."""
     source: Source = build("dataset", dataset.node, trust)
+    lacking = [name for name in REQUIRED if not hasattr(source, name)]
+    if lacking:
+        raise UserError(
+            f"dataset._target_: {type(source).__name__} has no {', '.join(lacking)}. Derive it from "
+            "runcard.data.source.Source, which has a default for all but ids and classes."
+        )
     return source
 
 
@@ -50,7 +58,8 @@ def read_data(source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (
     classes, positive = list(source.classes), positive_class(dataset, source)
     samples = read_samples(source, dataset, allowed, look)
     given = source.given_split and [source.given_split[i] for i in samples.positions]
-    split, groups = make_split(samples.ids, samples.labels, given, dataset.split)
+    patients = source.groups and [source.groups[i] for i in samples.positions]
+    split, groups = make_split(samples.ids, samples.labels, given, dataset.split, patients)
     position = None if positive is None else classes.index(positive)
     normalization = normalizer(dataset.normalization)
     return Data(source, samples, normalization, split, groups, classes, position)

@@ -5,6 +5,7 @@ All of this serves every split alike; what is random comes later, in loaders.py.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rich.progress import track
 
 from runcard.data.image_io import describe, ignore_pillow_warnings, windowed
 from runcard.data.source import Original, Sample, Samples, Source
@@ -60,7 +62,9 @@ def prepare(
         return target, hashed, original
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
-        loaded = list(pool.map(load, range(len(source))))
+        reading = pool.map(load, range(len(source)))
+        bar = track(reading, "reading images", len(source), transient=True, disable=not sys.stdout.isatty())
+        loaded = list(bar)
     positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
     faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
     if forbidden := [fault for fault in faults if fault.check not in allowed]:

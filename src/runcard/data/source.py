@@ -25,6 +25,7 @@ class Source(Protocol):
     ids: list[str]  # unique, one per item
     classes: list[str]  # names in the order of their indices
     given_split: list[str] | None = None  # train, val or test of each item; None where the data have no split
+    groups: list[str] | None = None  # the patient of each item; None where only dataset.split.group_regex may name it
     faults: Sequence[DataError] = ()  # of the folder as a whole: reported together with those of its files
     on_disk: OnDisk | None = None  # None: made, not read
 

@@ -24,24 +24,30 @@ def make_split(
     labels: Sequence[int] | None,
     given: Sequence[str] | None,
     config: SplitConfig,
+    patients: Sequence[str] | None = None,
 ) -> tuple[Split, list[str]]:
-    """Split the images, and name each one's group (its patient, or its own id without a group_regex).
+    """Split the images, and name each one's group: its patient, or its own id where none is known.
 
-    labels are the classes to stratify by, or None for masks. kind "given" takes the data's own folders, "holdout"
-    draws val_fraction (and test_fraction) of the images, "kfold" takes fold number `fold` of num_folds of all images
-    outside of the test split; a test folder of the data's own is never trained or validated on.
-    No group is divided by what is drawn, and the fractions are then of groups; the data's own folders are taken as
+    labels are the classes to stratify by, or None for masks; given are the data's own splits, patients the data's own
+    groups, which group_regex replaces. kind "given" takes the data's own splits, and draws validation from the training
+    images where the data have none; "holdout" draws val_fraction (and test_fraction) of the images; "kfold" takes fold
+    number `fold` of num_folds of all images outside of the test split; "auto" is given where the data have a training
+    split, else holdout. A test split of the data's own is never trained or validated on.
+    No group is divided by what is drawn, and the fractions are then of groups; the data's own splits are taken as
     they are, and audited. Raises UserError where nothing would be left to train or to validate with.
     """
     pattern = _pattern(config.group_regex)
-    groups = [_group(name, pattern) if pattern else name for name in ids]
-    if config.kind == "given":
+    groups = [_group(name, pattern) for name in ids] if pattern else list(patients or ids)
+    kind = split_kind(config, given)
+    if kind == "given":
         if given is None:
             raise UserError("dataset.split.kind=given needs train and validation folders in the data. Try holdout.")
         split = {part: [i for i, g in enumerate(given) if g == part] for part in ("train", "val", "test")}
-        for part, name in (("train", "training"), ("val", "validation")):
-            if not split[part]:
-                raise UserError(f"dataset.split.kind=given: there is no {name} folder in the data. Try holdout.")
+        if not split["train"]:
+            raise UserError("dataset.split.kind=given: there is no training folder in the data. Try holdout.")
+        if not split["val"]:
+            val = _draw(np.array(split["train"]), config.val_fraction, None, config.seed, labels, groups)
+            split |= {"train": np.setdiff1d(split["train"], val).tolist(), "val": val.tolist()}
     else:
         indices = np.arange(len(ids))
         test, share = np.array([i for i, part in enumerate(given or []) if part == "test"], int), config.val_fraction
@@ -49,10 +55,17 @@ def make_split(
             test = _draw(indices, config.test_fraction, None, config.seed + 1, labels, groups)
             share = config.val_fraction / (1 - config.test_fraction)
         rest = np.setdiff1d(indices, test)
-        fold = (config.fold, config.num_folds) if config.kind == "kfold" else None
+        fold = (config.fold, config.num_folds) if kind == "kfold" else None
         val = _draw(rest, share, fold, config.seed, labels, groups)
         split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
     return split, groups
+
+
+def split_kind(config: SplitConfig, given: Sequence[str] | None) -> str:
+    """Return how images are split: given, holdout or kfold."""
+    if config.kind == "auto":
+        return "given" if "train" in (given or ()) else "holdout"
+    return config.kind
 
 
 def data_fingerprint(split: Mapping[str, Sequence[int]], ids: Sequence[str], digests: Sequence[str]) -> dict[str, str]:

@@ -26,7 +26,12 @@ def summary_rows(
         return []
     disk = source.on_disk
     rows = [("data", str(disk.location)), ("layout", disk.layout)]
-    rows += [(part, _counts(members, source.classes, labels)) for part, members in split.items() if members]
+    drawn = {"val"} if source.given_split and "val" not in source.given_split else set()
+    rows += [
+        (part, _counts(members, source.classes, labels) + (", drawn from train" if part in drawn else ""))
+        for part, members in split.items()
+        if members
+    ]
     rows += [("sizes", _sizes(originals)), ("images", _commonest(original.files[0] for original in originals))]
     if disk.masks is not None:
         rows.append(("masks", f"{_commonest(original.files[1] for original in originals)}; {disk.masks}"))

@@ -10,19 +10,23 @@ import numpy as np
 from natsort import natsorted
 
 from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image
-from runcard.datasets.layouts import find_data, has_images, image_and_mask, other_files, subfolders
+from runcard.data.source import Source
+from runcard.datasets.layouts import (
+    find_data,
+    has_images,
+    image_and_mask,
+    one_folder_per_split,
+    other_files,
+    split_folders,
+    subfolders,
+)
 from runcard.errors import DataError, UserError, check_names, did_you_mean
 
-SPLIT_FOLDERS = {  # in any letter case
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 CLASS_FOLDERS, FLAT_FILES = "class folders", "flat files named by class"  # the two layouts
 EXAMPLE = "train/Mel/1.jpg and validation/Nev/2.jpg, train/Mel_1.jpg, Mel/1.jpg or Mel_1.jpg"
 
 
-class ImageFolder:
+class ImageFolder(Source):
     """Images with one class each, in the folder that root and folder select (layouts.py).
 
     This folder, or each of its folders train, val or validation, and test, holds either class folders or flat files. A
@@ -39,15 +43,7 @@ class ImageFolder:
         names = None if classes is None else check_names("classes", classes)
         limits = check_window(window)
         base = find_data(root, folder, _belonging, EXAMPLE)
-        parts = _split_folders(base)
-        for part, places in parts.items():
-            if len(places) > 1:
-                both = " and ".join(f"{path.name}/" for path in places)
-                raise DataError("layout", base, f"{both} are both for {part}", "Rename one of them.")
-        tops = {part: places[0] for part, places in parts.items()} or {"": base}
-        if parts and "train" not in parts:
-            what = f"has {', '.join(p.name for p in tops.values())} but no train folder"
-            raise DataError("layout", base, what, "Name it train or training.")
+        tops = one_folder_per_split(base)
         _check_apart(tops)
         self.classes = _class_names(list(tops.values())) if names is None else names
         self.ids, self.files, self.targets = [], [], []
@@ -61,12 +57,9 @@ class ImageFolder:
                 self.files.append((path,))
                 self.targets.append(target)
                 given.append(part)
-        self.given_split = given if parts else None
+        self.given_split = None if "" in tops else given
         left_out = _left_out(base, list(tops.values()), {file for (file,) in self.files})
         self.on_disk = OnDisk(base, self._words(layouts), left_out, limits)
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int, str]:
         return read_image(self.files[i][0]), self.targets[i], self.ids[i]
@@ -83,17 +76,10 @@ class ImageFolder:
         return f"{words} ({', '.join(other)})" if set(places) == {CLASS_FOLDERS} and other else words
 
 
-def _split_folders(base: Path) -> dict[str, list[Path]]:
-    """Map the splits train, val and test, in this order, to the folders of base that are named after them."""
-    folders = subfolders(base)
-    found = {part: [p for p in folders if p.name.casefold() in names] for part, names in SPLIT_FOLDERS.items()}
-    return {part: places for part, places in found.items() if places}
-
-
 def _check_apart(tops: dict[str, Path]) -> None:
     """Reject a split's folder that lies in another's, such as train/validation/Mel: its purpose is ambiguous."""
     for part, top in tops.items():
-        for inner in (path for places in _split_folders(top).values() for path in places) if part else ():
+        for inner in (path for places in split_folders(top).values() for path in places) if part else ():
             if _class_folders(inner) or has_images(inner):
                 what, fix = f"lies in {top.name}/, as if it were a class of it", f"Move it beside {top.name}/."
                 raise DataError("validation_in_training", inner, what, fix)
@@ -107,7 +93,7 @@ def _class_folders(top: Path) -> list[Path]:
 
 def _belonging(directory: Path) -> list[Path] | None:
     """List the folders of directory that form its layout; None where it holds no labelled images."""
-    if parts := [path for places in _split_folders(directory).values() for path in places]:
+    if parts := [path for places in split_folders(directory).values() for path in places]:
         return parts if any(has_images(p) for top in parts for p in (top, *_class_folders(top))) else None
     folders = [path for path in _class_folders(directory) if has_images(path)]
     return folders if folders or has_images(directory) else None

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
 from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image, read_mask
-from runcard.datasets.layouts import find_data, image_and_mask, subfolders
+from runcard.data.source import Source
+from runcard.datasets.layouts import (
+    IMAGE_FOLDERS,
+    find_data,
+    image_and_mask,
+    one_folder_per_split,
+    split_folders,
+    subfolders,
+)
 from runcard.errors import DataError, check_integer, check_names
 
+EXAMPLE = "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png"
+EXPECTED = "Name them image or images, and mask, masks, labels or annotations."
+MASK_SUFFIXES = ("_mask", "_seg", "_label")  # of a mask's stem
 
-class ImageMaskFolder:
+
+class ImageMaskFolder(Source):
     """Pairs of Image/x.* and Mask/x.*, by file stem, in natural order; layouts.py says where below root they may lie.
 
-    Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8 class indices, id the stem.
+    The two folders may have other usual names (images and labels, say), and lie in train, val and test folders, which
+    are then the given split. Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8
+    class indices, id the stem, after the split's folder where there is one.
     window and mask_values: see image_io. A pair that differs in size, or an invalid mask, is reported when it is
     read; faults holds the errors of the folders.
     """
-
-    given_split = None
 
     def __init__(
         self,
@@ -34,28 +46,27 @@ class ImageMaskFolder:
         self.classes = check_names("classes", classes)
         self.mask_values = _check_mask_values(mask_values, len(self.classes))
         limits = check_window(window)
-        base = find_data(root, folder, image_and_mask, "Image/1.png and Mask/1.png")
-        image_folder, mask_folder = pair = image_and_mask(base) or []
-        self.faults: list[DataError] = []
-        found = [_by_stem(path, self.faults) for path in pair]
-        unsure = {stem for paths in found for stem in paths if len(paths[stem]) > 1}
-        images, masks = ({stem: p for stem, (p, *_) in paths.items() if stem not in unsure} for paths in found)
-        if all(found):
-            for have, lack, there in ((images, masks, mask_folder), (masks, images, image_folder)):
-                what, fix = f"no {there.name.lower()} with this stem in {there.name}/", "Add, rename or remove one."
-                self.faults += [DataError("unpaired", have[stem], what, fix) for stem in have if stem not in lack]
-        self.ids = [stem for stem in images if stem in masks]
-        self.files = [(images[stem], masks[stem]) for stem in self.ids]
-        self.on_disk = OnDisk(
-            location=base,
-            layout=f"{image_folder.name}/ and {mask_folder.name}/",
-            left_out=[f"{path.name}/" for path in subfolders(base) if path not in pair],
-            window=limits,
-            masks=self._meaning(),
+        base = find_data(
+            root, folder, _belonging, "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png"
         )
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        tops = one_folder_per_split(base) if image_and_mask(base) is None else {"": base}
+        self.ids, self.files, self.faults = [], [], []
+        given, places, left_out = [], [], []
+        for part, top in tops.items():
+            pair = image_and_mask(top)
+            if pair is None:
+                self.faults.append(DataError("layout", top, "has no folder of images and one of masks", EXPECTED))
+                continue
+            pairs = _pairs(pair[0], pair[1], self.faults)
+            self.ids += [f"{top.name}/{stem}" if part else stem for stem in pairs]
+            self.files += list(pairs.values())
+            given += [part] * len(pairs)
+            places.append(" and ".join(f"{path.relative_to(base).as_posix()}/" for path in pair))
+            left_out += [f"{p.relative_to(base).as_posix()}/" for p in subfolders(top) if p not in pair]
+        if "" not in tops:
+            self.given_split = given
+            left_out += [f"{path.name}/" for path in subfolders(base) if path not in tops.values()]
+        self.on_disk = OnDisk(base, "; ".join(places), left_out, limits, masks=self._meaning())
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:
         image_path, mask_path = self.files[i]
@@ -89,6 +100,37 @@ def _check_mask_values(mask_values: object, num_classes: int) -> list[int] | Non
         rule = f"null or a list of {num_classes} different grey values, one per class"
         raise ValueError(f"mask_values must be {rule}, got {mask_values!r}")
     return [check_integer("mask_values", value, minimum=0) for value in values]
+
+
+def _belonging(directory: Path) -> list[Path] | None:
+    """List the folders of directory that form its layout; None where it holds no pairs."""
+    tops = [path for places in split_folders(directory).values() for path in places]
+    if any(image_and_mask(top) for top in tops):
+        return tops
+    return image_and_mask(directory)
+
+
+def _pairs(image_folder: Path, mask_folder: Path, faults: list[DataError]) -> dict[str, tuple[Path, Path]]:
+    """Map each stem to its image and mask; append the folders' errors to faults. A mask may be x_mask or x_seg of x."""
+    found = [_by_stem(path, faults) for path in (image_folder, mask_folder)]
+    unsure = {stem for paths in found for stem in paths if len(paths[stem]) > 1}
+    images, masks = ({stem: p for stem, (p, *_) in paths.items() if stem not in unsure} for paths in found)
+    masks = {_stem_of_image(stem, images): path for stem, path in masks.items()}
+    if all(found):
+        for have, lack, there in ((images, masks, mask_folder), (masks, images, image_folder)):
+            what, fix = f"no {_kind(there)} with this stem in {there.name}/", "Add, rename or remove one."
+            faults += [DataError("unpaired", have[stem], what, fix) for stem in have if stem not in lack]
+    return {stem: (images[stem], masks[stem]) for stem in images if stem in masks}
+
+
+def _kind(folder: Path) -> str:
+    return "image" if folder.name.casefold() in IMAGE_FOLDERS else "mask"
+
+
+def _stem_of_image(stem: str, images: Collection[str]) -> str:
+    """Return the stem of a mask's image: the same, or without a usual suffix where only that is an image's."""
+    bare = next((stem.removesuffix(suffix) for suffix in MASK_SUFFIXES if stem.endswith(suffix)), stem)
+    return bare if stem not in images and bare in images else stem
 
 
 def _by_stem(folder: Path, faults: list[DataError]) -> dict[str, list[Path]]:

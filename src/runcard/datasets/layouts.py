@@ -13,6 +13,13 @@ from runcard.errors import DataError, UserError, did_you_mean
 
 MAX_DEPTH = 4  # levels of folders below root that are searched
 MAX_LISTED = 10
+SPLIT_FOLDERS = {  # in any letter case, as all names of folders
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+IMAGE_FOLDERS = ("image", "images", "img", "imgs")
+MASK_FOLDERS = ("mask", "masks", "label", "labels", "annotation", "annotations")
 
 Inner = Callable[[Path], "list[Path] | None"]  # the sub-folders of a folder's layout; None if it lacks the layout
 
@@ -54,9 +61,33 @@ def find_data(root: str, folder: str | None, inner_of: Inner, example: str) -> P
 
 
 def image_and_mask(directory: Path) -> list[Path] | None:
-    """Find the folders Image/ and Mask/ of directory, in any letter case; None where one of them is missing."""
+    """Find the folder of images and that of masks in directory, by their usual names; None where one is missing."""
     named = {path.name.casefold(): path for path in subfolders(directory)}
-    return [named["image"], named["mask"]] if {"image", "mask"} <= set(named) else None
+    found = [next((named[name] for name in names if name in named), None) for names in (IMAGE_FOLDERS, MASK_FOLDERS)]
+    return [path for path in found if path] if all(found) else None
+
+
+def split_folders(directory: Path) -> dict[str, list[Path]]:
+    """Map the splits train, val and test, in this order, to the folders of directory that are named after them."""
+    folders = subfolders(directory)
+    found = {part: [p for p in folders if p.name.casefold() in names] for part, names in SPLIT_FOLDERS.items()}
+    return {part: places for part, places in found.items() if places}
+
+
+def one_folder_per_split(base: Path) -> dict[str, Path]:
+    """Return the folder of each split in base, or {"": base} where it has none. Raise DataError for an unclear layout.
+
+    A validation folder may be missing: it is then drawn from the training images.
+    """
+    parts = split_folders(base)
+    for part, places in parts.items():
+        if len(places) > 1:
+            both = " and ".join(f"{path.name}/" for path in places)
+            raise DataError("layout", base, f"{both} are both for {part}", "Rename one of them.")
+    if parts and "train" not in parts:
+        what = f"has {', '.join(p.name for places in parts.values() for p in places)} but no train folder"
+        raise DataError("layout", base, what, "Name it train or training.")
+    return {part: places[0] for part, places in parts.items()} or {"": base}
 
 
 def subfolders(directory: Path) -> list[Path]:

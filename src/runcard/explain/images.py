@@ -14,7 +14,7 @@ from runcard.config.schema import DatasetConfig
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read_image
 from runcard.data.source import Source
-from runcard.errors import DataError, UserError
+from runcard.errors import UserError
 
 UNKNOWN = -1  # the target of an unlabelled image
 
@@ -60,19 +60,14 @@ def _source(
     return Unlabelled(files, classes, dataset.node.get("window", FULL_WINDOW))  # data that are made have no window
 
 
-class Unlabelled:
+class Unlabelled(Source):
     """A dataset of unlabelled images; see data.source.Source."""
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
         self.ids = [str(path) for path in paths]
-        self.files: list[tuple[Path, ...]] = [(path,) for path in paths]
+        self.files = [(path,) for path in paths]
         self.classes = list(classes)
-        self.given_split: list[str] | None = None
-        self.faults: Sequence[DataError] = ()
-        self.on_disk: OnDisk | None = OnDisk(paths[0].parent, "single images", [], window)
-
-    def __len__(self) -> int:
-        return len(self.ids)
+        self.on_disk = OnDisk(paths[0].parent, "single images", [], window)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int, str]:
         return read_image(self.files[i][0]), UNKNOWN, self.ids[i]

@@ -6,12 +6,11 @@ jagged oblique line through both cortices, with a branch and a loose chip. Brigh
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from runcard.data.source import Source
 from runcard.datasets.synthetic.rendering import (
     Canvas,
     Layer,
@@ -101,7 +100,7 @@ def retake(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
     return np.asarray(moved).astype(np.uint8)
 
 
-class PhantomBone:
+class PhantomBone(Source):
     """Radiographs of size size_px with the kind of fracture as target: 0 = AFF, 1 = NFF.
 
     difficulty       0 to 1: fainter lines and beaks, more noise, more variety of shape
@@ -113,8 +112,6 @@ class PhantomBone:
     Image i depends on seed and i alone (a near-duplicate also on its source, see sources). Raises ValueError,
     naming the argument, for a wrong value.
     """
-
-    given_split, faults, on_disk = None, (), None  # nothing lies on disk
 
     def __init__(
         self,
@@ -137,7 +134,6 @@ class PhantomBone:
         self.seed = check_integer("seed", seed, 0)
         self.ids = [f"bone_{i:04d}" for i in range(num_images)]
         self.classes = ["AFF", "NFF"]
-        self.files: list[tuple[Path, ...]] = [()] * num_images
         self.sources: list[int] = []  # whose anatomy image i shows: i itself, or the image that it repeats
         for i in range(num_images):
             rng = stream(self.seed, i, Stream.SOURCE)
@@ -147,9 +143,6 @@ class PhantomBone:
         self.true_targets = [AFF if atypical else NFF for atypical in is_atypical]
         is_flipped = [stream(self.seed, i, Stream.LABEL_NOISE).random() < label_noise for i in range(num_images)]
         self.targets = [1 - t if flipped else t for t, flipped in zip(self.true_targets, is_flipped, strict=True)]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int, str]:
         source = self.sources[index]

@@ -7,11 +7,11 @@ are as dark as lung; ribs and opacities inside the lung are as bright as the tis
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runcard.data.source import Source
 from runcard.datasets.synthetic.rendering import (
     Canvas,
     Layer,
@@ -170,7 +170,7 @@ def opacities(canvas: Canvas, chest: Chest, rng: np.random.Generator) -> Layer:
     return np.clip(filled, 0, 0.95)
 
 
-class PhantomChest:
+class PhantomChest(Source):
     """Chest radiographs of size size_px with the lungs as targets (1 = lung, heart and diaphragm left out).
 
     Image i depends on seed and i alone. difficulty (0 to 1) lowers the lungs' contrast and raises noise, ribs,
@@ -178,8 +178,6 @@ class PhantomChest:
     patient's right lung, on the left of the image, and 2 the left one. Raises ValueError, naming the argument, for a
     wrong value.
     """
-
-    given_split, faults, on_disk = None, (), None  # nothing lies on disk
 
     def __init__(
         self, num_images: int, size_px: int, difficulty: float = 0.5, sides: bool = False, seed: int = 0
@@ -191,10 +189,6 @@ class PhantomChest:
         self.ids = [f"chest_{i:04d}" for i in range(num_images)]
         self.sides = check_flag("sides", sides)
         self.classes = ["background", "right", "left"] if sides else ["background", "lung"]
-        self.files: list[tuple[Path, ...]] = [()] * num_images
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], str]:
         anatomy = stream(self.seed, index, Stream.ANATOMY)

@@ -1,0 +1,108 @@
+"""A data set that a CSV table lists: one row per image, with its mask or its label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from natsort import natsorted
+
+from runcard.data.image_io import FULL_WINDOW, OnDisk, check_window, read_image, read_mask
+from runcard.data.source import Source
+from runcard.datasets.layouts import SPLIT_FOLDERS
+from runcard.errors import DataError, UserError, check_names, did_you_mean
+from runcard.fileio import read_csv
+
+COLUMNS = ("image", "mask", "label", "patient", "split")
+SPLITS = {name: part for part, names in SPLIT_FOLDERS.items() for name in names}
+
+
+class Manifest(Source):
+    """The images of a CSV table with a column image, and mask or label; patient and split are optional.
+
+    Paths are relative to the table. An image's id is its path as written. label is a class's name: classes gives the
+    index order, null takes the labels in natural order. A mask holds class indices, or 0 and 255; mask_values: see
+    image_io. split is train, val or test; without val it is drawn from train. Other columns are for people. faults
+    holds all that is wrong with the rows.
+    """
+
+    def __init__(
+        self,
+        csv: str,
+        classes: Sequence[str] | None,
+        window: Sequence[float] = FULL_WINDOW,
+        mask_values: Sequence[int] | None = None,
+    ) -> None:
+        table = Path(csv).expanduser()
+        columns = _read(table)
+        self.kind = "mask" if "mask" in columns else "label"
+        self.mask_values = None if mask_values is None else list(mask_values)
+        names = columns["label"] if classes is None and self.kind == "label" else classes
+        if names is None:
+            raise ValueError("classes must be the names of the mask's classes, [background,lesion], got null")
+        self.classes = natsorted(set(names)) if classes is None else check_names("classes", classes)
+        self.faults: list[DataError] = []
+        self.ids, self.targets = [], list[int]()
+        self._paths: list[tuple[Path, ...]] = []
+        self.given_split = [] if "split" in columns else None
+        self.groups = [] if "patient" in columns else None
+        for line, row in enumerate(zip(*columns.values(), strict=True), start=2):
+            self._add(table, line, dict(zip(columns, row, strict=True)))
+        self.files = self._paths
+        self.on_disk = OnDisk(table.parent, f"rows of {table.name}", [], check_window(window), self._meaning())
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | int, str]:
+        image = read_image(self.files[i][0])
+        if self.kind == "label":
+            return image, self.targets[i], self.ids[i]
+        mask = read_mask(self.files[i][1], len(self.classes), self.mask_values)
+        if image.shape[:2] != mask.shape:
+            sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
+            what, fix = "image and mask must be of one size", "Export the mask again, at the image's own size."
+            raise DataError("mask_size", self.files[i][1], what, fix, f", got {sizes} pixels (width×height)")
+        return image, mask, self.ids[i]
+
+    def _add(self, table: Path, line: int, row: dict[str, str]) -> None:
+        """Add one row, or what is wrong with it to faults."""
+        paths = tuple(table.parent / row[column] for column in ("image", "mask") if column in row)
+        wrong = [f"has no {column}" for column in row if column in COLUMNS and not row[column].strip()]
+        wrong += [f"names a file that does not exist: {path}" for path in paths if not wrong and not path.is_file()]
+        if row["image"] in self.ids:
+            wrong.append(f"names an image a second time: {row['image']}")
+        if self.kind == "label" and row["label"] not in self.classes:
+            wrong.append(f"has the label {row['label']!r}, not one of {', '.join(self.classes)}")
+        if "split" in row and row["split"].casefold() not in SPLITS:
+            wrong.append(f"has the split {row['split']!r}, not one of train, val, test")
+        if wrong:
+            self.faults += [DataError("table", f"{table}: line {line}", what, "Correct the row.") for what in wrong]
+            return
+        self.ids.append(row["image"])
+        self._paths.append(paths)
+        self.targets.append(self.classes.index(row["label"]) if self.kind == "label" else 0)
+        if self.given_split is not None:
+            self.given_split.append(SPLITS[row["split"].casefold()])
+        if self.groups is not None:
+            self.groups.append(row["patient"])
+
+    def _meaning(self) -> str | None:
+        if self.kind == "label":
+            return None
+        return f"nearest of {', '.join(map(str, self.mask_values))}" if self.mask_values else "class indices"
+
+
+def _read(table: Path) -> dict[str, list[str]]:
+    """Return the columns of the table that are read. Raises UserError where one is missing."""
+    try:
+        header, rows = read_csv(table)
+    except OSError as error:
+        raise UserError(f"dataset.csv={table}: cannot be read: {error.strerror}.") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"dataset.csv={table}: cannot be read: {error}.") from None
+    header = [name.strip().casefold().removeprefix("\ufeff") for name in header]
+    columns = {name: [row[header.index(name)] for row in rows] for name in COLUMNS if name in header}
+    if "image" not in columns or ("mask" in columns) == ("label" in columns):
+        close = "".join(did_you_mean(name, COLUMNS) for name in header if name not in COLUMNS)
+        what = f"needs a column image and one of mask and label, has {', '.join(header)}"
+        raise UserError(f"dataset.csv={table}: {what}.{close}")
+    return columns
