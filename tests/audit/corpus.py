@@ -421,7 +421,7 @@ CASES = [
     ),
     Case("train/ and Training/", "parts", lambda f: shutil.copytree(f / "train", f / "Training"), "layout"),
     Case("validation/ without train/", "parts", remove_folder("train"), "layout"),
-    Case("train/ without validation/", "parts", remove_folder("validation"), is_fine=True),
+    Case("train/ without validation/", "parts", remove_folder("validation"), others="few_images:warning"),
     Case("loose images beside class folders", "classes", copy(AFF, "overview.png"), "layout"),
     Case("an empty class folder", "classes", remove("AFF/*"), "no_images few_positives", place="AFF"),
     Case(
