@@ -115,12 +115,12 @@ class _Case:
 def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
     """Answer all questions, with p adjusted by Holm.
 
-    The family is all questions except those that others settle (settled_by) and those whose arms cannot be compared. It
-    does not depend on what has been run: a question that has no p yet counts with p = 1.
+    The family is all questions except those that others control (controlled_by) and those whose arms cannot be
+    compared. It does not depend on what has been run: a question that has no p yet counts with p = 1.
     """
     by_name = {arm.name: arm for arm in arms}
     cases = [_case(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
-    family = [i for i, case in enumerate(cases) if not case.question.settled_by and not case.incomparable]
+    family = [i for i, case in enumerate(cases) if not case.question.controlled_by and not case.incomparable]
     ps = [1.0 if (p := cases[i].p) is None else p for i in family]
     held = dict(zip(family, zip(*mrmc.holm(ps), strict=True), strict=True))
     return [

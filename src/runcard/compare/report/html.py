@@ -163,7 +163,7 @@ def _environment() -> jinja2.Environment:
 def _claims(answers: Sequence[Answer]) -> list[Claim]:
     """Collect each claim about two arms once, with the answers that settle it."""
     by_key = {answer.question.key: answer for answer in answers}
-    settling = {key for answer in answers for key in answer.question.settled_by}
+    settling = {key for answer in answers for key in answer.question.controlled_by}
     asked: dict[tuple[str, str, str], list[Answer]] = {}
     for answer in answers:
         if answer.question.claim and answer.question.key not in settling:
@@ -173,8 +173,8 @@ def _claims(answers: Sequence[Answer]) -> list[Claim]:
         Claim(
             text=claim,
             arms=(first, second),
-            settling=tuple(by_key[key] for a in group for key in a.question.settled_by or (a.question.key,)),
-            as_compared=tuple(a for a in group if a.question.settled_by),
+            settling=tuple(by_key[key] for a in group for key in a.question.controlled_by or (a.question.key,)),
+            as_compared=tuple(a for a in group if a.question.controlled_by),
         )
         for (claim, first, second), group in asked.items()
     ]
