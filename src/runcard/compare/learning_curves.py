@@ -167,10 +167,10 @@ MEASURES = {
 class RunContrast:
     """Two arms compared by one value per run."""
 
-    effect: Effect | None  # first − second, of logarithms for a ratio; None where only ranks were compared, or nothing
-    p: float | None  # two-sided, not adjusted; None where nothing can be said
-    first_lower: bool  # whether the first arm has the lower values
-    note: str  # "5 of 5 and 2 of 5 reached 0.9": why only ranks were compared; or why nothing can be said; or ""
+    effect: Effect | None = None  # first − second, of logarithms for a ratio; None where only ranks were compared
+    p: float | None = None  # two-sided, not adjusted; None where nothing can be said
+    first_lower: bool = False  # whether the first arm has the lower values
+    note: str = ""  # "5 of 5 and 2 of 5 reached 0.9": why only ranks were compared; or why nothing can be said; or ""
 
 
 def measure(key: str, metric: str, threshold: float) -> Measure:
@@ -209,20 +209,20 @@ def compare(key: str, a: Arm, b: Arm, metric: str, threshold: float) -> RunContr
     confounds.incomparable, Dynamic.metric and Dynamic.by_clock.
     """
     if reason := _only_describes(a) or _only_describes(b):
-        return RunContrast(None, None, False, reason)
+        return RunContrast(note=reason)
     (x, x_note), (y, y_note) = (_read(key, arm, metric, threshold) for arm in (a, b))
     if np.isnan([*x, *y]).any():
         notes = [f"{arm.name}: {note}" for arm, note in ((a, x_note), (b, y_note)) if note]
-        return RunContrast(None, None, False, "; ".join(notes))
+        return RunContrast(note="; ".join(notes))
     if np.isinf([*x, *y]).any():
         if len({len(run.curves["epoch"]) for run in a.runs + b.runs}) > 1:
-            return RunContrast(None, None, False, f"not all reached {threshold:g}, nor are all equally long")
+            return RunContrast(note=f"not all reached {threshold:g}, nor are all equally long")
         counts = " and ".join(f"{np.isfinite(values).sum()} of {len(values)}" for values in (x, y))
         return _by_ranks(x, y, f"{counts} reached {threshold:g}")
     if np.ptp(x) == np.ptp(y) == 0:
         return _by_ranks(x, y, "no two runs of an arm differ")
     effect = welch(_scaled(key, x), _scaled(key, y))
-    return RunContrast(effect, effect.p, effect.estimate < 0, "")
+    return RunContrast(effect, effect.p, effect.estimate < 0)
 
 
 def _by_ranks(x: Array, y: Array, note: str) -> RunContrast:
