@@ -16,7 +16,6 @@ from runcard.config.diff import flatten
 from runcard.runs.run import Run
 
 OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in
-WEIGHTS = "weights_sha256"  # the file that model.weights names
 DERIVED = "${derived."  # begins a config's reference to a value that follows from data and loss
 
 
@@ -47,7 +46,7 @@ def factors(first: Run, second: Run) -> list[Factor]:
     derived = _derived_keys(first.folder) & _derived_keys(second.folder)
     keys = [k for k in keys if not k.startswith("metric.scores.") and k not in derived]
     if "model.weights" in keys or _replaced("model.weights", first, second):
-        keys = [key for key in keys if key != WEIGHTS]
+        keys = [key for key in keys if key != "weights_sha256"]  # of the file that model.weights names
     found: dict[str, Factor] = {}
     for key in keys:
         name = _replaced(key, first, second) or key

@@ -258,12 +258,11 @@ def _paired(case: Comparison) -> Paired | None:
     metric, (one, other) = case.question.of or case.question.measure, case.arms
     if endpoints.in_folds(one) or incomparable(one, other, metric):
         return None
-    ids = one.first.images().ids
-    first, second = (endpoints.of_images(arm, metric, ids) for arm in case.arms)
+    first, second = (endpoints.of_images(arm, metric) for arm in case.arms)
     if first is None or second is None:
         return None
     kept = np.isfinite(first + second)
-    known = tuple(name for name, is_kept in zip(ids, kept, strict=True) if is_kept)
+    known = tuple(name for name, is_kept in zip(one.first.images().ids, kept, strict=True) if is_kept)
     return Paired(metric_measure(metric, one.first), known, first[kept], second[kept])
 
 

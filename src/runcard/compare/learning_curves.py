@@ -188,8 +188,11 @@ def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:
     """
     values, note = _read(key, arm, metric, threshold)
     values[np.isinf(values)] = np.nan
-    whole = not np.isnan(values).any() and not _only_describes(arm)
-    return Value(tuple(values.tolist()), _mean(_scaled(key, values)) if whole else None, note)
+    mean = None
+    if not np.isnan(values).any() and not _only_describes(arm):
+        scaled = _scaled(key, values)
+        mean = Effect(float(scaled.mean()), float(scaled.std(ddof=1)) / math.sqrt(len(scaled)), len(scaled) - 1)
+    return Value(tuple(values.tolist()), mean, note)
 
 
 def still_rising(arm: Arm, metric: str) -> float:
@@ -258,8 +261,3 @@ def _only_describes(arm: Arm) -> str:
 
 def _scaled(key: str, values: Array) -> Array:
     return np.log(values) if MEASURES[key].is_ratio else values
-
-
-def _mean(values: Array) -> Effect:
-    """Compute the mean of (S,) values, S >= 2, with Student's t."""
-    return Effect(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), len(values) - 1)

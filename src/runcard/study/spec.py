@@ -92,7 +92,7 @@ def read_study(file: Path) -> Study:
         raise UserError("\n".join(f"{file}: {fault}" for fault in faults))
     config = parse_section(StudyConfig, content, f"{file}: ")
     questions = tuple(_questions(config))
-    if faults := [*_arm_faults(config), *_measure_faults(config, questions)]:
+    if faults := list(_faults(config, questions)):
         raise UserError("\n".join(f"{file}: {fault}" for fault in faults))
     return Study(
         name=config.name,
@@ -169,29 +169,24 @@ def _curve(measure: str, primary: str) -> str | None:
     return None if dynamic is None or "{metric}" not in dynamic.title else dynamic.metric or primary
 
 
-def _arm_faults(config: StudyConfig) -> Iterator[str]:
-    """Yield what names no arm."""
+def _faults(config: StudyConfig, questions: tuple[Question, ...]) -> Iterator[str]:
+    """Yield what does not fit together: arms that there are not, keys that two questions would have, and measures."""
     for key, asked in config.questions.items():
-        pairs = {f"questions.{key}.compare": asked.compare}
-        pairs |= {f"questions.{key}.controlled_by.{name}.compare": c.compare for name, c in asked.controlled_by.items()}
-        for place, pair in pairs.items():
+        where = f"questions.{key}"
+        pairs = {f"{where}.controlled_by.{name}": control.compare for name, control in asked.controlled_by.items()}
+        for place, pair in {where: asked.compare, **pairs}.items():
             for arm in pair:
                 if arm not in config.arms:
-                    known = ", ".join(config.arms)
-                    yield f"{place} must be one of {known}, got {arm!r}.{did_you_mean(arm, config.arms)}"
-
-
-def _measure_faults(config: StudyConfig, questions: tuple[Question, ...]) -> Iterator[str]:
-    """Yield what does not fit together in a question, and a key that two questions would have."""
+                    known = f"{', '.join(config.arms)}, got {arm!r}.{did_you_mean(arm, config.arms)}"
+                    yield f"{place}.compare must be one of {known}"
+        if (asked.claim is None) != (asked.expect is None):
+            yield f"{where}: claim and expect (higher | lower, of the first arm) go together."
+        if asked.of and not _curve(asked.measure, config.primary):
+            able = ", ".join(measure for measure in MEASURES if _curve(measure, config.primary))
+            yield f"{where}.of: {asked.measure} is read from no curve, as {able} are."
     keys = [question.key for question in questions]
     if twice := [key for key in keys if keys.count(key) > 1]:
         yield f"questions: two of them would be called {twice[0]}. Rename one."
-    for key, asked in config.questions.items():
-        if (asked.claim is None) != (asked.expect is None):
-            yield f"questions.{key}: claim and expect (higher | lower, of the first arm) go together."
-        if asked.of and not _curve(asked.measure, config.primary):
-            able = ", ".join(measure for measure in MEASURES if _curve(measure, config.primary))
-            yield f"questions.{key}.of: {asked.measure} is read from no curve, as {able} are."
     for question in questions:
         if question.key in config.questions and question.measure.endswith("_to_threshold") and not question.threshold:
             yield f"questions.{question.key}.threshold: {question.measure} of {question.of} needs one, such as 0.9."
