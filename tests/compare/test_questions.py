@@ -152,6 +152,7 @@ MISTAKES = [
     ("one: a/config", "one: 5", "arms.one must be text, got 5"),
     ("one: a/config", "one: ''", "arms.one must be text, got ''"),
     ("name: little", "name: \x07", "not YAML: unacceptable character #x0007: special characters are not allowed."),
+    ("name: little", "name: 2026-13-01", "not YAML: month must be in 1..12."),
     ("  1a_dice:", "  1:", "questions.1 is no name. Put it in quotes: '1'"),
     ("title: Which", "1: Which", "1 is no name. Put it in quotes: '1'"),
     ("name: little", "- little", "not YAML in line "),

@@ -86,7 +86,7 @@ def read_study(file: Path) -> Study:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}: not YAML{line}: {error.problem}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:  # a character that no text has
+    except (yaml.YAMLError, ValueError) as error:  # a character that no text has, a day that no month has
         raise UserError(f"{file}: not YAML: {str(error).splitlines()[0]}.") from None
     if faults := _renamed_keys(content):
         raise UserError("\n".join(f"{file}: {fault}" for fault in faults))
