@@ -145,9 +145,9 @@ def test_holm_counts_every_question_that_is_asked(tmp_path):
     write_pair(tmp_path, effect=0.1)
     arms = found_in(tmp_path).arms
     asked = replace(ASKED, first="loss=bce", second="loss=dice")
-    several = [asked, replace(asked, key="2", measure="bce"), replace(asked, key="3", settled_by=("1",))]
+    several = [asked, replace(asked, key="2", measure="bce"), replace(asked, key="3", controlled_by=("1",))]
     answers = answer([*several, replace(asked, key="4", second="not run")], arms)
-    assert "after Holm over 3 questions" in answers[0].verdict.sentence, "one not run counts, one settled does not"
+    assert "after Holm over 3 questions" in answers[0].verdict.sentence, "one not run counts, one controlled does not"
     assert sorted(a.alpha for a in answers[:2]) == [0.05 / 3, 0.025]
     assert "Holm" not in answers[2].verdict.sentence
     assert answers[3].verdict.sentence == "No completed run of not run."

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 
-from runcard.compare.questions import Question, Study, Unasked, from_json, select, to_json
+from runcard.compare.questions import Question, Study, from_json, select
 from runcard.errors import UserError
 from runcard.fileio import write_json
 from runcard.study.spec import read_study
@@ -25,18 +26,26 @@ arms:
   narrow: a/bridge
   wide: a/bridge model.base=32
 questions:
-  1a:
-    title: One against other
-    compare: [one, other]
+  1a_dice:
+    text: "One against other: is it better?"
+    compare: &pair [one, other]
     factor: loss
-    one_at_a_time:
+    measure: dice
+    claim: it is better
+    expect: higher
+    controlled_by:
       base: {compare: [wide, narrow], factor: model.base}
-    ask:
-      dice: {text: "is it better?", measure: dice, claim: it is better, expect: higher}
-      sooner: {text: "is it sooner?", measure: epochs_to_threshold, of: iou, threshold: 0.5, settled_by: []}
-      time: {text: "is it quicker?", measure: seconds, margin: 3, settled_by: []}
-unasked:
-  - {claim: it is nicer, why: nobody measures that}
+  1a_sooner: &sooner
+    text: "Is it sooner?"
+    compare: *pair
+    measure: epochs_to_threshold
+    of: iou
+    threshold: 0.5
+  1a_time:
+    text: "Is it quicker?"
+    compare: *pair
+    measure: seconds
+    margin: 3
 """
 DICE = Question(
     key="1a_dice",
@@ -49,7 +58,7 @@ DICE = Question(
     expect="higher",
     margin=0.01,
     threshold=0.9,
-    settled_by=("1a_dice_base",),
+    controlled_by=("1a_dice_base",),
 )
 READ = Study(
     name="little",
@@ -61,7 +70,7 @@ READ = Study(
         DICE,
         Question(
             key="1a_dice_base",
-            text="One against other, base alone: is it better?",
+            text="One against other: is it better? (base alone)",
             first="wide",
             second="narrow",
             measure="dice",
@@ -73,17 +82,15 @@ READ = Study(
         ),
         Question(
             key="1a_sooner",
-            text="One against other: is it sooner?",
+            text="Is it sooner?",
             first="one",
             second="other",
             measure="epochs_to_threshold",
             of="iou",
-            factor="loss",
             threshold=0.5,
         ),
-        Question("1a_time", "One against other: is it quicker?", "one", "other", "seconds", factor="loss", margin=3),
+        Question("1a_time", "Is it quicker?", "one", "other", "seconds", margin=3),
     ),
-    unasked=(Unasked("it is nicer", "nobody measures that"),),
     overrides=("train.epochs=5",),
     num_questions=3,
 )
@@ -103,11 +110,17 @@ def test_a_study_is_read(read):
 
 
 def test_a_study_survives_its_json(tmp_path):
-    write_json(tmp_path / "study.json", to_json(READ))
-    content = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
-    assert from_json(content) == READ
-    del content["num_questions"]  # as it was written before
-    assert from_json(content) == READ
+    write_json(tmp_path / "study.json", asdict(READ))
+    assert from_json(json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))) == READ
+
+
+def test_a_question_that_merges_another_keeps_its_own_keys(read):
+    """YAML's << takes what is not written; a key that stands there twice is still a mistake."""
+    merged = "  1b: {<<: [{of: dice}, *sooner], text: again}"
+    question = read(f"{STUDY}{merged}\n").questions[-1]
+    assert question == replace(READ.questions[2], key="1b", text="again", of="dice")
+    with pytest.raises(UserError, match="the key text stands there twice"):
+        read(STUDY + merged.replace("}", ", text: no}").replace("dice, text: no}", "dice}") + "\n")
 
 
 def test_margin_and_threshold_are_of_the_primary_metric(read):
@@ -116,7 +129,7 @@ def test_margin_and_threshold_are_of_the_primary_metric(read):
     assert [(q.margin, q.threshold) for q in other.questions] == [(None, None), (None, None), (None, 0.5), (3, None)]
 
 
-def test_selected_questions_bring_what_settles_them_and_what_they_need():
+def test_selected_questions_bring_what_controls_them_and_what_they_need():
     dice = select(READ, ["1a_dice"])
     assert [q.key for q in dice.questions] == ["1a_dice", "1a_dice_base"]
     assert list(dice.arms) == ["one", "other", "narrow", "wide"]
@@ -128,31 +141,36 @@ def test_selected_questions_bring_what_settles_them_and_what_they_need():
 
 
 MISTAKES = [
-    ("title: Which", "titel: Which", "titel: no such key. It may be one of name, title, .* Did you mean 'title'"),
+    ("title: Which", "titel: Which", r"titel: nothing reads this key\. Did you mean 'title'\?"),
     ("primary: dice", "", "primary: this key is needed."),
-    ("seeds: [0, 2]", "seeds: [0, a]", "seeds must be an integer >= 0, got 'a'"),
-    ("seeds: [0, 2]", "seeds: [1, 1]", r"seeds must be different integers, at least one, got \[1, 1\]"),
-    ("seeds: [0, 2]", "seeds: 3", r"seeds must be a list, \[a, b\], got 3"),
-    ("margin: 0.01", "margin: 0", "margin must be above 0, got 0"),
-    ("margin: 0.01", "margin: a little", "margin must be a number >= 0, got 'a little'"),
+    ("seeds: [0, 2]", "seeds: [0, a]", "seeds.1 must be an integer >= 0, got 'a'"),
+    ("seeds: [0, 2]", "seeds: [1, 1]", r"seeds must be a list of different integers, at least one, got \[1, 1\]"),
+    ("seeds: [0, 2]", "seeds: 3", r"seeds must be a list of different integers, at least one, got 3"),
+    ("overrides: [train.epochs=5]", "overrides: train.epochs=5", "overrides must be a list, got 'train.epochs=5'"),
+    ("margin: 0.01", "margin: 0", "margin must be a number > 0, got 0"),
+    ("margin: 0.01", "margin: a little", "margin must be a number > 0, got 'a little'"),
     ("one: a/config", "one: 5", "arms.one must be text, got 5"),
+    ("one: a/config", "one: ''", "arms.one must be text, got ''"),
     ("name: little", "name: \x07", "not YAML: unacceptable character #x0007: special characters are not allowed."),
-    ("  1a:", "  1:", "questions: 1 is no name. Put it in quotes: '1'"),
+    ("name: little", "name: 2026-13-01", "not YAML: month must be in 1..12."),
+    ("  1a_dice:", "  1:", "questions.1 is no name. Put it in quotes: '1'"),
+    ("title: Which", "1: Which", "1 is no name. Put it in quotes: '1'"),
     ("name: little", "- little", "not YAML in line "),
     ("  other: a/config", "  one: a/config", "not YAML in line 11: the key one stands there twice."),
-    ("[one, other]", "[one, othr]", "questions.1a.compare must be one of .*, got 'othr'. Did you mean 'other'"),
-    ("[one, other]", "[one, one]", r"questions.1a.compare must be two different arms, \[one, other\], got"),
-    ("[wide, narrow]", "[wide]", "questions.1a.one_at_a_time.base.compare must be two different arms"),
-    (", factor: model.base}", "}", "questions.1a.one_at_a_time.base.factor: this key is needed."),
-    ("expect: higher", "expect: more", "questions.1a.ask.dice.expect must be one of higher, lower, got 'more'"),
-    (", expect: higher", "", "questions.1a.ask.dice: claim and expect .* go together"),
-    ('text: "is it better?", ', "", "questions.1a.ask.dice.text: this key is needed."),
-    ("settled_by: []", "settled_by: [bas]", "questions.1a.ask.sooner.settled_by must be one of base, got 'bas'"),
-    (", threshold: 0.5", "", "questions.1a.ask.sooner.threshold: epochs_to_threshold of iou needs one"),
-    ("measure: seconds", "measure: seconds, of: dice", "questions.1a.ask.time.of: seconds is read from no curve"),
-    ("measure: dice", "measure: dice, of: iou", "questions.1a.ask.dice.of: dice is read from no curve"),
-    ("sooner:", "dice_base:", "questions: two of them would be called 1a_dice_base"),
-    ("why: nobody", "because: nobody", "unasked.0.because: no such key"),
+    ("[one, other]", "[one, othr]", "questions.1a_dice.compare must be one of .*, got 'othr'. Did you mean 'other'"),
+    ("[wide, ", "[wid, ", "questions.1a_dice.controlled_by.base.compare must be one of .* Did you mean 'wide'"),
+    ("[one, other]", "[one, one]", r"questions.1a_dice.compare must be two different arms, \[one, other\], got"),
+    ("[wide, narrow]", "[wide]", "questions.1a_dice.controlled_by.base.compare must be two different arms"),
+    (", factor: model.base}", "}", "questions.1a_dice.controlled_by.base.factor: this key is needed."),
+    (", factor:", ", facto:", "questions.1a_dice.controlled_by.base.facto: nothing .* Did you mean 'factor'"),
+    ("expect: higher", "expect: more", "questions.1a_dice.expect must be one of higher, lower, got 'more'"),
+    ("    expect: higher", "", "questions.1a_dice: claim and expect .* go together"),
+    ('    text: "Is it sooner?"', "", "questions.1a_sooner.text: this key is needed."),
+    ("    threshold: 0.5", "", "questions.1a_sooner.threshold: epochs_to_threshold of iou needs one"),
+    ("measure: seconds", "of: dice\n    measure: seconds", "questions.1a_time.of: seconds is read from no curve"),
+    ("measure: dice", "of: iou\n    measure: dice", "questions.1a_dice.of: dice is read from no curve"),
+    ("1a_sooner:", "1a_dice_base:", "questions: two of them would be called 1a_dice_base"),
+    ("margin: 3", "settled_by: []", "settled_by is now controlled_by, in each question."),
 ]
 
 
@@ -162,6 +180,28 @@ def test_a_mistake_is_told(read, right, wrong, words):
     with pytest.raises(UserError, match=rf"study\.yml: {words}") as caught:
         read(STUDY.replace(right, wrong, 1))
     assert len(str(caught.value).splitlines()) <= 4
+
+
+def test_all_mistakes_are_told_together(read):
+    with pytest.raises(UserError) as caught:
+        read(STUDY.replace("title:", "titel:").replace("factor: loss", "facto: loss").replace("[0, 2]", "[]"))
+    assert len(str(caught.value).splitlines()) == 4
+    with pytest.raises(UserError) as caught:
+        read(STUDY.replace("    expect: higher\n", "").replace("narrow]", "broad]").replace("    threshold: 0.5\n", ""))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_the_former_format_is_answered_with_the_keys_of_now(read):
+    with pytest.raises(UserError) as caught:
+        read("questions: {1a: {compare: [a, b], ask: {dice: {measure: dice}}, one_at_a_time: {}}}\nunasked: []\n")
+    former = [line.split(": ")[1].split()[0] for line in str(caught.value).splitlines()]
+    assert former == ["ask", "one_at_a_time", "unasked"]
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "questions: 3"])
+def test_a_file_that_is_no_study(read, text):
+    with pytest.raises(UserError, match=r"study\.yml: \S"):
+        read(text)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -33,12 +33,9 @@ arms:
   wide: phantoms/chest model.base=8
   clever: phantoms/chest train.epochs=5 model.base=8
 questions:
-  width:
-    compare: [wide, plain]
-    ask: {dice: {text: is it better, measure: dice}, soon: {text: is it sooner, measure: seconds}}
-  more:
-    compare: [clever, plain]
-    ask: {dice: {text: is it better, measure: dice}}
+  width_dice: {text: is it better, compare: [wide, plain], measure: dice}
+  width_soon: {text: is it sooner, compare: [wide, plain], measure: seconds}
+  more_dice: {text: is it better, compare: [clever, plain], measure: dice}
 """
 TWO_CARDS = """
 name: two
@@ -46,7 +43,7 @@ title: Which is better?
 primary: dice
 seeds: [0]
 arms: {one: phantoms/chest, other: first/capacity}
-questions: {configs: {compare: [one, other], ask: {dice: {text: is it better, measure: dice}}}}
+questions: {dice: {text: is it better, compare: [one, other], measure: dice}}
 """
 DERIVED = ("derived.in_channels=1", "derived.out_channels=1", "derived.num_classes=2", "derived.classes=[a,b]")
 DERIVED += ("derived.positive=1", "derived.image_size_px=64", "derived.steps=30")
@@ -169,7 +166,7 @@ def test_asking_less_afterwards_takes_nothing_back(launched, house):
     assert content["command"] == "runcard study study.yml seeds=0,1,4 questions=width_dice,more_dice"
     assert [each.partition(",")[0] for each in content["missing"]] == ["plain", "clever"]
 
-    (house / "study.yml").write_text(STUDY.replace("  more:", "  less:"), encoding="utf-8")
+    (house / "study.yml").write_text(STUDY.replace("  more_dice:", "  less_dice:"), encoding="utf-8")
     launched("questions=less", "seeds=4")
     assert asked() == ([0, 1, 4], ["width_dice", "less_dice"], 3), "what the file asks no longer"
     (house / "outputs/little/study.json").write_text("{}")
@@ -296,7 +293,7 @@ def test_a_claim_stands_in_the_report():
         pytest.skip("the report is not here")
     words = " ".join(report.read_text(encoding="utf-8").split())
     asked = read_study(ROOT / "experiments" / "lab4" / "study.yml")
-    for claim in [*(q.claim for q in asked.questions), *(u.claim.rpartition(" [task")[0] for u in asked.unasked)]:
+    for claim in {q.claim for q in asked.questions}:
         assert all(part.strip() in words for part in claim.split("[...]")), claim
 
 

@@ -184,7 +184,7 @@ def _remarks_on_folds(arm: Arm) -> list[str]:
 
 def _remarks_on_questions(study: Study | None, questions: Sequence[Question], arms: Sequence[Arm]) -> list[str]:
     """Report how many of the possible questions are asked, unless all are."""
-    num_asked = sum(not question.settled_by for question in questions)
+    num_asked = sum(not question.controlled_by for question in questions)
     if study and num_asked < study.num_questions:
         return [f"{num_asked} of the study's {study.num_questions} questions are asked, and Holm adjusts for these"]
     num_pairs = len(arms) * (len(arms) - 1) // 2

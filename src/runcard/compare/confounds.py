@@ -16,7 +16,6 @@ from runcard.config.diff import flatten
 from runcard.runs.run import Run
 
 OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in
-WEIGHTS = "weights_sha256"  # the file that model.weights names
 DERIVED = "${derived."  # begins a config's reference to a value that follows from data and loss
 
 
@@ -47,13 +46,11 @@ def factors(first: Run, second: Run) -> list[Factor]:
     derived = _derived_keys(first.folder) & _derived_keys(second.folder)
     keys = [k for k in keys if not k.startswith("metric.scores.") and k not in derived]
     if "model.weights" in keys or _replaced("model.weights", first, second):
-        keys = [key for key in keys if key != WEIGHTS]
+        keys = [key for key in keys if key != "weights_sha256"]  # of the file that model.weights names
     found: dict[str, Factor] = {}
     for key in keys:
-        whole = _replaced(key, first, second)
-        name = whole or key
-        values = _in_place(whole, first, second) if whole else [_text(c, key) for c in (a, b)]
-        found.setdefault(name, Factor(name, *values))
+        name = _replaced(key, first, second) or key
+        found.setdefault(name, Factor(name, *_values(name, (first, second))))
     return list(found.values())
 
 
@@ -184,20 +181,12 @@ def _replaced(key: str, first: Run, second: Run) -> str | None:
 
 
 def _values(key: str, runs: Sequence[Run]) -> list[str]:
-    """Format a factor's value in each config."""
-    is_leaf = any(key in run.config for run in runs)
-    return [_text(run.config, key) for run in runs] if is_leaf else _in_place(key, *runs)
-
-
-def _in_place(part: str, *runs: Run) -> list[str]:
-    """Name what fills a part of each config: the chosen files where these differ, else the classes."""
-    chosen = [str(run.metadata["choices"].get(part)) for run in runs]
-    classes = [str(run.config.get(f"{part}._target_", "none")).rpartition(".")[2] for run in runs]
+    """Format a factor's value in each config; of a group, the chosen files where these differ, else the classes."""
+    if any(key in run.config for run in runs):
+        return [str(run.config.get(key, "absent")) for run in runs]
+    chosen = [str(run.metadata["choices"].get(key)) for run in runs]
+    classes = [str(run.config.get(f"{key}._target_", "none")).rpartition(".")[2] for run in runs]
     return chosen if len(set(chosen)) > 1 else classes
-
-
-def _text(config: dict[str, Any], key: str) -> str:
-    return str(config[key]) if key in config else "absent"
 
 
 def _differ(first: Run, second: Run, prefix: str) -> bool:

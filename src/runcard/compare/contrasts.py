@@ -38,50 +38,38 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The answer to one question."""
+class Comparison:
+    """A question with its arms and their contrast, before Holm's adjustment."""
 
     question: Question
     measure: Measure
     first: Arm | None  # None where the arm has no run
     second: Arm | None
-    effect: Effect | None  # first − second (of logarithms where measure.is_ratio); None: see counts
-    counts: str  # "5 of 5 and 2 of 5 reached 0.9": why there is no effect; "" where there is one
-    p: float | None  # adjusted by Holm where the question is one of a family
-    alpha: float  # the level at which Holm tests p: the printed interval is at 1 − alpha
-    verdict: Verdict
-    scope: str  # "on this split of these data: 47 validation images, last epoch, 5 and 5 seeds"
-    factor: str  # "loss (bce | dice)": the difference that is asked about; "" where there is none
-    confounds: tuple[str, ...]  # "model.base (8 | 16)": what else differs
-    incomparable: tuple[str, ...]  # "another split", …: what makes the arms not comparable at all
-    paired: Paired | None  # of the measure, or of the metric whose curve it is read from
-    exploratory: tuple[tuple[Measure, Effect], ...] = ()  # the other measures of the same pair, not adjusted
-
-    @property
-    def arms(self) -> list[Arm]:
-        """The two arms; empty where one of them has no run."""
-        return [self.first, self.second] if self.first and self.second else []
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A question with its arms and their contrast, before Holm's adjustment."""
-
-    question: Question
-    measure: Measure
-    first: Arm | None
-    second: Arm | None
-    factor: tuple[Factor, ...] = ()  # the differences that are asked about
-    confounds: tuple[Factor, ...] = ()  # the other differences
-    incomparable: tuple[str, ...] = ()
+    studied: tuple[Factor, ...] = ()  # the differences that are asked about
+    confounds: tuple[str, ...] = ()  # "model.base (8 | 16)": what else differs
+    incomparable: tuple[str, ...] = ()  # "another split", …: what makes the arms not comparable at all
     contrast: RunContrast | None = None  # None where an arm is missing or the two cannot be compared
     units: Units | None = None  # of measures with a value per image; None of folds
-    count: Count | None = None  # of the compared split; None where an arm is missing
 
     @property
     def arms(self) -> list[Arm]:
         """The two arms; empty where one of them has no run."""
         return [self.first, self.second] if self.first and self.second else []
+
+    @property
+    def factor(self) -> str:
+        """The differences that are asked about, as text: "loss (bce | dice)"; "" where there is none."""
+        return ", ".join(map(str, self.studied))
+
+    @property
+    def effect(self) -> Effect | None:
+        """First − second, of logarithms where the measure is a ratio; None where there is none: see contrast."""
+        return self.contrast.effect if self.contrast else None
+
+    @property
+    def count(self) -> Count:
+        """The images and patients of the compared split."""
+        return Count.of(self.arms[0])
 
     @property
     def one_seed(self) -> bool:
@@ -89,7 +77,7 @@ class _Case:
         return self.units is not None and min(len(arm.runs) for arm in self.arms) < 2
 
     @property
-    def p(self) -> float | None:
+    def claimable_p(self) -> float | None:
         """The p of a test that can support a claim; None for smoke tests, single seeds and too few patients."""
         if self.contrast is None or self.one_seed or self.too_few or self.smoke_test:
             return None
@@ -98,8 +86,7 @@ class _Case:
     @property
     def num_units(self) -> int:
         """The number of patients or images; only those with a value, where the measure has one for each."""
-        measured = self.count.patients if self.count else 0
-        return self.units.count if self.units else measured
+        return self.units.count if self.units else self.count.patients
 
     @property
     def too_few(self) -> bool:
@@ -112,19 +99,31 @@ class _Case:
         return any(run.smoke_test for arm in self.arms for run in arm.runs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answer(Comparison):
+    """The answer to one question."""
+
+    p: float | None  # adjusted by Holm where the question is one of a family
+    alpha: float  # the level at which Holm tests p: the printed interval is at 1 − alpha
+    verdict: Verdict
+    scope: str  # "on this split of these data: 47 validation images, last epoch, 5 and 5 seeds"
+    paired: Paired | None  # of the measure, or of the metric whose curve it is read from
+    exploratory: tuple[tuple[Measure, Effect], ...]  # the other measures of the same pair, not adjusted
+
+
 def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
     """Answer all questions, with p adjusted by Holm.
 
-    The family is all questions except those that others settle (settled_by) and those whose arms cannot be compared. It
-    does not depend on what has been run: a question that has no p yet counts with p = 1.
+    The family is all questions except those that others control (controlled_by) and those whose arms cannot be
+    compared. It does not depend on what has been run: a question that has no p yet counts with p = 1.
     """
     by_name = {arm.name: arm for arm in arms}
-    cases = [_case(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
-    family = [i for i, case in enumerate(cases) if not case.question.settled_by and not case.incomparable]
-    ps = [1.0 if (p := cases[i].p) is None else p for i in family]
+    cases = [_compare(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
+    family = [i for i, case in enumerate(cases) if not case.question.controlled_by and not case.incomparable]
+    ps = [1.0 if (p := cases[i].claimable_p) is None else p for i in family]
     held = dict(zip(family, zip(*mrmc.holm(ps), strict=True), strict=True))
     return [
-        _answer(case, *held[i], len(family)) if i in held and case.p is not None else _answer(case)
+        _answer(case, *held[i], len(family)) if i in held and case.claimable_p is not None else _answer(case)
         for i, case in enumerate(cases)
     ]
 
@@ -136,7 +135,7 @@ def metric_measure(metric: str, run: Run | None) -> Measure:
     return Measure(metric, title(metric), run.mode(metric), per_image=True, bounds=endpoints.bounds(run, metric))
 
 
-def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
+def _compare(question: Question, first: Arm | None, second: Arm | None) -> Comparison:
     metric, dynamic = question.of or question.measure, learning_curves.MEASURES.get(question.measure)
     threshold = math.nan if question.threshold is None else question.threshold
     arm = first or second
@@ -145,7 +144,7 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
     else:
         measure = metric_measure(metric, arm.first if arm else None)
     if not first or not second:
-        return _Case(question, measure, first, second)
+        return Comparison(question, measure, first, second)
     reasons = incomparable(first, second, (dynamic.metric if dynamic else None) or metric)
     machines = session_factors(first, second)
     if dynamic and dynamic.by_clock:
@@ -159,12 +158,12 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
     studied, others = split_factors(first.first, second.first, question.factor)
     if question.factor and not studied:
         reasons.append(f"they do not differ in {question.factor}")
-    besides = (*others, *length_factors(first, second), *machines)
-    case = _Case(question, measure, first, second, tuple(studied), besides, tuple(reasons), count=Count.of(first))
+    besides = tuple(map(str, (*others, *length_factors(first, second), *machines)))
+    case = Comparison(question, measure, first, second, tuple(studied), besides, tuple(reasons))
     if reasons:
         return case
     if only_described:
-        return replace(case, contrast=RunContrast(None, None, False, endpoints.described((first, second), metric)))
+        return replace(case, contrast=RunContrast(note=endpoints.described((first, second), metric)))
     if dynamic:
         return replace(case, contrast=learning_curves.compare(question.measure, first, second, metric, threshold))
     try:
@@ -172,94 +171,72 @@ def _case(question: Question, first: Arm | None, second: Arm | None) -> _Case:
         counted = None if endpoints.in_folds(first) else endpoints.units([first, second], metric)
     except UserError as error:  # the metric is undefined for these runs: this question has no answer
         return replace(case, incomparable=(str(error),))
-    return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0, ""), units=counted)
+    return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0), units=counted)
 
 
-def _answer(case: _Case, adjusted: float | None = None, alpha: float = ALPHA, num_questions: int = 1) -> Answer:
-    contrast = case.contrast
-    p = contrast.p if contrast and adjusted is None else adjusted
+def _answer(case: Comparison, adjusted: float | None = None, alpha: float = ALPHA, num_questions: int = 1) -> Answer:
+    p = case.contrast.p if case.contrast and adjusted is None else adjusted
     return Answer(
-        question=case.question,
-        measure=case.measure,
-        first=case.first,
-        second=case.second,
-        effect=contrast.effect if contrast else None,
-        counts=contrast.note if contrast else "",
+        **vars(case),
         p=p,
         alpha=alpha,
         verdict=_qualified(case, _verdict(case, p, alpha, num_questions)),
         scope=_scope(case),
-        factor=", ".join(str(each) for each in case.factor),
-        confounds=tuple(str(each) for each in case.confounds),
-        incomparable=case.incomparable,
         paired=_paired(case),
         exploratory=_explored(case),
     )
 
 
-def _verdict(case: _Case, p: float | None, alpha: float, num_questions: int) -> Verdict:
+def _verdict(case: Comparison, p: float | None, alpha: float, num_questions: int) -> Verdict:
     """Form the verdict; of several obstacles to a conclusion, the first is reported."""
-    question, measure, contrast = case.question, case.measure, case.contrast
-    reported = "cannot tell" if question.claim else ""
+    question, measure, contrast, effect = case.question, case.measure, case.contrast, case.effect
+    names = (question.first, question.second)
     if not case.arms:
-        missing = [name for name, arm in ((question.first, case.first), (question.second, case.second)) if not arm]
-        return Verdict(
-            "not run", f"No completed run of {' and of '.join(missing)}.", "not run" if question.claim else ""
-        )
+        missing = [name for name, arm in zip(names, (case.first, case.second), strict=True) if not arm]
+        return Verdict("not run", f"No completed run of {' and of '.join(missing)}.", "not run")
     if contrast is None:
-        return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.", reported)
+        return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.")
     if contrast.p is None or p is None:
-        return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.", reported)
+        return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.")
     rule_of_three_margin = -math.log(alpha / 2) / case.units.count if case.units and case.units.is_binary else 0.0
-    evidence = Evidence(
-        contrast.effect, p, alpha, num_questions, contrast.first_lower, contrast.note, rule_of_three_margin
-    )
+    evidence = Evidence(effect, p, alpha, num_questions, contrast.first_lower, contrast.note, rule_of_three_margin)
+    units = f"{case.num_units} {case.count.word}"
     if case.smoke_test:
         sentence = f"Smoke test, which supports no conclusion: {format_effect(measure, evidence)}."
-        return Verdict("smoke test", sentence, "smoke test" if question.claim else "")
-    if case.count and case.too_few:
-        between = (
-            f"{measure.title} {format_difference(measure, contrast.effect.estimate)}"
-            if contrast.effect
-            else contrast.note
-        )
-        few = f"these are {case.num_units} {case.count.word}, too few to say anything about others"
-        return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.", reported)
+        return Verdict("smoke test", sentence, "smoke test")
+    if case.too_few:
+        between = f"{measure.title} {format_difference(measure, effect.estimate)}" if effect else contrast.note
+        few = f"these are {units}, too few to say anything about others"
+        return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.")
     if endpoints.identical(*case.arms):
-        what = ", ".join(each.key for each in case.factor) or "what differs"
+        what = ", ".join(each.key for each in case.studied) or "what differs"
         sentence = f"No verdict: both arms give the same value of every image. Does {what} reach the model?"
-        return Verdict("no verdict", sentence, reported)
-    if contrast.effect and contrast.effect.se == 0:
+        return Verdict("no verdict", sentence)
+    if effect and effect.se == 0:
         same = f"the difference in {measure.title} is the same in every image and seed"
-        sentence = (
-            f"Cannot tell {question.first} from {question.second}: {same}, which leaves nothing to measure chance by."
-        )
-        return Verdict("cannot tell", sentence, reported)
-    if case.count and case.one_seed:
-        networks = [
-            (name, len(arm.runs)) for name, arm in zip((question.first, question.second), case.arms, strict=True)
-        ]
-        images = f"{case.num_units} {case.count.word}"
-        return judge_networks(question, measure, evidence, networks, images)
-    confounded = any(not each.key.startswith(HARMLESS) for each in case.confounds)
+        sentence = f"Cannot tell {' from '.join(names)}: {same}, which leaves nothing to measure chance by."
+        return Verdict("cannot tell", sentence)
+    if case.one_seed:
+        networks = [(name, len(arm.runs)) for name, arm in zip(names, case.arms, strict=True)]
+        return judge_networks(measure, evidence, networks, units)
+    confounded = any(not each.startswith(HARMLESS) for each in case.confounds)
     return judge(question, measure, evidence, confounded)
 
 
-def _qualified(case: _Case, verdict: Verdict) -> Verdict:
+def _qualified(case: Comparison, verdict: Verdict) -> Verdict:
     """Add what weakens a verdict to its sentence: images left out, curves that still change."""
     sentence = verdict.sentence
     if case.units and case.units.num_left_out:  # an arm may gain by failing on them
         sentence += f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
-    effect = case.contrast.effect if case.contrast else None
     moved = [abs(learning_curves.still_rising(arm, case.measure.key)) for arm in case.arms]
-    if verdict.word in DECIDED and case.measure.per_image and effect and max(moved) > abs(effect.estimate):
+    if verdict.word in DECIDED and case.measure.per_image and case.effect and max(moved) > abs(case.effect.estimate):
         sentence += f" Within the last third of the epochs the curves still moved by {max(moved):.3f}."
-    return replace(verdict, sentence=sentence)
+    return replace(verdict, sentence=sentence, claim=verdict.claim if case.question.claim else "")
 
 
-def _scope(case: _Case) -> str:
+def _scope(case: Comparison) -> str:
     """Describe what a verdict is about: data and split, images, length of training, seeds."""
-    if case.contrast is None or case.count is None:
+    if case.contrast is None:
         return ""
     first, run = case.arms[0], case.arms[0].first
     size = run.metadata["config"]["derived"]["image_size_px"]
@@ -274,31 +251,30 @@ def _scope(case: _Case) -> str:
     return f"on {where} of these data: {images}, {length}, {seeds}"
 
 
-def _paired(case: _Case) -> Paired | None:
+def _paired(case: Comparison) -> Paired | None:
     """Pair the values of two arms image by image; None where images have none or the arms cannot be compared."""
-    metric = case.question.of or case.question.measure
-    if not case.first or not case.second or endpoints.in_folds(case.first):
+    if not case.arms or case.incomparable:
         return None
-    if case.incomparable or incomparable(case.first, case.second, metric):
+    metric, (one, other) = case.question.of or case.question.measure, case.arms
+    if endpoints.in_folds(one) or incomparable(one, other, metric):
         return None
-    ids = case.first.first.images().ids
-    first, second = (endpoints.of_images(arm, metric, ids) for arm in case.arms)
+    first, second = (endpoints.of_images(arm, metric) for arm in case.arms)
     if first is None or second is None:
         return None
     kept = np.isfinite(first + second)
-    known = tuple(name for name, is_kept in zip(ids, kept, strict=True) if is_kept)
-    return Paired(metric_measure(metric, case.first.first), known, first[kept], second[kept])
+    known = tuple(name for name, is_kept in zip(one.first.images().ids, kept, strict=True) if is_kept)
+    return Paired(metric_measure(metric, one.first), known, first[kept], second[kept])
 
 
-def _explored(case: _Case) -> tuple[tuple[Measure, Effect], ...]:
+def _explored(case: Comparison) -> tuple[tuple[Measure, Effect], ...]:
     """Contrast two arms in the metrics that the question does not ask for; their p is not adjusted."""
     if not case.arms or case.incomparable:
         return ()
     first, second = case.arms
-    shared = [name for name in endpoints.metrics(first.first) if name in endpoints.metrics(second.first)]
     found = []
-    for name in shared:
-        if name != case.measure.key and not incomparable(first, second, name):
+    for name in endpoints.metrics(first.first):
+        is_shared = name in endpoints.metrics(second.first)
+        if is_shared and name != case.measure.key and not incomparable(first, second, name):
             with suppress(UserError):  # the metric is undefined for these runs
                 found.append((metric_measure(name, first.first), endpoints.contrast(first, second, name)))
     return tuple(found)

@@ -11,7 +11,7 @@ import numpy as np
 
 from runcard.compare.arms import Arm
 from runcard.errors import UserError, did_you_mean
-from runcard.runs.run import PROBABILITY, Images, Run
+from runcard.runs.run import PROBABILITY, Run
 from runcard.stats import mrmc
 from runcard.stats.mrmc import Array, Effect, Mask
 
@@ -113,7 +113,7 @@ def _refusal(run: Run, metric: str, why: str, known: Sequence[str]) -> str:
 
 
 def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
-    """Collect the values of a metric in all arms, of the same images in the same order.
+    """Collect the values of a metric in all arms, of the same images.
 
     An image without a value (NaN) in any run of any arm is left out of all, and counted. A metric without a value per
     image gives jackknife pseudo-values, leaving out one patient at a time.
@@ -121,7 +121,7 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
     read = [[run.images(checkpoint) for run in arm.runs] for arm in arms]
     first = read[0][0]
     if metric in first.values:
-        stacked = [np.stack([_in_order(images, metric, first.ids) for images in arm]) for arm in read]
+        stacked = [np.stack([images.values[metric] for images in arm]) for arm in read]
         kept = ~np.isnan(np.concatenate(stacked)).any(axis=0)
         groups = np.array(first.groups)[kept].tolist()
         if len(set(groups)) < 2:
@@ -132,7 +132,8 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
         check_comparable(arms[0].first, metric)
         is_binary = False
         kept = np.ones(len(first.ids), bool)
-        values = [np.stack([_pseudo_values(run, metric, checkpoint, first.ids) for run in arm.runs]) for arm in arms]
+        statistics = [[_statistic(run, metric, checkpoint) for run in arm.runs] for arm in arms]
+        values = [np.stack([mrmc.jackknife(*each) for each in arm]) for arm in statistics]
     return Units(tuple(values), int((~kept).sum()), is_binary)
 
 
@@ -164,10 +165,10 @@ def in_folds(arm: Arm) -> bool:
     return arm.first.split == "val" and len({run.fold for run in arm.runs}) > 1
 
 
-def of_images(arm: Arm, metric: str, ids: Sequence[str]) -> Array | None:
-    """Average a metric over an arm's runs (I,) for each of these images; None where it has no value per image."""
-    read = [run.images() for run in arm.runs]
-    return np.mean([_in_order(images, metric, ids) for images in read], axis=0) if metric in read[0].values else None
+def of_images(arm: Arm, metric: str) -> Array | None:
+    """Average a metric over an arm's runs, for each image (I,); None where it has no value per image."""
+    read = [run.images().values for run in arm.runs]
+    return np.mean([values[metric] for values in read], axis=0) if metric in read[0] else None
 
 
 def value(run: Run, metric: str, checkpoint: str = "last") -> float:
@@ -190,11 +191,6 @@ def _resampled(values: Array, arm: Arm) -> Effect:
     return mrmc.corrected_resampled_t(values, sizes[arm.first.split] / sizes["train"])
 
 
-def _in_order(images: Images, metric: str, ids: Sequence[str]) -> Array:
-    place = {name: i for i, name in enumerate(images.ids)}
-    return images.values[metric][[place[name] for name in ids]]
-
-
 def _statistics(run: Run) -> dict[str, str]:
     """Map each metric that can be recomputed from per_image.csv to its torchmetrics class."""
     if not run.images().targets:
@@ -210,23 +206,17 @@ def _statistics(run: Run) -> dict[str, str]:
 
 def _is_reproduced(run: Run, metric: str) -> bool:
     """Whether per_image.csv gives the recorded value: an option (weights, average) may make it another metric."""
-    statistic, groups = _statistic(run, metric, "last", run.images().ids)
+    statistic, groups = _statistic(run, metric)
     recorded, computed = value(run, metric), statistic(np.ones(len(groups), bool))
     return math.isnan(recorded) or math.isnan(computed) or abs(recorded - computed) <= REPRODUCED
 
 
-def _pseudo_values(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> Array:
-    return mrmc.jackknife(*_statistic(run, metric, checkpoint, ids))
-
-
-def _statistic(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> tuple[Callable[[Mask], float], list[str]]:
+def _statistic(run: Run, metric: str, checkpoint: str = "last") -> tuple[Callable[[Mask], float], tuple[str, ...]]:
     """Return the metric as a function of which images are kept (I,), and the images' groups."""
     images, target = run.images(checkpoint), _statistics(run)[metric]
     classes = list(images.probs)
-    probs = np.stack([_in_order(images, f"{PROBABILITY}{name}", ids) for name in classes], axis=1)
-    place = {name: i for i, name in enumerate(images.ids)}
-    truth = np.array([classes.index(images.targets[place[name]]) for name in ids])
-    groups = [images.groups[place[name]] for name in ids]
+    probs = np.stack(list(images.probs.values()), axis=1)
+    truth = np.array([classes.index(name) for name in images.targets])
     positive = run.config.get(f"metric.scores.{metric}.positive")
     decided = probs.argmax(axis=1)
 
@@ -239,4 +229,4 @@ def _statistic(run: Run, metric: str, checkpoint: str, ids: Sequence[str]) -> tu
         ]
         return float(np.mean(of_classes))
 
-    return statistic, groups
+    return statistic, images.groups

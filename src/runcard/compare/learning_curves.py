@@ -167,10 +167,10 @@ MEASURES = {
 class RunContrast:
     """Two arms compared by one value per run."""
 
-    effect: Effect | None  # first − second, of logarithms for a ratio; None where only ranks were compared, or nothing
-    p: float | None  # two-sided, not adjusted; None where nothing can be said
-    first_lower: bool  # whether the first arm has the lower values
-    note: str  # "5 of 5 and 2 of 5 reached 0.9": why only ranks were compared; or why nothing can be said; or ""
+    effect: Effect | None = None  # first − second, of logarithms for a ratio; None where only ranks were compared
+    p: float | None = None  # two-sided, not adjusted; None where nothing can be said
+    first_lower: bool = False  # whether the first arm has the lower values
+    note: str = ""  # "5 of 5 and 2 of 5 reached 0.9": why only ranks were compared; or why nothing can be said; or ""
 
 
 def measure(key: str, metric: str, threshold: float) -> Measure:
@@ -188,8 +188,11 @@ def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:
     """
     values, note = _read(key, arm, metric, threshold)
     values[np.isinf(values)] = np.nan
-    whole = not np.isnan(values).any() and not _only_describes(arm)
-    return Value(tuple(values.tolist()), _mean(_scaled(key, values)) if whole else None, note)
+    mean = None
+    if not np.isnan(values).any() and not _only_describes(arm):
+        scaled = _scaled(key, values)
+        mean = Effect(float(scaled.mean()), float(scaled.std(ddof=1)) / math.sqrt(len(scaled)), len(scaled) - 1)
+    return Value(tuple(values.tolist()), mean, note)
 
 
 def still_rising(arm: Arm, metric: str) -> float:
@@ -209,20 +212,20 @@ def compare(key: str, a: Arm, b: Arm, metric: str, threshold: float) -> RunContr
     confounds.incomparable, Dynamic.metric and Dynamic.by_clock.
     """
     if reason := _only_describes(a) or _only_describes(b):
-        return RunContrast(None, None, False, reason)
+        return RunContrast(note=reason)
     (x, x_note), (y, y_note) = (_read(key, arm, metric, threshold) for arm in (a, b))
     if np.isnan([*x, *y]).any():
         notes = [f"{arm.name}: {note}" for arm, note in ((a, x_note), (b, y_note)) if note]
-        return RunContrast(None, None, False, "; ".join(notes))
+        return RunContrast(note="; ".join(notes))
     if np.isinf([*x, *y]).any():
         if len({len(run.curves["epoch"]) for run in a.runs + b.runs}) > 1:
-            return RunContrast(None, None, False, f"not all reached {threshold:g}, nor are all equally long")
+            return RunContrast(note=f"not all reached {threshold:g}, nor are all equally long")
         counts = " and ".join(f"{np.isfinite(values).sum()} of {len(values)}" for values in (x, y))
         return _by_ranks(x, y, f"{counts} reached {threshold:g}")
     if np.ptp(x) == np.ptp(y) == 0:
         return _by_ranks(x, y, "no two runs of an arm differ")
     effect = welch(_scaled(key, x), _scaled(key, y))
-    return RunContrast(effect, effect.p, effect.estimate < 0, "")
+    return RunContrast(effect, effect.p, effect.estimate < 0)
 
 
 def _by_ranks(x: Array, y: Array, note: str) -> RunContrast:
@@ -258,8 +261,3 @@ def _only_describes(arm: Arm) -> str:
 
 def _scaled(key: str, values: Array) -> Array:
     return np.log(values) if MEASURES[key].is_ratio else values
-
-
-def _mean(values: Array) -> Effect:
-    """Compute the mean of (S,) values, S >= 2, with Student's t."""
-    return Effect(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)), len(values) - 1)

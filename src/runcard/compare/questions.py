@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runcard.errors import UserError, did_you_mean
@@ -24,15 +24,7 @@ class Question:
     expect: str | None = None  # higher | lower: what the claim expects of the first arm
     margin: float | None = None  # differences smaller than this do not matter
     threshold: float | None = None  # of the measures that reach one
-    settled_by: tuple[str, ...] = ()  # keys of the questions that test the claim instead: this one is confounded
-
-
-@dataclass(frozen=True)
-class Unasked:
-    """A claim that no measure can test, and why."""
-
-    claim: str
-    why: str
+    controlled_by: tuple[str, ...] = ()  # keys of the questions that test the claim instead: this one is confounded
 
 
 @dataclass(frozen=True)
@@ -45,27 +37,19 @@ class Study:
     seeds: tuple[int, ...]
     arms: Mapping[str, str]  # name -> a config under experiments/ and what is set on it: "lab4/bridge/base16 loss=dice"
     questions: tuple[Question, ...]
-    unasked: tuple[Unasked, ...] = ()
     overrides: tuple[str, ...] = ()  # of every run: dataset.image_size_px=128
-    num_questions: int = 0  # in the whole file, before select(), without those that others settle
-
-
-def to_json(study: Study) -> dict[str, Any]:
-    """Convert the study to the content of study.json."""
-    return asdict(study)
+    num_questions: int = 0  # in the whole file, before select(), without those that others control
 
 
 def from_json(content: Mapping[str, Any]) -> Study:
-    """Rebuild the study that to_json converted. Older studies without num_questions hold all their questions."""
-    lists = {key: tuple(content[key]) for key in ("seeds", "overrides")}
-    questions = tuple(Question(**q | {"settled_by": tuple(q["settled_by"])}) for q in content["questions"])
-    unasked = tuple(Unasked(**each) for each in content["unasked"])
-    whole = {"num_questions": sum(not question.settled_by for question in questions)}
-    return Study(**{**whole, **content, **lists, "questions": questions, "unasked": unasked})
+    """Rebuild the study that dataclasses.asdict converted. Raises LookupError or TypeError where it is not one."""
+    questions = [Question(**each | {"controlled_by": tuple(each["controlled_by"])}) for each in content["questions"]]
+    lists = {"seeds": content["seeds"], "overrides": content["overrides"], "questions": questions}
+    return Study(**{**content, **{key: tuple(value) for key, value in lists.items()}})
 
 
 def select(study: Study, names: Sequence[str]) -> Study:
-    """Reduce the study to these questions, those that settle them, and the arms that they need.
+    """Reduce the study to these questions, those that control them, and the arms that they need.
 
     A name is a question's key, or the beginning of several: 4b of 4b_dice. Raises UserError where none matches.
     """
@@ -80,8 +64,8 @@ def select(study: Study, names: Sequence[str]) -> Study:
 
 
 def keep(study: Study, keys: Collection[str]) -> Study:
-    """Reduce the study to the questions of these keys, those that settle them, and the arms that they need."""
-    wanted = {*keys, *(key for q in study.questions if q.key in keys for key in q.settled_by)}
+    """Reduce the study to the questions of these keys, those that control them, and the arms that they need."""
+    wanted = {*keys, *(key for q in study.questions if q.key in keys for key in q.controlled_by)}
     questions = tuple(q for q in study.questions if q.key in wanted)
     needed = {arm for q in questions for arm in (q.first, q.second)}
     arms = {name: config for name, config in study.arms.items() if name in needed}

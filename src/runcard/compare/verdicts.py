@@ -17,7 +17,7 @@ class Verdict:
 
     word: str
     sentence: str
-    claim: str
+    claim: str = "cannot tell"
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,10 @@ def judge(question: Question, measure: Measure, evidence: Evidence, confounded: 
     if confounded:
         claim = "confounded"
         sentence += " They differ in more than one thing, so that no single one can be given as the reason."
-    return Verdict(word, sentence, claim if question.claim else "")
+    return Verdict(word, sentence, claim)
 
 
-def judge_networks(
-    question: Question, measure: Measure, evidence: Evidence, arms: Sequence[tuple[str, int]], images: str
-) -> Verdict:
+def judge_networks(measure: Measure, evidence: Evidence, arms: Sequence[tuple[str, int]], images: str) -> Verdict:
     """Judge the trained networks, not the methods, where an arm (name, number of runs) has only one run."""
     first, second = (f"this {name} network" if num == 1 else f"the mean of {num} {name} networks" for name, num in arms)
     numbers = format_effect(measure, evidence)
@@ -73,7 +71,7 @@ def judge_networks(
             f"Cannot tell {first} from {second} on these {images}: {numbers}. "
             "And one seed says nothing of what another would do."
         )
-    return Verdict("one seed", sentence, "cannot tell" if question.claim else "")
+    return Verdict("one seed", sentence)
 
 
 def format_effect(measure: Measure, evidence: Evidence) -> str:

@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,7 +32,7 @@ CUSTOM = "rule"  # the type of pydantic's errors whose message is ours
 S = TypeVar("S", bound="Section")
 
 
-def _rule(must: str, holds: Callable[[Any], bool]) -> BeforeValidator:
+def rule(must: str, holds: Callable[[Any], bool]) -> BeforeValidator:
     """Return a validator whose message is "<key> must …, got …"."""
 
     def check(value: Any) -> Any:
@@ -62,14 +62,14 @@ def _is_package(name: object) -> bool:
 
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
-NonNegativeInt = Annotated[int, _rule("be an integer >= 0", lambda value: type(value) is int and value >= 0)]
-PositiveInt = Annotated[int, _rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
-PositiveFloat = Annotated[float, _rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
-Fraction = Annotated[float, _rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
-Regex = Annotated[str, _rule("be a regular expression", _is_regex)]
-Package = Annotated[str, _rule("be the name of a package", _is_package)]
-Object = Annotated[dict[str, Any], _rule("have a _target_", lambda v: isinstance(v, dict) and "_target_" in v)]
-Derived = Annotated[Any, _rule("not be set: it is derived from dataset and loss", lambda v: str(v)[:9] == UNKNOWN)]
+NonNegativeInt = Annotated[int, rule("be an integer >= 0", lambda value: type(value) is int and value >= 0)]
+PositiveInt = Annotated[int, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
+PositiveFloat = Annotated[float, rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
+Fraction = Annotated[float, rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
+Regex = Annotated[str, rule("be a regular expression", _is_regex)]
+Package = Annotated[str, rule("be the name of a package", _is_package)]
+Object = Annotated[dict[str, Any], rule("have a _target_", lambda v: isinstance(v, dict) and "_target_" in v)]
+Derived = Annotated[Any, rule("not be set: it is derived from dataset and loss", lambda v: str(v)[:9] == UNKNOWN)]
 
 
 class Section(BaseModel):
@@ -86,7 +86,7 @@ class SplitConfig(Section):
     test_fraction: Fraction
     seed: NonNegativeInt
     group_regex: Regex | None
-    num_folds: Annotated[int, _rule("be an integer >= 2", lambda value: type(value) is int and value >= 2)]
+    num_folds: Annotated[int, rule("be an integer >= 2", lambda value: type(value) is int and value >= 2)]
     fold: NonNegativeInt
 
     @model_validator(mode="after")
@@ -265,26 +265,31 @@ def fault_lines(error: ValidationError, section: type[Section]) -> list[str]:
 
 
 def _line(fault: ErrorDetails, section: type[Section]) -> str:
-    key, rule, value = ".".join(map(str, fault["loc"])), fault["msg"], fault["input"]
+    key, text, value = ".".join(map(str, fault["loc"])), fault["msg"], fault["input"]
+    if fault["type"] == "invalid_key" or key.endswith(".[key]"):
+        return f"{key.removesuffix('.[key]')} is no name. Put it in quotes: '{value}'."
     if fault["type"] == "extra_forbidden":
         return f"{key}: nothing reads this key.{did_you_mean(fault['loc'][-1], _keys(section, fault['loc'][:-1]))}"
     if fault["type"] == "missing":
         return f"{key}: this key is needed."
-    if fault["type"] == CUSTOM and rule.startswith("."):
-        return f"{key}{rule}.".lstrip(".")
-    choices = re.findall(r"'(.+?)'", rule) if fault["type"] == "literal_error" else []
-    rule = rule.replace("Input should be ", "must be ").replace("a valid ", "a ").replace("a boolean", "true or false")
-    rule = re.sub(r"a dictionary\b.*", "a group of keys", rule)
+    if fault["type"] == CUSTOM and text.startswith("."):
+        return f"{key}{text}.".lstrip(".")
+    choices = re.findall(r"'(.+?)'", text) if fault["type"] == "literal_error" else []
+    text = text.replace("Input should be ", "must be ").replace("a valid ", "a ").replace("a boolean", "true or false")
+    text = re.sub(r"a dictionary\b.*", "a group of keys", text)
     if choices:
-        rule = f"must be one of {', '.join(choices)}"
-    return f"{key} {rule}, got {value!r}.{did_you_mean(value, choices)}"
+        text = f"must be one of {', '.join(choices)}"
+    return f"{key} {text}, got {value!r}.{did_you_mean(value, choices)}".lstrip()
 
 
 def _keys(section: type[Section], place: Sequence[int | str]) -> list[str]:
     """Return the keys of the section at a place below another."""
     known: Any = section
     for step in place:
-        known = known.model_fields[step].annotation if hasattr(known, "model_fields") else known
+        if hasattr(known, "model_fields"):
+            known = known.model_fields[step].annotation
+        elif get_origin(known) is dict:
+            known = get_args(known)[1]
     return list(known.model_fields) if hasattr(known, "model_fields") else []
 
 

@@ -22,7 +22,7 @@ PROBABILITY = "prob_"  # prefix of the columns of per_image.csv with the classes
 
 @dataclass(frozen=True)
 class Images:
-    """The rows of per_image.csv of one split and one checkpoint, by column."""
+    """The rows of per_image.csv of one split and one checkpoint, by column, in the order of the ids in all runs."""
 
     ids: tuple[str, ...]
     groups: tuple[str, ...]
@@ -109,7 +109,7 @@ class Run:
         """The rows of per_image.csv by split (val, test) and checkpoint (last, best)."""
         header, rows = read_csv(self.folder / "per_image.csv")
         parts: dict[tuple[str, str], list[dict[str, str]]] = {}
-        for row in (dict(zip(header, cells, strict=True)) for cells in rows):
+        for row in sorted((dict(zip(header, cells, strict=True)) for cells in rows), key=lambda row: row["id"]):
             parts.setdefault((row["split"], row["checkpoint"]), []).append(row)
         return {part: _columns(members) for part, members in parts.items()}
 

@@ -71,13 +71,12 @@ def sweeps(arm_configs: Mapping[str, ArmConfig], missing: Sequence[Key]) -> list
     """
     groups: dict[Any, list[str]] = {}
     for arm in dict.fromkeys(arm for arm, _ in missing):
-        seeds = tuple(seed for other, seed in missing if other == arm)
-        groups.setdefault((seeds, arm_configs[arm].own, arm_configs[arm].common), []).append(
-            arm_configs[arm].experiment
-        )
+        seeds = ",".join(str(seed) for other, seed in missing if other == arm)
+        config = arm_configs[arm]
+        groups.setdefault((seeds, config.own, config.common), []).append(config.experiment)
     return [
         [
-            f"seed={','.join(map(str, seeds))}",
+            f"seed={seeds}",
             f"experiment={','.join(dict.fromkeys(experiments))}",
             *common,
             *own,
@@ -118,9 +117,10 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise UserError(as_message(error, overrides)) from None
-    found = {override.key_or_group: text for override, text in zip(parsed, overrides, strict=True)}
-    for override in parsed:
+    found = {}
+    for override, text in zip(parsed, overrides, strict=True):
         key = override.key_or_group
+        found[key] = text
         if key in ("experiment", "seed", "run_dir", "hydra.sweep.subdir"):
             raise UserError(f"{key}: a study sets it itself, for every run. Use seeds=… or name=…")
         if override.is_sweep_override() and not key.startswith(("hydra.", "hydra/")):

@@ -16,13 +16,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
 from runcard.compare.learning_curves import MEASURES
-from runcard.compare.questions import Study, from_json, keep, select, to_json
+from runcard.compare.questions import Study, from_json, keep, select
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
@@ -30,7 +30,7 @@ from runcard.errors import UserError, did_you_mean
 from runcard.fileio import write_json
 from runcard.runs.environment import code_hash
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
-from runcard.study.spec import check_seeds, read_study
+from runcard.study.spec import read_study
 
 INTERRUPTED = 130  # train.py's exit code
 
@@ -97,11 +97,11 @@ def _asked(study: Study, own: Mapping[str, str]) -> Study:
     """Return the study with the seeds and questions that were asked for, and the arms that these need."""
     seeds = study.seeds
     if "seeds" in own:
-        try:
-            seeds = check_seeds("seeds", [int(seed) for seed in _list(own["seeds"])])
-        except ValueError:
+        words = _list(own["seeds"])
+        seeds = tuple(dict.fromkeys(int(word) for word in words if word.isdecimal()))
+        if len(seeds) < len(words):
             rule = "different integers >= 0 with commas between them, such as seeds=0,1,2"
-            raise UserError(f"seeds must be {rule}, got {own['seeds']!r}.") from None
+            raise UserError(f"seeds must be {rule}, got {own['seeds']!r}.")
     if "questions" in own:
         names = _list(own["questions"])
         if not all(names):
@@ -133,8 +133,8 @@ def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
 
 def _asking(study: Study) -> list[str]:
     """Return the arguments that ask for all of a study's questions and seeds at once."""
-    settling = {key for question in study.questions for key in question.settled_by}
-    keys = [question.key for question in study.questions if question.key not in settling]
+    controls = {key for question in study.questions for key in question.controlled_by}
+    keys = [question.key for question in study.questions if question.key not in controls]
     return [f"seeds={','.join(map(str, study.seeds))}", f"questions={','.join(keys)}"]
 
 
@@ -217,7 +217,7 @@ def _write(folder: Path, study: Study, command: str, found: Mapping[Key, ArmRun]
         for arm in study.arms
     }
     write_json(
-        folder / "study.json", {"study": to_json(study), "command": command, "runs": runs, "missing": list(missing)}
+        folder / "study.json", {"study": asdict(study), "command": command, "runs": runs, "missing": list(missing)}
     )
 
 

@@ -17,14 +17,14 @@ from urllib.parse import quote
 import jinja2
 
 from runcard.compare import endpoints
-from runcard.compare.analysis import Findings, best_title, monitored
+from runcard.compare.analysis import Findings
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
 from runcard.compare.report.sections import sections
-from runcard.compare.report.terminal import cell, number
-from runcard.compare.verdicts import format_ci, format_difference, format_p, format_range
+from runcard.compare.report.terminal import cell, number, tabulate_arms
+from runcard.compare.verdicts import format_ci, format_difference, format_p
 from runcard.fileio import atomic_write, csv_text, write_text
 from runcard.runs.run import Run
 from runcard.stats import mrmc
@@ -72,8 +72,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
 
     Links to runs are relative to folder. Without images, the page shows only names and values of the data.
     """
-    pairs = [(answer.question.first, answer.question.second) for answer in findings.answers if answer.arms]
-    colours = charts.colours([arm.name for arm in findings.arms], pairs)
+    colours = _colours(findings)
     parts = sections(findings.answers, colours, with_images)
     drawn = dict.fromkeys(metric for section in parts for metric in section.metrics)
     tables = {metric: charts.curve_table(findings.arms, metric) for metric in drawn}
@@ -98,10 +97,8 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
 
 def write_figures(findings: Findings, folder: Path, with_images: bool = True) -> None:
     """Write every figure of the report as SVG and PNG (images as JPEG) and every table as CSV, into folder."""
-    pairs = [(answer.question.first, answer.question.second) for answer in findings.answers if answer.arms]
-    colours = charts.colours([arm.name for arm in findings.arms], pairs)
     contents: dict[str, bytes] = {}
-    for section in sections(findings.answers, colours, with_images):
+    for section in sections(findings.answers, _colours(findings), with_images):
         tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
         for chart in section.charts:
             contents[f"{section.key}-{chart.key}.png"] = charts.to_png(chart, tables)
@@ -125,12 +122,13 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
 
 def evidence(answer: Answer) -> str:
     """Format an answer's numbers in a line; its sentence where it has none that support a verdict."""
-    if answer.p is None or answer.verdict.word == "no verdict" or (answer.effect and answer.effect.se == 0):
+    contrast, effect, name = answer.contrast, answer.effect, title(answer.measure.title)
+    if contrast is None or answer.p is None or answer.verdict.word == "no verdict" or (effect and effect.se == 0):
         return answer.verdict.sentence
-    if answer.effect is None:
-        return f"{title(answer.measure.title)}: {answer.counts} (by ranks, p {format_p(answer.p)})"
-    difference = f"{title(answer.measure.title)} {format_difference(answer.measure, answer.effect.estimate)}"
-    return f"{difference} ({format_ci(answer.measure, answer.effect, answer.alpha)}, p {format_p(answer.p)})"
+    if effect is None:
+        return f"{name}: {contrast.note} (by ranks, p {format_p(answer.p)})"
+    difference = f"{name} {format_difference(answer.measure, effect.estimate)}"
+    return f"{difference} ({format_ci(answer.measure, effect, answer.alpha)}, p {format_p(answer.p)})"
 
 
 def at(run: Run, checkpoint: str) -> str:
@@ -139,6 +137,11 @@ def at(run: Run, checkpoint: str) -> str:
     value = endpoints.value(run, metric, checkpoint)
     shown = "–" if math.isnan(value) else number(value)
     return f"{run.split}/{metric} {shown} in epoch {run.metadata[checkpoint]['epoch']}"
+
+
+def _colours(findings: Findings) -> dict[str, str]:
+    pairs = [(answer.question.first, answer.question.second) for answer in findings.answers if answer.arms]
+    return charts.colours([arm.name for arm in findings.arms], pairs)
 
 
 def _environment() -> jinja2.Environment:
@@ -151,19 +154,14 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"evidence": evidence, "title": title, "number": number, "format_p": format_p, "at": at}
-    environment.globals |= {
-        "format_difference": format_difference,
-        "format_ci": format_ci,
-        "format_range": format_range,
-        "marks": MARKS,
-    }
+    environment.globals |= {"format_difference": format_difference, "format_ci": format_ci, "marks": MARKS}
     return environment
 
 
 def _claims(answers: Sequence[Answer]) -> list[Claim]:
     """Collect each claim about two arms once, with the answers that settle it."""
     by_key = {answer.question.key: answer for answer in answers}
-    settling = {key for answer in answers for key in answer.question.settled_by}
+    settling = {key for answer in answers for key in answer.question.controlled_by}
     asked: dict[tuple[str, str, str], list[Answer]] = {}
     for answer in answers:
         if answer.question.claim and answer.question.key not in settling:
@@ -173,8 +171,8 @@ def _claims(answers: Sequence[Answer]) -> list[Claim]:
         Claim(
             text=claim,
             arms=(first, second),
-            settling=tuple(by_key[key] for a in group for key in a.question.settled_by or (a.question.key,)),
-            as_compared=tuple(a for a in group if a.question.settled_by),
+            settling=tuple(by_key[key] for a in group for key in a.question.controlled_by or (a.question.key,)),
+            as_compared=tuple(a for a in group if a.question.controlled_by),
         )
         for (claim, first, second), group in asked.items()
     ]
@@ -200,19 +198,14 @@ def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 
 def _rows(findings: Findings) -> list[tuple[str, list[Cell | None]]]:
     """Build the table of arms: per row a title and a cell per arm, None where an arm has no such measure."""
-    rows: list[tuple[str, list[Cell | None]]] = []
-    for measure in findings.measures:
-        values = [findings.values[arm.name].get(measure.key) for arm in findings.arms]
-        rows.append((measure.title, [_cell(measure, *each) for each in zip(findings.arms, values, strict=True)]))
-        bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in findings.arms]
-        if any(bests):
-            shown = [_cell(measure, *each) for each in zip(findings.arms, bests, strict=True)]
-            rows.append((best_title(measure, findings.arms), shown))
-    return [(title(words), cells) for words, cells in rows if any(cells)]
+    return [
+        (title(words), [_cell(measure, *each) for each in zip(findings.arms, values, strict=True)])
+        for words, measure, values in tabulate_arms(findings, findings.arms)
+    ]
 
 
 def _cell(measure: Measure, arm: Arm, value: Value | None) -> Cell | None:
-    if value is None or not (value.runs or value.note):
+    if value is None:
         return None
     each = [(run, "–" if math.isnan(own) else number(own)) for run, own in zip(arm.runs, value.runs, strict=True)]
     return Cell(cell(measure, value) if value.mean else value.note, tuple(each))

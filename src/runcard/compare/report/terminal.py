@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from runcard.compare.analysis import Findings, best_title, monitored
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
-from runcard.compare.verdicts import format_difference, format_p
+from runcard.compare.verdicts import format_difference, format_p, format_range
 from runcard.console import print_table
 from runcard.stats.mrmc import ALPHA, Effect
 
@@ -62,6 +63,16 @@ def as_json(findings: Findings) -> dict[str, Any]:
     }
 
 
+def tabulate_arms(findings: Findings, arms: Sequence[Arm]) -> list[tuple[str, Measure, list[Value | None]]]:
+    """Tabulate the measures of arms: a title, the measure, and a value per arm, None where an arm has none."""
+    rows: list[tuple[str, Measure, list[Value | None]]] = []
+    for measure in findings.measures:
+        rows.append((measure.title, measure, [findings.values[arm.name].get(measure.key) for arm in arms]))
+        bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in arms]
+        rows.append((best_title(measure, arms), measure, bests))
+    return [row for row in rows if any(row[2])]
+
+
 def cell(measure: Measure, value: Value) -> str:
     """Format "0.932 [0.921, 0.943]", or the runs' own values where there is no interval, and the note."""
     if value.mean is None:
@@ -82,13 +93,8 @@ def number(value: float) -> str:
 def _rows(findings: Findings, arms: tuple[Arm, ...]) -> list[list[str]]:
     rows = [["seeds", *(_seeds(arm) for arm in arms)]]
     rows += [["parameters", *(f"{arm.first.metadata['num_parameters']:,}" for arm in arms)]]
-    for measure in findings.measures:
-        values = [findings.values[arm.name].get(measure.key) for arm in arms]
-        if any(value and (value.runs or value.note) for value in values):
-            rows.append([measure.title, *(cell(measure, value) if value else "–" for value in values)])
-        if any(monitored(arm) == measure.key for arm in arms):
-            bests = [cell(measure, findings.best[arm.name]) if monitored(arm) == measure.key else "–" for arm in arms]
-            rows.append([best_title(measure, arms), *bests])
+    for words, measure, values in tabulate_arms(findings, arms):
+        rows.append([words, *(cell(measure, value) if value else "–" for value in values)])
     return rows
 
 
@@ -99,18 +105,16 @@ def _seeds(arm: Arm) -> str:
 
 
 def _pair(place: int, answer: Answer) -> list[str]:
+    measure, alpha, effect = answer.measure, answer.alpha, answer.effect
+    difference = interval = smallest = ""
+    if effect:
+        difference = f"{title(measure.title)} {format_difference(measure, effect.estimate)}"
+        bounds = measure.difference_interval(effect, alpha)
+        interval = f"{format_range(measure, bounds)} ({100 * (1 - alpha):.4g} %)"
+        detectable = effect.detectable(alpha)
+        possible = detectable <= measure.largest_difference
+        smallest = format_difference(measure, detectable).lstrip("+") if possible else "none"
     names = f"{answer.question.first} − {answer.question.second}"
-    if answer.effect is None:
-        return [f"{place}.", names, "", "", format_p(answer.p) if answer.p is not None else "", "", answer.verdict.word]
-    low, high = (
-        format_difference(answer.measure, bound)
-        for bound in answer.measure.difference_interval(answer.effect, answer.alpha)
-    )
-    detectable = answer.effect.detectable(answer.alpha)
-    possible = detectable <= answer.measure.largest_difference
-    smallest = format_difference(answer.measure, detectable).lstrip("+") if possible else "none"
-    difference = f"{title(answer.measure.title)} {format_difference(answer.measure, answer.effect.estimate)}"
-    interval = f"{low} to {high} ({100 * (1 - answer.alpha):.4g} %)"
     p = "" if answer.p is None else format_p(answer.p)
     return [f"{place}.", names, difference, interval, p, smallest, answer.verdict.word]
 
@@ -124,14 +128,12 @@ def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
         ],
         "num_parameters": arm.first.metadata["num_parameters"],
         "last": measured,
-        "best": {
-            monitored(arm): {"runs": _plain(list(findings.best[arm.name].runs)), "note": "chosen on these images"}
-        },
+        "best": {monitored(arm): {"runs": _plain(findings.best[arm.name].runs), "note": "chosen on these images"}},
     }
 
 
 def _value(measure: Measure, value: Value) -> dict[str, Any]:
-    shown: dict[str, Any] = {"title": measure.title, "runs": _plain(list(value.runs)), "note": value.note}
+    shown: dict[str, Any] = {"title": measure.title, "runs": _plain(value.runs), "note": value.note}
     return shown | ({"mean": _effect(measure, value.mean, measure.mean_interval(value.mean))} if value.mean else {})
 
 
@@ -168,5 +170,5 @@ def _effect(measure: Measure, effect: Effect, interval: tuple[float, float], alp
     }
 
 
-def _plain(values: list[float]) -> list[float | None]:
+def _plain(values: Sequence[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
