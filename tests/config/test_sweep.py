@@ -162,6 +162,14 @@ def test_a_sweep_goes_on_after_a_failure(train, tmp_path):
     assert run_json(folder)["status"] == "completed"
 
 
+def test_sweep_over_models_names_the_one_that_lacks_a_key(train):
+    done = train("-m", *SMALL, "model=vgg16,unet", "model.dropout_at=[concat]", "name=models")
+    assert done.returncode == 2
+    assert done.stderr.startswith("model.dropout_at: no such option of model=vgg16 (runcard.models.vgg16.VGG16).")
+    assert len(done.stderr.splitlines()) == 1
+    assert float(table(done)[1][0]) > 0
+
+
 def test_a_sweep_of_no_jobs_is_an_error(train, tmp_path):
     done = train("-m", "experiment=glob(nothing*)")
     assert (done.returncode, done.stdout.strip()) == (2, "")
