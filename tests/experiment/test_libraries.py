@@ -17,7 +17,7 @@ TINY_CLASSES = [*TINY_MASKS, "dataset=phantom_bone", "loss=cross_entropy"]
 
 
 def node(group: str, **values: object) -> list[str]:
-    """Returns the overrides that put these keys in place of a group's; $ stands for derived."""
+    """Return the overrides that put these keys in place of a group's; $ stands for derived."""
     dotted = [f"+{group}.{key}={value}" for key, value in values.items()]
     return [f"~{group}", *dotted]
 
@@ -115,7 +115,7 @@ def test_objects_of_torch_and_torchvision(run_config, overrides):
     ],
     ids=["smp model", "smp loss", "timm vit", "monai model", "monai loss"],
 )
-def test_objects_of_the_zoo(run_config, package, overrides):
+def test_objects_of_optional_libraries(run_config, package, overrides):
     pytest.importorskip(package, reason="an extra: pip install -e .[zoo]")
     assert (run_config("a", *overrides, f"trust=[{package}]") / "metrics.csv").exists()
 
@@ -142,7 +142,7 @@ def test_model_with_a_dict_as_output_is_refused_with_its_key(run_config):
     assert "return model(images)['out']" in str(caught.value)
 
 
-def test_a_module_beside_train_py_is_found_by_training_and_by_the_audit(train, tmp_path):
+def test_module_in_the_working_folder_is_trained_once_trusted(train, tmp_path):
     (tmp_path / "my_losses.py").write_text(
         "import torch\n\n\nclass Mine(torch.nn.Module):\n"
         "    def forward(self, logits, targets):\n"
