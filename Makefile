@@ -18,7 +18,7 @@ $(READY): requirements.lock pyproject.toml
 
 setup: $(READY)  ## Make .venv with the exact tested versions
 
-demo: $(READY)  ## Train a U-Net on the embedded phantom chest films: about two minutes on two cores
+demo: $(READY)  ## Train a U-Net on the synthetic chest images: about two minutes on two cores
 	$(BIN)/python train.py model=unet loss=dice model.base=32
 
 LAB = $(shell cd experiments && echo lab4/*.yaml | sed 's/\.yaml//g; s/ /,/g')

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def record(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Run a config and returns its run.json."""
+    """Run a config and return its run.json."""
     with initialize_config_dir(str(CONF)):
         cfg = compose("config", overrides)
     run(cfg, folder, overrides, {})

@@ -99,10 +99,10 @@ def folder_of_classes(folder: Path) -> Data:
 
 
 def phantom(dataset: PhantomChest | PhantomBone) -> Data:
-    """Return the films of a phantom, and its masks where it has them."""
+    """Return the images of a phantom, and its masks where it has them."""
     samples = [dataset[i] for i in range(len(dataset))]
     masks = [target for _, target, _ in samples if isinstance(target, np.ndarray)]
-    return Data(np.stack([thumb(film) for film, _, _ in samples]), masks)
+    return Data(np.stack([thumb(image) for image, _, _ in samples]), masks)
 
 
 def thumb(image: np.ndarray) -> np.ndarray:

@@ -134,7 +134,7 @@ def reported(sets: list[Set]) -> None:
         for row, corrupt in zip(rows, CORRUPTIONS.values(), strict=True):
             missed, others = missed_among(each, thumbs, corrupt, known)
             row.append(f"{missed:.1%}" + (f", {others} wrong" if others else ""))
-    print_markdown(["data", "images", "strangers", "threshold", "own copies missed", "pairs"], metadata)
+    print_markdown(["data", "images", "different images", "threshold", "own copies missed", "pairs"], metadata)
     print_markdown(["missed of copies", *(each.name for each in sets)], rows)
     print_markdown(["first", "second", "score", "how"], pairs)
 
@@ -160,7 +160,7 @@ def thumb(image: Picture) -> Picture:
 
 
 def apertures(data: Path) -> None:
-    """Print what is told of draws of 120 dermoscopy images of which some are in an aperture.
+    """Print what is reported for draws of 120 dermoscopy images of which some are in an aperture.
 
     A pair is wrong where the images without apertures give none: each of these was looked at.
     """

@@ -46,20 +46,20 @@ CLASSES += ("dataset.channels=3", "train.explain_images=0")
 
 
 def compose_config(*overrides: str) -> DictConfig:
-    """Returns the composed config."""
+    """Return the composed config."""
     with initialize_config_dir(str(ROOT / "conf")):
         return compose("config", overrides=list(overrides))
 
 
 def build_setup(cfg: DictConfig, choices: dict[str, str] | None = None) -> ExperimentSetup:
-    """Returns what a run of this config would train with."""
+    """Return what a run of this config would train with."""
     config, _ = parse_config(cfg)
     return make_setup(cfg, config, open_source(config.dataset, config.trust), choices or {})
 
 
 @pytest.fixture
 def run_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Returns a function that runs a config in tmp_path/<name>, and returns that folder."""
+    """Return a function that runs a config in tmp_path/<name>, and return that folder."""
     from runcard.experiment.run import run
 
     monkeypatch.chdir(tmp_path)
@@ -73,7 +73,7 @@ def run_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Returns a function that runs `python train.py …` in tmp_path, and returns the finished process."""
+    """Return a function that runs `python train.py …` in tmp_path, and return the finished process."""
 
     def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(ROOT / "train.py"), *arguments]

@@ -17,7 +17,7 @@ TIMES = ("seconds", "images_per_second")
 
 
 def numbers(folder: Path) -> dict[str, Any]:
-    """Returns the rows of metrics.csv without its times, per_image.csv, the best weights and the last checkpoint."""
+    """Return the rows of metrics.csv without its times, per_image.csv, the best weights and the last checkpoint."""
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_csv(folder / "metrics.csv")]
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     return {
@@ -29,13 +29,13 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Returns the rows as text, so that the last bit of a number counts."""
+    """Return the rows as text, so that the last bit of a number counts."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def run_json(folder: Path) -> dict[str, Any]:
-    """Returns run.json."""
+    """Return run.json."""
     return json.loads((folder / "run.json").read_text())
 
 

@@ -43,9 +43,9 @@ def write_run(
     *,
     seed: int = 0,
     images: Columns | None = None,  # of the compared split, last epoch: {"dice": (I,)}, or what of_classes returns
-    best: Columns | None = None,  # the same of the best epoch; where not said, as in the last
+    best: Columns | None = None,  # the same of the best epoch; by default, as in the last
     ids: Sequence[str] | None = None,  # of the I images
-    groups: Sequence[str] | None = None,  # of the I images; where not said, each is its own
+    groups: Sequence[str] | None = None,  # of the I images; by default, each is its own
     train_ids: Sequence[str] = TRAIN_IDS,
     split: str = "val",  # test: a validation split with as many images stands beside it
     files: str = "",  # stands for the files' bytes: another text, other data
@@ -60,7 +60,7 @@ def write_run(
     metadata: Mapping[str, Any] | None = None,  # of run.json, in place of those made here
     previews: bool = False,
 ) -> Path:
-    """Writes run.json, split.json, metrics.csv and per_image.csv, and returns folder.
+    """Write run.json, split.json, metrics.csv and per_image.csv, and return folder.
 
     Another split of the same data has the same names, some of them moved between ids and train_ids.
     """
@@ -117,7 +117,7 @@ def write_run(
 
 
 def of_classes(targets: Sequence[str], probs: ArrayLike, classes: Sequence[str] = ("AFF", "NFF")) -> Columns:
-    """Returns the columns of per_image.csv that a classifier's probs (I, K) give, for write_run(recorded=BONE)."""
+    """Return the columns of per_image.csv that a classifier's probs (I, K) give, for write_run(recorded=BONE)."""
     probs = np.asarray(probs)
     truth = np.array([list(classes).index(target) for target in targets])
     log_loss = -np.log(probs[np.arange(len(truth)), truth])
@@ -128,7 +128,7 @@ def of_classes(targets: Sequence[str], probs: ArrayLike, classes: Sequence[str] 
 def simulate(
     rng: np.random.Generator, num_seeds: int, num_images: int, effect: float = 0.0, run_sd: float = 0.006
 ) -> tuple[Array, Array]:
-    """Returns Dice-like values (S, I) of two arms, of which the first is better by effect.
+    """Return Dice-like values (S, I) of two arms, of which the first is better by effect.
 
     y = 0.9 + image (sd 0.04, the same in both arms) + arm × image (0.01) + run (run_sd) + residual (0.015).
     """
@@ -144,7 +144,7 @@ def simulate(
 
 
 def _metrics(means: Mapping[str, float], epochs: int, special: Columns) -> dict[str, Array]:
-    """Returns the columns of metrics.csv: validation ends at its means, and the training images are ahead by 0.01."""
+    """Return the columns of metrics.csv: validation ends at its means, and the training images are ahead by 0.01."""
     epoch = np.arange(1, epochs + 1)
     left = (1 - epoch / epochs) ** 3
     ahead = {name: 0.01 if _better(name) == "max" else -0.01 for name in means}
@@ -161,7 +161,7 @@ def _means(images: Columns) -> dict[str, float]:
 
 
 def _ending(rows: Mapping[str, Array], monitor: str) -> dict[str, Any]:
-    """Returns what run.json gains when a run is completed."""
+    """Return what run.json gains when a run is completed."""
     sign = 1 if _better(monitor[4:]) == "max" else -1
     last, best = len(rows["epoch"]), int(np.nanargmax(sign * rows[monitor])) + 1
     val = {name: column for name, column in rows.items() if name.startswith("val/")}
@@ -181,7 +181,7 @@ def _better(name: str) -> str:
 
 
 def _with_losses(images: Columns) -> Columns:
-    """Returns images with the losses that a run on masks has, where only Dice is said."""
+    """Return images with the losses that a run on masks has, where only Dice is given."""
     loss = 1 - np.asarray(images.get("dice", 1.0))
     return {"loss": loss, "bce": loss, "soft_dice_loss": loss, **images} if "dice" in images else images
 
@@ -193,7 +193,7 @@ def _fingerprint(parts: Mapping[str, Sequence[str]], files: str) -> dict[str, st
 
 
 def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the config of these dotted keys: metadata.flatten backwards."""
+    """Return the config of these dotted keys: metadata.flatten backwards."""
     config: dict[str, Any] = {}
     for key, leaf in leaves.items():
         *above, name = key.split(".")
@@ -205,7 +205,7 @@ def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, *tables: Columns) -> None:
-    """Writes tables of the same columns, one below the other; floats in full."""
+    """Write tables of the same columns, one below the other; floats in full."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(tables[0])

@@ -63,7 +63,7 @@ PREPARED = {
 }  # read by the setup
 
 
-def test_no_choice_has_been_lost():
+def test_all_choices_are_found():
     """A new file is found by itself, and needs no change here."""
     found = {group: sum(g == group for g, _ in CHOICES) for group in GROUPS}
     assert all(found[group] >= number for group, number in GROUPS.items()), found
@@ -79,7 +79,7 @@ def test_composes(group, choice):
 
 
 def leaves(node: DictConfig, prefix: str = "") -> list[str]:
-    """Returns the dotted keys of all leaves, but for Hydra's own."""
+    """Return the dotted keys of all leaves, but for Hydra's own."""
     keys = []
     for key in map(str, node):
         child = node._get_node(key)
@@ -91,7 +91,7 @@ def leaves(node: DictConfig, prefix: str = "") -> list[str]:
 
 
 def built(group: str, config: DictConfig) -> Any:
-    """Returns something picklable that shows all there is to see of what the group's node builds."""
+    """Return something picklable that shows all there is to see of what the group's node builds."""
     torch.manual_seed(0)
     if group == "model":
         model = build("config", config.model)

@@ -25,7 +25,7 @@ DERIVED += ("derived.positive=0", "derived.image_size_px=32", "derived.steps=30"
 
 @cache
 def resolved(name: str, scale: str = "full") -> DictConfig:
-    """Returns a config as a run would record it, on the images of nobody."""
+    """Return a config as a run would record it, on images that do not exist."""
     root = () if name in PHANTOMS else ("dataset.root=anywhere",)
     config = compose_config(f"experiment={name}", f"scale={scale}", *root, *DERIVED)
     OmegaConf.resolve(config)
@@ -37,7 +37,7 @@ def published_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RUNCARD_VGG16", raising=False)
 
 
-def test_no_config_has_been_lost():
+def test_all_experiments_are_found():
     folders = [name.rpartition("/")[0] for name in EXPERIMENTS]
     assert {folder: folders.count(folder) for folder in folders} == IN_FOLDER
 
@@ -106,7 +106,7 @@ AUGMENTATIONS = {
 
 
 def augmentation(config: DictConfig) -> tuple[Any, ...] | None:
-    """Returns rotation in degrees, shifts, zoom and the chance of a horizontal flip; None where nothing is changed."""
+    """Return rotation in degrees, shifts, zoom and the chance of a horizontal flip; None where nothing is changed."""
     transforms = plain(config)["augmentation"]["transforms"]
     if not transforms:
         return None
@@ -214,7 +214,7 @@ def test_the_bridge_ends_at_4e():
 
 
 def vgg16(base: int, channels: int, size: int, head: list[int], logits: int) -> int:
-    """Returns the parameters of a VGG16: 13 convolutions of 3x3 and the dense layers, each with its biases."""
+    """Return the parameters of a VGG16: 13 convolutions of 3x3 and the dense layers, each with its biases."""
     widths = [base * multiple for multiple in (1, 1, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8)]
     convolutions = sum(9 * i * o + o for i, o in pairwise([channels, *widths]))
     return convolutions + sum(i * o + o for i, o in pairwise([widths[-1] * (size // 32) ** 2, *head, logits]))
@@ -267,15 +267,15 @@ def test_a_config_trains(name, course, monkeypatch):
     monkeypatch.setenv("RUNCARD_VGG16", "random")
     images = [override.format(course) for override in OTHER_IMAGES.get(name, ("dataset.root={}",))]
     config = compose_config(f"experiment={name}", "train.accelerator=cpu", *images)
-    parts = build_setup(config, choices={})
-    batch = next(iter(parts.loaders.train))
+    setup = build_setup(config, choices={})
+    batch = next(iter(setup.loaders.train))
     settings = resolved(name)
     assert batch.images.shape[::2] == (settings.train.batch_size, settings.dataset.image_size_px)
-    loss = parts.loss(parts.network(batch.images), batch.targets)
-    parts.fabric.backward(loss)
+    loss = setup.loss(setup.network(batch.images), batch.targets)
+    setup.fabric.backward(loss)
     assert loss.isfinite()
-    trained = [p for p in parts.model.parameters() if p.requires_grad]
+    trained = [p for p in setup.model.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     if name not in OTHER_IMAGES:
-        assert parts.num_parameters == NUM_PARAMETERS[name]
+        assert setup.num_parameters == NUM_PARAMETERS[name]
         assert sum(p.numel() for p in trained) == (3_211_521 if name in HEADS else NUM_PARAMETERS[name])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from conftest import ONE_THREAD, ROOT
 
@@ -15,22 +15,23 @@ BLOCK = re.compile(r"^(?:`([\w./]+)`\n\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | 
 GROUPS = ("dataset", "model", "loss", "metric", "augmentation")
 
 
-def test_page_works_as_written(tmp_path):
-    shutil.copy(ROOT / "train.py", tmp_path)
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+COMMANDS = {"python": sys.executable, "runcard": str(Path(sys.executable).with_name("runcard"))}
+
+
+def test_page_works_as_written_in_an_empty_folder(tmp_path):
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     files = {name: text for name, language, text in blocks if language in ("python", "yaml")}
     commands = [shlex.split(line) for _, language, text in blocks if language == "sh" for line in text.splitlines()]
     assert all(files), "a block without the name of its file"
     assert len(files) + 2 == len(blocks), "a name twice, or a block that is neither a file nor commands"
     for name, content in files.items():
-        assert not (tmp_path / name).exists(), f"{name} would overwrite a file of the project"
+        assert not (ROOT / name).exists(), f"{name} would replace a file of Runcard"
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
 
-    for python, *arguments in commands:
-        assert python == "python"
+    for command, *arguments in commands:
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, timeout=120
+            [COMMANDS[command], *arguments], cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""

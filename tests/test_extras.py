@@ -13,7 +13,7 @@ BONE = ("dataset=phantom_bone", "model=vgg16", "loss=bce", "model.head=[8]", "tr
 
 
 def without(missing: str, argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs train.py or runcard as if a package were not installed."""
+    """Run train.py or runcard as if a package were not installed."""
     start = "runpy.run_path(sys.argv[0], run_name='__main__')"
     if argv[0] == "runcard":
         start = "runpy.run_module('runcard.cli').get('main')()"

@@ -99,7 +99,7 @@ PACKINGS = {
 
 
 @st.composite
-def pictures(draw: st.DrawFn) -> bytes:
+def images(draw: st.DrawFn) -> bytes:
     """Whole files that Pillow writes, of any of its modes, turned or not."""
     kind, mode = draw(st.sampled_from([(kind, mode) for kind, modes in WRITABLE.items() for mode in modes]))
     width, height = draw(st.integers(1, 40)), draw(st.integers(1, 40))
@@ -128,7 +128,7 @@ def pictures(draw: st.DrawFn) -> bytes:
 
 
 def claiming(content: bytes, width: int, height: int) -> bytes:
-    """Returns a picture whose header says another size, each format in its own place; others come back as they are."""
+    """Return an image whose header says another size, each format in its own place; others come back as they are."""
     if content.startswith(b"\x89PNG"):
         header = b"IHDR" + struct.pack(">II", width, height) + content[24:29]
         return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
@@ -155,8 +155,8 @@ SIZES = st.sampled_from([0, 1, 7, 41, 300, 20_000, 60_000, 2**31 - 1])
 
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
-    """Pictures, of which most lost their end, hold other bytes, claim another size or have more behind them."""
-    content = draw(st.one_of(pictures(), raw_pngs()))
+    """Images, of which most lost their end, hold other bytes, claim another size or have more behind them."""
+    content = draw(st.one_of(images(), raw_pngs()))
     if draw(st.integers(0, 7)) == 0:
         content = claiming(content, draw(SIZES), draw(SIZES))
     for how in draw(st.lists(st.sampled_from(["cut", "other bytes", "zeros", "junk"]), max_size=2)):
@@ -189,7 +189,7 @@ def written(folder: Path, suffix: str, content: bytes) -> Path:
 
 
 def read_or_refused(path: Path, read: Callable[[Path], np.ndarray]) -> np.ndarray | None:
-    """Returns what is read of a file, or None where it is refused by name."""
+    """Return what is read of a file, or None where it is refused by name."""
     try:
         with guarded():
             return read(path)
@@ -230,11 +230,11 @@ def test_any_bytes_are_a_mask_or_are_refused(folder, content, suffix, num_classe
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-@pytest.mark.parametrize("side", [11_000, 30_000])
-def test_a_header_that_claims_a_huge_picture_takes_no_memory(folder, kind, side):
+@pytest.mark.parametrize("side_px", [11_000, 30_000])
+def test_a_header_that_claims_a_huge_image_takes_no_memory(folder, kind, side_px):
     file = io.BytesIO()
     Image.new("RGB", (40, 40)).save(file, kind)
-    path = written(folder, "png", claiming(file.getvalue(), side, side))
+    path = written(folder, "png", claiming(file.getvalue(), side_px, side_px))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert read_or_refused(path, read_image) is None
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
@@ -255,7 +255,7 @@ FILES = ("image", "image", "mask", "mask", "empty", "text", "pipe", "self", "now
 
 
 def save(kind: str, path: Path) -> None:
-    """Writes a small image, a mask, a file that is neither, a pipe, or a link to itself, nowhere, up or an image."""
+    """Write a small image, a mask, a file that is neither, a pipe, or a link to itself, nowhere, up or an image."""
     match kind:
         case "image" | "mask":
             values = np.arange(48, dtype=np.uint8) * 5 if kind == "image" else np.repeat(np.uint8([0, 255]), 24)
@@ -275,7 +275,7 @@ def save(kind: str, path: Path) -> None:
 
 @st.composite
 def odd_files(draw: st.DrawFn, folders: list[str]) -> list[tuple[str, str]]:
-    """Returns up to four (path, kind), in the folders or in others."""
+    """Return up to four (path, kind), in the folders or in others."""
     places = st.sampled_from(folders) | st.lists(mostly(NAMES, UNPRINTABLE), max_size=3).map("/".join)
     names = st.tuples(STEMS, st.sampled_from([".png", ".png", ".PNG", ".jpg", ".txt", ""])).map("".join)
     paths = st.tuples(places, names).map("/".join)
@@ -283,7 +283,7 @@ def odd_files(draw: st.DrawFn, folders: list[str]) -> list[tuple[str, str]]:
 
 
 def planted(root: Path, files: list[tuple[str, str]]) -> None:
-    """Writes files, but those whose folder is a file or whose name is taken."""
+    """Write files, but those whose folder is a file or whose name is taken."""
     for name, kind in files:
         path = root / name.lstrip("/")
         with suppress(OSError):
@@ -360,7 +360,7 @@ IDS = mostly(st.from_regex(r"p[0-5]_[0-9]{1,2}", fullmatch=True), st.text("ab1 Ã
     data=st.data(),
 )
 @settings(fuzz, max_examples=250)
-def test_any_split_parts_the_images_or_is_refused(ids, kind, fractions, seed, num_folds, fold, group_regex, data):
+def test_any_split_has_every_image_once_or_is_refused(ids, kind, fractions, seed, num_folds, fold, group_regex, data):
     count = len(ids)
     labels = data.draw(st.none() | st.lists(st.integers(0, 2), min_size=count, max_size=count))
     parts = st.sampled_from(["train", "train", "val", "test"])
@@ -382,10 +382,10 @@ def test_any_split_parts_the_images_or_is_refused(ids, kind, fractions, seed, nu
     assert all(type(i) is int for members in split.values() for i in members)
     assert split["train"]
     assert split["val"]
-    sides = {part: {groups[i] for i in members} for part, members in split.items()}
+    groups_of = {part: {groups[i] for i in members} for part, members in split.items()}
     if kind != "given":
-        assert sides["train"].isdisjoint(sides["val"])
-        assert "test" in (given or []) or sides["test"].isdisjoint(sides["train"] | sides["val"])
+        assert groups_of["train"].isdisjoint(groups_of["val"])
+        assert "test" in (given or []) or groups_of["test"].isdisjoint(groups_of["train"] | groups_of["val"])
     assert all(groups)
     if given and kind != "given":
         assert set(split["test"]) >= {i for i, part in enumerate(given) if part == "test"}

@@ -16,7 +16,7 @@ SMALL = ("dataset=lung_ct", "dataset.image_size_px=32", "model.base=2", "train.e
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """Returns the bin/ of a new environment with Runcard's wheel, which sees the other packages of this one."""
+    """Return the bin/ of a new environment with Runcard's wheel, which sees the other packages of this one."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
@@ -33,7 +33,7 @@ def installed(tmp_path_factory):
 
 @pytest.fixture
 def runcard(installed, tmp_path):
-    """Returns a function that gives a command of the installed Runcard in an empty folder."""
+    """Return a function that gives a command of the installed Runcard in an empty folder."""
 
     def command(*arguments: str) -> str:
         done = subprocess.run(

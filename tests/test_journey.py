@@ -12,7 +12,7 @@ from runcard.models.unet import UNet
 from runcard.training.checkpoint import load_weights, read_weights
 
 
-def test_a_key_goes_all_the_way(train, tmp_path):
+def test_key_reaches_every_stage(train, tmp_path):
     done = train(*TINY, "model=unet", "loss=dice", "model.base=8", "run_dir=outputs/journey/a")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -55,7 +55,7 @@ class Life:
 
 
 def live(folder: Path, delay: float | None) -> Life:
-    """Runs the command; sends SIGKILL delay seconds after its first step line, or lets it end by itself."""
+    """Run the command; send SIGKILL delay seconds after its first step line, or let it end by itself."""
     command = [sys.executable, str(ROOT / "train.py"), *CONFIG, f"run_dir={folder}"]
     lines, times, timer = [], [], None
     environment = os.environ | {
@@ -76,12 +76,12 @@ def live(folder: Path, delay: float | None) -> Life:
 
 
 def unfinished(folder: Path) -> dict[str, int]:
-    """Returns the temporary files in checkpoints/, with the times of their last write."""
+    """Return the temporary files in checkpoints/, with the times of their last write."""
     return {path.name: path.stat().st_mtime_ns for path in (folder / "checkpoints").glob(".*.tmp*")}
 
 
 def kind_of_kill(life: Life, before: dict[str, int], after: dict[str, int]) -> str:
-    """Says where a kill fell, by what is left: a file that this process had begun, or the last line it printed."""
+    """Say where a kill fell, by what is left: a file that this process had begun, or the last line it printed."""
     begun = [name for name, written in after.items() if before.get(name) != written]
     if begun:
         return "writing " + " and ".join(sorted(name.partition(".tmp")[0].lstrip(".") for name in begun))

@@ -35,7 +35,7 @@ def tree(path: Path) -> ast.Module:
 
 
 def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
-    """Returns the dotted names that these statements import; `from a import b` gives a and a.b."""
+    """Return the dotted names that these statements import; `from a import b` gives a and a.b."""
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -47,12 +47,12 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
 
 
 def imports(module: str) -> set[str]:
-    """Returns all that a module imports, inside functions and under TYPE_CHECKING too."""
+    """Return all that a module imports, inside functions and under TYPE_CHECKING too."""
     return imported(ast.walk(tree(MODULES[module])))
 
 
 def top_level(path: Path) -> set[str]:
-    """Returns what importing a module imports: not what is inside functions or under TYPE_CHECKING."""
+    """Return what importing a module imports: not what is inside functions or under TYPE_CHECKING."""
     return imported([node for node in tree(path).body if isinstance(node, (ast.Import, ast.ImportFrom))])
 
 
@@ -61,12 +61,12 @@ def within(names: set[str], *packages: str) -> set[str]:
 
 
 def modules(names: set[str]) -> set[str]:
-    """Returns the modules of the house among imported names."""
+    """Return Runcard's own modules among imported names."""
     return names & (set(MODULES) - {"runcard"})
 
 
 def package(module: str) -> str:
-    """Returns the package, or the module at the top, that a module belongs to."""
+    """Return the package, or the module at the top, that a module belongs to."""
     return module.split(".")[1]
 
 
@@ -75,7 +75,7 @@ def leaf_of(module: str) -> str | None:
 
 
 def calls(module: str) -> set[str]:
-    """Returns the last name of everything that a module calls."""
+    """Return the last name of everything that a module calls."""
     functions = [node.func for node in ast.walk(tree(MODULES[module])) if isinstance(node, ast.Call)]
     return {
         f.attr if isinstance(f, ast.Attribute) else f.id for f in functions if isinstance(f, (ast.Attribute, ast.Name))
@@ -105,7 +105,7 @@ def test_no_import_runs_upward(module):
         assert place[other] < place[own], f"{module} imports from {other}"
 
 
-def test_no_circle():
+def test_no_circular_import():
     """Neither between files nor, by the layers, between packages."""
     waiting = {module: modules(imports(module)) - {module} for module in MODULES}
     while free := [module for module, needed in waiting.items() if not needed & set(waiting)]:
@@ -115,7 +115,7 @@ def test_no_circle():
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if leaf_of(m)])
-def test_a_leaf_knows_no_other_leaf_and_no_config(module):
+def test_leaf_imports_no_other_leaf_and_no_config(module):
     assert {leaf_of(name) for name in modules(imports(module))} <= {leaf_of(module), None}
     assert not within(imports(module), "hydra", "omegaconf", "lightning_fabric")
 
@@ -129,7 +129,7 @@ def test_only_a_yaml_names_a_leaf(module):
 @pytest.mark.parametrize(
     "module", sorted(m for m in MODULES if m != "runcard" and package(m) not in ("config", "experiment", "study"))
 )
-def test_only_the_composition_knows_hydra(module):
+def test_only_the_composition_imports_hydra(module):
     assert not within(imports(module), "hydra", "omegaconf")
 
 
@@ -188,7 +188,7 @@ def test_comparing_needs_no_torch():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_is_a_drawer(module):
+def test_no_module_has_a_catch_all_name(module):
     assert not {"utils", "util", "common", "helpers", "helper", "misc"} & set(module.split("."))
 
 

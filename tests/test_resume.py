@@ -69,7 +69,7 @@ def next_second():
 
 
 def scalars(folder):
-    """Returns {tag: [(step, value), …]} as TensorBoard reads them."""
+    """Return {tag: [(step, value), …]} as TensorBoard reads them."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -133,7 +133,7 @@ def test_interrupted_between_folder_and_first_epoch(run_config, monkeypatch, tmp
     assert run_json(tmp_path / "a")["status"] == "completed"
 
 
-def test_a_diverged_run_says_so(run_config, tmp_path):
+def test_diverged_run_is_reported(run_config, tmp_path):
     for session in (1, 2):  # given again it goes on, and fails again
         with pytest.raises(UserError, match=r"(?s)at epoch \d, step \d+: training has diverged.*optimizer\.lr"):
             run_config("a", *TINY, "optimizer.lr=1e30")

@@ -14,14 +14,14 @@ def composed(*overrides: str) -> ExperimentSetup:
     return build_setup(compose_config(*TINY, "augmentation=light", *overrides), choices={})
 
 
-def weights(parts: ExperimentSetup) -> dict[str, Tensor]:
-    return {name: parameter.detach() for name, parameter in parts.model.named_parameters()}
+def weights(setup: ExperimentSetup) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in setup.model.named_parameters()}
 
 
-def first_epoch(parts: ExperimentSetup) -> tuple[Tensor, Tensor]:
-    """Returns the augmented images of the first epoch, and their order."""
-    parts.loaders.train_sampler.set_epoch(1)
-    images, _, indices = (torch.cat(tensors) for tensors in zip(*parts.loaders.train, strict=True))
+def first_epoch(setup: ExperimentSetup) -> tuple[Tensor, Tensor]:
+    """Return the augmented images of the first epoch, and their order."""
+    setup.loaders.train_sampler.set_epoch(1)
+    images, _, indices = (torch.cat(tensors) for tensors in zip(*setup.loaders.train, strict=True))
     return images, indices
 
 
@@ -105,8 +105,8 @@ def test_changing_the_seed_of_the_split_changes_the_split_alone(dice):
 def test_initial_convolutions_and_order_are_kept(change, dice):
     other = composed(*change)
     ours, theirs = (
-        [(type(m), m.weight, m.bias) for m in parts.model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-        for parts in (dice, other)
+        [(type(m), m.weight, m.bias) for m in setup.model.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
+        for setup in (dice, other)
     )
     assert len(ours) == len(theirs) == 2 * 9 + 4 + 1
     for (kind, *mine), (other_kind, *yours) in zip(ours, theirs, strict=True):

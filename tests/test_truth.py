@@ -16,23 +16,23 @@ SMALLER = ("dataset.image_size_px=32", "dataset.num_images=80", "train.epochs=20
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("house")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
     for name in ("train.py", "conf", "experiments"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
 
-def study(house: Path) -> subprocess.CompletedProcess[str]:
+def study(project: Path) -> subprocess.CompletedProcess[str]:
     command = [str(Path(sys.executable).with_name("runcard")), "study", "experiments/phantoms/study.yml", *SMALLER]
     return subprocess.run(
-        [*command, "name=truth"], cwd=house, env=ONE_THREAD, capture_output=True, text=True, timeout=600, check=True
+        [*command, "name=truth"], cwd=project, env=ONE_THREAD, capture_output=True, text=True, timeout=600, check=True
     )
 
 
-def test_the_verdicts_are_right(house):
-    last = study(house).stdout.splitlines()[-1]
-    folder = house / "outputs" / "truth"
+def test_the_verdicts_are_right(project):
+    last = study(project).stdout.splitlines()[-1]
+    folder = project / "outputs" / "truth"
     assert Path(last) == Path("outputs/truth/report.html")
     answers = {answer.question.key: answer for answer in of_study(folder).answers}
     planted, nothing = answers["planted_dice"], answers["nothing_dice"]
@@ -46,5 +46,5 @@ def test_the_verdicts_are_right(house):
     for answer in answers.values():
         assert escape(answer.verdict.sentence, quote=False) in page
 
-    again = study(house).stdout
+    again = study(project).stdout
     assert "images/s" not in again, "all is done already"

@@ -33,9 +33,9 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samples, str]]:
     make_setup = session.make_setup
 
     def spy(*arguments):
-        parts = make_setup(*arguments)
-        seen.append((parts.data.samples, digest(parts.data.samples)))
-        return parts
+        setup = make_setup(*arguments)
+        seen.append((setup.data.samples, digest(setup.data.samples)))
+        return setup
 
     monkeypatch.setattr(session, "make_setup", spy)
     return seen
@@ -70,7 +70,7 @@ def test_decoded_samples_cannot_be_written_to(run_config, composed):
             array += 1
 
 
-def test_a_sample_changed_behind_our_back_fails_the_run(run_config, monkeypatch):
+def test_sample_changed_in_memory_fails_the_run(run_config, monkeypatch):
     def paint(self: PredictionFigures, epoch: int, _: object) -> dict:
         if epoch == 2:  # the last, after it was evaluated
             writable = self.samples.images.base

@@ -31,7 +31,7 @@ SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    """Gives each process one thread, as conftest gives this one: on a busy machine two can be far slower."""
+    """Give each process one thread, as conftest gives this one: on a busy machine two can be far slower."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -72,11 +72,11 @@ def test_folder_names_are_distinct():
         ("model.dropout_at=[]", "model.dropout_at="),
     ],
 )
-def test_signs_that_a_folder_cannot_have_still_count(one, other):
+def test_replaced_characters_keep_folder_names_distinct(one, other):
     assert folder_name(one) != folder_name(other)
 
 
-def test_folder_names_say_the_overrides():
+def test_folder_names_show_the_overrides():
     assert folder_name("loss=bce,model.dropout=0.2") == "loss=bce,model.dropout=0.2"
     assert folder_name("") == "defaults"
     assert folder_name("++dataset.folder=a,seed=1") == "dataset.folder=a,seed=1", "as the same key without ++"
@@ -117,12 +117,12 @@ def test_a_sweep_over_experiments_runs(train, tmp_path):
 
 
 def table(done):
-    """Returns (value, folder) of each line of the table at the end of a sweep; a folder may be relative."""
+    """Return (value, folder) of each line of the table at the end of a sweep; a folder may be relative."""
     rows = done.stdout[done.stdout.rindex("best value") :].splitlines()[1:]
     return [(row.split("  ")[0], row.rpartition("  ")[2].strip()) for row in rows if row.strip()]
 
 
-def test_a_sweep_and_the_same_again(train, tmp_path):
+def test_repeated_sweep_trains_nothing(train, tmp_path):
     command = ("-m", *SMALL, "loss=bce,dice", "model.dropout=0,0.2", "name=dropout")
     done = train(*command)
     assert (done.returncode, done.stderr) == (0, "")
@@ -160,6 +160,14 @@ def test_a_sweep_goes_on_after_a_failure(train, tmp_path):
     (folder,) = [p for p in (tmp_path / "outputs" / "fails").iterdir() if p.is_dir()]
     assert "model.base=4" in folder.name
     assert run_json(folder)["status"] == "completed"
+
+
+def test_sweep_over_models_names_the_one_that_lacks_a_key(train):
+    done = train("-m", *SMALL, "model=vgg16,unet", "model.dropout_at=[concat]", "name=models")
+    assert done.returncode == 2
+    assert done.stderr.startswith("model.dropout_at: no such option of model=vgg16 (runcard.models.vgg16.VGG16).")
+    assert len(done.stderr.splitlines()) == 1
+    assert float(table(done)[1][0]) > 0
 
 
 def test_a_sweep_of_no_jobs_is_an_error(train, tmp_path):
@@ -215,7 +223,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("overrides", "words"), MISTAKES, ids=[overrides for overrides, _ in MISTAKES])
-def test_explains(overrides, words):
+def test_message_of_a_wrong_override(overrides, words):
     arguments = overrides.split()
     with initialize_config_dir(str(ROOT / "conf")), pytest.raises(HydraException) as raised:
         compose("config", arguments)
@@ -228,7 +236,7 @@ def test_explains(overrides, words):
 
 
 def assert_mistake(done, tmp_path, *words):
-    """Checks a mistake's answer: exit code 2, one to four lines, no traceback, and nothing left on the disk."""
+    """Check a mistake's answer: exit code 2, one to four lines, no traceback, and nothing left on the disk."""
     assert done.returncode == 2, done.stderr
     assert [word for word in words if word not in done.stderr] == []
     assert 1 <= len(done.stderr.strip().splitlines()) <= 4
@@ -252,7 +260,7 @@ def test_a_config_that_cannot_run(train, tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize("root", [(), ("dataset.root=nowhere",)])
-def test_a_data_set_must_be_somewhere(run_config, tmp_path, root):
+def test_missing_data_folder_is_a_user_error(run_config, tmp_path, root):
     with pytest.raises(UserError, match=r"dataset\.root"):
         run_config("a", *TINY[2:], "dataset=lungs", *root)
     assert not (tmp_path / "a").exists()
@@ -271,7 +279,7 @@ def test_interrupted_before_the_first_epoch_leaves_no_folder(tmp_path):
 
 
 def interrupted(tmp_path, sign):
-    """Starts a long training, sends the signal after the first line of its second epoch, and returns how it ended."""
+    """Start a long training, sends the signal after the first line of its second epoch, and return how it ended."""
     settings = (
         *TINY,
         "train.epochs=1000",
@@ -337,7 +345,7 @@ def test_the_config_can_be_seen_without_running_it(train, tmp_path):
 
 
 def rerun_command(run):
-    """Returns the arguments of train.py that `make rerun RUN=run` gives."""
+    """Return the arguments of train.py that `make rerun RUN=run` gives."""
     make = subprocess.run(
         ["make", "-n", "-C", str(ROOT), "rerun", f"RUN={run}"], capture_output=True, text=True, check=True
     )

@@ -19,7 +19,7 @@ HOSTILE += ["numpy.load", "pathlib.Path.touch", "shutil.copyfile", "runcard.file
 
 
 @pytest.mark.parametrize("target", HOSTILE)
-def test_a_target_of_elsewhere_is_refused_at_any_depth(target):
+def test_untrusted_target_is_refused_at_any_depth(target):
     config = {"model": {"_target_": "runcard.models.unet.UNet", "parts": [{"a": {"_target_": target}}]}}
     with pytest.raises(UserError) as caught:
         check_targets(config, [])
@@ -27,12 +27,12 @@ def test_a_target_of_elsewhere_is_refused_at_any_depth(target):
     assert f"trust=[{target.partition('.')[0]}]" in str(caught.value)
 
 
-def test_what_a_target_resolves_to_must_be_written_out():
+def test_interpolated_target_is_refused():
     with pytest.raises(UserError, match="_target_"):
         check_targets({"_target_": "${oc.env:TARGET}"}, [])
 
 
-def test_a_trusted_package_is_that_package_alone():
+def test_trust_covers_that_package_alone():
     check_targets({"_target_": "mine.Model"}, ["mine"])
     with pytest.raises(UserError):
         check_targets({"_target_": "mine_too.Model"}, ["mine"])
@@ -46,18 +46,18 @@ def test_trust_is_a_list_of_packages(names):
         parse_config(config)
 
 
-def test_a_run_with_a_target_of_elsewhere_never_starts():
+def test_run_with_an_untrusted_target_does_not_start():
     with pytest.raises(UserError, match=r"loss._target_: pathlib.Path.touch is not an object of a trusted package"):
         build_setup(compose_config(*TINY, "loss._target_=pathlib.Path.touch"))
 
 
 @pytest.mark.parametrize("target", ["torch.nn.functional.torch.load", "runcard.losses.dice.torch.hub.load"])
-def test_what_a_trusted_name_leads_to_must_lie_there_too(target):
+def test_object_behind_a_trusted_name_must_be_trusted_too(target):
     with pytest.raises(UserError, match="not in the Hydra execution whitelist"):
         build("loss", {"_target_": target, "f": "x", "repo_or_dir": "x", "model": "x"})
 
 
-def test_a_run_folder_of_somebody_elses_runs_nothing(run_config, tmp_path):
+def test_hostile_run_folder_runs_no_code(run_config, tmp_path):
     """explain reads the config in the header of the weights, audit --against the one in run.json."""
     from safetensors.torch import load_file, save_file
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import urlparse
+
 import pytest
+import torch
+import torchvision
 from conftest import TINY
+
+from runcard.errors import UserError
 
 TINY_MASKS = [override for override in TINY if not override.startswith("model.")] + ["train.epochs=1", "loss=dice"]
 TINY_CLASSES = [*TINY_MASKS, "dataset=phantom_bone", "loss=cross_entropy"]
 
 
 def node(group: str, **values: object) -> list[str]:
-    """Returns the overrides that put these keys in place of a group's; $ stands for derived."""
+    """Return the overrides that put these keys in place of a group's; $ stands for derived."""
     dotted = [f"+{group}.{key}={value}" for key, value in values.items()]
     return [f"~{group}", *dotted]
 
@@ -108,12 +115,34 @@ def test_objects_of_torch_and_torchvision(run_config, overrides):
     ],
     ids=["smp model", "smp loss", "timm vit", "monai model", "monai loss"],
 )
-def test_objects_of_the_zoo(run_config, package, overrides):
+def test_objects_of_optional_libraries(run_config, package, overrides):
     pytest.importorskip(package, reason="an extra: pip install -e .[zoo]")
     assert (run_config("a", *overrides, f"trust=[{package}]") / "metrics.csv").exists()
 
 
-def test_a_module_beside_train_py_is_found_by_training_and_by_the_audit(train, tmp_path):
+def test_layer_behind_pretrained_weights(run_config, monkeypatch, tmp_path):
+    """The file in torch's cache has random values: torchvision checks a file's hash only when it downloads it."""
+    file = Path(urlparse(torchvision.models.ResNet18_Weights.DEFAULT.url).path).name
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    torch.save(torchvision.models.resnet18().state_dict(), checkpoints / file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    resnet = "{_target_:torchvision.models.resnet18,weights:DEFAULT}"
+    head = "{_target_:torch.nn.Linear,in_features:1000,out_features:'${derived.out_channels}'}"
+    model = node("model", _target_="torch.nn.Sequential", _args_=f"[{resnet},{head}]")
+    assert (run_config("a", *TINY_CLASSES, *model, "dataset.channels=3") / "metrics.csv").exists()
+
+
+def test_model_with_a_dict_as_output_is_refused_with_its_key(run_config):
+    values = {"weights_backbone": "null", "num_classes": "${derived.out_channels}"}
+    model = node("model", _target_="torchvision.models.segmentation.lraspp_mobilenet_v3_large", **values)
+    with pytest.raises(UserError) as caught:
+        run_config("a", *TINY_MASKS, *model, "dataset.channels=3")
+    assert "gives a dict with the keys out, not a tensor of logits" in str(caught.value)
+    assert "return model(images)['out']" in str(caught.value)
+
+
+def test_module_in_the_working_folder_is_trained_once_trusted(train, tmp_path):
     (tmp_path / "my_losses.py").write_text(
         "import torch\n\n\nclass Mine(torch.nn.Module):\n"
         "    def forward(self, logits, targets):\n"

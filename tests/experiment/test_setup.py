@@ -1,4 +1,4 @@
-"""From a config to parts: every key has an effect, and every mistake of a config is reported before anything starts."""
+"""From a config to a setup: every key has an effect, and every mistake is reported before anything starts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tiny() -> ExperimentSetup:
 
 @pytest.fixture(scope="module")
 def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten films with masks of 0, 1 and 2, of two patients' five each."""
+    """Ten images with masks of 0, 1 and 2, two of each of five patients."""
     root = tmp_path_factory.mktemp("lungs")
     (root / "Image").mkdir()
     (root / "Mask").mkdir()
@@ -58,9 +58,9 @@ def three_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Films of two classes in given folders for training and validation."""
-    root = tmp_path_factory.mktemp("films")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of two classes in given folders for training and validation."""
+    root = tmp_path_factory.mktemp("labelled")
     for i, part in enumerate(["train"] * 6 + ["validation"] * 2):
         folder = root / part / ("AFF", "NFF")[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,21 +71,21 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Every key has an effect
 
 
-def lines_of_an_epoch(parts: ExperimentSetup) -> int:
-    """Returns how many lines a log file gets within an epoch."""
+def lines_of_an_epoch(setup: ExperimentSetup) -> int:
+    """Return how many lines a log file gets within an epoch."""
     console = Console(file=StringIO())
-    progress = Progress(console, parts.train, len(parts.loaders.train), "val/dice")
+    progress = Progress(console, setup.train, len(setup.loaders.train), "val/dice")
     for step in range(1, 5):
         progress.step(1, step, 4, 0.5)
     return console.file.getvalue().count("\n")
 
 
-def first_images(parts: ExperimentSetup) -> torch.Tensor:
-    return next(iter(parts.loaders.val)).images
+def first_images(setup: ExperimentSetup) -> torch.Tensor:
+    return next(iter(setup.loaders.val)).images
 
 
-def split_sizes(parts: ExperimentSetup) -> list[int]:
-    return [len(members) for members in parts.data.split.values()]
+def split_sizes(setup: ExperimentSetup) -> list[int]:
+    return [len(members) for members in setup.data.split.values()]
 
 
 # key -> (another value, what shows it, what that shows with TINY's value, and with the other). What fit() reads as it
@@ -121,11 +121,11 @@ ELSEWHERE = {  # key -> the test that sees it
     "train.extend": "tests of the run folder",
     "train.explain_images": "tests/test_explain.py",
     "train.cache_features": "tests/test_features.py",
-    "dataset.split.kind": "test_the_kind_of_the_split",
-    "dataset.split.seed": "test_the_kind_of_the_split",
-    "dataset.split.fold": "test_the_kind_of_the_split",
+    "dataset.split.kind": "test_split_kind_seed_and_fold_change_the_split",
+    "dataset.split.seed": "test_split_kind_seed_and_fold_change_the_split",
+    "dataset.split.fold": "test_split_kind_seed_and_fold_change_the_split",
     "dataset.split.num_folds": "tests/data/test_splits.py",
-    "scheduler.monitor": "test_a_plateau_watches_what_the_card_names",
+    "scheduler.monitor": "test_plateau_monitors_what_the_config_names",
 }
 
 
@@ -140,7 +140,7 @@ def test_a_key_has_an_effect(key, tiny):
         torch.use_deterministic_algorithms(False)
 
 
-def test_no_key_is_without_a_test():
+def test_every_key_has_a_test():
     config = compose_config()
     keys = {f"train.{key}" for key in config.train} | {f"dataset.split.{key}" for key in config.dataset.split}
     keys |= {f"dataset.{key}" for key in ("image_size_px", "channels", "normalization", "positive")}
@@ -160,14 +160,14 @@ def test_workers_are_kept_between_epochs_where_there_are_any():
     assert kept == {(0, "true"): False, (0, "false"): False, (1, "true"): True, (1, "false"): False}
 
 
-def test_the_kind_of_the_split(tiny, films):
+def test_split_kind_seed_and_fold_change_the_split(tiny, labelled):
     def val(*overrides: str) -> list[int]:
         return composed(*overrides).data.split["val"]
 
     folds = [val("dataset.split.kind=kfold", f"dataset.split.fold={fold}") for fold in range(5)]
     assert sorted(i for fold in folds for i in fold) == list(range(20))
     assert val("dataset.split.seed=1") != tiny.data.split["val"]
-    given = composed("dataset=image_folder", f"dataset.root={films}", "model=vgg16", "model.base=2")
+    given = composed("dataset=image_folder", f"dataset.root={labelled}", "model=vgg16", "model.base=2")
     assert [given.data.samples.ids[i] for i in given.data.split["val"]] == [
         "validation/AFF/6.png",
         "validation/NFF/7.png",
@@ -176,18 +176,18 @@ def test_the_kind_of_the_split(tiny, films):
 
 
 def test_groups_stay_together(three_classes):
-    parts = composed(
+    setup = composed(
         "dataset=lungs",
         f"dataset.root={three_classes}",
         "dataset.classes=[background, lung, heart]",
         r"dataset.split.group_regex='^(p\d)_'",
     )
-    assert parts.data.groups == ["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3", "p4", "p4"]
-    assert len({parts.data.groups[i] for i in parts.data.split["val"]}) == 1
-    assert len(parts.data.split["val"]) == 2
+    assert setup.data.groups == ["p0", "p0", "p1", "p1", "p2", "p2", "p3", "p3", "p4", "p4"]
+    assert len({setup.data.groups[i] for i in setup.data.split["val"]}) == 1
+    assert len(setup.data.split["val"]) == 2
 
 
-def test_a_plateau_watches_what_the_config_names(tiny):
+def test_plateau_monitors_what_the_config_names(tiny):
     assert tiny.schedule.monitor is None
     assert composed("scheduler=plateau").schedule.monitor == "val/loss"
     dice = composed("scheduler=plateau", "scheduler.monitor=train_eval/dice", "scheduler.rule.mode=max")
@@ -216,22 +216,22 @@ def test_a_plateau_watches_what_the_config_names(tiny):
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_derived_values(overrides, derived):
-    parts = composed(*overrides)
-    assert {key: parts.config["derived"][key] for key in derived} == derived
-    outputs = parts.model.head if hasattr(parts.model, "head") else parts.model.classifier[-1]
-    assert len(outputs.weight) == parts.config["derived"]["out_channels"]
+    setup = composed(*overrides)
+    assert {key: setup.config["derived"][key] for key in derived} == derived
+    outputs = setup.model.head if hasattr(setup.model, "head") else setup.model.classifier[-1]
+    assert len(outputs.weight) == setup.config["derived"]["out_channels"]
 
 
 @pytest.mark.parametrize(("loss", "num_logits"), [("dice", 3), ("cross_entropy", 3)])
 def test_three_classes_have_three_logits(loss, num_logits, three_classes):
-    parts = composed(
+    setup = composed(
         f"loss={loss}", "dataset=lungs", f"dataset.root={three_classes}", "dataset.classes=[background, lung, heart]"
     )
-    assert parts.config["derived"]["out_channels"] == num_logits
-    assert parts.data.samples.targets.max() == 2
+    assert setup.config["derived"]["out_channels"] == num_logits
+    assert setup.data.samples.targets.max() == 2
 
 
-def test_the_recorded_config_is_the_one_that_was_given(tiny):
+def test_recorded_config_is_the_given_one(tiny):
     assert "in_channels: ???" in tiny.config_yaml, "nobody types the derived values, in a saved config neither"
     assert "${derived.out_channels}" in tiny.config_yaml
     assert tiny.config["model"]["out_channels"] == 1
@@ -346,14 +346,14 @@ def said_of(*overrides: str) -> str:
 
 @pytest.mark.filterwarnings("ignore:Argument:UserWarning")
 @pytest.mark.parametrize(("overrides", "words"), MISTAKES, ids=[overrides for overrides, _ in MISTAKES])
-def test_a_mistake_is_told_in_a_few_words(overrides, words):
+def test_mistake_gives_a_message_of_at_most_four_lines(overrides, words):
     said = said_of(*overrides.split())
     assert said.startswith(words[0])
     assert all(word in said for word in words)
     assert 1 <= len(said.splitlines()) <= 4
 
 
-def test_bce_with_three_classes_names_both_sides_and_what_would_fit(three_classes):
+def test_bce_with_three_classes_names_loss_classes_and_fitting_losses(three_classes):
     said = said_of(
         "loss=bce", "dataset=lungs", f"dataset.root={three_classes}", "dataset.classes=[background, lung, heart]"
     )
@@ -363,22 +363,22 @@ def test_bce_with_three_classes_names_both_sides_and_what_would_fit(three_classe
     )
 
 
-def test_more_classes_in_a_mask_than_the_config_names_is_told_with_the_file(three_classes):
+def test_more_classes_in_a_mask_than_the_config_names_are_reported_with_the_file(three_classes):
     *lines, way = said_of("dataset=lungs", f"dataset.root={three_classes}").splitlines()
     assert len(lines) == 10
     assert way == "runcard audit lists all faults.", "no mask would be left"
     assert lines[0].startswith(f"{three_classes / 'Mask' / 'p0_0.png'}: not a mask: ")
 
 
-def test_one_class_is_too_few(films):
+def test_one_class_is_too_few(labelled):
     said = said_of(
-        *("dataset=image_folder", f"dataset.root={films}", "dataset.classes=[AFF]", "model=vgg16", "model.base=2")
+        *("dataset=image_folder", f"dataset.root={labelled}", "dataset.classes=[AFF]", "model=vgg16", "model.base=2")
     )
     assert said.startswith("dataset.classes: at least two classes are needed, got ['AFF']")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_told():
+def test_missing_gpu_is_reported():
     said = said_of("train.accelerator=gpu")
     assert said.startswith("train.accelerator=gpu: no GPU was found")
     assert "train.accelerator=auto or cpu" in said

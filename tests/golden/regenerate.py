@@ -1,4 +1,4 @@
-"""Writes trace.json anew: `make golden`, after a change that is meant to change numbers, and only then.
+"""Write trace.json anew: `make golden`, after a change that is meant to change numbers, and only then.
 
 The trace is made with AVX2 instructions on one thread, whatever the processor has beyond them: AVX-512 sums in another
 order, and six epochs of two steps let that grow to 5e-4.
@@ -22,7 +22,7 @@ INSTRUCTIONS = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OM
 
 
 def measure() -> dict[str, Any]:
-    """Returns the traces and the versions that they were made with, from a process of its own.
+    """Return the traces and the versions that they were made with, from a process of its own.
 
     The instructions must be chosen before torch is loaded.
     """

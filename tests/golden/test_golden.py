@@ -8,7 +8,7 @@ import pytest
 from golden.regenerate import COLUMNS, PATH, measure
 
 
-def test_losses_are_what_they_were():
+def test_losses_equal_the_golden_trace():
     golden, now = json.loads(PATH.read_text()), measure()
     assert now["traces"].keys() == golden["traces"].keys() == {"masks", "classes"}
     for name, expected in golden["traces"].items():

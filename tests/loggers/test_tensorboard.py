@@ -39,7 +39,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A completed run of three epochs with two pictures."""
+    """A completed run of three epochs with two prediction figures."""
     folder = tmp_path_factory.mktemp("tracking") / "a"
     run(compose_config(*CONFIG), folder, CONFIG, choices={"model": "unet"})
     return folder
@@ -103,7 +103,7 @@ def test_both_losses_on_one_chart(events):
     assert set(charts[0].multiline.tag) <= set(events.Tags()["scalars"]), "a line without points"
 
 
-def test_pictures(events):
+def test_prediction_figures(events):
     steps = {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
     assert steps == {"train/first_batch": [0], "val/predictions": [1, 3], "val/confusion": [3]}
     for tag in steps:
@@ -147,7 +147,7 @@ class Backend:
         return get_experiment.Handler(self.request, self.context, "", api_pb2.GetExperimentRequest()).run()
 
     def sessions(self):
-        """Returns {run: session}; every run is a group of its own."""
+        """Return {run: session}; every run is a group of its own."""
         states = [api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE, api_pb2.STATUS_RUNNING]
         columns = [
             *(api_pb2.ColParams(hparam=info.name) for info in self.experiment().hparam_infos),

@@ -50,7 +50,7 @@ COUNTED: list[type[Dice | PooledDice | IoU | Sensitivity | Specificity | Precisi
 
 
 def of_sigmoid(logits: Tensor) -> Tensor:
-    """Logits (N, ...) -> probabilities (N, 2, ...), as the house makes them."""
+    """Logits (N, ...) -> probabilities (N, 2, ...), as runcard.training.evaluation.probabilities gives them."""
     p = logits.sigmoid()
     return torch.stack([1 - p, p], dim=1)
 

@@ -26,7 +26,7 @@ def square(top: int, left: int, side: int) -> Tensor:
 
 
 def of_masks(predictions: Tensor, truth: Tensor, pixel_mm: float | None = None) -> tuple[list[float], list[float]]:
-    """Returns both metrics' values for class maps (N, H, W), predicted with certainty."""
+    """Return both metrics' values for class maps (N, H, W), predicted with certainty."""
     num_classes = int(max(predictions.max(), truth.max(), 1)) + 1
     probs = F.one_hot(predictions, num_classes).movedim(-1, 1).float()
     values = []
@@ -63,7 +63,7 @@ def test_distances_by_hand(prediction: Tensor, truth: Tensor, expected: tuple[fl
         assert (*hausdorff, *average) == pytest.approx(expected)
 
 
-def test_images_stay_apart_and_pixels_become_mm() -> None:
+def test_distances_are_per_image_and_in_mm() -> None:
     predictions, truth = (torch.stack([row[i] for row in TABLE]) for i in (0, 1))
     for pixel_mm in (None, 0.5):
         for column, values in enumerate(of_masks(predictions, truth, pixel_mm)):

@@ -1,4 +1,4 @@
-"""Pretrained VGG16: which weights come from the file, what is frozen, and what is said of a file that does not fit."""
+"""Pretrained VGG16: which weights come from the file, what is frozen, and what is reported of an unsuitable file."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_random_weights_need_no_file_and_a_saved_model_neither():
     assert pretrained(weights="gone.pth") is not None
 
 
-def test_a_file_that_does_not_fit_is_named_with_what_is_wrong(theirs, tmp_path):
+def test_unsuitable_file_is_named_with_the_reason(theirs, tmp_path):
     def error(name: str) -> str:
         with pytest.raises(UserError) as raised:
             pretrained(weights=str(tmp_path / name)).load_pretrained_weights()
@@ -167,7 +167,7 @@ def test_imagenet_is_downloaded_once_and_verified(published, theirs):
         pretrained(weights="imagenet").load_pretrained_weights()
 
 
-def test_offline_the_error_says_which_file_from_where_and_where_to_put_it(published):
+def test_offline_error_names_file_url_and_place(published):
     source, cached = published
     source.unlink()
     with pytest.raises(UserError) as raised:

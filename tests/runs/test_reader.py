@@ -69,7 +69,7 @@ def test_ten_comes_after_two(tmp_path):
         (lambda folder: (folder / "split.json").unlink(), "metrics.csv, per_image.csv or split.json"),
     ],
 )
-def test_a_damaged_folder_is_told(tmp_path, damage, reason):
+def test_damaged_folder_is_reported(tmp_path, damage, reason):
     damage(write_run(tmp_path / "run"))
     run, why = read_run(tmp_path / "run")
     assert run is None
@@ -111,7 +111,7 @@ def needed_keys(part: type[Part], prefix: str = ""):
         ("epochs", 61, "metrics.csv has 60 epochs, or not in order; run.json says 61"),
     ],
 )
-def test_a_damaged_run_json_is_told(tmp_path, key, value, reason):
+def test_damaged_run_json_is_reported(tmp_path, key, value, reason):
     folder = write_run(tmp_path / "run")
     metadata = json.loads((folder / "run.json").read_text())
     put(metadata, key, value)
@@ -156,7 +156,7 @@ def test_a_damaged_run_json_is_told(tmp_path, key, value, reason):
         ("split.json", lambda lines: ['{"train": [], "val": ["a"], "test": []}'], "or damaged (string indices must be"),
     ],
 )
-def test_files_that_do_not_fit_each_other_are_told(tmp_path, file, change, reason):
+def test_inconsistent_files_are_reported(tmp_path, file, change, reason):
     folder = write_run(tmp_path / "run")
     lines = (folder / file).read_text().splitlines()
     (folder / file).write_text("\n".join(change(lines)) + "\n")
@@ -172,7 +172,7 @@ def test_an_infinite_value_is_none(tmp_path):
     np.testing.assert_array_equal(run.images().values["dice"], [0.9, np.nan, np.nan, 0.8])
 
 
-def test_one_damaged_folder_stops_no_other_and_what_was_moved_aside_is_not_there(tmp_path, monkeypatch):
+def test_damaged_folder_stops_no_other_and_folders_moved_aside_are_ignored(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("sweep/a", "sweep/a.old1", "sweep/b", "sweep/c.older"):
         write_run(tmp_path / name)
@@ -243,7 +243,7 @@ def test_power_leaves_out_the_arms_of_one_seed(sweep):
         (["power", "{sweep}/a0"], "one seed; how far seeds differ takes at least two. Run seed=0,1."),
     ],
 )
-def test_a_mistake_is_told_in_words(sweep, monkeypatch, capsys, arguments, message):
+def test_mistake_gives_a_message_and_exit_code_2(sweep, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(sweep.parent)
     questions = ROOT / "experiments" / "lab4" / "study.yml"
     monkeypatch.setattr(sys, "argv", ["runcard", *(a.format(sweep=sweep, study=questions) for a in arguments)])

@@ -44,7 +44,7 @@ def a(finished, tmp_path):
 
 
 def contents(folder):
-    """Returns {path: bytes} of everything in folder."""
+    """Return {path: bytes} of everything in folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
@@ -153,7 +153,7 @@ def changed_code(monkeypatch):
     monkeypatch.setattr("runcard.runs.writer.code_hash", lambda: "another")
 
 
-def test_changed_code_is_said(a, monkeypatch, capsys):
+def test_changed_code_is_reported(a, monkeypatch, capsys):
     changed_code(monkeypatch)
     assert start(a) == run_json(a)["best"]["value"]
     assert "warning: runcard's code has changed since" in capsys.readouterr().out
@@ -168,7 +168,7 @@ def test_overwrite_runs_it_again_as_the_warning_says(a, monkeypatch, tmp_path):
 
 @pytest.fixture
 def lungs(tmp_path):
-    """Ten films with masks, as a person would bring them."""
+    """Ten images with masks, as users have them."""
     rng = np.random.default_rng(0)
     for folder in ("Image", "Mask"):
         (tmp_path / "lungs" / folder).mkdir(parents=True)
@@ -188,12 +188,12 @@ def test_other_data_are_refused(lungs, tmp_path):
     cfg.dataset.root = str(moved)
     assert run(copy.deepcopy(cfg), tmp_path / "a", [], choices={}) >= 0, "the same files under another root"
 
-    film = moved / "Image" / "3.png"
-    content = film.read_bytes()
-    film.write_bytes(content + b"\0")  # one byte after the image's end: no pixel differs, the file does
+    image = moved / "Image" / "3.png"
+    content = image.read_bytes()
+    image.write_bytes(content + b"\0")  # one byte after the image's end: no pixel differs, the file does
     with pytest.raises(UserError, match="a run of the same config on other data"):
         run(copy.deepcopy(cfg), tmp_path / "a", [], choices={})
-    film.write_bytes(content)
+    image.write_bytes(content)
     assert run(cfg, tmp_path / "a", [], choices={}) >= 0
 
 
@@ -255,7 +255,7 @@ def test_differing_keys():
 # What is written
 
 
-def test_run_json_is_whole(finished):
+def test_run_json_is_complete(finished):
     record = run_json(finished)
     session = record["sessions"][0]
     assert (record["schema"], record["status"], record["error"], record["parent"]) == (5, "completed", None, None)
@@ -291,7 +291,7 @@ def test_run_json_is_whole(finished):
     assert record["best"]["value"] == float(best["val/dice"]) == record["best"]["values"]["val/dice"]
 
 
-def test_split_json_parts_the_images(finished):
+def test_split_json_has_every_image_once(finished):
     split = json.loads((finished / "split.json").read_text())
     ids = [member["id"] for members in split.values() for member in members]
     assert {part: len(members) for part, members in split.items()} == {"train": 16, "val": 4, "test": 0}
@@ -339,7 +339,7 @@ def test_a_full_disk_in_mid_training(tmp_path, monkeypatch, name):
 
 
 def went_on(folder, undisturbed, name):
-    """Checks what a full disk left at epoch 1, and that the run, given again, ends as if nothing had been."""
+    """Check what a full disk left at epoch 1, and that the run, given again, ends as if nothing had been."""
     record = run_json(folder)
     assert record["status"] == "failed"
     assert "the disk is full" in record["error"]

@@ -144,7 +144,7 @@ def test_pseudo_values_of_auroc_have_its_value_as_mean_and_delongs_variance() ->
     assert pseudo.var(ddof=1) / 80 == pytest.approx(delong, rel=0.05)
 
 
-def test_a_statistic_that_a_single_group_carries_is_refused_in_words() -> None:
+def test_statistic_that_depends_on_a_single_group_is_refused_with_a_message() -> None:
     truth, score = np.array([True, False, False, True]), np.array([0.9, 0.1, 0.2, 0.8])
 
     def statistic(kept: np.ndarray) -> float:
@@ -189,7 +189,7 @@ def test_ranks_by_counting() -> None:
     assert ranks_differ(np.full(3, np.inf), np.full(3, np.inf)) == 1
 
 
-def test_kappa_and_jaccard_are_scikit_learns() -> None:
+def test_kappa_and_jaccard_agree_with_scikit_learn() -> None:
     truth, decided = np.random.default_rng(0).integers(0, 3, (2, 50))
     assert cohen_kappa(truth, decided) == pytest.approx(sklearn.metrics.cohen_kappa_score(truth, decided))
     assert mean_jaccard(truth, decided) == pytest.approx(sklearn.metrics.jaccard_score(truth, decided, average="macro"))

@@ -11,7 +11,7 @@ from runcard.stats.power import VarianceComponents
 RUNS = VarianceComponents(runs=(0.012**2, 0.012**2), images=2 * 0.01**2, residual=(0.015**2, 0.015**2))
 
 
-def test_as_many_runs_and_images_as_there_are_have_the_same_error() -> None:
+def test_planned_error_of_the_present_design_equals_the_observed_one() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 4, 30)) + rng.normal(size=(2, 4, 1)) + rng.normal(size=(2, 1, 30))
     measured, planned = difference(a, b), VarianceComponents.of(a, b).planned(4, 30)

@@ -79,7 +79,7 @@ def leftovers(folder: Path) -> list[str]:
     return [p.name for p in folder.rglob("*") if ".tmp" in p.name]
 
 
-def test_no_optimizer_or_scheduler_has_been_lost():
+def test_all_optimizers_and_schedulers_are_found():
     assert len(OPTIMIZERS) >= 3
     assert len(SCHEDULERS) >= 4
 
@@ -212,7 +212,7 @@ def test_json_has_no_nan(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_a_users_matter_and_keeps_the_last_checkpoint(code, tmp_path, monkeypatch):
+def test_full_disk_is_a_user_error_and_keeps_the_last_checkpoint(code, tmp_path, monkeypatch):
     training = Training(tmp_path)
     training.checkpoint.save(State(1))
     training.checkpoint.save_best()
@@ -237,7 +237,7 @@ def test_a_full_disk_is_a_users_matter_and_keeps_the_last_checkpoint(code, tmp_p
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
 @pytest.mark.parametrize("name", ["last", "best"])
-def test_a_disk_that_fills_up_while_writing_is_told_as_such(name, tmp_path):
+def test_disk_that_fills_up_while_writing_is_reported(name, tmp_path):
     training = Training(tmp_path)
     training.checkpoint.save(State(1))
     training.checkpoint.save_best()
@@ -251,7 +251,7 @@ def test_a_disk_that_fills_up_while_writing_is_told_as_such(name, tmp_path):
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.99])
-def test_truncated_weights_are_told_by_name(part, tmp_path):
+def test_truncated_weights_are_reported_with_the_file(part, tmp_path):
     training = Training(tmp_path)
     training.checkpoint.save_best()
     path = training.checkpoint.best
@@ -260,19 +260,19 @@ def test_truncated_weights_are_told_by_name(part, tmp_path):
         load_weights(path, training.model)
 
 
-def test_missing_weights_are_told_by_name(tmp_path):
+def test_missing_weights_are_reported_with_the_file(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.safetensors: weights cannot be read"):
         read_weights(tmp_path / "nowhere.safetensors")
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
-def test_weights_without_a_config_are_told_by_name(metadata, tmp_path):
+def test_weights_without_a_config_are_reported_with_the_file(metadata, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(UserError, match=r"x.safetensors: .*config"):
         read_weights(tmp_path / "x.safetensors")
 
 
-def test_a_damaged_last_ckpt_is_told_by_name(tmp_path):
+def test_damaged_last_ckpt_is_reported_with_the_file(tmp_path):
     training = Training(tmp_path)
     training.checkpoint.save(State(1))
     training.checkpoint.last.write_bytes(training.checkpoint.last.read_bytes()[:500])

@@ -35,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def numbers(folder: Path) -> list[dict[str, str]]:
-    """Returns metrics.csv without what it says of time."""
+    """Return metrics.csv without what it says of time."""
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
@@ -82,7 +82,7 @@ def test_a_run_trained_longer_equals_one_that_long(run_config, weights):
     assert same_weights(longer, straight)
 
 
-def test_a_damaged_file_of_features_is_made_again(run_config, weights):
+def test_damaged_file_of_features_is_computed_again(run_config, weights):
     first = run_config("first", *BONE, weights)
     (path,) = (first.parent / "outputs" / ".features").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
@@ -96,12 +96,12 @@ def composed(*overrides: str) -> ExperimentSetup:
 
 
 def key(*overrides: str) -> str:
-    parts = composed(*overrides)
-    front, _ = parts.model.frozen_and_trained()
-    return feature_key(front, parts.images, parts.precision, parts.fabric.device.type)
+    setup = composed(*overrides)
+    front, _ = setup.model.frozen_and_trained()
+    return feature_key(front, setup.images, setup.precision, setup.fabric.device.type)
 
 
-def test_the_key_knows_all_that_the_features_depend_on_and_nothing_else(weights, tmp_path):
+def test_key_covers_all_that_the_features_depend_on_and_nothing_else(weights, tmp_path):
     content = load_file(weights.partition("=")[2])
     content["features.28.bias"][5] += 1e-6
     save_file(content, tmp_path / "changed.safetensors")
@@ -119,27 +119,27 @@ def test_the_key_knows_all_that_the_features_depend_on_and_nothing_else(weights,
     assert len({first, *others}) == len(others) + 1
 
 
-def test_two_runs_at_once_make_the_features_once(weights, tmp_path):
-    parts = composed(weights, f"train.cache_dir={tmp_path}")
-    front, _ = parts.model.frozen_and_trained()
-    lock = FileLock(tmp_path / f"{feature_key(front, parts.images, parts.precision, parts.fabric.device.type)}.lock")
+def test_two_concurrent_runs_compute_the_features_once(weights, tmp_path):
+    setup = composed(weights, f"train.cache_dir={tmp_path}")
+    front, _ = setup.model.frozen_and_trained()
+    lock = FileLock(tmp_path / f"{feature_key(front, setup.images, setup.precision, setup.fabric.device.type)}.lock")
     reported, found = StringIO(), []
     with lock:
-        other = Thread(target=lambda: found.append(with_cached_features(parts, Console(file=reported))[1]))
+        other = Thread(target=lambda: found.append(with_cached_features(setup, Console(file=reported))[1]))
         other.start()
         other.join(1)
         assert other.is_alive(), "it waits for the one that has begun"
     other.join()
     assert "another run makes the same features" in reported.getvalue()
-    again = with_cached_features(parts, Console(file=reported))[1]
+    again = with_cached_features(setup, Console(file=reported))[1]
     assert (found[0]["reused"], again["reused"]) == (False, True)
 
 
-def test_a_folder_that_cannot_hold_them_is_told_before_they_are_made(weights, tmp_path):
+def test_folder_that_cannot_hold_the_features_is_reported_before_they_are_computed(weights, tmp_path):
     (tmp_path / "file").write_text("")
-    parts = composed(weights, f"train.cache_dir={tmp_path / 'file'}")
+    setup = composed(weights, f"train.cache_dir={tmp_path / 'file'}")
     with pytest.raises(UserError, match=r"train.cache_dir: .* cannot be written: .*train.cache_features=never"):
-        with_cached_features(parts, Console(file=StringIO()))
+        with_cached_features(setup, Console(file=StringIO()))
 
 
 def test_features_too_large_to_keep_are_not_cached(monkeypatch):
@@ -151,14 +151,14 @@ def test_features_too_large_to_keep_are_not_cached(monkeypatch):
         composed("model.weights=random", "train.cache_features=always")
 
 
-def test_a_saved_config_has_the_weights_and_not_the_environments_word(run_config, monkeypatch):
+def test_saved_config_has_the_weights_and_not_the_environment_variable(run_config, monkeypatch):
     monkeypatch.setenv("RUNCARD_VGG16", "random")
     folder = run_config("a", *BONE)
     assert "weights: random" in (folder / ".hydra" / "config.yaml").read_text()
     assert "${derived.in_channels}" in (folder / ".hydra" / "config.yaml").read_text()
 
 
-def test_chosen_by_itself_only_where_it_is_exact():
+def test_auto_caches_only_where_it_is_exact():
     assert composed("model.weights=random").cache_features
     assert not composed("model.weights=random", "train.cache_features=never").cache_features
     assert not composed("model.weights=random", "augmentation=light").cache_features
@@ -173,7 +173,7 @@ def test_chosen_by_itself_only_where_it_is_exact():
         ("model.freeze=none", "nothing of model=vgg16_pretrained is frozen"),
     ],
 )
-def test_forced_where_it_would_be_wrong_it_is_refused_with_the_reason(override, message):
+def test_caching_that_would_be_wrong_is_refused_with_the_reason(override, message):
     with pytest.raises(UserError, match=message):
         composed("model.weights=random", "train.cache_features=always", override)
 

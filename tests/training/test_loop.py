@@ -43,7 +43,7 @@ def composed(*overrides: str) -> ExperimentSetup:
 class Trained:
     """What fit() was given, and what it left."""
 
-    parts: ExperimentSetup
+    setup: ExperimentSetup
     state: State
     rows: list[dict[str, Any]]
     checkpoint: Checkpoint
@@ -52,23 +52,23 @@ class Trained:
         return [row[name] for row in self.rows]
 
     def weights(self) -> list[Tensor]:
-        return [p.detach().clone() for p in self.parts.model.parameters()]
+        return [p.detach().clone() for p in self.setup.model.parameters()]
 
 
 def train(
-    folder: Path, *overrides: str, change: Callable[[ExperimentSetup], ExperimentSetup] = lambda parts: parts
+    folder: Path, *overrides: str, change: Callable[[ExperimentSetup], ExperimentSetup] = lambda setup: setup
 ) -> Trained:
-    """Runs fit() on a config, from the beginning or from the checkpoint in folder."""
-    parts = change(composed(*overrides))
-    checkpoint = Checkpoint(folder, parts.model, parts.optimizer, parts.schedule.rule, parts.config)
+    """Run fit() on a config, from the beginning or from the checkpoint in folder."""
+    setup = change(composed(*overrides))
+    checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     state = checkpoint.resume()
-    progress = Progress(Console(file=StringIO()), parts.train, len(parts.loaders.train), parts.monitor.name)
-    tracker = TensorBoardLogger(folder, state.epoch, progress, PredictionFigures(parts).epoch)
+    progress = Progress(Console(file=StringIO()), setup.train, len(setup.loaders.train), setup.monitor.name)
+    tracker = TensorBoardLogger(folder, state.epoch, progress, PredictionFigures(setup).epoch)
     try:
-        state = fit_setup(parts, state, checkpoint, tracker)
+        state = fit_setup(setup, state, checkpoint, tracker)
     finally:
         tracker.close("interrupted")
-    return Trained(parts, state, tracker.rows, checkpoint)
+    return Trained(setup, state, tracker.rows, checkpoint)
 
 
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
@@ -105,7 +105,7 @@ def test_a_frozen_part_keeps_its_batch_statistics_and_drops_nothing():
 def test_a_last_group_of_fewer_batches_is_a_step_too(tmp_path):
     trained = train(tmp_path, "train.accumulate_steps=3", "train.epochs=1")  # 16 images: 3 batches of 4, and 1
     assert trained.state.step == 2
-    assert trained.parts.config["derived"]["steps"] == 2
+    assert trained.setup.config["derived"]["steps"] == 2
 
 
 def test_clip_grad_norm_bounds_the_update(tmp_path):
@@ -126,23 +126,23 @@ def test_clip_grad_norm_bounds_the_update(tmp_path):
 def test_train_loss_is_the_mean_over_images_of_what_was_trained_on(tmp_path):
     """With nothing moving, the running loss of all training images is the loss that evaluation finds."""
     trained = train(tmp_path, *PLAIN, "optimizer.lr=0", "train.epochs=1", "dataset.num_images=18")
-    parts = trained.parts
-    loader = DataLoader(parts.loaders.train.dataset, 1, sampler=EpochSampler(parts.data.split["train"], 0, False, None))
-    everything = evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
+    setup = trained.setup
+    loader = DataLoader(setup.loaders.train.dataset, 1, sampler=EpochSampler(setup.data.split["train"], 0, False, None))
+    everything = evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
     assert trained.column("train/loss") == pytest.approx([everything.values["loss"]], rel=1e-5)
 
 
 def test_the_model_trains_in_training_mode_and_is_evaluated_in_evaluation_mode(tmp_path):
     seen = []
 
-    def watched(parts: ExperimentSetup) -> ExperimentSetup:
-        parts.model.register_forward_pre_hook(lambda model, _: seen.append((model.training, torch.is_grad_enabled())))
-        return parts
+    def watched(setup: ExperimentSetup) -> ExperimentSetup:
+        setup.model.register_forward_pre_hook(lambda model, _: seen.append((model.training, torch.is_grad_enabled())))
+        return setup
 
     trained = train(tmp_path, "model.dropout=0.5", change=watched)
     epoch = [(True, True)] * 4 + [(False, False)] * 2  # 16 training images, then train_eval and val, 4 images each
     assert seen == 2 * epoch
-    assert not trained.parts.model.training
+    assert not trained.setup.model.training
 
 
 # NaN
@@ -177,8 +177,8 @@ class Poison(nn.Module):
 def test_a_nan_never_reaches_the_optimizer(spoil, said, tmp_path):
     kept: list[ExperimentSetup] = []
 
-    def poisoned(parts: ExperimentSetup) -> ExperimentSetup:
-        kept.append(replace(parts, loss=Poison(parts.model, spoil)))
+    def poisoned(setup: ExperimentSetup) -> ExperimentSetup:
+        kept.append(replace(setup, loss=Poison(setup.model, spoil)))
         return kept[0]
 
     with pytest.raises(UserError) as caught:
@@ -186,15 +186,15 @@ def test_a_nan_never_reaches_the_optimizer(spoil, said, tmp_path):
     assert str(caught.value).startswith(f"{said}: ")
     assert "optimizer.lr" in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 4
-    (parts,) = kept
-    assert equal(parts.loss.before, [p.detach() for p in parts.model.parameters()])
-    assert {int(s["step"]) for s in parts.optimizer.state.values()} == {5}
+    (setup,) = kept
+    assert equal(setup.loss.before, [p.detach() for p in setup.model.parameters()])
+    assert {int(s["step"]) for s in setup.optimizer.state.values()} == {5}
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["state"]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in last["model"].values())
 
 
-def test_a_learning_rate_that_explodes_is_told(tmp_path):
+def test_diverging_learning_rate_is_reported(tmp_path):
     with pytest.raises(UserError, match=r"is (nan|inf|-inf) at epoch 1, step [23]: training has diverged"):
         train(tmp_path, "optimizer.lr=1e30", "model.batchnorm=false")
 
@@ -256,7 +256,7 @@ def test_a_schedule_of_steps_moves_after_every_step(tmp_path):
     """16 images in batches of 4, two epochs: 8 steps; the column shows the rate that an epoch began with."""
     trained = train(tmp_path, "scheduler=cosine", "optimizer.lr=0.01")
     assert trained.column("lr") == pytest.approx([0.01, 0.005])
-    assert trained.parts.schedule.rule.get_last_lr() == pytest.approx([0], abs=1e-9)
+    assert trained.setup.schedule.rule.get_last_lr() == pytest.approx([0], abs=1e-9)
     trained = train(tmp_path / "accumulated", "scheduler=cosine", "optimizer.lr=0.01", "train.accumulate_steps=2")
     assert trained.column("lr") == pytest.approx([0.01, 0.005])
 
@@ -272,7 +272,7 @@ def test_without_a_schedule_the_rate_stays(tmp_path):
     assert train(tmp_path, "optimizer.lr=0.01").column("lr") == [0.01, 0.01]
 
 
-def test_a_plateau_goes_by_the_value_that_it_watches(tmp_path):
+def test_plateau_follows_the_value_that_it_monitors(tmp_path):
     """The rates are those of torch's rule given the column that monitor names, and differ between two columns."""
     rates = {}
     for monitor in ("train/loss", "val/bce"):
@@ -299,10 +299,10 @@ def uneven() -> ExperimentSetup:
     return composed("dataset.num_images=25", "model.dropout=0.5")
 
 
-def evaluated(parts: ExperimentSetup, batch_size: int) -> Any:
-    sampler = EpochSampler(parts.data.split["val"], seed=0, shuffle=False, limit=None)
-    loader = DataLoader(parts.loaders.val.dataset, batch_size, sampler=sampler)
-    return evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, loader)
+def evaluated(setup: ExperimentSetup, batch_size: int) -> Any:
+    sampler = EpochSampler(setup.data.split["val"], seed=0, shuffle=False, limit=None)
+    loader = DataLoader(setup.loaders.val.dataset, batch_size, sampler=sampler)
+    return evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
 
 
 def test_evaluation_drops_nothing_and_does_not_depend_on_the_batch_size(uneven):
@@ -347,11 +347,11 @@ def test_evaluating_twice_gives_the_same_and_leaves_the_model_in_evaluation_mode
 
 
 def test_evaluation_of_classes_keeps_the_probabilities():
-    parts = composed(*BONE)
-    evaluation = evaluated(parts, 3)
+    setup = composed(*BONE)
+    evaluation = evaluated(setup, 3)
     assert evaluation.probs.shape == (4, 2)
     assert evaluation.probs.sum(dim=1) == pytest.approx([1] * 4)
-    truth = torch.from_numpy(parts.data.samples.targets[evaluation.indices])
+    truth = torch.from_numpy(setup.data.samples.targets[evaluation.indices])
     assert evaluation.per_image["accuracy"].tolist() == (evaluation.probs.argmax(1) == truth).float().tolist()
 
 
@@ -364,7 +364,7 @@ def test_every_foreground_class_has_a_column(tmp_path):
     assert trained.state.best == min(trained.column("val/hd95")), "a distance is better where it is smaller"
     for row in trained.rows:
         assert row["val/dice"] == pytest.approx((row["val/dice_right"] + row["val/dice_left"]) / 2)
-    per_image = evaluated(trained.parts, 3).per_image
+    per_image = evaluated(trained.setup, 3).per_image
     assert {"dice_right", "dice_left", "hd95", "asd"} <= set(per_image)
     assert torch.allclose(per_image["dice"], (per_image["dice_right"] + per_image["dice_left"]) / 2)
 
@@ -376,10 +376,10 @@ def test_two_scores_cannot_fill_one_column():
 
 @pytest.mark.parametrize("overrides", [(), SIDES, BONE], ids=" ".join)
 def test_the_confusion_matrix_counts_what_the_metrics_score(overrides, tmp_path):
-    parts = composed(*overrides)
-    outcomes = PredictionFigures(parts).write_previews(tmp_path)
-    values = evaluated(parts, 4).values
-    truth = parts.data.samples.targets[parts.data.split["val"]]
+    setup = composed(*overrides)
+    outcomes = PredictionFigures(setup).write_previews(tmp_path)
+    values = evaluated(setup, 4).values
+    truth = setup.data.samples.targets[setup.data.split["val"]]
     assert outcomes.confusion.sum(axis=1).tolist() == np.bincount(truth.ravel()).tolist()
     accuracy = outcomes.confusion.trace() / outcomes.confusion.sum()
     assert accuracy == pytest.approx(values["pixel_accuracy" if truth.ndim > 1 else "accuracy"])
@@ -430,10 +430,10 @@ def test_masks_and_classes_go_through_the_same_loop(overrides, tmp_path):
     trained = train(tmp_path, *overrides)
     assert trained.column("epoch") == [1, 2]
     assert trained.column("step") == [4, 8]
-    names = {f"{part}/{name}" for part in ("train_eval", "val") for name in ("loss", *columns(trained.parts.metrics))}
+    names = {f"{part}/{name}" for part in ("train_eval", "val") for name in ("loss", *columns(trained.setup.metrics))}
     fixed = {"epoch", "step", "lr", "train/loss", "grad_norm", "seconds", "images_per_second"}
     assert set(trained.rows[0]) == fixed | names
-    assert all(math.isfinite(trained.rows[1][name]) for name in ("train/loss", "val/loss", trained.parts.monitor.name))
+    assert all(math.isfinite(trained.rows[1][name]) for name in ("train/loss", "val/loss", trained.setup.monitor.name))
     assert trained.checkpoint.best.exists()
 
 
@@ -455,24 +455,24 @@ def test_interrupted_is_uninterrupted(tmp_path):
     class PulledPlugError(Exception):
         pass
 
-    def fails_in_epoch_3(parts: ExperimentSetup) -> ExperimentSetup:
+    def fails_in_epoch_3(setup: ExperimentSetup) -> ExperimentSetup:
         def hook(model: nn.Module, _: Any) -> None:
-            if model.training and parts.loaders.train_sampler.epoch == 3:
+            if model.training and setup.loaders.train_sampler.epoch == 3:
                 raise PulledPlugError
 
-        parts.model.register_forward_pre_hook(hook)
-        return parts
+        setup.model.register_forward_pre_hook(hook)
+        return setup
 
     with pytest.raises(PulledPlugError):
-        train(tmp_path / "parts", *busy, change=fails_in_epoch_3)
-    resumed = train(tmp_path / "parts", *busy)
+        train(tmp_path / "setup", *busy, change=fails_in_epoch_3)
+    resumed = train(tmp_path / "setup", *busy)
     assert equal(whole.weights(), resumed.weights())
     assert whole.state == resumed.state
     for name in ("epoch", "step", "lr", "train/loss", "val/loss", "val/dice", "grad_norm"):
         assert whole.column(name) == resumed.column(name)
 
 
-def test_one_batch_can_be_learnt_by_heart(tmp_path):
+def test_one_batch_can_be_overfitted(tmp_path):
     batch = ("dataset.num_images=8", "dataset.split.val_fraction=0.5", "dataset.difficulty=0", "train.batch_size=4")
     trained = train(tmp_path, *batch, "train.epochs=45", "optimizer.lr=0.01", "model.depth=2")
     assert trained.column("train_eval/dice")[-1] > 0.95
@@ -482,10 +482,10 @@ def test_one_batch_can_be_learnt_by_heart(tmp_path):
 def test_of_one_image_every_value_per_image_is_kept(tmp_path):
     """torchmetrics makes a scalar of a vector of one: the metric, not the shape, says what is per image."""
     trained = train(tmp_path, "dataset.num_images=10", "dataset.split.val_fraction=0.1", "train.epochs=1")
-    parts = trained.parts
-    evaluation = evaluate(parts.fabric, parts.network, parts.loss, parts.metrics, parts.loaders.val)
+    setup = trained.setup
+    evaluation = evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, setup.loaders.val)
     assert {name: tuple(values.shape) for name, values in evaluation.per_image.items()} == {
-        name: (1,) for name in columns(parts.metrics) if name != "dice_pooled"
+        name: (1,) for name in columns(setup.metrics) if name != "dice_pooled"
     } | {"loss": (1,)}
 
 

@@ -34,7 +34,7 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None = None, whe
     try:
         with initialize_config_dir(str(CONF)):
             return compose("config", [*overrides, *path])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if not is_hydras(error):
             raise  # a bug of ours
         raise UserError(f"{where}{as_message(error, overrides)}") from None

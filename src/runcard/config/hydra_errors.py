@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors as text: the dotted key, the rule, and the nearest valid choices.
+"""Hydra's, OmegaConf's and YAML's errors as text: the dotted key or the file, the rule, the nearest valid choices.
 
 Answers in well under a second: nothing here imports torch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -14,8 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
-from runcard.config.project import CONF, choices_of
+from runcard.config.project import CONF, choices_of, config_folders
+from runcard.config.sweep import relative
 from runcard.errors import did_you_mean
 
 MAX_LISTED = 15  # keys: all at the top of the config
@@ -24,19 +27,41 @@ RENAMED = {  # former name -> its name now
     "augmentation=lab": "augmentation=light",
     "rehearsal": "smoke_test",
 }
+YAML_HINTS = {  # part of the parser's words -> what it usually is
+    "mapping values are not allowed": "is it indented as the lines above? A value with ': ' in it needs quotes.",
+    "expected <block end>": "is it indented as the lines above?",
+    "did not find expected key": "is it indented as the lines above?",
+    "did not find expected '-' indicator": "is it indented as the lines above?",
+    "did not find expected ',' or": "a list or {} of the line above is not closed.",
+    "could not find expected ':'": "a key ends in a colon: key: value.",
+    "tab character": "indent by spaces.",
+    "that cannot start any token": "indent by spaces, not tabs; a value that begins with @ or ` needs quotes.",
+    "found duplicate key": "leave one of the two.",
+    "end of stream": "a quote is not closed.",
+}
 
 
 def is_hydras(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf raised an error of theirs: some of Hydra's are plain ValueErrors."""
-    own = (HydraException, OmegaConfBaseException)
+    """Whether Hydra, OmegaConf or YAML raised an error of theirs: some of Hydra's are plain ValueErrors."""
+    own = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
     return isinstance(error, own) or str(error).startswith("Config group override")
 
 
-def as_message(error: HydraException | OmegaConfBaseException | ValueError, arguments: Sequence[str]) -> str:
+def as_message(
+    error: HydraException | OmegaConfBaseException | YAMLError | ValueError, arguments: Sequence[str]
+) -> str:
     """Return one to four lines for an error of composing a config from the command line's arguments."""
     message = str(error)
+    if isinstance(error, YAMLError):
+        return _invalid_yaml(error)
+    if isinstance(error, UnicodeDecodeError):
+        return f"{_undecodable_file()}: a config is a text file, in UTF-8 ({message})."
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)'", message)):
         return _no_such_choice(*found[1].rpartition("/")[::2])
+    if found := re.match(r"In '(.+)': Could not (?:load|find) '(.+?)'", message):
+        return f"{_file(found[1])}, defaults: {_no_such_choice(*found[2].rpartition('/')[::2])}"
+    if found := re.match(r"Invalid defaults list in '(.+)', (.+)", message):
+        return f"{_file(found[1])}: {found[2]}: each line begins with '- '."
     if isinstance(error, ValueError):
         given = [a.partition("=") for a in arguments]
         wrong = [f"{group}={value}" for group, _, value in given if "." not in group and not value[:1].isalpha()]
@@ -52,10 +77,33 @@ def as_message(error: HydraException | OmegaConfBaseException | ValueError, argu
         return f"{found[0]}: this key has no default and must be given: {found[0]}=…"
     if isinstance(error, InterpolationResolutionError):
         return f"{getattr(error, 'full_key', None) or 'config'}: {message.splitlines()[0]}"
-    said = message.partition("\nSee https")[0]
+    said = (message.strip() or str(error.__cause__)).partition("\nSee https")[0]
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {said}.\nA value with = , [ ( or a space in it is quoted twice: key='\"value\"'."
     return said
+
+
+def _invalid_yaml(error: YAMLError) -> str:
+    """Return the file, the line with its text, and what is wrong there."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:  # bytes that are no text
+        return f"{' '.join(str(error).split())}: a config is a text file, in UTF-8."
+    opened = error.context in ("while scanning a simple key", "while scanning a quoted scalar")
+    mark = error.context_mark if opened and error.context_mark else error.problem_mark  # where it begins, else the end
+    path, problem = Path(mark.name), str(error.problem)
+    hint = next((f": {hint}" for words, hint in YAML_HINTS.items() if words in problem), ".")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    text = f" ({lines[mark.line]!r})" if mark.line < len(lines) else ""
+    return f"{relative(str(path))}, line {mark.line + 1}{text}: invalid YAML: {problem}{hint}"
+
+
+def _undecodable_file() -> str:
+    """Return the first config file that is not UTF-8, which the error does not name."""
+    for path in (path for folder in (*config_folders(), Path("experiments")) for path in folder.rglob("*.yaml")):
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return str(relative(str(path)))
+    return "a file of --config-dir"
 
 
 def _no_such_choice(group: str, choice: str) -> str:
@@ -63,8 +111,11 @@ def _no_such_choice(group: str, choice: str) -> str:
         return f"{group}={choice} is now called {renamed}."
     choices = choices_of(group)
     known = f"The choices are {', '.join(choices)}." if choices else "There are none yet."
-    file = f"conf/{group}/{choice}.yaml".replace("conf/experiment/", "experiments/")
-    return f"{group}={choice}: no such file {file}. {known}{did_you_mean(choice, choices)}"
+    return f"{group}={choice}: no such file {_file(f'{group}/{choice}')}. {known}{did_you_mean(choice, choices)}"
+
+
+def _file(config: str) -> str:
+    return f"conf/{config}.yaml".replace("conf/experiment/", "experiments/")
 
 
 def _no_such_key(key: str, arguments: Sequence[str]) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
+import socket
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -15,7 +19,7 @@ from hydra.utils import execution_whitelist, instantiate
 from omegaconf import DictConfig
 
 from runcard.config.diff import flatten
-from runcard.errors import UserError
+from runcard.errors import UserError, did_you_mean
 
 # What a config may name, by dotted prefix. Not torch as a whole: torch.hub.load, say, runs code of a folder.
 TRUSTED = (
@@ -23,6 +27,14 @@ TRUSTED = (
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms"),
     *("torchmetrics", "albumentations"),
 )
+MISTAKES = (InstantiationException, UserError, ValueError, ImportError, UserWarning, TypeError)  # of arguments
+NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.gaierror, HTTPException)
+NEW_HEAD = (
+    "pretrained weights have classes of their own.\nFor a new head take timm.create_model with pretrained: true and "
+    "num_classes: ${derived.out_channels}, or put a torch.nn.Linear behind the model in a torch.nn.Sequential: see "
+    "docs/how-to.md, pretrained weights of a library."
+)
+HTTP_CLIENTS = ("urllib", "urllib3", "requests", "httpx", "httpcore", "aiohttp", "huggingface_hub")
 
 
 def untrusted_targets(config: object, trust: Sequence[str]) -> list[tuple[str, str]]:
@@ -46,11 +58,14 @@ def _targets(config: object, key: str) -> Iterator[tuple[str, str]]:
             yield from _targets(value, f"{key}[{i}]")
 
 
-def build(group: str, node: DictConfig | Mapping[str, Any], trust: Sequence[str] = ()) -> Any:
+def build(
+    group: str, node: DictConfig | Mapping[str, Any], trust: Sequence[str] = (), choice: str | None = None
+) -> Any:
     """Build the object that a config node names; a mistake in its arguments becomes a UserError with the dotted key.
 
     Mistakes are a ValueError, an unknown or a missing argument, albumentations' warning of an argument that it does
-    not know, a target that cannot be imported, and a target outside of TRUSTED and of the trusted packages.
+    not know, a target that cannot be imported, and a target outside of TRUSTED and of the trusted packages. A failed
+    download, of pretrained weights mostly, is a UserError too. choice is the file that the node is from, for messages.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer release at import
     allowed = execution_whitelist([f"{package}.*" for package in (*TRUSTED, *trust)], reset=True)
@@ -58,13 +73,74 @@ def build(group: str, node: DictConfig | Mapping[str, Any], trust: Sequence[str]
         with warnings.catch_warnings():
             warnings.filterwarnings("error", r"Argument\(s\) ", UserWarning)
             return instantiate(node, _convert_="all", _execution_whitelist_=allowed)
-    except (InstantiationException, UserError, ValueError, ImportError, UserWarning, TypeError) as error:
-        if isinstance(error, TypeError) and not _is_wrong_call(error):
+    except Exception as error:
+        if _is_failed_download(error):
+            raise UserError(_download_hint(group, node, error)) from None
+        if not isinstance(error, MISTAKES) or (isinstance(error, TypeError) and not _is_wrong_call(error)):
             raise  # a bug within the object
         said = "\n".join([str(error), *getattr(error, "__notes__", ())])
         below = found[1] if (found := re.search(r"full_key: (\S+)", said)) else ""  # of a plain dict: within the node
         key = below if below.partition(".")[0] == group else f"{group}.{below}".rstrip(".")
+        if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            raise UserError(_unknown_argument(key, found[1], group, node, choice)) from None
         raise _as_user_error(key, error) from None
+
+
+def _unknown_argument(
+    key: str, argument: str, group: str, node: DictConfig | Mapping[str, Any], choice: str | None
+) -> str:
+    """Return the message for an argument that the object of a key does not take, as one of its sweep's others may."""
+    of = f"{group}={choice} ({node['_target_']})" if choice else str(node["_target_"])
+    names = [name.rpartition(".")[2] for name in flatten(node)]
+    hint = did_you_mean(argument, [name for name in names if name != argument and name[0] != "_"])
+    see = f" See conf/{group.partition('.')[0]}/."
+    return f"{key}.{argument}: no such option of {of}.{hint or see}"
+
+
+def _is_failed_download(error: BaseException) -> bool:
+    """Whether error is of the network: by itself, or by an error that it was raised from."""
+    package = type(error).__module__.partition(".")[0]
+    return (
+        isinstance(error, NETWORK_ERRORS)
+        or package in HTTP_CLIENTS
+        or (error.__cause__ is not None and _is_failed_download(error.__cause__))
+    )
+
+
+def _download_hint(group: str, node: DictConfig | Mapping[str, Any], error: BaseException) -> str:
+    """Return why a download failed, where the file belongs, and how to do without it."""
+    place = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):  # the downloading functions of torch and of Hugging Face
+        values = frame.f_locals
+        if frame.f_code.co_name == "download_url_to_file":
+            place = f"Put a copy of {values['url']} at {values['dst']}"
+        elif frame.f_code.co_name == "hf_hub_download":
+            place = (
+                f"Run `hf download {values['repo_id']}` where there is a network, and copy its cache to "
+                f"{values['cache_dir']}"
+            )
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = str(getattr(error, "reason", error)).partition("\n")[0].rstrip(".")
+    without = " ".join(_without_weights(group, node))
+    ways = [way for way in (place, without and f"do without the weights: {without}") if way]
+    todo = ", or ".join(ways) or "Try again where there is a network"
+    return f"{group}: {node['_target_']} could not download what it needs: {reason}.\n{todo[0].upper()}{todo[1:]}"
+
+
+def _without_weights(group: str, node: DictConfig | Mapping[str, Any]) -> list[str]:
+    """Return the overrides that build an object without pretrained weights, as far as its arguments' names tell."""
+    given = flatten(node)
+    parameters = inspect.signature(target).parameters if callable(target := locate(str(node["_target_"]))) else {}
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    absent = (None, False, inspect.Parameter.empty)
+    weights = {f"{group}.{key}": value for key, value in given.items()}
+    weights |= {f"+{group}.{key}": value for key, value in defaults.items() if key not in given}
+    return [
+        f"{key}={'false' if value is True else 'null'}"
+        for key, value in weights.items()
+        if re.search("weights|pretrained", key.rpartition(".")[2]) and value not in absent
+    ]
 
 
 def build_with(group: str, node: Mapping[str, Any], argument: Any, trust: Sequence[str] = ()) -> Any:
@@ -98,5 +174,7 @@ def _as_user_error(key: str, cause: Exception) -> UserError:
         return UserError(f"{key}.{first['loc'][0]}: {first['msg']}, got {first['input']!r}.")
     if isinstance(cause, ValueError) and re.match(r"[\w.]+ must ", str(cause)):
         return UserError(f"{key}.{cause}")
-    said = " ".join(str(cause).splitlines()[:2])
+    said = " ".join(str(cause).splitlines()[:2]).rstrip(".")
+    if re.match(r"The parameter 'num_classes' expected value \d+ but got", said):  # torchvision's weights
+        return UserError(f"{key}.num_classes: {said}: {NEW_HEAD}")
     return UserError(f"{key}: {said}. See conf/{key.partition('.')[0]}/.")

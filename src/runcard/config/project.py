@@ -49,9 +49,9 @@ class ExperimentsSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Read an experiment."""
-        text = self._file(self._normalize_file_name(config_path)).read_text(encoding="utf-8")
-        header = self._get_header_dict(text)
-        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(text), header)
+        file = self._file(self._normalize_file_name(config_path))
+        header = self._get_header_dict(file.read_text(encoding="utf-8"))
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.load(file), header)  # errors name the file
 
     def is_group(self, config_path: str) -> bool:
         """Whether this is the group or a folder in it."""

@@ -73,15 +73,21 @@ class JobReporter(Callback):
             job_return.status, job_return.return_value = JobStatus.COMPLETED, math.nan
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the table of the sweep; a sweep of no jobs is an error, not a success."""
+        """Print the table of the sweep; a sweep of no jobs is an error, not a success.
+
+        Hydra calls this also while an exception ends the sweep, such as a choice without a file: it must get through.
+        """
         from rich.console import Console
 
         from runcard.console import duration, print_table
 
+        ends_by_exception = sys.exc_info()[0] is not None
         if not self.jobs and "BasicLauncher" in config.hydra.launcher._target_:  # others report in their own processes
             sweep = Path(config.hydra.sweep.dir)
             (sweep / "multirun.yaml").unlink(missing_ok=True)
             remove_if_empty(sweep)
+            if ends_by_exception:
+                return
             show(UserError("the sweep has no jobs: a glob or choice on the command line matches nothing."))
             raise SystemExit(EXIT_USER_ERROR)
         rows = [
@@ -89,7 +95,7 @@ class JobReporter(Callback):
             for _, folder, outcome, seconds in self.jobs
         ]
         print_table(Console(highlight=False), ["best value", "took", "run folder"], rows)
-        if self.exit_code:
+        if self.exit_code and not ends_by_exception:
             raise SystemExit(self.exit_code)
 
 

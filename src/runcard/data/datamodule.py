@@ -30,9 +30,12 @@ class Data:
     positive: int | None
 
 
-def open_source(dataset: DatasetConfig, trust: Sequence[str] = ()) -> Source:
-    """Find the files of the dataset that a config names; nothing is decoded yet. Raises UserError."""
-    source: Source = build("dataset", dataset.node, trust)
+def open_source(dataset: DatasetConfig, trust: Sequence[str] = (), choice: str | None = None) -> Source:
+    """Find the files of the dataset that a config names, in the file choice; nothing is decoded yet.
+
+    Raises UserError.
+    """
+    source: Source = build("dataset", dataset.node, trust, choice)
     lacking = [name for name in REQUIRED if not hasattr(source, name)]
     if lacking:
         raise UserError(

@@ -39,10 +39,12 @@ def check_output(
         first_line = str(error).splitlines()[0]
         raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from error
     if not isinstance(logits, torch.Tensor):
-        keys = f" with the keys {', '.join(map(str, logits))}" if isinstance(logits, Mapping) else ""
+        keys = list(logits) if isinstance(logits, Mapping) else []
+        kind = f"a dict with the keys {', '.join(map(str, keys))}" if keys else f"the type {type(logits).__name__}"
+        logit = f"return model(images)[{keys[0]!r}]" if keys else "return the logits"
         raise UserError(
-            f"{model} gives a {type(logits).__name__}{keys}, not a tensor of logits (N, C, …). Wrap it in a module of "
-            "your own that returns the logits."
+            f"{model} gives {kind}, not a tensor of logits (N, C, …). Wrap it in a module of your own whose forward "
+            f"says: {logit}. docs/how-to.md shows it under pretrained weights of a library."
         )
     expected = (len(targets), out_channels, *targets.shape[1:])
     if tuple(logits.shape) == expected:

@@ -25,7 +25,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     console = Console(soft_wrap=True, highlight=False, markup=False)
     config, plain = parse_config(cfg)
     check_allowed(config.audit.allow)
-    source = open_source(config.dataset, config.trust)
+    source = open_source(config.dataset, config.trust, choices.get("dataset"))
     unknown = [key for key, value in flatten(plain).items() if UNKNOWN in str(value)]
     recorded = recorded_run(folder, plain, choices, [*unknown, "weights_sha256"], config.overwrite)
     if recorded.get("status") == "completed" and is_run_of(recorded, source, folder):

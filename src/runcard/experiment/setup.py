@@ -104,8 +104,8 @@ def make_setup(
     """
     unresolved, train, seed, trust = cfg.copy(), config.train, config.seed, config.trust
     fabric, precision = _fabric(train)
-    loss = build("loss", config.loss.node, trust).to(fabric.device)
-    augment = build("augmentation", config.augmentation, trust)
+    loss = build("loss", config.loss.node, trust, choices.get("loss")).to(fabric.device)
+    augment = build("augmentation", config.augmentation, trust, choices.get("augmentation"))
     data = read_data(source, config.dataset, config.audit.allow, look)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
     loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
@@ -113,7 +113,7 @@ def make_setup(
     resolved = to_plain(cfg)
 
     with forked(seed, "weights"):
-        model = build("model", resolved["model"], trust)
+        model = build("model", resolved["model"], trust, choices.get("model"))
     weights_sha256 = model.load_pretrained_weights() if isinstance(model, Pretrained) else None
     cache_features = check_cache(train.cache_features, model, augment, images, choices)
     model = model.to(fabric.device, memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from hydra.utils import execution_whitelist
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from runcard.config.compose import extended_config, read_saved_config
 from runcard.config.help import help_text
@@ -41,7 +42,7 @@ def main() -> None:
         use_project()
         with execution_whitelist([*TRUSTED_BY_HYDRA]):
             run_composed()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if not is_hydras(error):
             raise  # a bug of ours
         print(as_message(error, sys.argv[1:]), file=sys.stderr)
