@@ -167,10 +167,7 @@ def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, e
 def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:
     """Return the evaluation of validation, and of the test split where there is one."""
     loaders = {"val": setup.loaders.val} | ({"test": setup.loaders.test} if setup.loaders.test else {})
-    return {
-        split: evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
-        for split, loader in loaders.items()
-    }
+    return {split: evaluate(setup.network, setup.loss, setup.metrics, loader) for split, loader in loaders.items()}
 
 
 def _values(evaluations: dict[str, Evaluation]) -> dict[str, float]:

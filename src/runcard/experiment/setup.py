@@ -119,7 +119,7 @@ def make_setup(
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
     out_channels = resolved["derived"]["out_channels"]
-    check_output(fabric, network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
+    check_output(network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = build_with("optimizer", resolved["optimizer"], trained, trust)
     rule = build_with("scheduler.rule", resolved["scheduler"]["rule"], optimizer, trust)
