@@ -18,7 +18,7 @@ from runcard.explain.cam_sheet import panel
 from runcard.explain.explain import Classifier, explain
 from runcard.explain.images import Pictures
 from runcard.explain.shortcut_probe import Finding
-from runcard.figures.figures import confusion_figure, curves_figure
+from runcard.figures.charts import confusion_figure, curves_figure
 from runcard.fileio import write_figure
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.reader import Row

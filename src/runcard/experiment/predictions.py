@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from runcard.data.loaders import Batch
 from runcard.experiment.setup import ExperimentSetup
-from runcard.figures.figures import Example, batch_figure, class_figure, mask_figure, preview
+from runcard.figures.predictions import Example, batch_figure, class_figure, mask_figure, preview
 from runcard.fileio import atomic_write
 from runcard.training.evaluation import predict
 from runcard.training.types import Evaluation
