@@ -67,16 +67,6 @@ class ExperimentSetup:
         """Whether the same computation gives the same bits: on a CPU always, on a GPU in deterministic mode."""
         return self.fabric.device.type == "cpu" or self.train.deterministic
 
-    @property
-    def num_parameters(self) -> int:
-        """The number of parameters, frozen ones too."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    @property
-    def num_trained(self) -> int:
-        """The number of parameters that training changes."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-
 
 def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[ExperimentSetup, dict[str, Any]]:
     """Return setup that train on the features of the model's frozen front, and what run.json says of these."""

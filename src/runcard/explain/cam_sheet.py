@@ -81,14 +81,10 @@ def sheet(tiles: Sequence[Tile], title: str) -> Figure:
 
 def panel(tiles: Sequence[Tile], title: str) -> Figure:
     """Draw up to MAX_PANEL_TILES: the surest errors first, at most half; then the others, alternating by class."""
-    groups = by_class(tiles)
-    wrong = sorted(
-        (tile for (_, verdict), of in groups.items() if verdict == "wrong" for tile in of),
-        key=lambda tile: -tile.probability,
-    )[: MAX_PANEL_TILES // 2]
-    others = (of for (_, verdict), of in groups.items() if verdict != "wrong")
+    wrong = sorted((tile for tile in tiles if tile.verdict == "wrong"), key=lambda tile: -tile.probability)
+    others = by_class([tile for tile in tiles if tile.verdict != "wrong"]).values()
     in_turn = [tile for tile in chain.from_iterable(zip_longest(*others)) if tile is not None]
-    return _draw([*wrong, *in_turn][:MAX_PANEL_TILES], title, PANEL_TILE_PX)
+    return _draw([*wrong[: MAX_PANEL_TILES // 2], *in_turn][:MAX_PANEL_TILES], title, PANEL_TILE_PX)
 
 
 def _draw(tiles: Sequence[Tile], title: str, tile_px: int) -> Figure:

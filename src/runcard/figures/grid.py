@@ -56,6 +56,7 @@ def grid(
     cell_height = max((tile.image.shape[0] for tile in tiles), default=0)
     cell_width = max((max(tile.image.shape) for tile in tiles), default=0)  # room for the text below tall images
     gap = margin = line_px
+    font_px, num_letters = FONT_SIZE * line_px, int(cell_width / (LETTER_WIDTH * line_px))
     heights = [cell_height + line_px * max(len(tile.lines) for tile in row) + gap for row in rows]
     title_width = round(len(title) * TITLE_LETTER_WIDTH * line_px)
     width = 2 * margin + max(min(num_columns, len(tiles)) * (cell_width + gap) - gap, title_width)
@@ -63,21 +64,8 @@ def grid(
     height = 2 * margin + header + sum(heights) - gap + (2 * line_px if key else 0)
     page = np.full((height, width, 3), 255, np.uint8)
     figure = Figure(figsize=(width / FIGURE_DPI, height / FIGURE_DPI), dpi=FIGURE_DPI)
-
-    def write(text: str, left: int, top: int, colour: Colour, size: float = FONT_SIZE, weight: str = "normal") -> None:
-        figure.text(
-            left / width,
-            1 - top / height,
-            drawable(text),
-            va="top",
-            fontsize=size * line_px * 72 / FIGURE_DPI,
-            weight=weight,
-            color=[value / 255 for value in colour],
-            parse_math=False,
-        )
-
     if title:
-        write(title, margin, margin, BLACK, TITLE_SIZE, "bold")
+        _write(figure, title, margin, margin, TITLE_SIZE * line_px, bold=True)
     top = margin + header
     for row, row_height in zip(rows, heights, strict=True):
         for column, tile in enumerate(row):
@@ -89,23 +77,39 @@ def grid(
             page[y : y + down, x : x + across] = tile.image
             below = top + cell_height + 2 * FRAME_PX
             for line in tile.caption.splitlines():
-                write(_shorten(line, int(cell_width / (LETTER_WIDTH * line_px))), left, below, tile.colour)
+                _write(figure, _shorten(line, num_letters), left, below, font_px, tile.colour)
                 below += line_px
             if tile.flag:
-                write(tile.flag, left, below, tile.flag_colour, weight="bold")
+                _write(figure, tile.flag, left, below, font_px, tile.flag_colour, bold=True)
         top += row_height
     left, bottom = margin, height - margin
     for swatch, meaning in key:
         down, across, _ = swatch.shape
-        y = bottom - line_px + round((FONT_SIZE * line_px - down) / 2)  # its middle is that of the text
+        y = bottom - line_px + round((font_px - down) / 2)  # its middle is that of the text
         page[y : y + down, left : left + across] = swatch
         left += across + line_px // 2
-        write(meaning, left, bottom - line_px, BLACK)
+        _write(figure, meaning, left, bottom - line_px, font_px)
         left += round(len(meaning) * KEY_LETTER_WIDTH * line_px) + gap
     ax = figure.add_axes((0, 0, 1, 1))
     ax.imshow(page, interpolation="nearest", aspect="auto")
     ax.set_axis_off()
     return figure
+
+
+def _write(
+    figure: Figure, text: str, left: int, top: int, font_px: float, colour: Colour = BLACK, bold: bool = False
+) -> None:
+    """Write a line of text with its upper left corner at (left, top), in pixels from the figure's."""
+    figure.text(
+        left / figure.bbox.width,
+        1 - top / figure.bbox.height,
+        drawable(text),
+        va="top",
+        fontsize=font_px * 72 / FIGURE_DPI,
+        weight="bold" if bold else "normal",
+        color=[value / 255 for value in colour],
+        parse_math=False,
+    )
 
 
 def drawable(words: str) -> str:
