@@ -19,7 +19,8 @@ MODULES = {
 # Packages and top-level modules from the bottom up: each imports only from itself and from the lines before its own.
 LAYERS = (
     ("errors",),
-    ("console", "fileio", "seeding", "figures"),
+    ("console", "seeding", "figures"),
+    ("fileio",),
     ("config", "stats", "models", "losses", "metrics", "transforms"),
     ("data", "runs"),
     ("datasets", "training", "audit", "compare"),

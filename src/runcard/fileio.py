@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from runcard.errors import UserError
+from runcard.figures import FIGURE_DPI
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIGURE_DPI = 110  # dots per inch of every PNG
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from runcard.audit.contact_sheet import COLOURS, MAX_TILES, NUM_COLUMNS, TILE_PX, Tile, contact_sheet
-from runcard.figures.figures import CONTOURS
-from runcard.fileio import FIGURE_DPI
+from runcard.figures import FIGURE_DPI
+from runcard.figures.overlays import CONTOURS
 
 
 def plain(height: int, width: int, red: int) -> np.ndarray:

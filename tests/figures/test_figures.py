@@ -8,21 +8,18 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from runcard.figures.figures import (
-    BLUE,
-    CONTOURS,
-    GREEN,
-    OVERLAY_OPACITY,
-    RED,
+from runcard.figures.charts import confusion_figure, curves_figure
+from runcard.figures.grid import Tile, grid
+from runcard.figures.overlays import BLUE, CONTOURS, GREEN, OVERLAY_OPACITY, RED, agreement, outlined
+from runcard.figures.predictions import (
+    GAP_PX,
+    LINE_PX,
+    PREVIEW_PX,
     TILE_PX,
     Example,
-    agreement,
     batch_figure,
     class_figure,
-    confusion_figure,
-    curves_figure,
     mask_figure,
-    outlined,
     preview,
 )
 
@@ -41,7 +38,20 @@ def labelled(title: str, true: int, probs: tuple[float, ...]) -> Example:
 
 
 def titles(figure: Figure) -> list[str]:
-    return [ax.get_title() or ax.get_title(loc="left") for ax in figure.axes]
+    return [ax.get_title() for ax in figure.axes]
+
+
+def words(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.texts]
+
+
+def page(figure: Figure) -> np.ndarray:
+    """The pixels (H, W, 3) of a sheet, without its text."""
+    return figure.axes[0].images[0].get_array()
+
+
+def has(pixels: np.ndarray, colour: object) -> bool:
+    return bool((pixels == colour).all(axis=-1).any())
 
 
 GREY = np.array([100.0] * 3)
@@ -91,9 +101,9 @@ def test_outlined_leaves_an_empty_mask_without_a_line():
     assert (outlined(example.image, example.target * 0) == 100).all()
 
 
-@pytest.mark.parametrize(("size_px", "side"), [(16, 16), (TILE_PX, TILE_PX), (TILE_PX + 1, TILE_PX), (300, TILE_PX)])
+@pytest.mark.parametrize(("size_px", "side"), [(16, 16), (128, 128), (129, 128), (300, 128)])
 def test_a_preview_is_three_tiles_of_at_most_128_px(size_px, side):
-    assert TILE_PX == 128
+    assert PREVIEW_PX == 128
     strip = preview(masked(size_px), ["background", "lung"])
     assert strip.shape == (side, 3 * side, 3)
     assert strip.dtype == np.uint8
@@ -105,7 +115,7 @@ def test_a_preview_is_three_tiles_of_at_most_128_px(size_px, side):
 
 def test_a_preview_of_a_class_says_what_was_predicted():
     right, wrong = (preview(labelled("a", true, (0.9, 0.1)), ["AFF", "NFF"]) for true in (0, 1))
-    assert right.shape == wrong.shape == (16 + 14, TILE_PX, 3)
+    assert right.shape == wrong.shape == (16 + 14, PREVIEW_PX, 3)
     assert np.array_equal(right[:16], wrong[:16]), "the image"
     ink = [strip[16:][(strip[16:] != 255).any(axis=-1)].astype(int) for strip in (right, wrong)]
     assert (ink[0][:, 1] >= ink[0][:, 0]).all(), "green where it is right"
@@ -123,23 +133,22 @@ def test_a_tall_image_keeps_its_proportions_in_a_preview():
 def test_masks_are_drawn_in_rows_of_image_truth_and_prediction():
     figure = mask_figure([masked(), replace(masked(channels=3), title="b")])
     assert isinstance(figure, Figure)
-    assert len(figure.axes) == 6
-    assert [title for title in titles(figure) if title] == ["a", "b"]
-    key = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert key == ["agreement", "false positive", "missed"]
-    first, truth, prediction = (ax.images[0].get_array() for ax in figure.axes[:3])
+    assert words(figure) == ["a", "b", "agreement", "false positive", "missed"]
+    row = page(figure)[LINE_PX : LINE_PX + TILE_PX]
+    lefts = [LINE_PX + i * (TILE_PX + GAP_PX) for i in range(3)]
+    first, truth, prediction = (row[:, left : left + TILE_PX] for left in lefts)
     assert (first == 100).all()
-    assert (truth == CONTOURS[0]).all(axis=-1).any()
-    assert prediction[5, 5].tolist() == mixed(GREEN)
-    assert prediction[5, 10].tolist() == mixed(BLUE)
+    assert has(truth, CONTOURS[0])
+    assert prediction[88, 88].tolist() == mixed(GREEN)
+    assert prediction[88, 168].tolist() == mixed(BLUE)
 
 
 def test_classes_are_drawn_with_truth_prediction_and_probability():
     figure = class_figure([labelled("a", 0, (0.9, 0.1)), labelled("b", 0, (0.25, 0.75))], ["AFF", "NFF"])
     assert isinstance(figure, Figure)
-    assert titles(figure) == ["a\nAFF → AFF 0.90", "b\nAFF → NFF 0.75"]
-    assert figure.axes[0].title.get_color() == "black"
-    assert list(figure.axes[1].title.get_color()) == (RED / 255).tolist(), "a wrong one is red"
+    assert words(figure) == ["a", "AFF → AFF 0.90", "b", "AFF → NFF 0.75"]
+    assert figure.texts[1].get_color() == [0, 0, 0]
+    assert figure.texts[3].get_color() == (RED / 255).tolist(), "a wrong one is red"
 
 
 def test_a_batch_is_drawn_as_the_model_sees_it():
@@ -147,12 +156,10 @@ def test_a_batch_is_drawn_as_the_model_sees_it():
     masks = np.stack([masked().target] * 5)
     figure = batch_figure(images, masks, ["background", "lung"])
     assert isinstance(figure, Figure)
-    assert figure.get_suptitle() == "first training batch, values -1.00 to 1.00"
-    drawn = [ax for ax in figure.axes if ax.images]
-    assert len(drawn) == 5
-    assert all((ax.images[0].get_array() == CONTOURS[0]).all(axis=-1).any() for ax in drawn)
+    assert words(figure) == ["first training batch, values -1.00 to 1.00"]
+    assert has(page(figure), CONTOURS[0])
     figure = batch_figure(images, np.array([0, 1, 1, 0, 1]), ["AFF", "NFF"])
-    assert titles(figure)[:5] == ["AFF", "NFF", "NFF", "AFF", "NFF"]
+    assert words(figure)[1:] == ["AFF", "NFF", "NFF", "AFF", "NFF"]
 
 
 def test_a_batch_of_one_value_can_be_drawn():
@@ -186,3 +193,23 @@ def test_curves_have_training_and_validation_on_the_same_axes():
     assert titles(figure) == ["loss", "dice (best epoch)"]
     assert [len(ax.lines) for ax in figure.axes] == [3, 2]
     assert [list(line.get_ydata()) for line in figure.axes[1].lines] == [[0.7, 0.7], [0.8, 0.8]]
+
+
+def test_a_grid_keeps_its_images_pixel_for_pixel_below_the_title_and_in_rows():
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    tiles = [Tile(np.full((20, 30, 3), colour, np.uint8), f"tile {i}") for i, colour in enumerate(colours)]
+    shown = page(grid(tiles, num_columns=2, line_px=10, title="three"))
+    corners = [np.argwhere((shown == colour).all(axis=-1)) for colour in colours]
+    assert [len(corner) for corner in corners] == [20 * 30] * 3
+    first, beside, below = (corner.min(axis=0).tolist() for corner in corners)
+    assert beside == [first[0], first[1] + 30 + 10]
+    assert below == [first[0] + 20 + 10 + 10, first[1]], "a line of text and a gap lower"
+
+
+def test_a_long_caption_keeps_its_end_and_a_flag_is_framed_in_its_colour():
+    tile = Tile(np.zeros((40, 40, 3), np.uint8), f"{'x' * 50}/a.png", flag="outliers", flag_colour=(9, 99, 199))
+    figure = grid([tile], num_columns=1, line_px=10)
+    shortened, flag = words(figure)
+    assert shortened == "…xx/a.png"
+    assert flag == "outliers"
+    assert has(page(figure), (9, 99, 199))

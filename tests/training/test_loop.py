@@ -128,7 +128,7 @@ def test_train_loss_is_the_mean_over_images_of_what_was_trained_on(tmp_path):
     trained = train(tmp_path, *PLAIN, "optimizer.lr=0", "train.epochs=1", "dataset.num_images=18")
     setup = trained.setup
     loader = DataLoader(setup.loaders.train.dataset, 1, sampler=EpochSampler(setup.data.split["train"], 0, False, None))
-    everything = evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
+    everything = evaluate(setup.network, setup.loss, setup.metrics, loader)
     assert trained.column("train/loss") == pytest.approx([everything.values["loss"]], rel=1e-5)
 
 
@@ -302,7 +302,7 @@ def uneven() -> ExperimentSetup:
 def evaluated(setup: ExperimentSetup, batch_size: int) -> Any:
     sampler = EpochSampler(setup.data.split["val"], seed=0, shuffle=False, limit=None)
     loader = DataLoader(setup.loaders.val.dataset, batch_size, sampler=sampler)
-    return evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
+    return evaluate(setup.network, setup.loss, setup.metrics, loader)
 
 
 def test_evaluation_drops_nothing_and_does_not_depend_on_the_batch_size(uneven):
@@ -483,7 +483,7 @@ def test_of_one_image_every_value_per_image_is_kept(tmp_path):
     """torchmetrics makes a scalar of a vector of one: the metric, not the shape, says what is per image."""
     trained = train(tmp_path, "dataset.num_images=10", "dataset.split.val_fraction=0.1", "train.epochs=1")
     setup = trained.setup
-    evaluation = evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, setup.loaders.val)
+    evaluation = evaluate(setup.network, setup.loss, setup.metrics, setup.loaders.val)
     assert {name: tuple(values.shape) for name, values in evaluation.per_image.items()} == {
         name: (1,) for name in columns(setup.metrics) if name != "dice_pooled"
     } | {"loss": (1,)}

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig
-from runcard.data.preprocessing import Look, normalizer, prepare
+from runcard.data.preprocessing import Look, Normalizer, normalizer, prepare
 from runcard.data.source import Samples, Source
 from runcard.data.splits import Split, make_split
 from runcard.errors import UserError, check_config_choice
@@ -23,7 +21,7 @@ class Data:
 
     source: Source
     samples: Samples
-    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.preprocessing.normalizer
+    normalization: Normalizer
     split: Split
     groups: list[str]
     classes: list[str]

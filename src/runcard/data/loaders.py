@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runcard.config.schema import TrainConfig
+from runcard.data.preprocessing import Normalizer
 from runcard.data.source import Samples
 from runcard.data.splits import Split
 from runcard.seeding import derive
@@ -33,11 +34,9 @@ class Batch(NamedTuple):
 class SampleDataset(Dataset[Batch]):
     """Samples as tensors. The key is (epoch, index): with persistent workers, an epoch kept here would go stale."""
 
-    def __init__(
-        self, samples: Samples, normalization: tuple[np.ndarray, np.ndarray], augment: Augment | None, seed: int
-    ):
+    def __init__(self, samples: Samples, normalization: Normalizer, augment: Augment | None, seed: int) -> None:
         self.samples = samples
-        self.scale, self.shift = normalization
+        self.normalization = normalization
         self.augment = augment
         self.seed = seed
 
@@ -49,8 +48,8 @@ class SampleDataset(Dataset[Batch]):
             mask = target.copy() if self.samples.has_masks else None
             image, mask = self.augment(image.copy(), mask, draw)  # copies: transforms may work in place
             target = target if mask is None else mask
-        pixels = image.transpose(2, 0, 1) * self.scale + self.shift  # (C, H, W) float32
-        return Batch(torch.from_numpy(pixels), torch.from_numpy(np.asarray(target, np.int64)), torch.tensor(index))
+        pixels = torch.from_numpy(self.normalization(image))
+        return Batch(pixels, torch.from_numpy(np.asarray(target, np.int64)), torch.tensor(index))
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -127,20 +126,11 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)  # a worker is one core; OpenCV's own threads would compete with the others
 
 
-def unaugmented(
-    dataset: Dataset[Batch],
-    samples: Samples,
-    normalization: tuple[np.ndarray, np.ndarray],
-    indices: Sequence[int],
-) -> bool:
-    """Whether a loader's dataset gives these samples normalised and otherwise as they are, bit for bit, in two epochs.
-
-    normalization is scale and shift, see data.preprocessing.normalizer.
-    """
-    scale, shift = normalization
+def unaugmented(dataset: Dataset[Batch], samples: Samples, normalization: Normalizer, indices: Sequence[int]) -> bool:
+    """Whether a loader's dataset gives these samples normalised and otherwise unchanged, bit for bit, in two epochs."""
 
     def as_it_is(batch: Batch, i: int) -> bool:
-        pixels = samples.images[i].transpose(2, 0, 1) * scale + shift
+        pixels = normalization(samples.images[i])
         return np.array_equal(batch.images, pixels) and np.array_equal(batch.targets, samples.targets[i])
 
     return all(as_it_is(dataset[epoch, i], i) for epoch in (1, 2) for i in indices)

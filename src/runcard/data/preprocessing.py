@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -124,10 +125,22 @@ def digest_or_none(source: Source, i: int) -> str | None:
         return None
 
 
-def normalizer(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return (scale, shift), each (C, 1, 1) or (1, 1, 1) float32: x * scale + shift normalises uint8 pixels."""
+class Normalizer(NamedTuple):
+    """The normalisation of uint8 pixels, x * scale + shift: each (C, 1, 1) or (1, 1, 1) float32."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Normalise images (…, H, W, C) uint8 to (…, C, H, W) float32."""
+        normalised: np.ndarray = np.moveaxis(images, -1, -3) * self.scale + self.shift
+        return normalised
+
+
+def normalizer(name: str) -> Normalizer:
+    """Build the normalisation with this name in NORMALIZATIONS."""
     mean, std = (np.array(v, np.float32).reshape(-1, 1, 1) for v in NORMALIZATIONS[name])
-    return 1 / (255 * std), -mean / std
+    return Normalizer(1 / (255 * std), -mean / std)
 
 
 def _original(image: np.ndarray, paths: Sequence[Path]) -> Original:

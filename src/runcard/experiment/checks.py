@@ -7,18 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torchmetrics import MetricCollection
 
 from runcard.data.loaders import Loaders
 from runcard.errors import UserError, check_config_choice
-from runcard.training.evaluation import OUT_OF_MEMORY, columns, predict
+from runcard.training.evaluation import OUT_OF_MEMORY, columns, infer
 from runcard.training.types import Loss, Monitor, Schedule
 
 
 def check_output(
-    fabric: Fabric,
     network: nn.Module,
     loss: Loss,
     loaders: Loaders,
@@ -29,13 +27,13 @@ def check_output(
 ) -> None:
     """Run one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
     model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
+    batch = next(iter(loaders.val))
     try:
-        logits: Any
-        _, logits, targets = next(iter(predict(fabric, network, loaders.val)))
+        logits: Any = infer(network, batch.images)
     except torch.OutOfMemoryError:
         raise UserError(OUT_OF_MEMORY) from None
     except RuntimeError as error:  # a convolution's own words for a wrong number of channels or a wrong size
-        shape = tuple(next(iter(loaders.val)).images.shape[1:])
+        shape = tuple(batch.images.shape[1:])
         first_line = str(error).splitlines()[0]
         raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from error
     if not isinstance(logits, torch.Tensor):
@@ -46,6 +44,7 @@ def check_output(
             f"{model} gives {kind}, not a tensor of logits (N, C, …). Wrap it in a module of your own whose forward "
             f"says: {logit}. docs/how-to.md shows it under pretrained weights of a library."
         )
+    targets = batch.targets.to(logits.device)
     expected = (len(targets), out_channels, *targets.shape[1:])
     if tuple(logits.shape) == expected:
         try:

@@ -18,7 +18,7 @@ from runcard.explain.cam_sheet import panel
 from runcard.explain.explain import Classifier, explain
 from runcard.explain.images import Pictures
 from runcard.explain.shortcut_probe import Finding
-from runcard.figures.figures import confusion_figure, curves_figure
+from runcard.figures.charts import confusion_figure, curves_figure
 from runcard.fileio import write_figure
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.reader import Row
@@ -34,7 +34,7 @@ def write_results(
     setup: ExperimentSetup,
     state: State,
     tracker: TensorBoardLogger,
-    gallery: PredictionFigures,
+    figures: PredictionFigures,
     checkpoint: Checkpoint,
     record: Record,
     bit_exact: bool,
@@ -49,9 +49,9 @@ def write_results(
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
     last = _evaluate(setup)
     check_reproduced(rows[-1], last["val"], bit_exact)
-    write_figure(folder / "figures" / "predictions.png", gallery.predictions(last["val"]))
+    write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]))
     write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, _positive(setup.data)))
-    outcomes = gallery.write_previews(folder)
+    outcomes = figures.write_previews(folder)
     counted = f"{outcomes.confusion.sum():,} {'pixels' if setup.data.samples.has_masks else 'images'}"
     confusion = confusion_figure(outcomes.confusion, setup.data.classes, f"validation, last epoch: {counted}")
     write_figure(folder / "figures" / "confusion.png", confusion)
@@ -76,12 +76,7 @@ def write_results(
         "epochs": state.epoch,
         "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds), "caching": caching},
         "last": {"epoch": state.epoch, "values": _values(last)},
-        "best": {
-            "epoch": state.best_epoch,
-            "monitor": name,
-            "value": state.best,
-            "values": _values(best),
-        },
+        "best": {"epoch": state.best_epoch, "monitor": name, "value": state.best, "values": _values(best)},
         "shortcut": [finding.to_json() for finding in findings],
     }
 
@@ -116,11 +111,8 @@ def _same(recorded: float, again: float, bit_exact: bool) -> bool:
 def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, Any], folder: Path) -> None:
     """Print what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
-    columns = [
-        _positive(setup.data),
-        f"last (epoch {last['epoch']})",
-        f"best {best['monitor']} (epoch {best['epoch']})",
-    ]
+    best_column = f"best {best['monitor']} (epoch {best['epoch']})"
+    columns = [_positive(setup.data), f"last (epoch {last['epoch']})", best_column]
     cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
     console.print()
     print_table(console, columns, cells)
@@ -152,11 +144,9 @@ def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, e
     classifier = Classifier(setup.model, setup.data.normalization, setup.data.classes, setup.fabric.autocast)
     try:
         explanation = explain(classifier, pictures)
-    except UserError as error:  # a model without convolutions: no reason to lose its training
-        tracker.progress.console.print(f"no activation maps: {error}", style="yellow")
-        return []
-    except ModuleNotFoundError as error:
-        tracker.progress.console.print(f"no activation maps: {how_to_install(error)}", style="yellow")
+    except (UserError, ModuleNotFoundError) as error:  # a model without convolutions: no reason to lose its training
+        reason = how_to_install(error) if isinstance(error, ModuleNotFoundError) else error
+        tracker.progress.console.print(f"no activation maps: {reason}", style="yellow")
         return []
     figure = panel(explanation.tiles, "activation maps: validation, best epoch")
     write_figure(folder / "figures" / "activation_maps.png", figure)
@@ -167,10 +157,7 @@ def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, e
 def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:
     """Return the evaluation of validation, and of the test split where there is one."""
     loaders = {"val": setup.loaders.val} | ({"test": setup.loaders.test} if setup.loaders.test else {})
-    return {
-        split: evaluate(setup.fabric, setup.network, setup.loss, setup.metrics, loader)
-        for split, loader in loaders.items()
-    }
+    return {split: evaluate(setup.network, setup.loss, setup.metrics, loader) for split, loader in loaders.items()}
 
 
 def _values(evaluations: dict[str, Evaluation]) -> dict[str, float]:

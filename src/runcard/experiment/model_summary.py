@@ -50,7 +50,7 @@ class ModelSummary:
     def rows(self) -> list[list[str]]:
         """Return rows of two cells: the model as the config has it, and as it was built."""
         parameters = (
-            f"{key} {_as_in_card(value)}" for key, value in self.config.items() if not key.endswith("_target_")
+            f"{key} {_format_value(value)}" for key, value in self.config.items() if not key.endswith("_target_")
         )
         name = str(self.config.get("_target_", "")).rpartition(".")[2]
         layers = (f"{kind} ×{number}" if number else f"no {kind}" for kind, number in self.layers.items())
@@ -130,7 +130,7 @@ def _mismatches(config: Mapping[str, Any], rates: set[float], has_batch_norm: bo
     """
     found = []
     for key, value in config.items():
-        name, setting = key.rpartition(".")[2], f"model.{key}={_as_in_card(value)}"
+        name, setting = key.rpartition(".")[2], f"model.{key}={_format_value(value)}"
         if "dropout" in name.lower() and _rates(value) - rates:
             found.append(f"{setting}: no dropout of that rate was built")
         if BATCH_NORM_KEY.fullmatch(name):
@@ -181,8 +181,8 @@ def _blank(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
     return torch.zeros(1, *shape, device=parameter.device)
 
 
-def _as_in_card(value: object) -> str:
-    """Return a leaf of the config in YAML's words: true, null, [pool, concat]."""
+def _format_value(value: object) -> str:
+    """Format a leaf of the config as YAML does: true, null, [pool, concat]."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_as_in_card, value))}]"
+        return f"[{', '.join(map(_format_value, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

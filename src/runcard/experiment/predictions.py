@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, default_collate
 
 from runcard.data.loaders import Batch
 from runcard.experiment.setup import ExperimentSetup
-from runcard.figures.figures import Example, batch_figure, class_figure, mask_figure, preview
+from runcard.figures.predictions import Example, batch_figure, class_figure, mask_figure, preview
 from runcard.fileio import atomic_write
-from runcard.training.evaluation import predict, probabilities
+from runcard.training.evaluation import predict
 from runcard.training.types import Evaluation
 
 MAX_PREVIEWS = 500
@@ -48,7 +48,7 @@ class PredictionFigures:
     """Draws from the model as it is now; during training train.pictures times, evenly spread over its epochs."""
 
     def __init__(self, setup: ExperimentSetup) -> None:
-        self.fabric, self.model = setup.fabric, setup.network
+        self.model = setup.network
         self.samples, self.loaders = setup.data.samples, setup.loaders
         self.val_indices = setup.data.split["val"][: len(setup.loaders.val.sampler)]  # type: ignore[arg-type]
         self.classes, self.positive = setup.data.classes, setup.data.positive
@@ -95,12 +95,10 @@ class PredictionFigures:
 
     def _examples(self, indices: Sequence[int]) -> Iterator[Example]:
         """Yield the named samples with the model's probabilities for them, titled by id."""
-        loader: DataLoader[Batch] = self.loaders.val
-        batches = (
-            default_collate([loader.dataset[(0, i)] for i in indices[start : start + (loader.batch_size or 1)]])
-            for start in range(0, len(indices), loader.batch_size or 1)
-        )
-        for batch, logits, _ in predict(self.fabric, self.model, batches):
-            for index, probs in zip(batch.indices.tolist(), probabilities(logits).cpu().numpy(), strict=True):
-                target = np.asarray(self.samples.targets[index])
-                yield Example(self.samples.ids[index], self.samples.images[index], target, probs)
+        val, keys = self.loaders.val, [(0, i) for i in indices]
+        loader: DataLoader[Batch] = DataLoader(val.dataset, val.batch_size, sampler=keys, generator=val.generator)
+        batches = predict(self.model, (batch.images for batch in loader))
+        of_images = chain.from_iterable(probs.cpu().numpy() for probs in batches)
+        for index, probs in zip(indices, of_images, strict=True):
+            target = np.asarray(self.samples.targets[index])
+            yield Example(self.samples.ids[index], self.samples.images[index], target, probs)

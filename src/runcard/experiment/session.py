@@ -87,8 +87,8 @@ def train_experiment(
             config=setup.config,
             config_hash=config_hash(setup.config),
             data=fingerprint,
-            num_parameters=setup.num_parameters,
-            num_trained_parameters=setup.num_trained,
+            num_parameters=built.num_parameters,
+            num_trained_parameters=built.num_trained,
             better={name: metric_mode(name, setup.metrics) for name in ("loss", *columns(setup.metrics))},
             bounds={
                 name: metric.bounds for name, metric in columns(setup.metrics).items() if hasattr(metric, "bounds")
@@ -172,9 +172,9 @@ def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str
     if setup.cache_features:
         trained, metadata = with_cached_features(setup, console)
         record.update(features=record.content.get("features", metadata))  # what the first session paid
-    gallery = PredictionFigures(trained)
+    figures = PredictionFigures(trained)
     progress = Progress(console, setup.train, len(setup.loaders.train), setup.monitor.name)
-    tracker = TensorBoardLogger(folder, state.epoch, progress, gallery.epoch)
+    tracker = TensorBoardLogger(folder, state.epoch, progress, figures.epoch)
     try:
         tracker.start(setup.config_yaml, _hparams(setup, record))
         if not (folder / "figures" / "first_batch.png").exists():
@@ -186,7 +186,7 @@ def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str
         progress.close()
         # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
         bit_exact = trained.bit_exact and state.epoch > resumed_epoch
-        results = write_results(trained, state, tracker, gallery, checkpoint, record, bit_exact)
+        results = write_results(trained, state, tracker, figures, checkpoint, record, bit_exact)
         status = "completed"
         return results
     finally:

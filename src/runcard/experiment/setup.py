@@ -67,16 +67,6 @@ class ExperimentSetup:
         """Whether the same computation gives the same bits: on a CPU always, on a GPU in deterministic mode."""
         return self.fabric.device.type == "cpu" or self.train.deterministic
 
-    @property
-    def num_parameters(self) -> int:
-        """The number of parameters, frozen ones too."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    @property
-    def num_trained(self) -> int:
-        """The number of parameters that training changes."""
-        return sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-
 
 def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[ExperimentSetup, dict[str, Any]]:
     """Return setup that train on the features of the model's frozen front, and what run.json says of these."""
@@ -119,7 +109,7 @@ def make_setup(
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
     out_channels = resolved["derived"]["out_channels"]
-    check_output(fabric, network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
+    check_output(network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = build_with("optimizer", resolved["optimizer"], trained, trust)
     rule = build_with("scheduler.rule", resolved["scheduler"]["rule"], optimizer, trust)

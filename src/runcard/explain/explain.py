@@ -5,11 +5,10 @@ A run ends with a panel of maps and the probe's findings; `runcard explain` cove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from runcard.console import print_table
-from runcard.data.preprocessing import normalizer
+from runcard.data.preprocessing import Normalizer, normalizer
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError, check_config_choice
 from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
@@ -25,7 +24,7 @@ from runcard.explain.cam_sheet import Tile, by_class, sheet
 from runcard.explain.images import UNKNOWN, Pictures, read_pictures
 from runcard.explain.shortcut_probe import Finding, probe
 from runcard.fileio import atomic_write, write_figure, write_json
-from runcard.training.evaluation import probabilities
+from runcard.training.evaluation import Autocast, predict
 from runcard.training.restore import open_run
 
 BATCH_SIZE = 32
@@ -36,29 +35,18 @@ class Classifier:
     """A model with its normalisation, classes and precision: from pixels to probabilities."""
 
     model: nn.Module
-    normalization: tuple[np.ndarray, np.ndarray]  # scale and shift, see data.preprocessing.normalizer
+    normalization: Normalizer
     classes: list[str]
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    autocast: Autocast = nullcontext
 
-    def normalised(self, images: np.ndarray) -> Tensor:
-        """Normalise images (N, H, W, C) uint8 to (N, C, H, W) float32, on the CPU."""
-        scale, shift = self.normalization
-        return torch.from_numpy(images.transpose(0, 3, 1, 2) * scale + shift)
-
-    @torch.inference_mode()
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Predict probabilities (N, K) float32 of images (N, H, W, C) uint8, in evaluation mode."""
-        self.model.eval()
-        device = next(self.model.parameters()).device
-        probs = []
+    def batches(self, images: np.ndarray) -> Iterator[Tensor]:
+        """Yield images (N, H, W, C) uint8 as normalised batches (BATCH_SIZE or fewer, C, H, W) float32."""
         for start in range(0, len(images), BATCH_SIZE):
-            batch = self.normalised(images[start : start + BATCH_SIZE])
-            with self.autocast():
-                logits = self.model(batch.to(device, memory_format=torch.channels_last))
-            if logits.ndim != 2:
-                raise UserError("activation maps are for models that give one class per image; this one gives masks.")
-            probs.append(probabilities(logits).cpu())
-        return torch.cat(probs).numpy()
+            yield torch.from_numpy(self.normalization(images[start : start + BATCH_SIZE]))
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Predict probabilities (N, K, …) float32 of images (N, H, W, C) uint8."""
+        return torch.cat(list(predict(self.model, self.batches(images), self.autocast))).cpu().numpy()
 
 
 @dataclass(frozen=True)
@@ -74,17 +62,13 @@ def explain(
 ) -> Explanation:
     """Compute the maps of the predicted classes, and run the shortcut probe.
 
-    Raises UserError for an unknown method or layer, and for a model that does not predict one class per image.
+    Raises UserError for an unknown method or layer.
     """
     images, targets, ids, groups = pictures
     probs = classifier(images)
     predicted = torch.from_numpy(probs.argmax(axis=1))
-    maps = np.concatenate(
-        [
-            activation_maps(classifier.model, classifier.normalised(images[part]), predicted[part], method, layer)
-            for part in (slice(start, start + BATCH_SIZE) for start in range(0, len(images), BATCH_SIZE))
-        ]
-    )
+    batches = zip(classifier.batches(images), torch.split(predicted, BATCH_SIZE), strict=True)
+    maps = np.concatenate([activation_maps(classifier.model, *batch, method, layer) for batch in batches])
     classes = classifier.classes
     known = bool((targets != UNKNOWN).all())
     findings = probe(images, targets, probs, maps, classes, classifier, groups) if known else []
@@ -114,10 +98,9 @@ def explain_run(
     check_config_choice("--split", split, ("train", "val", "test"))
     run = open_run(folder, trust)
     dataset, classes = run.dataset(root), run.config["derived"]["classes"]
-    normalization = normalizer(dataset.normalization)
-    classifier = Classifier(run.model, normalization, classes, run.autocast)
-    size_px = dataset.image_size_px
-    classifier(np.zeros((1, size_px, size_px, dataset.channels), np.uint8))  # refuses a run with masks at once
+    classifier = Classifier(run.model, normalizer(dataset.normalization), classes, run.autocast)
+    if classifier(np.zeros((1, dataset.image_size_px, dataset.image_size_px, dataset.channels), np.uint8)).ndim != 2:
+        raise UserError("activation maps are for models that give one class per image; this one gives masks.")
     if paths:
         pictures = read_pictures(dataset, classes, paths, console, trust)
     else:

@@ -1,0 +1,1 @@
+FIGURE_DPI = 110  # dots per inch of every PNG

@@ -22,7 +22,7 @@ from rich.progress import track
 
 from runcard.data.image_io import describe, ignore_pillow_warnings, read_image
 from runcard.errors import DataError, UserError
-from runcard.figures.figures import outlined
+from runcard.figures.overlays import outlined
 from runcard.fileio import atomic_write, csv_text, write_json, write_text
 from runcard.inference.inputs import Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction

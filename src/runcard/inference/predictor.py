@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from runcard.config.schema import DatasetConfig
 from runcard.data.image_io import FULL_WINDOW, check_window, read_image, windowed
 from runcard.data.preprocessing import normalizer, resize_image, with_channels
 from runcard.errors import UserError
 from runcard.inference.prediction import Prediction, combine
-from runcard.training.evaluation import probabilities
+from runcard.training.evaluation import predict
 from runcard.training.restore import SavedRun, open_run
 
 FLIPS = {  # the transforms that mirror an image -> the axis of (N, C, H, W)
@@ -76,7 +76,7 @@ class _Member:
         self.classes: list[str] = run.config["derived"]["classes"]
         self.size_px, self.channels = dataset.image_size_px, dataset.channels
         self.window = check_window(dataset.node.get("window", FULL_WINDOW))
-        self.scale, self.shift = normalizer(dataset.normalization)
+        self.normalization = normalizer(dataset.normalization)
         axes = trained_flips(run.config["augmentation"]) if flips else []
         if flips and not axes:
             raise UserError(f"--tta flips: {run.folder} was trained without flips. Leave the option out.")
@@ -87,19 +87,12 @@ class _Member:
         pixels = image if image.dtype == np.uint8 else windowed(image, self.window)
         return resize_image(with_channels(pixels, self.channels), self.size_px)
 
-    @torch.inference_mode()
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities (N, K, …) float32 of images (N, H, W, C) uint8, the mean over the flips."""
-        device = next(self.model.parameters()).device
-        batch = torch.from_numpy(images.transpose(0, 3, 1, 2) * self.scale + self.shift)
-        batch = batch.to(device, memory_format=torch.channels_last)
-        views = []
-        for flip in self.flips:
-            with self.autocast():
-                logits: Tensor = self.model(batch.flip(flip) if flip else batch)
-            probs = probabilities(logits)
-            views.append(probs.flip(flip) if flip and probs.ndim == 4 else probs)
-        return (torch.stack(views).mean(dim=0) if len(views) > 1 else views[0]).cpu().numpy()
+        batch = torch.from_numpy(self.normalization(images))
+        views = predict(self.model, (batch.flip(flip) for flip in self.flips), self.autocast)
+        flipped_back = [v.flip(flip) if v.ndim == 4 else v for v, flip in zip(views, self.flips, strict=True)]
+        return torch.stack(flipped_back).mean(dim=0).cpu().numpy()
 
 
 def load(*folders: str | Path, trust: Sequence[str] = (), flips: bool = False) -> Predictor:

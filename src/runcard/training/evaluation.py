@@ -1,11 +1,12 @@
-"""The only evaluation: probabilities from logits, and values per image, without augmentation or dropped images."""
+"""Evaluation: the one forward pass outside training, probabilities, and values per image without dropped images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
@@ -13,22 +14,31 @@ from runcard.data.loaders import Batch
 from runcard.errors import UserError
 from runcard.training.types import Evaluation, Loss
 
+Autocast = Callable[[], AbstractContextManager[Any]]  # makes a context with the precision of a run
 OUT_OF_MEMORY = "train.batch_size: too large for the GPU's memory. Lower it, and raise train.accumulate_steps instead."
 
 
 @torch.inference_mode()
-def predict(fabric: Fabric, model: nn.Module, loader: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-    """Yield each batch with its logits (N, C, …) and targets on the device, in evaluation mode, without gradients."""
+def infer(model: nn.Module, images: Tensor, autocast: Autocast = nullcontext) -> Tensor:
+    """Compute the model's output for one batch of normalised images (N, C, H, W), on its device, in evaluation mode.
+
+    autocast gives the precision; a model that Fabric has set up brings its own.
+    """
     model.eval()
-    for batch in loader:
-        images, targets = to_device(batch, fabric)
-        yield batch, model(images), targets
+    images = to_device(images, next(model.parameters(), images).device)
+    with autocast():
+        output: Tensor = model(images)
+    return output
+
+
+def predict(model: nn.Module, batches: Iterable[Tensor], autocast: Autocast = nullcontext) -> Iterator[Tensor]:
+    """Yield the probabilities (N, K, …) float32 of each batch of images; see infer and probabilities."""
+    for images in batches:
+        yield probabilities(infer(model, images, autocast))
 
 
 @torch.inference_mode()
-def evaluate(
-    fabric: Fabric, model: nn.Module, loss: Loss, metrics: MetricCollection, loader: Iterable[Batch]
-) -> Evaluation:
+def evaluate(model: nn.Module, loss: Loss, metrics: MetricCollection, loader: Iterable[Batch]) -> Evaluation:
     """Compute the loss and every metric over all images of loader.
 
     The loss is computed per image and then averaged, so it does not depend on the batch size. A metric with the
@@ -39,7 +49,9 @@ def evaluate(
     losses: list[Tensor] = []
     indices: list[int] = []
     kept: list[Tensor] = []
-    for batch, logits, targets in predict(fabric, model, loader):
+    for batch in loader:
+        logits = infer(model, batch.images)
+        targets = batch.targets.to(logits.device, non_blocking=True)
         probs = probabilities(logits)
         losses += [loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
         metrics.update(probs, targets)
@@ -64,10 +76,9 @@ def columns(metrics: MetricCollection) -> dict[str, Metric]:
     return filled
 
 
-def to_device(batch: Batch, fabric: Fabric) -> tuple[Tensor, Tensor]:
-    """Move images, in channels_last, and targets to the device."""
-    images = batch.images.to(fabric.device, memory_format=torch.channels_last, non_blocking=True)
-    return images, batch.targets.to(fabric.device, non_blocking=True)
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """Move images (N, C, H, W) to the device, in channels_last."""
+    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -29,6 +28,7 @@ from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
 from runcard.errors import UserError
 from runcard.fileio import atomic_write, exclusive_lock
 from runcard.runs.environment import hardware
+from runcard.training.evaluation import infer
 
 WAITING = "frozen layers: another run makes the same features, waiting for them"
 
@@ -96,22 +96,13 @@ def size_bytes(front: nn.Module, images: SampleDataset) -> int:
 def _make(
     front: nn.Module, images: SampleDataset, batch_size: int, fabric: Fabric, console: Console
 ) -> tuple[Tensor, float]:
-    """Compute the features (N, C, H, W) of all samples, and measure the seconds."""
+    """Compute the features (N, C, H, W) of all samples in the run's precision, and measure the seconds."""
     started = perf_counter()
     everything = EpochSampler(range(len(images.samples.ids)), seed=0, shuffle=False, limit=None)
     loader = DataLoader(images, batch_size, sampler=everything)
-    batches = track(_features(front, loader, fabric), "frozen layers", len(loader), console=console)
-    return torch.cat(list(batches)), perf_counter() - started
-
-
-@torch.inference_mode()
-def _features(front: nn.Module, loader: DataLoader[Batch], fabric: Fabric) -> Iterator[Tensor]:
-    """Yield the features of each batch, in the front's output dtype under the run's precision."""
-    front.eval()
-    for batch in loader:
-        images = batch.images.to(fabric.device, memory_format=torch.channels_last)
-        with fabric.autocast():
-            yield front(images).cpu().contiguous()
+    batches = track(loader, "frozen layers", len(loader), console=console)
+    features = [infer(front, batch.images, fabric.autocast).cpu().contiguous() for batch in batches]
+    return torch.cat(features), perf_counter() - started
 
 
 def feature_key(front: nn.Module, images: SampleDataset, precision: str, device: str) -> str:
@@ -121,7 +112,7 @@ def feature_key(front: nn.Module, images: SampleDataset, precision: str, device:
     for name, tensor in front.state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     digest.update(np.ascontiguousarray(pixels).data)
-    setting = [str(front), pixels.shape, images.scale.tolist(), images.shift.tolist()]
+    setting = [str(front), pixels.shape, *(array.tolist() for array in images.normalization)]
     setting += [precision, hardware()["gpu"] or hardware()["cpu"], device, torch.__version__]
     digest.update(json.dumps(setting).encode())
     return digest.hexdigest()[:32]

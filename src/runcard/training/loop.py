@@ -53,7 +53,8 @@ def fit(
             num_images = sum(len(batch.targets) for batch in micro_batches)
             step_loss = torch.zeros((), device=fabric.device)
             for batch in micro_batches:
-                images, targets = to_device(batch, fabric)
+                images = to_device(batch.images, fabric.device)
+                targets = batch.targets.to(fabric.device, non_blocking=True)
                 share = len(targets) / num_images  # so that accumulated gradients equal those of one large batch
                 micro_loss = loss(model(images), targets) * share
                 fabric.backward(micro_loss)
@@ -76,8 +77,8 @@ def fit(
             logger.step(epoch, steps, num_images, loss_value)
         trained = perf_counter() - started
 
-        train_eval = evaluate(fabric, model, loss, metrics, loaders.train_eval)
-        val = evaluate(fabric, model, loss, metrics, loaders.val)
+        train_eval = evaluate(model, loss, metrics, loaders.train_eval)
+        val = evaluate(model, loss, metrics, loaders.val)
         num_images = len(loaders.train_sampler)
         row = {"epoch": epoch, "step": state.step, "lr": lr, "train/loss": loss_sum / num_images}
         row |= {f"train_eval/{name}": value for name, value in train_eval.values.items()}

@@ -1,0 +1,56 @@
+"""Charts of a training and of its predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+
+def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> Figure:
+    """Draw the losses and every metric over the epochs, training and validation on the same axes."""
+    names = ["loss"] + [k.removeprefix("val/") for k in rows[0] if k.startswith("val/") and k != "val/loss"]
+    num_columns = min(4, len(names))
+    figure = Figure(figsize=(3.2 * num_columns, 2.4 * math.ceil(len(names) / num_columns)), layout="constrained")
+    axes = np.ravel(figure.subplots(math.ceil(len(names) / num_columns), num_columns, squeeze=False))
+    epochs = [row["epoch"] for row in rows]
+    for ax, name in zip(axes, names, strict=False):
+        if name == "loss":
+            ax.plot(epochs, [r["train/loss"] for r in rows], color="tab:gray", lw=1, label="train (running)")
+        ax.plot(epochs, [r[f"train_eval/{name}"] for r in rows], color="tab:blue", label="train")
+        ax.plot(epochs, [r[f"val/{name}"] for r in rows], color="tab:orange", label="validation")
+        ax.set_title(f"{name}{' (best epoch)' if f'val/{name}' == monitor else ''}", fontsize=9)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    figure.supxlabel("epoch", fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """Draw a confusion matrix (K, K) of counts: shares of the true class, which set the colour, above the counts.
+
+    A cell with count 0 is left white and empty, and so is the row of an absent class.
+    """
+    side = 1.4 + 0.8 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    ax = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts):
+        share, count = shares[row, column], counts[row, column]
+        colour = "white" if share > 0.5 else "black"
+        ax.text(column, row, f"{share:.1%}\n{count:,}", ha="center", va="center", fontsize=7.5, color=colour)
+    ax.set_xticks(range(len(classes)), classes, fontsize=8, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(classes)), classes, fontsize=8)
+    ax.set_xlabel("predicted", fontsize=9)
+    ax.set_ylabel("true", fontsize=9)
+    ax.set_title(title, fontsize=9)
+    return figure
