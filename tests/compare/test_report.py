@@ -255,6 +255,20 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_another_size_is_fitted(tm
     assert not list(tmp_path.glob("damaged/*.jpg"))
 
 
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_previews_of_ids_with_a_suffix_are_found_under_either_name(tmp_path, suffix):
+    ids = [f"clinic/image{i}.png" for i in range(8)]
+    for loss, gain in (("dice", 0.1), ("bce", 0.0)):
+        own = {"config": {"loss._target_": LOSSES[loss]}, "choices": {"loss": loss}, "previews": True}
+        images = {"dice": np.linspace(0.5, 0.8, 8) + gain}
+        for seed in range(2):
+            folder = write_run(tmp_path / f"{loss}{seed}", seed=seed, images=images, ids=ids, **own)
+            for path in (folder / "previews" / "clinic").iterdir():
+                path.rename(path.with_name(path.name.removesuffix(".png.png") + suffix + ".png"))
+    write_figures(of(tmp_path), tmp_path / "figures")
+    assert list((tmp_path / "figures").glob("*.jpg"))
+
+
 def test_with_a_test_split_its_values_are_shown_and_the_best_epoch_was_chosen_elsewhere(tmp_path):
     for loss, dice in zip(LOSSES, simulate(np.random.default_rng(0), 1, 12, 0.1), strict=True):
         own = {"config": {"loss._target_": LOSSES[loss]}, "choices": {"loss": loss}, "split": "test"}

@@ -387,6 +387,17 @@ def test_the_confusion_matrix_counts_what_the_metrics_score(overrides, tmp_path)
     assert len(list((tmp_path / "previews").iterdir())) == 4
 
 
+def test_previews_are_named_without_a_suffix_unless_ids_differ_by_it_alone(tmp_path):
+    parts = composed(*BONE)
+    ids, val = parts.data.samples.ids, parts.data.split["val"]
+    named = ("a.b", "clinic/x.png", "clinic/x.jpg", "clinic/y.JPG")
+    for i, name in zip(val, named, strict=True):
+        ids[i] = name
+    PredictionFigures(parts).write_previews(tmp_path)
+    written = {path.relative_to(tmp_path / "previews").as_posix() for path in tmp_path.rglob("*.png")}
+    assert written == {"a.b.png", "clinic/x.png.png", "clinic/x.jpg.png", "clinic/y.png"}
+
+
 # Probabilities
 
 

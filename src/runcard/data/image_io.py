@@ -68,6 +68,11 @@ def is_image(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
+def without_suffix(name: str) -> str:
+    """Remove the suffix of an image file from a name that has one."""
+    return name[: -len(Path(name).suffix)] if is_image(Path(name).name) else name
+
+
 def ignore_pillow_warnings() -> None:
     """Ignore Pillow's warnings of damaged tags, alpha and large images from now on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
+from runcard.data.image_io import without_suffix
 from runcard.data.loaders import Batch
 from runcard.experiment.setup import ExperimentSetup
 from runcard.figures.predictions import Example, batch_figure, class_figure, mask_figure, preview
@@ -77,14 +79,20 @@ class PredictionFigures:
         return mask_figure([replace(e, title=t + e.title) for t, e in zip(titles, examples, strict=True)])
 
     def write_previews(self, folder: Path) -> Outcomes:
-        """Write previews/<id>.png of validation, and returns what the same pass over it counts."""
+        """Write a preview of each validation image, and return what the same pass over them counts.
+
+        Its name is the id without the suffix of an image file, unless two ids of the data would share it.
+        """
         num_classes = len(self.classes)
         stride = 1 + self.samples.targets[self.val_indices].size // MAX_PR_PIXELS
         confusion = np.zeros(num_classes**2, np.int64)
         truth, scores = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
+        stems = Counter(map(without_suffix, self.samples.ids))
         for i, example in enumerate(self._examples(self.val_indices)):
             if i < MAX_PREVIEWS:
-                with atomic_write(folder / "previews" / f"{example.title}.png") as temporary:  # ids may have folders
+                stem = without_suffix(example.title)
+                name = stem if stems[stem] == 1 else example.title
+                with atomic_write(folder / "previews" / f"{name}.png") as temporary:  # ids may have folders
                     Image.fromarray(preview(example, self.classes)).save(temporary)
             cells = num_classes * example.target.astype(np.int64) + example.probs.argmax(axis=0)
             confusion += np.bincount(cells.ravel(), minlength=num_classes**2)

@@ -124,10 +124,13 @@ class _Loader(yaml.SafeLoader):
 
 def _renamed_keys(content: object) -> list[str]:
     """List the keys of the former format, with what they are now."""
-    questions = content.get("questions") if isinstance(content, dict) else None
-    sections = [content, *(questions.values() if isinstance(questions, dict) else ())]
-    used = {key for section in sections if isinstance(section, dict) for key in section}
-    return [f"{key} is now {new}." for key, new in RENAMED.items() if key in used]
+    top = content if isinstance(content, dict) else {}
+    questions = top.get("questions")
+    sections = {"": top} | {
+        f"questions.{key}.": q for key, q in (questions if isinstance(questions, dict) else {}).items()
+    }
+    used = {f"{place}{key}": key for place, keys in sections.items() if isinstance(keys, dict) for key in keys}
+    return [f"{place} is now {RENAMED[key]}." for place, key in used.items() if key in RENAMED]
 
 
 def _questions(config: StudyConfig) -> Iterator[Question]:

@@ -17,6 +17,7 @@ from runcard.compare.contrasts import Answer, Paired
 from runcard.compare.measures import Measure
 from runcard.compare.report import charts
 from runcard.compare.report.charts import Chart
+from runcard.data.image_io import without_suffix
 from runcard.runs.run import Run
 from runcard.stats.mrmc import Effect
 
@@ -151,7 +152,7 @@ def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | N
     The preview of a mask has three tiles, image, truth and prediction; that of a class has one. None where a run has
     no readable preview.
     """
-    left, right = (_read(run.folder / "previews" / f"{image}.png") for run in (first, second))
+    left, right = (_preview(run, image) for run in (first, second))
     if left is None or right is None:
         return None
     num_tiles = 1 if first.images().targets else 3
@@ -162,6 +163,12 @@ def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | N
     shown.paste(left, (0, 0))
     shown.paste(prediction, (left.width, 0))
     return Picture(name, f"{image}, as one run of each arm predicts it", _jpeg(shown, TILE_PX * (num_tiles + 1)))
+
+
+def _preview(run: Run, image: str) -> Image.Image | None:
+    """Read a preview, named by the whole id where older runs wrote it, or where ids differ by their suffix alone."""
+    folder = run.folder / "previews"
+    return _read(folder / f"{image}.png") or _read(folder / f"{without_suffix(image)}.png")
 
 
 def _panel(file: str, arm: Arm, name: str) -> Picture | None:
