@@ -76,7 +76,7 @@ def run_composed(cfg: DictConfig) -> float:
             if not any(override.startswith("trust=") for override in overrides):
                 cfg.trust = []  # a config read from a run folder trusts nobody by itself
             overrides = [*again.overrides, *overrides]
-        elif isinstance(cfg.train.extend, str):
+        elif isinstance(OmegaConf.select(cfg, "train.extend"), str):
             saved = extended_config(cfg, overrides)
         if saved:
             cfg, choices, overrides = saved.config, saved.choices, saved.overrides
