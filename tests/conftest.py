@@ -99,7 +99,8 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, overrides in configs.items():
-            run(compose_config(*overrides), folder / name, overrides, choices={})
+            dataset = overrides[0].removeprefix("dataset=")
+            run(compose_config(*overrides), folder / name, overrides, choices={"dataset": dataset})
     return folder
 
 

@@ -122,6 +122,45 @@ def predict(
 
 
 @app.command()
+def evaluate(
+    runs_and_overrides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [dataset=... dataset.root=...]",
+            help="runs, or folders of runs; then labelled images, as `runcard train` takes them; none: the runs' own",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str | None, typer.Option(help="one part of the images only: train, val or test")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="a folder; none: outputs/evaluations/<the data's>")
+    ] = None,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+) -> None:
+    """Measure runs on other labelled images: metrics with intervals, calibration, the change against their own."""
+    from runcard.compare.report.evaluation_table import print_evaluation
+    from runcard.errors import check_config_choice
+    from runcard.inference.evaluate import evaluate_runs
+    from runcard.runs.reader import find_runs
+
+    if split is not None:
+        check_config_choice("--split", split, ("train", "val", "test"))
+    overrides = [each for each in runs_and_overrides if "=" in each and not Path(each).exists()]
+    named = [each for each in runs_and_overrides if each not in overrides]
+    if not named:
+        raise UserError("no run is named: runcard evaluate outputs/<name>/<stamp> dataset=lungs dataset.root=…")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    found = find_runs(named)
+    if not found.runs:
+        raise UserError("\n".join(["There is no completed run to evaluate:", *found.left_out]))
+    done = evaluate_runs(found.runs, overrides, split, output, trust or [], console)
+    print_evaluation(console, found.runs, done.runs)
+    for line in found.left_out:
+        console.print(f"left out  {line}", style="yellow")
+    console.print(f"\n{done.folder}/\ncompare the arms there  runcard compare {shlex.quote(str(done.folder))}")
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="the file", show_default=False)],
@@ -187,12 +226,15 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    on: Annotated[
+        Path | None, typer.Option(help="a folder that runcard evaluate wrote: compare these runs on its images")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
     from runcard.compare.report import terminal
 
-    findings = _find(runs, metric, margin, threshold)
+    findings = _find(runs, metric, margin, threshold, on)
     if as_json:
         print(json.dumps(terminal.as_json(findings), indent=1))
     else:
@@ -224,6 +266,9 @@ def report(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    on: Annotated[
+        Path | None, typer.Option(help="a folder that runcard evaluate wrote: compare these runs on its images")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: the study's or sweep's")] = None,
     figures: Annotated[
         Path | None, typer.Option(help="a folder for every figure as SVG and PNG, and every table as CSV")
@@ -240,7 +285,7 @@ def report(
     else:
         is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
         folder = first if is_sweep else Path("outputs/report")
-        found = _find(runs, metric, margin, threshold)
+        found = _find(runs, metric, margin, threshold, on)
     print(write_report(found, output or folder, images))
     if figures:
         write_figures(found, figures, images)
@@ -291,27 +336,34 @@ def _study_folder(named: Path) -> Path | None:
     raise UserError(f"{named}: this study {found}. (runcard study {named} … runs it.)")
 
 
-def _find(runs: list[str], metric: str | None, margin: float | None, threshold: float | None) -> Findings:
+def _find(
+    runs: list[str], metric: str | None, margin: float | None, threshold: float | None, on: Path | None
+) -> Findings:
     """Return what the runs in these folders say about each other."""
     from runcard.compare import analysis
 
     for name, value in {"margin": margin, "threshold": threshold}.items():
         if value is not None and not (math.isfinite(value) and (value > 0 or name == "threshold")):
             raise UserError(f"--{name} must be a number{' greater than 0' if name == 'margin' else ''}, got {value:g}")
-    arms, left_out = _arms(runs, metric)
+    arms, left_out = _arms(runs, metric, on)
     asked = analysis.ask_pairs(arms, metric, margin, threshold)
     options = {"metric": metric, "margin": margin, "threshold": threshold}
-    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    given = [f"--{name}={value}" for name, value in {**options, "on": on}.items() if value is not None]
     command = shlex.join(["runcard", "report", *runs, *given])
     return analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)
 
 
-def _arms(runs: list[str], metric: str | None) -> tuple[list[Arm], list[str]]:
-    """Return the arms that the runs in these folders form, and the runs left out, each with the reason."""
+def _arms(runs: list[str], metric: str | None, on: Path | None = None) -> tuple[list[Arm], list[str]]:
+    """Return the arms that the runs in these folders form, and the runs left out, each with the reason.
+
+    on: the folder of an evaluation, where the runs are compared instead of on their own images.
+    """
     from runcard.compare import confounds, endpoints
-    from runcard.runs.reader import find_runs
+    from runcard.runs.reader import evaluations_of, find_runs
 
     found = find_runs(runs)
+    if on:
+        found = evaluations_of(found, on)
     if not found.runs:
         raise UserError("\n".join(["There is no completed run to compare:", *found.left_out]))
     arms, again = confounds.group_arms(found.runs)

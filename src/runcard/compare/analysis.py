@@ -156,6 +156,13 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     if lengths[0] < arm.first.config["train.epochs"]:
         span = " to ".join(dict.fromkeys((str(lengths[0]), str(lengths[-1]))))
         remarks.append(f"stopped early, after {span} epochs: where to stop was chosen on the validation images")
+    looks = {(each["data"], each["data_hash"]): each for run in arm.runs for each in run.evaluations}
+    for name, data_hash in looks:
+        times = max(sum(each["data_hash"] == data_hash for each in run.evaluations) for run in arm.runs)
+        remarks.append(
+            f"evaluated on {name} ({times} time{'s' * (times > 1)}, last {looks[name, data_hash]['time'][:10]}): what "
+            "is chosen after a look is not tested by these images any more"
+        )
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]
     if lengths[0] < 3 * MIN_EPOCHS:
         remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")

@@ -36,8 +36,7 @@ def make_split(
     No group is divided by what is drawn, and the fractions are then of groups; the data's own splits are taken as
     they are, and audited. Raises UserError where nothing would be left to train or to validate with.
     """
-    pattern = _pattern(config.group_regex)
-    groups = [_group(name, pattern) for name in ids] if pattern else list(patients or ids)
+    groups = name_groups(ids, config.group_regex, patients)
     kind = split_kind(config, given)
     if kind == "given":
         if given is None:
@@ -59,6 +58,12 @@ def make_split(
         val = _draw(rest, share, fold, config.seed, labels, groups)
         split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
     return split, groups
+
+
+def name_groups(ids: Sequence[str], group_regex: str | None, patients: Sequence[str] | None) -> list[str]:
+    """Name each image's group: what group_regex matches of its id, else its patient, else its own id."""
+    pattern = _pattern(group_regex)
+    return [_group(name, pattern) for name in ids] if pattern else list(patients or ids)
 
 
 def split_kind(config: SplitConfig, given: Sequence[str] | None) -> str:

@@ -24,7 +24,7 @@ from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.reader import Row
 from runcard.runs.writer import Record
 from runcard.training.checkpoint import Checkpoint, load_weights
-from runcard.training.evaluation import evaluate
+from runcard.training.evaluation import evaluate, rows_per_image
 from runcard.training.types import Evaluation, State
 
 LOSS_TOLERANCE = 0.01  # relative, where arithmetic is not bit-exact: bfloat16 rounds to 0.4 %
@@ -45,6 +45,7 @@ def write_results(
     the last weights again must reproduce the last row of metrics.csv to the last bit, or to rounding only.
     """
     folder, rows, name = record.folder, tracker.rows, setup.monitor.name
+    data, samples = setup.data, setup.data.samples
     if state.best is None:
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
     last = _evaluate(setup)
@@ -66,7 +67,7 @@ def write_results(
             {"split": split, "checkpoint": weights, **row}
             for weights, evaluations in (("last", last), ("best", best))
             for split, evaluation in evaluations.items()
-            for row in _per_image(evaluation, setup.data)
+            for row in rows_per_image(evaluation, samples.ids, data.groups, samples.targets, data.classes)
         ]
     )
     findings = _explain(setup, folder, tracker, state.epoch)
@@ -162,16 +163,3 @@ def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:
 
 def _values(evaluations: dict[str, Evaluation]) -> dict[str, float]:
     return {f"{split}/{name}": value for split, e in evaluations.items() for name, value in e.values.items()}
-
-
-def _per_image(evaluation: Evaluation, data: Data) -> list[dict[str, Any]]:
-    """Return a row per image: id, group, per-image values; with classes, the target and all probabilities too."""
-    rows = []
-    for row, i in enumerate(evaluation.indices):
-        values: dict[str, Any] = {"id": data.samples.ids[i], "group": data.groups[i]}
-        values |= {name: of_images[row].item() for name, of_images in evaluation.per_image.items()}
-        if evaluation.probs is not None:
-            values["target"] = data.classes[int(data.samples.targets[i])]
-            values |= {f"prob_{name}": p for name, p in zip(data.classes, evaluation.probs[row].tolist(), strict=True)}
-        rows.append(values)
-    return rows

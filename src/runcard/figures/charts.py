@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,4 +53,34 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], title: str) -> 
     ax.set_xlabel("predicted", fontsize=9)
     ax.set_ylabel("true", fontsize=9)
     ax.set_title(title, fontsize=9)
+    return figure
+
+
+def reliability_figure(counts: np.ndarray, mean: np.ndarray, frequency: np.ndarray, title: str, axis: str) -> Figure:
+    """Draw observed frequency over mean probability (B,), NaN where a bin is empty, above how many (B,) there are."""
+    figure = Figure(figsize=(4, 4.8), layout="constrained")
+    ax, below = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
+    ax.plot([0, 1], [0, 1], color="tab:gray", lw=1, ls="--")
+    ax.plot(mean, frequency, marker="o", color="tab:blue")
+    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="observed frequency")
+    ax.set_title(title, fontsize=9)
+    edges = np.linspace(0, 1, len(counts) + 1)
+    below.bar(edges[:-1], counts, width=edges[1], align="edge", color="tab:blue", edgecolor="white")
+    below.set_yscale("symlog")
+    below.set(xlabel=axis, ylabel="count")
+    ax.grid(alpha=0.3)
+    return figure
+
+
+def thresholds_figure(curves: Mapping[str, np.ndarray], chosen: float, title: str) -> Figure:
+    """Draw curves (T,), by name, over thresholds that divide 0 to 1 evenly, and mark the threshold that decides."""
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for name, values in curves.items():
+        ax.plot(np.arange(len(values)) / len(values), values, label=name)
+    ax.axvline(chosen, color="tab:gray", lw=1, ls="--")
+    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold of the probability")
+    ax.set_title(title, fontsize=9)
+    ax.legend(fontsize=8)
+    ax.grid(alpha=0.3)
     return figure

@@ -65,7 +65,19 @@ def find_runs(patterns: Sequence[str]) -> RunSearch:
             left_out.append(f"{folder}: {reason}")
         else:
             runs.append(run)
+    if not all(run.is_evaluation for run in runs):  # evaluations count where nothing else is named
+        runs = [run for run in runs if not run.is_evaluation]
     return RunSearch(tuple(runs), tuple(left_out))
+
+
+def evaluations_of(found: RunSearch, folder: Path) -> RunSearch:
+    """Return the evaluations of these runs in a folder that `runcard evaluate` wrote; those without one are named."""
+    by_run = {run.metadata["evaluation"]["run"]: run for run in find_runs([str(folder)]).runs if run.is_evaluation}
+    if not by_run:
+        raise UserError(f"--on={folder}: holds no evaluation. Make one: runcard evaluate RUN... -o {folder}")
+    pairs = [(run, by_run.get(run.folder.as_posix())) for run in found.runs]
+    missing = [f"{run.folder}: not evaluated in {folder}" for run, evaluation in pairs if evaluation is None]
+    return RunSearch(tuple(each for _, each in pairs if each), (*found.left_out, *missing))
 
 
 def run_folders(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from runcard.config.diff import affects_results, flatten
 from runcard.fileio import read_csv
 
 Array = NDArray[np.float64]
+EVALUATIONS = "evaluations.csv"  # a row each time that a run is evaluated on other images than those it was made with
 PROBABILITY = "prob_"  # prefix of the columns of per_image.csv with the classes' probabilities
 
 
@@ -73,6 +74,11 @@ class Run:
         return bool(self.config["smoke_test"] or self.config["train.limit_batches"] is not None)
 
     @property
+    def is_evaluation(self) -> bool:
+        """Whether these are the values of a run on other images; see inference/evaluate.py."""
+        return "evaluation" in self.metadata
+
+    @property
     def sessions(self) -> tuple[dict[str, Any], ...]:
         """Device, precision, hardware, versions and code of each session; a resumed run has several."""
         return tuple(self.metadata["sessions"])
@@ -81,6 +87,14 @@ class Run:
     def session(self) -> dict[str, Any]:
         """The last of the sessions."""
         return self.sessions[-1]
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, str]]:
+        """The rows of evaluations.csv: each look at images that the run was not made with."""
+        if not (self.folder / EVALUATIONS).exists():
+            return []
+        header, rows = read_csv(self.folder / EVALUATIONS)
+        return [dict(zip(header, row, strict=True)) for row in rows]
 
     @property
     def split(self) -> str:

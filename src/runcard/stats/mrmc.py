@@ -132,6 +132,25 @@ def crossed(estimate: float, var_images: float, num_images: int, arms: Sequence[
     return replace(effect, on_these_images=_effect(estimate, sum(of_runs), run_parts)) if arms else effect
 
 
+def change(a: Array, b: Array) -> Effect:
+    """Compute the mean of a (S, I) minus that of b (S, J): the same runs in the same order, on two sets of images.
+
+    The runs are paired, the images are not. With one run it is about this network only: Welch's t over the images.
+    """
+    estimate, num_runs = float(a.mean() - b.mean()), len(a)
+    image_parts = [(float(y.mean(axis=0).var(ddof=1)) / y.shape[1], y.shape[1] - 1) for y in (a, b)]
+    of_images = sum(part for part, _ in image_parts)
+    if num_runs < 2:
+        return _effect(estimate, of_images, image_parts)
+    of_runs = float((a.mean(axis=1) - b.mean(axis=1)).var(ddof=1)) / num_runs
+    overlap = [
+        (MeanSquares.of(y).residual / y.size, (num_runs - 1) * (y.shape[1] - 1)) for y in (a, b)
+    ]  # what both of these count
+    variance = max(of_runs + of_images - sum(part for part, _ in overlap), of_runs, of_images)
+    effect = _effect(estimate, variance, [(of_runs, num_runs - 1), *image_parts, *overlap])
+    return replace(effect, on_these_images=_effect(estimate, of_runs, [(of_runs, num_runs - 1)]))
+
+
 def _effect(estimate: float, variance: float, parts: Sequence[tuple[float, int]]) -> Effect:
     """Compute the effect whose variance is a sum or difference of parts, each a mean square with its own df f.
 

@@ -44,13 +44,9 @@ class Checkpoint:
         """Restore last.ckpt and return its State; a new State if there is none."""
         if not self.last.exists():
             return State()
-        try:
-            content = torch.load(self.last, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise UserError(
-                f"{self.last}: damaged, so the run cannot go on from it ({str(error).splitlines()[0][:80]}).\n"
-                "overwrite=true moves the run aside and starts anew."
-            ) from None
+        content = read_last(
+            self.last, "so the run cannot go on from it", "overwrite=true moves the run aside and starts anew"
+        )
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
@@ -90,6 +86,16 @@ def refuse_code(content: Any, name: str) -> None:
             refuse_code(value, f"{name}.{i}")
     elif not isinstance(content, Tensor) and type(content) not in PLAIN:
         raise TypeError(f"{name} is a {type(content).__module__}.{type(content).__name__}, not plain data or a tensor")
+
+
+def read_last(path: Path, consequence: str, fix: str) -> dict[str, Any]:
+    """Read a last.ckpt: model, optimizer, scheduler, state. Raise UserError, ending with fix, where it is damaged."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise UserError(f"{path}: damaged, {consequence} ({reason}).\n{fix}.") from None
+    return content
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

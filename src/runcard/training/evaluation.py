@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
@@ -38,7 +39,9 @@ def predict(model: nn.Module, batches: Iterable[Tensor], autocast: Autocast = nu
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loss: Loss, metrics: MetricCollection, loader: Iterable[Batch]) -> Evaluation:
+def evaluate(
+    model: nn.Module, loss: Loss, metrics: MetricCollection, loader: Iterable[Batch], autocast: Autocast = nullcontext
+) -> Evaluation:
     """Compute the loss and every metric over all images of loader.
 
     The loss is computed per image and then averaged, so it does not depend on the batch size. A metric with the
@@ -50,7 +53,7 @@ def evaluate(model: nn.Module, loss: Loss, metrics: MetricCollection, loader: It
     indices: list[int] = []
     kept: list[Tensor] = []
     for batch in loader:
-        logits = infer(model, batch.images)
+        logits = infer(model, batch.images, autocast)
         targets = batch.targets.to(logits.device, non_blocking=True)
         probs = probabilities(logits)
         losses += [loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
@@ -63,6 +66,24 @@ def evaluate(model: nn.Module, loss: Loss, metrics: MetricCollection, loader: It
     per_image = {name: computed[name].float().cpu().reshape(-1) for name in computed if name in of_images}
     values = {name: value.float().mean().item() for name, value in computed.items()}
     return Evaluation(values, per_image, indices, torch.cat(kept) if kept else None)
+
+
+def rows_per_image(
+    evaluation: Evaluation, ids: Sequence[str], groups: Sequence[str], targets: np.ndarray, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return a row of per_image.csv for each image: id, group, its values; with classes the target and probabilities.
+
+    ids, groups and targets are those of all samples.
+    """
+    rows = []
+    for row, i in enumerate(evaluation.indices):
+        values: dict[str, Any] = {"id": ids[i], "group": groups[i]}
+        values |= {name: of_images[row].item() for name, of_images in evaluation.per_image.items()}
+        if evaluation.probs is not None:
+            values["target"] = classes[int(targets[i])]
+            values |= {f"prob_{name}": p for name, p in zip(classes, evaluation.probs[row].tolist(), strict=True)}
+        rows.append(values)
+    return rows
 
 
 def columns(metrics: MetricCollection) -> dict[str, Metric]:

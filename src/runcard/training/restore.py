@@ -79,4 +79,5 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
         raise UserError(f"{path}: not the weights of its own config: {str(error).splitlines()[-1].strip()}") from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return SavedRun(folder, config, model.to(device).eval(), record, trust)
+    model = model.to(device).to(memory_format=torch.channels_last).eval()  # as it was trained: the same sums
+    return SavedRun(folder, config, model, record, trust)

@@ -1,0 +1,82 @@
+"""Runs on other images beside the same runs on their own, printed on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from runcard.compare import endpoints
+from runcard.compare.arms import Arm
+from runcard.compare.confounds import group_arms
+from runcard.compare.contrasts import metric_measure
+from runcard.compare.measures import Measure
+from runcard.compare.report.terminal import number
+from runcard.compare.verdicts import format_difference, format_range
+from runcard.console import print_table
+from runcard.errors import UserError
+from runcard.runs.run import Run
+from runcard.stats import mrmc
+from runcard.stats.mrmc import MIN_UNITS
+
+
+def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequence[Run]) -> None:
+    """Print each arm's metrics here and on its own images, with intervals and their change, and its calibration.
+
+    The two sequences hold the same runs in the same order.
+    """
+    at_home = {here.folder: own for here, own in zip(evaluated, trained, strict=True)}
+    arms, left_out = group_arms(evaluated)
+    for arm in arms:
+        own = Arm(arm.name, tuple(at_home[run.folder] for run in arm.runs))
+        counted = endpoints.Count.of(arm)
+        patients = f" of {counted.patients} patients" if counted.word == "patients" else ""
+        runs = f"{len(arm.runs)} run{'s' * (len(arm.runs) > 1)}"
+        console.print(f"\n{arm.name}: {runs}, {counted.images} images{patients}", style="bold")
+        columns = ["", "best epoch", "last epoch"]
+        if arm.first.images().ids != own.first.images().ids:
+            columns += [f"{ {'test': 'own test', 'val': 'own validation'}[own.first.split] } images, last", "change"]
+        rows = [_row(name, arm, own)[: len(columns)] for name in endpoints.metrics(arm.first)]
+        print_table(console, columns, rows)
+        made = [run.metadata["evaluation"] for run in arm.runs]
+        for key, name in {"ece": "expected calibration error", "brier": "Brier score"}.items():
+            console.print(f"{name}  {', '.join(number(each['calibration'][key]) for each in made)}")
+        for name in made[0]["at_image_size"] or {}:
+            values = ", ".join(number(each["at_image_size"][name]) for each in made)
+            console.print(f"{name} at the images' own size  {values}")
+        if counted.patients < MIN_UNITS:
+            console.print(f"fewer than {MIN_UNITS} {counted.word}: the intervals speak of these alone", style="yellow")
+    for line in left_out:
+        console.print(f"left out  {line}", style="yellow")
+    console.print(
+        "\nIn brackets the 95 % interval. The weights of the best epoch are those that runcard predict uses, and "
+        "calibration is theirs;\nthe last epoch's are compared, for no choice went into them."
+    )
+
+
+def _row(name: str, arm: Arm, own: Arm) -> list[str]:
+    measure = metric_measure(name, arm.first)
+    cells = [_mean(measure, name, arm, "best"), _mean(measure, name, arm, "last"), _mean(measure, name, own, "last")]
+    return [measure.title, *cells, _change(measure, name, arm, own)]
+
+
+def _mean(measure: Measure, name: str, arm: Arm, checkpoint: str) -> str:
+    try:
+        effect = endpoints.of_arm(arm, name, checkpoint)
+    except UserError:  # a class without images, say: the metric is undefined here
+        return "–"
+    low, high = measure.mean_interval(effect)
+    return f"{number(effect.estimate)} [{number(low)}, {number(high)}]"
+
+
+def _change(measure: Measure, name: str, arm: Arm, own: Arm) -> str:
+    """Format what the metric is more here; – for folds, which have other images of their own each."""
+    if endpoints.in_folds(own):
+        return "–"
+    try:
+        here, there = (endpoints.units([each], name).values[0] for each in (arm, own))
+    except UserError:
+        return "–"
+    effect = mrmc.change(here, there)
+    difference = format_difference(measure, effect.estimate)
+    return f"{difference} {format_range(measure, measure.difference_interval(effect))}"

@@ -1,0 +1,375 @@
+"""The command `runcard evaluate`: trained runs on other labelled images, in folders that compare and report read."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader
+from torchmetrics import MetricCollection
+
+from runcard.config.compose import compose_config
+from runcard.config.hydra_errors import as_message
+from runcard.config.instantiate import build
+from runcard.config.schema import DatasetConfig, LossConfig, check_targets, parse_config, parse_section
+from runcard.data.datamodule import open_source, read_samples
+from runcard.data.loaders import Batch, SampleDataset
+from runcard.data.preprocessing import normalizer, read_sample
+from runcard.data.source import Samples, Source
+from runcard.data.splits import data_fingerprint, name_groups
+from runcard.errors import UserError
+from runcard.figures.charts import reliability_figure, thresholds_figure
+from runcard.figures.predictions import Example, class_figure, mask_figure
+from runcard.fileio import csv_text, digest, write_csv, write_figure, write_json, write_text
+from runcard.inference.prediction import combine
+from runcard.runs.reader import read_run
+from runcard.runs.run import EVALUATIONS, Run
+from runcard.stats.calibration import Calibration
+from runcard.training.checkpoint import load_weights, read_last
+from runcard.training.evaluation import evaluate, predict, rows_per_image
+from runcard.training.restore import SavedRun, open_run
+from runcard.training.types import Evaluation
+
+OUTPUT = Path("outputs") / "evaluations"
+PREPROCESSING = ("image_size_px", "channels", "normalization", "window")  # the run's, whatever it is evaluated on
+MAX_WORST = 8  # images shown
+MAX_NAMED = 5  # images in a message
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that one run is evaluated on, as its training would have seen them."""
+
+    name: str  # of the data, for people
+    source: Source
+    samples: Samples  # all that the source has
+    chosen: list[int]  # the positions in samples that are evaluated
+    groups: list[str]  # of all samples
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hash names and bytes of the evaluated images."""
+        ids, digests = ([values[i] for i in self.chosen] for values in (self.samples.ids, self.samples.digests))
+        return data_fingerprint({"test": range(len(ids))}, ids, digests)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation left: its folder, and the runs as they are on these images."""
+
+    folder: Path
+    runs: list[Run]
+
+
+def evaluate_runs(
+    trained: Sequence[Run],
+    overrides: Sequence[str],
+    split: str | None,
+    output: Path | None,
+    trust: Sequence[str],
+    console: Console,
+) -> Evaluated:
+    """Evaluate trained runs on the images that overrides name (dataset=… dataset.root=…), by default their own.
+
+    split keeps only the images of one part: of the data's own train, val or test folders; of the run's own images,
+    where nothing is overridden, that part of split.json (by default test where there is one, else val). A run that is
+    in the output folder already is not evaluated again.
+
+    Raises UserError for classes that a run does not know, and for images that a run was trained on.
+    """
+    cv2.setNumThreads(0)
+    place, evaluated, fingerprint = output, [], ""
+    read: dict[str, Samples] = {}  # by the config that they were read with: runs mostly share it
+    for number, own in enumerate(trained):
+        run = open_run(own.folder, trust)
+        check_targets({key: run.config[key] for key in ("loss", "metric")}, trust, "--trust {}")
+        images = _images(run, own, overrides, split, read)
+        if bool(own.images().targets) == images.samples.has_masks:
+            kinds = ("masks", "one class for each image")
+            has, needs = kinds if images.samples.has_masks else kinds[::-1]
+            raise UserError(f"{images.name}: has {has}, but {own.folder} predicts {needs}.")
+        data = images.fingerprint()
+        if fingerprint not in ("", data["hash"]):
+            raise UserError(
+                f"{own.folder}: its {split or own.split} images are not those of {trained[0].folder}, so the runs "
+                "cannot be evaluated together. Name the images: dataset=… dataset.root=…"
+            )
+        fingerprint = data["hash"]
+        place = place or OUTPUT / images.name
+        folder = place / _name(own.folder, trained)
+        if not _is_done(folder, own, data):
+            console.print(f"{number + 1} of {len(trained)}  {own.folder}: {len(images.chosen)} images")
+            _evaluate(run, own, images, folder, data, console)
+        done, reason = read_run(folder)
+        if done is None:
+            raise UserError(f"{folder}: {reason}. Remove it, or name another folder: -o")
+        evaluated.append(done)
+    assert place is not None, "there is at least one run"
+    return Evaluated(place, evaluated)
+
+
+def _name(folder: Path, runs: Sequence[Run]) -> str:
+    """Name a run's evaluation by the part of its folder's path that the runs do not share."""
+    shared = os.path.commonpath([run.folder.absolute().parent for run in runs])
+    return "_".join(folder.absolute().relative_to(shared).parts)
+
+
+def _is_done(folder: Path, own: Run, data: dict[str, str]) -> bool:
+    """Whether folder holds this run on these images. Raise UserError where it holds something else."""
+    if not (folder / "run.json").exists():
+        return False
+    done, _ = read_run(folder)
+    made = done.metadata.get("evaluation") if done else None
+    if done is None or not made or made["weights_sha256"] != _weights(own.folder):
+        raise UserError(f"{folder}: is not the evaluation of {own.folder}. Name another folder: -o")
+    if done.metadata["data"]["hash"] != data["hash"]:
+        raise UserError(f"{folder}: holds this run on other images. Name another folder: -o")
+    return True
+
+
+def _weights(folder: Path) -> str:
+    return digest([folder / "checkpoints" / name for name in ("best.safetensors", "last.ckpt")])
+
+
+def _images(run: SavedRun, own: Run, overrides: Sequence[str], split: str | None, read: dict[str, Samples]) -> Images:
+    """Read the images to evaluate, with the run's preprocessing."""
+    if not overrides:
+        part = split or own.split
+        samples, chosen, groups_of_chosen = run.images(None, part)
+        groups = list(samples.ids)
+        for i, group in zip(chosen, groups_of_chosen, strict=True):
+            groups[i] = group
+        dataset = run.dataset(None)
+        source = open_source(dataset, run.trust)
+        name = f"{_data_name(source, dataset)}_{part}"
+    else:
+        dataset, trust = _dataset(run, overrides)
+        source = open_source(dataset, trust)
+        index = _class_indices(source.classes, dataset, run)
+        if (key := dataset.model_dump_json()) not in read:
+            read[key] = read_samples(source, dataset)
+        samples = read[key]
+        samples = replace(samples, targets=index.astype(samples.targets.dtype)[samples.targets])
+        given = source.given_split and [source.given_split[i] for i in samples.positions]
+        if split and split not in (given or ()):
+            raise UserError(f"--split={split}: the data have no folder of that part.")
+        chosen = [i for i in range(len(samples.ids)) if split is None or given is None or given[i] == split]
+        patients = source.groups and [source.groups[i] for i in samples.positions]
+        groups = name_groups(samples.ids, dataset.split.group_regex, patients)
+        name = _data_name(source, dataset)
+    trained_on = {member["sha256"] for member in json.loads((own.folder / "split.json").read_text())["train"]}
+    if seen := [samples.ids[i] for i in chosen if samples.digests[i] in trained_on]:
+        more = f" and {len(seen) - MAX_NAMED} more" if len(seen) > MAX_NAMED else ""
+        raise UserError(
+            f"{own.folder}: was trained on {', '.join(seen[:MAX_NAMED])}{more}: {len(seen)} of these {len(chosen)} "
+            "images. Evaluate it on images that it has not seen: --split test, or another dataset.root."
+        )
+    return Images(name, source, samples, chosen, groups)
+
+
+def _data_name(source: Source, dataset: DatasetConfig) -> str:
+    return source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
+
+
+def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Sequence[str]]:
+    """Return the config of the data that overrides name, with the run's preprocessing, and the trusted packages."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(as_message(error, overrides)) from None
+    for override in parsed:
+        key = str(override.key_or_group)
+        if key not in ("dataset", "trust") and not key.startswith("dataset."):
+            raise UserError(f"{key}: an evaluation takes dataset keys only; all else is the run's.")
+        if key.removeprefix("dataset.") in PREPROCESSING:
+            raise UserError(f"{key}: images are prepared as the run's training did. Leave it out.")
+    own = run.config["dataset"]
+    if any(override.key_or_group == "dataset" for override in parsed):
+        config, _ = parse_config(compose_config(overrides))
+        named, trust = config.dataset.model_dump(), [*config.trust, *run.trust]
+    else:
+        content = OmegaConf.create({"dataset": own})
+        OmegaConf.set_struct(content, True)
+        try:
+            for override in parsed:
+                OmegaConf.update(content, str(override.key_or_group), override.value())
+        except OmegaConfBaseException:
+            keys = ", ".join(key for key in own if not key.startswith("_"))
+            raise UserError(f"{override.key_or_group}: the run's dataset has no such key, only {keys}.") from None
+        named, trust = dict(OmegaConf.to_container(content.dataset)), list(run.trust)  # type: ignore[arg-type]
+    kept = {key: own[key] for key in PREPROCESSING if key in own and key in named}
+    return parse_section(DatasetConfig, named | kept, "dataset."), trust
+
+
+def _class_indices(classes: Sequence[str], dataset: DatasetConfig, run: SavedRun) -> np.ndarray:
+    """Return the run's index of each class of the data. Raise UserError for a class that the run does not know."""
+    known: list[str] = run.config["derived"]["classes"]
+    if unknown := [name for name in classes if name not in known]:
+        what = f"the data have the class {', '.join(unknown)}, but {run.folder} predicts {', '.join(known)}."
+        same = len(classes) == len(known) and "classes" in dataset.node
+        fix = f"dataset.classes=[{','.join(known)}]" if same else "name the folders as the run's"
+        raise UserError(f"dataset: {what}\nWhere they mean the same: {fix}")
+    return np.array([known.index(name) for name in classes])
+
+
+def _evaluate(run: SavedRun, own: Run, images: Images, folder: Path, data: dict[str, str], console: Console) -> None:
+    """Evaluate one run with the last and the best weights, and write its folder; run.json comes last."""
+    measured = _Measured(run, images)
+    last = read_last(own.folder / "checkpoints" / "last.ckpt", "so it cannot be evaluated", "Train the run again")
+    run.model.load_state_dict(last["model"])
+    evaluations = {"last": measured.evaluate()}
+    load_weights(own.folder / "checkpoints" / "best.safetensors", run.model)
+    evaluations["best"] = measured.evaluate()
+    calibration, at_size = measured.count(own, console)
+    samples, classes = images.samples, run.config["derived"]["classes"]
+    rows = [
+        {"split": "test", "checkpoint": checkpoint, **row}
+        for checkpoint, evaluation in evaluations.items()
+        for row in rows_per_image(evaluation, samples.ids, images.groups, samples.targets, classes)
+    ]
+    write_csv(folder / "per_image.csv", rows)
+    members = [{"id": samples.ids[i], "group": images.groups[i], "sha256": samples.digests[i]} for i in images.chosen]
+    write_json(folder / "split.json", json.loads((own.folder / "split.json").read_text()) | {"test": members})
+    shutil.copyfile(own.folder / "metrics.csv", folder / "metrics.csv")
+    if (config := own.folder / ".hydra" / "config.yaml").exists():
+        write_text(folder / ".hydra" / "config.yaml", config.read_text(encoding="utf-8"))
+    metric, mode = _monitored(own)
+    worst = measured.worst(evaluations["best"], metric, mode)
+    figure = mask_figure(worst) if samples.has_masks else class_figure(worst, classes)
+    write_figure(folder / "figures" / "worst.png", figure)
+    for name, figure in _charts(calibration, classes, samples.has_masks):
+        write_figure(folder / "figures" / f"{name}.png", figure)
+    values = {
+        checkpoint: {"values": {f"test/{name}": value for name, value in evaluation.values.items()}}
+        for checkpoint, evaluation in evaluations.items()
+    }
+    record = json.loads((own.folder / "run.json").read_text(encoding="utf-8"))
+    record["config"] |= {"trained_on": record["data"]["hash"]}  # what was trained on distinguishes runs here
+    record |= {key: record[key] | value for key, value in values.items()}
+    record["data"] = data
+    record["evaluation"] = {
+        "run": own.folder.as_posix(),
+        "weights_sha256": _weights(own.folder),
+        "data": images.name,
+        "calibration": {"ece": calibration.ece, "brier": calibration.brier},
+        "at_image_size": at_size,
+    }
+    write_json(folder / "run.json", record)
+    if not {samples.ids[i] for i in images.chosen} <= {*own.split_ids["val"]}:  # which training has looked at
+        _append_look(own.folder, folder, images, data["hash"])
+
+
+def _charts(calibration: Calibration, classes: Sequence[str], has_masks: bool) -> Iterator[tuple[str, Figure]]:
+    """Yield the reliability diagram, and of two classes what other thresholds would give."""
+    is_binary, positive = len(classes) == 2, classes[calibration.positive]
+    counted = "pixels" if has_masks else "images"
+    title = f"{counted}: ECE {calibration.ece:.3f}, Brier score {calibration.brier:.3f}"
+    axis = f"probability of {positive}" if is_binary else "probability of the predicted class"
+    yield "reliability", reliability_figure(*calibration.reliability(), title, axis)
+    if is_binary:
+        sensitivity, specificity = calibration.rates_by_threshold()
+        curves = {"sensitivity": sensitivity, "specificity": specificity}
+        if has_masks:
+            curves["Dice, mean over the images"] = calibration.dice_by_threshold().mean(axis=0)
+        yield "thresholds", thresholds_figure(curves, 0.5, f"{positive}, by threshold ({counted})")
+
+
+class _Measured:
+    """One run's model, loss and metrics on the chosen images."""
+
+    def __init__(self, run: SavedRun, images: Images) -> None:
+        self.run, self.images = run, images
+        loss = parse_section(LossConfig, run.config["loss"], f"{run.folder}: loss.")
+        self.loss = build("loss", loss.node, run.trust).to(next(run.model.parameters()).device)
+        self.metrics = self._metrics(list(run.config["metric"]["scores"])).to(next(run.model.parameters()).device)
+        self.dataset = SampleDataset(images.samples, normalizer(run.config["dataset"]["normalization"]), None, 0)
+
+    def _metrics(self, names: Sequence[str]) -> MetricCollection:
+        scores = self.run.config["metric"]["scores"]
+        return MetricCollection({name: build(f"metric.scores.{name}", scores[name], self.run.trust) for name in names})
+
+    def _batches(self, chosen: Sequence[int]) -> DataLoader[Batch]:
+        """Return a loader of these samples, in batches as large as the training's: the same sums, to the last bit."""
+        size = int(self.run.config["train"]["batch_size"])
+        return DataLoader(self.dataset, size, sampler=[(0, i) for i in chosen])
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the model as it is now."""
+        return evaluate(self.run.model, self.loss, self.metrics, self._batches(self.images.chosen), self.run.autocast)
+
+    def examples(self, chosen: Sequence[int]) -> Iterator[Example]:
+        """Yield these samples with the model's probabilities, titled by id."""
+        samples = self.images.samples
+        batches = predict(self.run.model, (batch.images for batch in self._batches(chosen)), self.run.autocast)
+        of_images = (probs for batch in batches for probs in batch.cpu().numpy())
+        for i, probs in zip(chosen, of_images, strict=True):
+            yield Example(samples.ids[i], samples.images[i], np.asarray(samples.targets[i]), probs)
+
+    def worst(self, evaluation: Evaluation, metric: str, mode: str) -> list[Example]:
+        """Return the images with the worst values of the metric, or of the loss where it has none for an image."""
+        name, mode = (metric, mode) if metric in evaluation.per_image else ("loss", "min")
+        order = evaluation.per_image[name].argsort(descending=mode == "min", stable=True).tolist()[:MAX_WORST]
+        values = [f"{name} {evaluation.per_image[name][i]:.3f}  " for i in order]
+        examples = self.examples([evaluation.indices[i] for i in order])
+        return [replace(each, title=value + each.title) for value, each in zip(values, examples, strict=True)]
+
+    def count(self, own: Run, console: Console) -> tuple[Calibration, dict[str, float] | None]:
+        """Count probabilities for calibration; of masks also compute the monitored metric at the images' own size."""
+        num_classes = len(self.run.config["derived"]["classes"])
+        positive = self.run.config["derived"]["positive"]
+        calibration = Calibration(num_classes, 1 if positive is None else positive)
+        metric = _monitored(own)[0]
+        scores = self.run.config["metric"]["scores"]
+        at_size = self._metrics([metric]) if self.images.samples.has_masks and metric in scores else None
+        hidden = not console.is_terminal
+        examples = zip(self.images.chosen, self.examples(self.images.chosen), strict=True)
+        for i, example in track(
+            examples, "calibrating", len(self.images.chosen), console=console, transient=True, disable=hidden
+        ):
+            calibration.add(example.probs, example.target)
+            if at_size is not None:
+                target = self._at_size(i)
+                probs = combine((), [example.probs], target.shape).probs
+                at_size.update(torch.from_numpy(probs)[None], torch.from_numpy(target.astype(np.int64))[None])
+        computed = {} if at_size is None else at_size.compute()
+        return calibration, {name: float(value.float().mean()) for name, value in computed.items()} or None
+
+    def _at_size(self, i: int) -> np.ndarray:
+        """Return a sample's class map (H, W) at the size of its file, with the run's class indices."""
+        source, samples = self.images.source, self.images.samples
+        known: list[str] = self.run.config["derived"]["classes"]
+        index = np.array([known.index(name) for name in source.classes])
+        return np.asarray(index[read_sample(source, samples.positions[i]).target])
+
+
+def _monitored(run: Run) -> tuple[str, str]:
+    """Return the metric that a run was selected by, without its split, and max or min."""
+    name = str(run.metadata["best"]["monitor"]).partition("/")[2]
+    return name, run.mode(name)
+
+
+def _append_look(run: Path, folder: Path, images: Images, data_hash: str) -> None:
+    """Append to evaluations.csv of the run that it was measured on these images, and keep a copy beside the result."""
+    log = run / EVALUATIONS
+    header = ["time", "data", "images", "data_hash", "folder"]
+    written = log.read_text(encoding="utf-8") if log.exists() else csv_text(header, [])
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    written += csv_text([now, images.name, str(len(images.chosen)), data_hash, folder.as_posix()], [])
+    with suppress(OSError):  # a run folder that is read-only
+        write_text(log, written)
+    write_text(folder / EVALUATIONS, written)
