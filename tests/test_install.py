@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -62,5 +63,16 @@ def test_commands_outside_the_clone(runcard, tmp_path):
     assert "seeds" in runcard("compare", "outputs/seeds")
     assert "report.html" in runcard("report", "outputs/seeds")
     assert "no errors" in runcard("audit", "dataset=lung_ct")
+    data = ROOT / "src" / "runcard" / "datasets" / "lung_ct"
+    image = str(next((data / "Image").iterdir()))
+    assert "1 images predicted" in runcard("predict", "outputs/seeds", image, "-o", "masks")
+    assert (tmp_path / "masks" / f"{Path(image).stem}.png").exists()
+    for folder in ("Image", "Mask"):  # those of the other patient, whom these runs did not train on
+        shutil.copytree(data / folder, tmp_path / "other" / folder, ignore=shutil.ignore_patterns("patient1*"))
+    assert "2 runs, 61 images" in runcard("evaluate", "outputs/seeds", "dataset=lungs", "dataset.root=other")
+    assert "2 (0, 1)" in runcard("compare", "outputs/seeds", "--on", "outputs/evaluations/other")
+    run = min((tmp_path / "outputs" / "seeds").glob("*/run.json")).parent
+    assert "decisions on 61 validation images differ" in runcard("export", str(run), "-o", "model.onnx")
+    assert "1 images predicted" in runcard("predict", "model.onnx", image, "-o", "by_file")
     runcard("init", "mine")
     assert (tmp_path / "mine" / "conf" / "dataset" / "circles.yaml").exists()
