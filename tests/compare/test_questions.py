@@ -170,19 +170,19 @@ MISTAKES = [
     ("measure: seconds", "of: dice\n    measure: seconds", "questions.1a_time.of: seconds is read from no curve"),
     ("measure: dice", "of: iou\n    measure: dice", "questions.1a_dice.of: dice is read from no curve"),
     ("1a_sooner:", "1a_dice_base:", "questions: two of them would be called 1a_dice_base"),
-    ("margin: 3", "settled_by: []", "settled_by is now controlled_by, in each question."),
+    ("margin: 3", "settled_by: []", "questions.1a_time.settled_by is now controlled_by, in each question."),
 ]
 
 
 @pytest.mark.parametrize(("right", "wrong", "words"), MISTAKES)
-def test_a_mistake_is_told(read, right, wrong, words):
+def test_a_mistake_gives_a_message(read, right, wrong, words):
     assert right in STUDY
     with pytest.raises(UserError, match=rf"study\.yml: {words}") as caught:
         read(STUDY.replace(right, wrong, 1))
     assert len(str(caught.value).splitlines()) <= 4
 
 
-def test_all_mistakes_are_told_together(read):
+def test_all_mistakes_are_reported_together(read):
     with pytest.raises(UserError) as caught:
         read(STUDY.replace("title:", "titel:").replace("factor: loss", "facto: loss").replace("[0, 2]", "[]"))
     assert len(str(caught.value).splitlines()) == 4
@@ -195,7 +195,7 @@ def test_the_former_format_is_answered_with_the_keys_of_now(read):
     with pytest.raises(UserError) as caught:
         read("questions: {1a: {compare: [a, b], ask: {dice: {measure: dice}}, one_at_a_time: {}}}\nunasked: []\n")
     former = [line.split(": ")[1].split()[0] for line in str(caught.value).splitlines()]
-    assert former == ["ask", "one_at_a_time", "unasked"]
+    assert former == ["unasked", "questions.1a.ask", "questions.1a.one_at_a_time"]
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "questions: 3"])
