@@ -35,6 +35,7 @@ class Findings:
     arms: tuple[Arm, ...]
     measures: tuple[Measure, ...]  # the rows of the table of arms, primary first
     values: Mapping[str, Mapping[str, Value]]  # arm name -> measure key -> value
+    out_of_fold: Mapping[str, Mapping[str, float]]  # arm name -> metric -> see endpoints.out_of_fold; {} without folds
     best: Mapping[str, Value]  # arm name -> the monitored metric at the best epoch: see best_title
     answers: tuple[Answer, ...]
     command: str  # the command that reproduces this
@@ -65,6 +66,7 @@ def find(
             dict.fromkeys(replace(m, title=written.get(m.key, m.title)) for table in tables.values() for m in table)
         ),
         values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
+        out_of_fold={arm.name: endpoints.out_of_fold(arm) for arm in arms},
         best={arm.name: _value(arm, monitored(arm), "best") for arm in arms},
         answers=tuple(answer(questions, arms)),
         command=command,
