@@ -404,10 +404,40 @@ def test_folds_go_by_the_corrected_t(tmp_path):
     means = values[0].mean(axis=1) - values[1].mean(axis=1)
     assert one.effect.estimate == pytest.approx(means.mean())
     assert one.effect.se == pytest.approx(np.sqrt((1 / 5 + 20 / 80) * means.var(ddof=1)))
-    assert (one.effect.df, one.verdict.word) == (4, "better")
+    assert (one.effect.df, one.verdict.word) == (4, "one seed")
+    assert one.verdict.sentence.startswith("The mean of 5 loss=bce networks beats the mean of 5 loss=dice networks on ")
+    assert one.verdict.sentence.endswith("Another seed could reverse it.")
+    assert one.claimable_p is None
     assert (
         one.scope == "on these 5 folds of these data: 100 validation images of 128 px, after 60 epochs, 1 and 1 seeds"
     )
+
+
+def write_folds(folder, values):
+    """Write two arms of values (S, K, I): seeds, folds, images."""
+    names = [f"n{i}" for i in range(values[0].shape[1] * values[0].shape[2])]
+    for name, arm, y in (("a", BCE, values[0]), ("b", DICE, values[1])):
+        for (seed, fold), row in ((place, y[place]) for place in np.ndindex(*y.shape[:2])):
+            ids = names[len(row) * fold : len(row) * (fold + 1)]
+            special = {"ids": ids, "train_ids": [n for n in names if n not in ids], "choices": arm["choices"]}
+            config = arm["config"] | {"dataset.split.kind": "kfold", "dataset.split.fold": fold}
+            write_run(folder / f"{name}{seed}{fold}", seed=seed, images={"dice": row}, config=config, **special)
+
+
+def test_what_all_folds_of_a_seed_share_is_no_difference_of_the_arms(tmp_path):
+    """All folds of a seed start from the same weights, and here these decide everything."""
+    rng = np.random.default_rng(0)
+    of_seeds = np.array([[0.80, 0.94], [0.70, 0.78]])
+    values = [s[:, None, None] + rng.normal(0, 0.002, (2, 5, 12)) for s in of_seeds]
+    write_folds(tmp_path, values)
+    findings = found_in(tmp_path)
+    one = only(findings)
+    welch = stats.ttest_ind(*(y.mean(axis=(1, 2)) for y in values), equal_var=False)
+    assert one.verdict.word == "cannot tell"
+    assert one.p == pytest.approx(welch.pvalue)
+    assert one.effect.interval() == pytest.approx(tuple(welch.confidence_interval()))
+    low, high = findings.values["loss=bce"]["dice"].mean.interval()
+    assert low < 0.80 < 0.94 < high
 
 
 def test_out_of_fold_is_the_metric_of_all_folds_images_as_one_set(tmp_path):

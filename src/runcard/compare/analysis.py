@@ -147,9 +147,10 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
         which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]
         remarks.append(f"no run of {', '.join(which)}, which other arms have")
-    if len(arm.seeds) == 1 and not arm.first.is_fold:
+    seeds_vary = not arm.first.is_fold or endpoints.in_folds(arm)  # on a shared test split, folds vary as seeds do
+    if len(arm.seeds) == 1 and seeds_vary:
         remarks.append("one seed, so that nothing is known of how far seeds differ")
-    if len(arm.seeds) == 2 and not arm.first.is_fold:
+    if len(arm.seeds) == 2 and seeds_vary:
         remarks.append("two seeds, so that little is known of how far seeds differ: three or more err less")
     if arm.first.is_fold:
         remarks += _remarks_on_folds(arm)

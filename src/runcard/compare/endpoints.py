@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -141,14 +141,18 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
     """Compute the arm's mean with its interval, on the scale of the metric."""
     if in_folds(arm):
-        return _resampled(_of_folds(arm, metric, checkpoint), arm)
+        effect = _resampled(_of_folds(arm, metric, checkpoint), arm)
+        of_seeds = _of_seeds(arm, metric, checkpoint)
+        return replace(effect, on_these_images=mrmc.mean(of_seeds[None])) if len(of_seeds) > 1 else effect
     return mrmc.mean(units([arm], metric, checkpoint).values[0])
 
 
 def contrast(first: Arm, second: Arm, metric: str) -> Effect:
     """Compute first minus second arm in the last epoch. They must be comparable: see confounds.incomparable."""
-    if in_folds(first):
-        return _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
+    if in_folds(first):  # all folds of a seed have its initial weights: how far seeds differ, folds do not show
+        effect = _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
+        a, b = (_of_seeds(arm, metric, "last") for arm in (first, second))
+        return replace(effect, on_these_images=mrmc.welch(a, b)) if min(len(a), len(b)) > 1 else effect
     return mrmc.difference(*units([first, second], metric).values)
 
 
@@ -213,6 +217,11 @@ def _of_folds(arm: Arm, metric: str, checkpoint: str) -> Array:
     if holes := [fold for fold, mean in zip(folds, means, strict=True) if np.isnan(mean)]:
         raise UserError(f"metric: {metric} is not a number in fold {holes[0]} of {arm.first.folder.parent}.")
     return means
+
+
+def _of_seeds(arm: Arm, metric: str, checkpoint: str) -> Array:
+    """Average a metric over the folds of each seed."""
+    return np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.seed == seed]) for seed in arm.seeds])
 
 
 def _resampled(values: Array, arm: Arm) -> Effect:
