@@ -40,7 +40,7 @@ OTHER: dict[str, Any] = {
     "in_channels": 3, "out_channels": 2, "image_size_px": 64, "size_px": 40,
     "base": 5, "depth": 2, "dropout": 0.9, "dropout_at": ["concat"],
     "upsample": "transpose2", "init": "default", "head": [32], "pooling": "batch", "smooth": 100.0,
-    "weights": [1.0, 3.0],
+    "weights": [1.0, 3.0], "pos_weight": 3.0,
     "weights.bce": 3.0, "weights.dice": 3.0, "lr": 0.5, "betas": [0.5, 0.6], "eps": 0.1, "weight_decay": 0.7,
     "momentum": 0.3, "T_max": 5, "eta_min": 1e-4, "factor": 0.5, "max_lr": 0.7, "total_steps": 40, "pct_start": 0.6,
     "anneal_strategy": "linear", "div_factor": 5.0, "final_div_factor": 50.0, "base_momentum": 0.2,

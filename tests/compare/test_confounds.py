@@ -51,6 +51,8 @@ def config(**changes):
             config(weights_sha256="ab", model__dropout=0.2),
             ["model.dropout (0.0 | 0.2)", "weights_sha256 (absent | ab)"],
         ),
+        (config(train__init_from="a", init_sha256="ab"), ["train.init_from (absent | a)"]),
+        (config(init_sha256="ab"), ["init_sha256 (absent | ab)"]),
         (config(train__extend="outputs/run/a"), []),
         ({"seed": 7}, []),
         ({"choices": {"experiment": "another", "scale": "quick"}}, []),
@@ -90,6 +92,15 @@ def test_folds_are_runs_of_one_arm_and_splits_are_not(tmp_path):
         write_run(tmp_path / f"h{fold}", **images, **config(dataset__split__seed=fold))
     arms, left_out = group_arms(find_runs([str(tmp_path)]).runs)
     assert (sorted(len(arm.runs) for arm in arms), left_out) == ([1, 1, 1, 3], [])
+
+
+def test_a_key_that_is_null_is_as_good_as_absent(tmp_path):
+    """Runs from before there was such a key are of the same arm."""
+    write_run(tmp_path / "a", seed=0)
+    write_run(tmp_path / "b", seed=1, **config(train__freeze=None))
+    write_run(tmp_path / "c", seed=2, **config(train__freeze=["encoder"]))
+    arms, _ = group_arms(find_runs([str(tmp_path)]).runs)
+    assert [arm.seeds for arm in arms] == [(0, 1), (2,)]
 
 
 def test_arms_that_miss_a_fold_are_not_comparable(tmp_path):

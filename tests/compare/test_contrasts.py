@@ -17,7 +17,7 @@ from runcard.compare.confounds import group_arms
 from runcard.compare.contrasts import answer
 from runcard.compare.measures import Measure
 from runcard.compare.questions import Question
-from runcard.compare.report.terminal import as_json
+from runcard.compare.report.terminal import as_json, cell, tabulate_arms
 from runcard.compare.verdicts import Evidence, judge
 from runcard.runs.reader import find_runs
 from runcard.runs.run import Images
@@ -404,10 +404,75 @@ def test_folds_go_by_the_corrected_t(tmp_path):
     means = values[0].mean(axis=1) - values[1].mean(axis=1)
     assert one.effect.estimate == pytest.approx(means.mean())
     assert one.effect.se == pytest.approx(np.sqrt((1 / 5 + 20 / 80) * means.var(ddof=1)))
-    assert (one.effect.df, one.verdict.word) == (4, "better")
+    assert (one.effect.df, one.verdict.word) == (4, "one seed")
+    assert one.verdict.sentence.startswith("The mean of 5 loss=bce networks beats the mean of 5 loss=dice networks on ")
+    assert one.verdict.sentence.endswith("Another seed could reverse it.")
+    assert one.claimable_p is None
     assert (
         one.scope == "on these 5 folds of these data: 100 validation images of 128 px, after 60 epochs, 1 and 1 seeds"
     )
+
+
+def write_folds(folder, values):
+    """Write two arms of values (S, K, I): seeds, folds, images."""
+    names = [f"n{i}" for i in range(values[0].shape[1] * values[0].shape[2])]
+    for name, arm, y in (("a", BCE, values[0]), ("b", DICE, values[1])):
+        for (seed, fold), row in ((place, y[place]) for place in np.ndindex(*y.shape[:2])):
+            ids = names[len(row) * fold : len(row) * (fold + 1)]
+            special = {"ids": ids, "train_ids": [n for n in names if n not in ids], "choices": arm["choices"]}
+            config = arm["config"] | {"dataset.split.kind": "kfold", "dataset.split.fold": fold}
+            write_run(folder / f"{name}{seed}{fold}", seed=seed, images={"dice": row}, config=config, **special)
+
+
+def test_what_all_folds_of_a_seed_share_is_no_difference_of_the_arms(tmp_path):
+    """All folds of a seed start from the same weights, and here these decide everything."""
+    rng = np.random.default_rng(0)
+    of_seeds = np.array([[0.80, 0.94], [0.70, 0.78]])
+    values = [s[:, None, None] + rng.normal(0, 0.002, (2, 5, 12)) for s in of_seeds]
+    write_folds(tmp_path, values)
+    findings = found_in(tmp_path)
+    one = only(findings)
+    welch = stats.ttest_ind(*(y.mean(axis=(1, 2)) for y in values), equal_var=False)
+    assert one.verdict.word == "cannot tell"
+    assert one.p == pytest.approx(welch.pvalue)
+    assert one.effect.interval() == pytest.approx(tuple(welch.confidence_interval()))
+    low, high = findings.values["loss=bce"]["dice"].mean.interval()
+    assert low < 0.80 < 0.94 < high
+
+
+def test_out_of_fold_is_the_metric_of_all_folds_images_as_one_set(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes, targets, scores = (20, 20, 12), [], []
+    names = [f"n{i}" for i in range(sum(sizes))]
+    for fold, size in enumerate(sizes):
+        start = sum(sizes[:fold])
+        ids = names[start : start + size]
+        truth = np.array(["AFF", "NFF", "NFF", "NFF"] * (size // 4))
+        score = rng.normal(np.where(truth == "AFF", 1.0, 0.0) + fold, 1)  # each fold has its own scale
+        prob = 1 / (1 + np.exp(-score))
+        targets, scores = [*targets, *truth], [*scores, *prob]
+        pooled = POOLED | {"auroc": sklearn.metrics.roc_auc_score(truth == "AFF", prob)}
+        special = {"ids": ids, "train_ids": [n for n in names if n not in ids], "pooled": pooled, "recorded": BONE}
+        config = {"dataset.split.kind": "kfold", "dataset.split.num_folds": 3, "dataset.split.fold": fold}
+        images = of_classes(truth, np.stack([prob, 1 - prob], axis=1))
+        write_run(tmp_path / f"{fold}", images=images, config=config, **special)
+    findings = found_in(tmp_path)
+    (arm,) = findings.arms
+    values = findings.out_of_fold[arm.name]
+    is_aff, decided = np.array(targets) == "AFF", np.array(scores) > 0.5
+    assert values["accuracy"] == pytest.approx((is_aff == decided).mean())
+    assert values["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(is_aff, scores))
+    assert values["auroc"] != pytest.approx(findings.values[arm.name]["auroc"].mean.estimate, abs=0.01)
+    shown = {words: cell(measure, found) for words, measure, (found,) in tabulate_arms(findings, [arm])}
+    assert shown["AUROC, out of fold"] == f"{values['auroc']:.3f} (52 images)"
+    assert as_json(findings)["arms"][0]["out_of_fold"] == values
+
+
+def test_no_row_is_out_of_fold_where_there_are_no_folds(tmp_path):
+    write_pair(tmp_path)
+    findings = found_in(tmp_path)
+    assert list(findings.out_of_fold.values()) == [{}, {}]
+    assert not [words for words, *_ in tabulate_arms(findings, findings.arms) if "out of fold" in words]
 
 
 def test_folds_measured_on_one_test_split_are_readers_of_its_images(tmp_path):

@@ -119,6 +119,9 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
 ELSEWHERE = {  # key -> the test that sees it
     "train.persistent_workers": "test_workers_are_kept_between_epochs_where_there_are_any",
     "train.extend": "tests of the run folder",
+    "train.init_from": "tests/training/test_transfer.py",
+    "train.init_without": "tests/training/test_transfer.py",
+    "train.freeze": "tests/training/test_transfer.py",
     "train.explain_images": "tests/test_explain.py",
     "train.cache_features": "tests/test_features.py",
     "dataset.split.kind": "test_split_kind_seed_and_fold_change_the_split",
@@ -244,6 +247,29 @@ def test_bf16_computes_in_bf16(tiny):
         assert halved.network(images).dtype == torch.float32, "Fabric gives back what it was given"
         difference = (halved.network(images) - tiny.network(images)).abs().max()
     assert 1e-5 < difference < 0.5
+
+
+# Weights of the classes
+
+
+def test_balanced_weights_are_of_the_training_images_alone():
+    setup = composed(*BONE, "loss=cross_entropy", "loss.weights=balanced", "dataset.imbalance=0.3")
+    train = np.bincount(setup.data.samples.targets[setup.data.split["train"]])
+    assert train[0] != train[1]
+    assert setup.balanced_weights == {"loss": [16 / (2 * count) for count in train.tolist()]}
+    assert setup.loss.weights.tolist() == pytest.approx(setup.balanced_weights["loss"])
+
+
+def test_balanced_weights_of_masks_count_pixels_and_reach_a_loss_within_another():
+    setup = composed("loss=bce_dice", "loss.losses.bce.pos_weight=balanced")
+    background, lung = np.bincount(setup.data.samples.targets[setup.data.split["train"]].ravel()).tolist()
+    assert setup.balanced_weights == {"loss.losses.bce": [1.0, background / lung]}
+    assert composed("loss=bce_dice").balanced_weights == {}
+
+
+def test_balanced_weights_need_every_class():
+    said = said_of(*BONE, "loss=bce", "loss.pos_weight=balanced", "dataset.imbalance=0")
+    assert said == "loss: balanced weights need every class, and no training image has AFF."
 
 
 # Mistakes

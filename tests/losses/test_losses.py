@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
 from runcard.losses.bce import BCE
@@ -38,6 +40,27 @@ def masks(*images: list[int]) -> Tensor:
 )
 def test_bce_by_hand(probs: list[float], target: list[int], expected: float) -> None:
     assert BCE()(binary(probs), masks(target)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_pos_weight_by_hand() -> None:
+    logits, targets = binary([0.9, 0.2, 0.4]), masks([1, 0, 1])
+    expected = -(3 * math.log(0.9) + math.log(0.8) + 3 * math.log(0.4)) / 3
+    assert BCE(pos_weight=3)(logits, targets).item() == pytest.approx(expected, abs=1e-6)
+    balanced = BCE(pos_weight="balanced")
+    assert balanced.balance([9, 3]) == [1.0, 3.0], "three times as many of the first class"
+    assert balanced(logits, targets).item() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(BCE(pos_weight=1)(logits, targets), BCE()(logits, targets))
+    assert not BCE(pos_weight=3).state_dict()
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    targets = [0] * 6 + [1] * 3 + [2]
+    loss = CrossEntropy("balanced")
+    theirs = compute_class_weight("balanced", classes=np.arange(3), y=targets)
+    assert loss.balance([6, 3, 1]) == pytest.approx(theirs)
+    logits = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    listed = CrossEntropy(theirs.tolist())(logits, torch.tensor(targets))
+    assert torch.allclose(loss(logits, torch.tensor(targets)), listed)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +208,10 @@ def test_wrong_arguments_are_named() -> None:
         CrossEntropy(["a"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"^weights must be a list"):
         CrossEntropy(2.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^weights must be a list of .* balanced or null, got 'balancd'"):
+        CrossEntropy("balancd")
+    with pytest.raises(ValueError, match=r"^pos_weight must be a number, balanced or null, got 'balancd'"):
+        BCE("balancd")
     with pytest.raises(ValueError, match=r"^weights must name the losses"):
         CompoundLoss({"bce": BCE()}, {"dice": 1.0})
     with pytest.raises(ValueError, match=r"^weights\.bce must be a number >= 0, got -1"):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from runcard.errors import UserError
+from runcard.fileio import sha256
 from runcard.models import vgg16_pretrained
-from runcard.models.pretrained import sha256
 from runcard.models.vgg16_pretrained import PretrainedVGG16
 
 

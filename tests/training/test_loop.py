@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, build_setup, compose_config
+from evidence import run_json
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -240,6 +241,17 @@ def test_nothing_better_stops_training_after_so_many_epochs(tmp_path):
     assert (trained.state.best_epoch, trained.state.epoch, len(trained.rows)) == (1, 3, 3)
     assert train(tmp_path, *still).state.epoch == 3, "taken up again, it has stopped"
     assert train(tmp_path / "patient", *still, "train.epochs=4", "train.early_stopping=4").state.epoch == 4
+
+
+def test_stopping_early_is_announced_and_recorded(run_config, capsys):
+    still = (*TINY, *PLAIN, "train.pictures=0", "optimizer.lr=0", "train.epochs=9", "train.early_stopping=2")
+    metadata = run_json(run_config("run", *still))
+    line = "stopped early after epoch 3: no better val/dice since epoch 1 (train.early_stopping=2)\n"
+    assert line in capsys.readouterr().out
+    assert (metadata["stopped_early"], metadata["epochs"], metadata["best"]["epoch"]) == (True, 3, 1)
+    metadata = run_json(run_config("patient", *still, "train.epochs=3"))
+    assert (metadata["stopped_early"], metadata["epochs"]) == (False, 3)
+    assert "stopped early" not in capsys.readouterr().out
 
 
 def test_a_monitor_that_is_always_nan_chooses_no_epoch(tmp_path):

@@ -35,6 +35,7 @@ class Findings:
     arms: tuple[Arm, ...]
     measures: tuple[Measure, ...]  # the rows of the table of arms, primary first
     values: Mapping[str, Mapping[str, Value]]  # arm name -> measure key -> value
+    out_of_fold: Mapping[str, Mapping[str, float]]  # arm name -> metric -> see endpoints.out_of_fold; {} without folds
     best: Mapping[str, Value]  # arm name -> the monitored metric at the best epoch: see best_title
     answers: tuple[Answer, ...]
     command: str  # the command that reproduces this
@@ -65,6 +66,7 @@ def find(
             dict.fromkeys(replace(m, title=written.get(m.key, m.title)) for table in tables.values() for m in table)
         ),
         values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
+        out_of_fold={arm.name: endpoints.out_of_fold(arm) for arm in arms},
         best={arm.name: _value(arm, monitored(arm), "best") for arm in arms},
         answers=tuple(answer(questions, arms)),
         command=command,
@@ -145,9 +147,10 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
     if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
         which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]
         remarks.append(f"no run of {', '.join(which)}, which other arms have")
-    if len(arm.seeds) == 1 and not arm.first.is_fold:
+    seeds_vary = not arm.first.is_fold or endpoints.in_folds(arm)  # on a shared test split, folds vary as seeds do
+    if len(arm.seeds) == 1 and seeds_vary:
         remarks.append("one seed, so that nothing is known of how far seeds differ")
-    if len(arm.seeds) == 2 and not arm.first.is_fold:
+    if len(arm.seeds) == 2 and seeds_vary:
         remarks.append("two seeds, so that little is known of how far seeds differ: three or more err less")
     if arm.first.is_fold:
         remarks += _remarks_on_folds(arm)

@@ -34,7 +34,11 @@ class Arm:
 
 
 def same_config(run: Run) -> tuple[Any, ...]:
-    """Return what an arm's runs share: config (except seed, fold, train.extend), data and, without folds, split."""
+    """Return what an arm's runs share: config (except seed, fold, train.extend), data and, without folds, split.
+
+    A key that is null is as good as absent: in runs from before there was such a key.
+    """
     apart = {"seed", "train.extend"} | ({"dataset.split.fold"} if run.is_fold else set())
-    shared = json.dumps({k: v for k, v in run.config.items() if k not in apart}, sort_keys=True, default=str)
+    config = {k: v for k, v in run.config.items() if k not in apart and v is not None}
+    shared = json.dumps(config, sort_keys=True, default=str)
     return shared, run.metadata["data"]["hash"], "" if run.is_fold else run.metadata["data"]["split_hash"]

@@ -47,6 +47,8 @@ def factors(first: Run, second: Run) -> list[Factor]:
     keys = [k for k in keys if not k.startswith("metric.scores.") and k not in derived]
     if "model.weights" in keys or _replaced("model.weights", first, second):
         keys = [key for key in keys if key != "weights_sha256"]  # of the file that model.weights names
+    if "train.init_from" in keys:
+        keys = [key for key in keys if key != "init_sha256"]
     found: dict[str, Factor] = {}
     for key in keys:
         name = _replaced(key, first, second) or key

@@ -73,8 +73,10 @@ class Comparison:
 
     @property
     def one_seed(self) -> bool:
-        """Whether an arm has one run, so that single networks are compared, not methods."""
-        return self.units is not None and min(len(arm.runs) for arm in self.arms) < 2
+        """Whether an arm has one run, or folds of one seed, so that these networks are compared, not methods."""
+        if self.units is None:
+            return bool(self.arms) and endpoints.in_folds(self.arms[0]) and min(len(a.seeds) for a in self.arms) < 2
+        return min(len(arm.runs) for arm in self.arms) < 2
 
     @property
     def claimable_p(self) -> float | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from runcard.compare.arms import Arm
 from runcard.errors import UserError, did_you_mean
-from runcard.runs.run import PROBABILITY, Run
+from runcard.runs.run import PROBABILITY, Images, Run
 from runcard.stats import mrmc
 from runcard.stats.mrmc import Array, Effect, Mask
 
@@ -132,7 +133,7 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
         check_comparable(arms[0].first, metric)
         is_binary = False
         kept = np.ones(len(first.ids), bool)
-        statistics = [[_statistic(run, metric, checkpoint) for run in arm.runs] for arm in arms]
+        statistics = [[_statistic(run, metric, run.images(checkpoint)) for run in arm.runs] for arm in arms]
         values = [np.stack([mrmc.jackknife(*each) for each in arm]) for arm in statistics]
     return Units(tuple(values), int((~kept).sum()), is_binary)
 
@@ -140,14 +141,18 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
     """Compute the arm's mean with its interval, on the scale of the metric."""
     if in_folds(arm):
-        return _resampled(_of_folds(arm, metric, checkpoint), arm)
+        effect = _resampled(_of_folds(arm, metric, checkpoint), arm)
+        of_seeds = _of_seeds(arm, metric, checkpoint)
+        return replace(effect, on_these_images=mrmc.mean(of_seeds[None])) if len(of_seeds) > 1 else effect
     return mrmc.mean(units([arm], metric, checkpoint).values[0])
 
 
 def contrast(first: Arm, second: Arm, metric: str) -> Effect:
     """Compute first minus second arm in the last epoch. They must be comparable: see confounds.incomparable."""
-    if in_folds(first):
-        return _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
+    if in_folds(first):  # all folds of a seed have its initial weights: how far seeds differ, folds do not show
+        effect = _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
+        a, b = (_of_seeds(arm, metric, "last") for arm in (first, second))
+        return replace(effect, on_these_images=mrmc.welch(a, b)) if min(len(a), len(b)) > 1 else effect
     return mrmc.difference(*units([first, second], metric).values)
 
 
@@ -163,6 +168,34 @@ def in_folds(arm: Arm) -> bool:
     Folds that are measured on one shared test split are readers of the same images, as seeds are.
     """
     return arm.first.split == "val" and len({run.fold for run in arm.runs}) > 1
+
+
+def out_of_fold(arm: Arm) -> dict[str, float]:
+    """Compute each metric over the images of all folds as one set, each by the network that was not trained on it.
+
+    The mean over the seeds, in the last epoch; images without a value are left out. {} where the arm has no folds.
+    """
+    if not in_folds(arm):
+        return {}
+    pooled = [_pooled([run.images() for run in arm.runs if run.seed == seed]) for seed in arm.seeds]
+    found = {}
+    for metric in metrics(arm.first):
+        if metric in pooled[0].values:
+            values = [images.values[metric][~np.isnan(images.values[metric])] for images in pooled]
+            of_seeds = [each.mean() if len(each) else math.nan for each in values]
+        else:
+            of_seeds = [_statistic(arm.first, metric, images)[0](np.ones(len(images.ids), bool)) for images in pooled]
+        found[metric] = float(np.mean(of_seeds))
+    return found
+
+
+def _pooled(folds: Sequence[Images]) -> Images:
+    return Images(
+        ids=tuple(chain.from_iterable(each.ids for each in folds)),
+        groups=tuple(chain.from_iterable(each.groups for each in folds)),
+        values={name: np.concatenate([each.values[name] for each in folds]) for name in folds[0].values},
+        targets=tuple(chain.from_iterable(each.targets for each in folds)),
+    )
 
 
 def of_images(arm: Arm, metric: str) -> Array | None:
@@ -186,6 +219,11 @@ def _of_folds(arm: Arm, metric: str, checkpoint: str) -> Array:
     return means
 
 
+def _of_seeds(arm: Arm, metric: str, checkpoint: str) -> Array:
+    """Average a metric over the folds of each seed."""
+    return np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.seed == seed]) for seed in arm.seeds])
+
+
 def _resampled(values: Array, arm: Arm) -> Effect:
     sizes = arm.first.split_sizes
     return mrmc.corrected_resampled_t(values, sizes[arm.first.split] / sizes["train"])
@@ -206,14 +244,14 @@ def _statistics(run: Run) -> dict[str, str]:
 
 def _is_reproduced(run: Run, metric: str) -> bool:
     """Whether per_image.csv gives the recorded value: an option (weights, average) may make it another metric."""
-    statistic, groups = _statistic(run, metric)
+    statistic, groups = _statistic(run, metric, run.images())
     recorded, computed = value(run, metric), statistic(np.ones(len(groups), bool))
     return math.isnan(recorded) or math.isnan(computed) or abs(recorded - computed) <= REPRODUCED
 
 
-def _statistic(run: Run, metric: str, checkpoint: str = "last") -> tuple[Callable[[Mask], float], tuple[str, ...]]:
-    """Return the metric as a function of which images are kept (I,), and the images' groups."""
-    images, target = run.images(checkpoint), _statistics(run)[metric]
+def _statistic(run: Run, metric: str, images: Images) -> tuple[Callable[[Mask], float], tuple[str, ...]]:
+    """Return the run's metric as a function of which of these images are kept (I,), and the images' groups."""
+    target = _statistics(run)[metric]
     classes = list(images.probs)
     probs = np.stack(list(images.probs.values()), axis=1)
     truth = np.array([classes.index(name) for name in images.targets])

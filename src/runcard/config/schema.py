@@ -172,8 +172,17 @@ class TrainConfig(Section):
     pictures: NonNegativeInt
     explain_images: NonNegativeInt
     extend: str | None
+    init_from: str | None = None  # this and the next two: absent in configs saved before there were any
+    init_without: list[str] | None = None
+    freeze: list[str] | None = None
     cache_features: Literal["auto", "always", "never"]
     cache_dir: str
+
+    @model_validator(mode="after")
+    def _init_without_needs_init_from(self) -> TrainConfig:
+        if self.init_without and not self.init_from:
+            raise PydanticCustomError(CUSTOM, ".init_without names layers of train.init_from, which is null")
+        return self
 
 
 class DerivedConfig(Section):

@@ -75,6 +75,7 @@ def write_results(
     caching = record.content["features"]["seconds"] if setup.cache_features else 0.0
     return {
         "epochs": state.epoch,
+        "stopped_early": state.epoch < setup.train.epochs,
         "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds), "caching": caching},
         "last": {"epoch": state.epoch, "values": _values(last)},
         "best": {"epoch": state.best_epoch, "monitor": name, "value": state.best, "values": _values(best)},

@@ -13,6 +13,8 @@ from runcard.config.diff import flatten
 from runcard.config.schema import UNKNOWN, parse_config
 from runcard.data.datamodule import open_source
 from runcard.experiment.recorded import is_run_of, report_recorded
+from runcard.fileio import sha256
+from runcard.runs.reader import weights_file
 from runcard.runs.writer import recorded_run
 
 
@@ -27,6 +29,8 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     check_allowed(config.audit.allow)
     source = open_source(config.dataset, config.trust, choices.get("dataset"))
     unknown = [key for key, value in flatten(plain).items() if UNKNOWN in str(value)]
+    if config.train.init_from:
+        plain["init_sha256"] = sha256(weights_file(config.train.init_from))
     recorded = recorded_run(folder, plain, choices, [*unknown, "weights_sha256"], config.overwrite)
     if recorded.get("status") == "completed" and is_run_of(recorded, source, folder):
         return report_recorded(folder, recorded, console)

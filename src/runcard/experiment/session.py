@@ -89,6 +89,7 @@ def train_experiment(
             data=fingerprint,
             num_parameters=built.num_parameters,
             num_trained_parameters=built.num_trained,
+            balanced_weights=setup.balanced_weights,
             better={name: metric_mode(name, setup.metrics) for name in ("loss", *columns(setup.metrics))},
             bounds={
                 name: metric.bounds for name, metric in columns(setup.metrics).items() if hasattr(metric, "bounds")
@@ -130,6 +131,13 @@ def _announce(
     if isinstance(setup.model, Pretrained):
         digest = setup.config.get("weights_sha256")
         console.print(f"pretrained weights: {f'a file of SHA-256 {digest[:8]}…' if digest else 'none, random ones'}")
+    if setup.train.init_from:
+        but = f", but for {', '.join(setup.train.init_without)}" if setup.train.init_without else ""
+        digest = setup.config["init_sha256"]
+        console.print(f"initial weights: {setup.train.init_from}, SHA-256 {digest[:8]}…{but}")
+    for key, weights in setup.balanced_weights.items():
+        of_classes = (f"{name} {weight:.3g}" for name, weight in zip(setup.data.classes, weights, strict=True))
+        console.print(f"balanced weights of {key}: {', '.join(of_classes)}")
     console.print(f"{dataset}: {counts} · {model} · {loss} · {setup.fabric.device} {setup.precision}")
     if setup.smoke_test:
         console.print("scale=quick: a smoke test of this config. It supports no conclusion.", style="yellow")
@@ -167,7 +175,8 @@ def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     state = checkpoint.resume()
     if state.epoch:
-        console.print(f"going on after epoch {state.epoch}")
+        instead = ", with its weights and not those of train.init_from" if setup.train.init_from else ""
+        console.print(f"going on after epoch {state.epoch}{instead}")
     trained = setup
     if setup.cache_features:
         trained, metadata = with_cached_features(setup, console)
@@ -184,6 +193,10 @@ def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str
         resumed_epoch = state.epoch
         state = fit_setup(trained, state, checkpoint, tracker)
         progress.close()
+        if state.epoch < setup.train.epochs:
+            since = f"no better {setup.monitor.name} since epoch {state.best_epoch}"
+            patience = f"train.early_stopping={setup.train.early_stopping}"
+            console.print(f"stopped early after epoch {state.epoch}: {since} ({patience})")
         # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
         bit_exact = trained.bit_exact and state.epoch > resumed_epoch
         results = write_results(trained, state, tracker, figures, checkpoint, record, bit_exact)

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
@@ -18,15 +19,18 @@ from torchmetrics import MetricCollection
 from runcard.config.diff import flatten
 from runcard.config.instantiate import build, build_with
 from runcard.config.schema import Config, TrainConfig, to_plain
-from runcard.data.datamodule import Data, read_data
+from runcard.data.datamodule import Data, positive_class, read_data
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
 from runcard.data.preprocessing import Look
 from runcard.data.source import Source
 from runcard.errors import UserError
 from runcard.experiment.checks import check_monitors, check_output
+from runcard.fileio import sha256
+from runcard.runs.reader import weights_file
 from runcard.seeding import forked
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
-from runcard.training.types import Loss, Monitor, Schedule
+from runcard.training.transfer import freeze, load_initial_weights
+from runcard.training.types import BalancedLoss, Loss, Monitor, Schedule
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
@@ -53,6 +57,7 @@ class ExperimentSetup:
     schedule: Schedule
     metrics: MetricCollection
     monitor: Monitor
+    balanced_weights: dict[str, list[float]]  # one per class, of each loss that weighs classes by their frequency
     config: dict[str, Any]  # resolved
     config_yaml: str  # the config as composed, YAML, from which it can be run again
 
@@ -94,17 +99,20 @@ def make_setup(
     """
     unresolved, train, seed, trust = cfg.copy(), config.train, config.seed, config.trust
     fabric, precision = _fabric(train)
-    loss = build("loss", config.loss.node, trust, choices.get("loss")).to(fabric.device)
+    loss = build("loss", config.loss.node, trust, choices.get("loss"))
     augment = build("augmentation", config.augmentation, trust, choices.get("augmentation"))
+    _derive(cfg, config, source)
+    with forked(seed, "weights"):
+        model = build("model", to_plain(cfg.model), trust, choices.get("model"))
+    origin = _load_weights(model, train)
+    freeze(model, train.freeze or [])
     data = read_data(source, config.dataset, config.audit.allow, look)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
     loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
-    _derive(cfg, config, data, len(loaders.train))
+    cfg.derived.steps = train.epochs * math.ceil(len(loaders.train) / train.accumulate_steps)
     resolved = to_plain(cfg)
-
-    with forked(seed, "weights"):
-        model = build("model", resolved["model"], trust, choices.get("model"))
-    weights_sha256 = model.load_pretrained_weights() if isinstance(model, Pretrained) else None
+    balanced_weights = _balance(loss, data)
+    loss = loss.to(fabric.device)
     cache_features = check_cache(train.cache_features, model, augment, images, choices)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
@@ -136,7 +144,8 @@ def make_setup(
         schedule=schedule,
         metrics=metrics.to(fabric.device),
         monitor=monitor,
-        config=resolved | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
+        balanced_weights=balanced_weights,
+        config=resolved | origin,
         config_yaml=_runnable(unresolved, resolved),
     )
 
@@ -160,18 +169,42 @@ def _has_bf16(train: TrainConfig) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _derive(cfg: DictConfig, config: Config, data: Data, num_batches: int) -> None:
-    """Fill cfg.derived: what the model and the scheduler must know of the dataset and the loss."""
-    num_classes = len(data.classes)
+def _derive(cfg: DictConfig, config: Config, source: Source) -> None:
+    """Fill cfg.derived, but for the number of steps: what the model must know of the dataset and the loss."""
+    classes, positive = list(source.classes), positive_class(config.dataset, source)
+    num_classes = len(classes)
     if num_classes < 2:
-        raise UserError(f"dataset.classes: at least two classes are needed, got {data.classes}.")
+        raise UserError(f"dataset.classes: at least two classes are needed, got {classes}.")
     cfg.derived.in_channels = config.dataset.channels
     cfg.derived.out_channels = config.loss.two_class_logits if num_classes == 2 else num_classes
     cfg.derived.num_classes = num_classes
-    cfg.derived.classes = data.classes
-    cfg.derived.positive = data.positive
+    cfg.derived.classes = classes
+    cfg.derived.positive = None if positive is None else classes.index(positive)
     cfg.derived.image_size_px = config.dataset.image_size_px
-    cfg.derived.steps = config.train.epochs * math.ceil(num_batches / config.train.accumulate_steps)
+
+
+def _load_weights(model: nn.Module, train: TrainConfig) -> dict[str, str]:
+    """Load what the model starts from; return the SHA-256 of each file, under the key that the config has it by."""
+    hashes = {}
+    if isinstance(model, Pretrained) and (pretrained := model.load_pretrained_weights()):
+        hashes["weights_sha256"] = pretrained
+    if train.init_from:
+        file = weights_file(train.init_from)
+        load_initial_weights(model, file, train.init_without or [])
+        hashes["init_sha256"] = sha256(file)
+    return hashes
+
+
+def _balance(loss: nn.Module, data: Data) -> dict[str, list[float]]:
+    """Set the weights of each loss that weighs classes by their frequency; return them by the loss's dotted key."""
+    asking = {name: part for name, part in loss.named_modules() if isinstance(part, BalancedLoss) and part.balanced}
+    if not asking:
+        return {}
+    targets, num_classes = data.samples.targets, len(data.classes)
+    counts = np.sum([np.bincount(targets[i].ravel(), minlength=num_classes) for i in data.split["train"]], axis=0)
+    if absent := [name for name, count in zip(data.classes, counts, strict=True) if not count]:
+        raise UserError(f"loss: balanced weights need every class, and no training image has {absent[0]}.")
+    return {f"loss.{name}".rstrip("."): part.balance(counts.tolist()) for name, part in asking.items()}
 
 
 def _runnable(unresolved: DictConfig, config: dict[str, Any]) -> str:

@@ -15,9 +15,12 @@ class CrossEntropy(nn.Module):
 
         loss = mean( w[t] * -log softmax(z)[t] ),  in float32
 
-    weights: one number >= 0 per class, in index order, or None for ones. The mean is over pixels and images, whatever
-    their weights: torch.nn.functional.cross_entropy divides by the sum of the weights instead, which cancels the weight
-    of a single labelled image, as in validation. An empty mask is an ordinary target of class 0.
+    weights: one number >= 0 per class, in index order; None for ones; "balanced" for the number of training targets
+    over K times that of the class, which balance must be told first: all classes then weigh the same in sum.
+
+    The mean is over pixels and images, whatever their weights: torch.nn.functional.cross_entropy divides by the sum of
+    the weights instead, which cancels the weight of a single labelled image, as in validation. An empty mask is an
+    ordinary target of class 0.
 
     Without weights it equals torch's. It avoids NLLLoss, which CUDA refuses on masks in deterministic mode.
     Raises ValueError where the number of logits is one or is not the number of weights.
@@ -25,16 +28,25 @@ class CrossEntropy(nn.Module):
 
     weights: Tensor | None
 
-    def __init__(self, weights: Sequence[float] | None = None) -> None:
+    def __init__(self, weights: Sequence[float] | str | None = None) -> None:
         super().__init__()
-        if weights is not None and not isinstance(weights, Sequence):
-            raise ValueError(f"weights must be a list of numbers, one per class, or null, got {weights!r}")
-        values = None if weights is None else torch.tensor([check_number("weights", w, 0) for w in weights])
+        self.balanced = weights == "balanced"
+        given = None if self.balanced else weights
+        if given is not None and (isinstance(given, str) or not isinstance(given, Sequence)):
+            raise ValueError(f"weights must be a list of numbers, one per class, balanced or null, got {weights!r}")
+        values = None if given is None else torch.tensor([check_number("weights", w, 0) for w in given])
         self.register_buffer("weights", values, persistent=False)  # the config holds them, a checkpoint need not
+
+    def balance(self, counts: Sequence[int]) -> list[float]:
+        """Set the weights by the number of training targets of each class, and return them."""
+        balanced = [sum(counts) / (len(counts) * count) for count in counts]
+        self.weights = torch.tensor(balanced)
+        return balanced
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss: logits (N, K, ...), targets (N, ...) int64 -> scalar."""
         num_classes = logits.shape[1]
+        assert not self.balanced or self.weights is not None, "balance was not called"
         if num_classes < 2:
             raise ValueError("logits must have a channel per class for cross-entropy, got 1 channel")
         if self.weights is not None and len(self.weights) != num_classes:

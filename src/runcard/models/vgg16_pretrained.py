@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models import VGG16_Weights
 
 from runcard.errors import UserError, check_choice
-from runcard.models.pretrained import published, read_tensors, sha256
+from runcard.fileio import sha256
+from runcard.models.pretrained import published, read_tensors
 from runcard.models.vgg16 import STAGES, VGG16
 
 IMAGENET = VGG16_Weights.IMAGENET1K_V1

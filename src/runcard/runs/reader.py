@@ -86,6 +86,16 @@ def run_folders(folder: Path) -> list[Path]:
     return natsorted([each for each in found if each == folder or not ASIDE.search(each.name)], key=str)
 
 
+def weights_file(name: str) -> Path:
+    """Return the file of weights that train.init_from names: itself, or of a run folder that of the best epoch."""
+    path = Path(name).expanduser()
+    file = path / "checkpoints" / "best.safetensors" if path.is_dir() else path
+    if file.suffix != ".safetensors" or not file.is_file():
+        fault = "not a .safetensors file" if file.is_file() else "no such file"
+        raise UserError(f"train.init_from: {file}: {fault}. Name a run folder, or a file of weights in that format.")
+    return file
+
+
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Return run.json, as it stands there. Raises ValueError where it cannot be read."""
     try:

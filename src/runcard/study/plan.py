@@ -44,7 +44,7 @@ class ArmConfig:
             config: Any = OmegaConf.to_container(filled, resolve=True)
         except OmegaConfBaseException:  # an older run derived less than this config names
             return False
-        return not differing_keys(recorded, config, but=("weights_sha256",))  # known once the run has read the file
+        return not differing_keys(recorded, config, but=("weights_sha256", "init_sha256"))  # known to the run alone
 
     def made_otherwise(self, metadata: Mapping[str, Any], code: str) -> Iterator[str]:
         """Yield how a completed run of this config differs from one made by this code now, and what to do about it."""

@@ -106,11 +106,16 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the tensors of a best.safetensors, and the resolved config in its header."""
+    weights, header = read_tensors(path)
+    if "config" not in header:
+        raise UserError(f"{path}: no config in its header, so it is not a run's best.safetensors.")
+    return weights, json.loads(header["config"])
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the header of a .safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if "config" not in metadata:
-                raise UserError(f"{path}: no config in its header, so it is not a run's best.safetensors.")
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["config"])  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, FileNotFoundError) as error:
         raise UserError(f"{path}: weights cannot be read: {error}") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
@@ -25,6 +26,16 @@ class Loss(Protocol):
 
     def __call__(self, logits: Tensor, targets: Tensor, /) -> Tensor:
         """Compute the loss."""
+
+
+@runtime_checkable
+class BalancedLoss(Protocol):
+    """A loss that can weigh classes by their frequency in the training targets."""
+
+    balanced: bool  # whether its config asks for that
+
+    def balance(self, counts: Sequence[int]) -> list[float]:
+        """Set the weights by the number of training targets (images or pixels) of each class; return one per class."""
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,8 @@ def _rows(findings: Findings) -> list[tuple[str, list[Cell | None]]]:
 def _cell(measure: Measure, arm: Arm, value: Value | None) -> Cell | None:
     if value is None:
         return None
-    each = [(run, "–" if math.isnan(own) else number(own)) for run, own in zip(arm.runs, value.runs, strict=True)]
+    runs = arm.runs if value.runs else ()  # out of fold there is one value of them all
+    each = [(run, "–" if math.isnan(own) else number(own)) for run, own in zip(runs, value.runs, strict=True)]
     return Cell(cell(measure, value) if value.mean else value.note, tuple(each))
 
 

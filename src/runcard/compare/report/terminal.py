@@ -11,6 +11,7 @@ from rich.console import Console
 from runcard.compare.analysis import Findings, best_title, monitored
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
+from runcard.compare.endpoints import Count
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.verdicts import format_difference, format_p, format_range
 from runcard.console import print_table
@@ -28,6 +29,8 @@ def print_findings(console: Console, findings: Findings) -> None:
     console.print(
         "\nOf the last epoch, but where it says. In brackets the 95 % interval; without, the runs' own values."
     )
+    if any(findings.out_of_fold.values()):
+        console.print("Out of fold: all folds' images as one set, each measured by the run that was not trained on it.")
     if findings.answers:
         console.print()
         columns = ["", "first − second", "difference", "interval", "p (Holm)", "detectable", "verdict"]
@@ -68,9 +71,17 @@ def tabulate_arms(findings: Findings, arms: Sequence[Arm]) -> list[tuple[str, Me
     rows: list[tuple[str, Measure, list[Value | None]]] = []
     for measure in findings.measures:
         rows.append((measure.title, measure, [findings.values[arm.name].get(measure.key) for arm in arms]))
+        rows.append((f"{measure.title}, out of fold", measure, [_out_of_fold(findings, arm, measure) for arm in arms]))
         bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in arms]
         rows.append((best_title(measure, arms), measure, bests))
     return [row for row in rows if any(row[2])]
+
+
+def _out_of_fold(findings: Findings, arm: Arm, measure: Measure) -> Value | None:
+    value = findings.out_of_fold[arm.name].get(measure.key)
+    if value is None:
+        return None
+    return Value((), None, f"{'–' if math.isnan(value) else number(value)} ({Count.of(arm).images} images)")
 
 
 def cell(measure: Measure, value: Value) -> str:
@@ -120,6 +131,7 @@ def _pair(place: int, answer: Answer) -> list[str]:
 
 
 def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
+    pooled = findings.out_of_fold[arm.name]
     measured = {m.key: _value(m, v) for m in findings.measures if (v := findings.values[arm.name].get(m.key))}
     return {
         "name": arm.name,
@@ -128,6 +140,7 @@ def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
         ],
         "num_parameters": arm.first.metadata["num_parameters"],
         "last": measured,
+        "out_of_fold": dict(zip(pooled, _plain(list(pooled.values())), strict=True)),
         "best": {monitored(arm): {"runs": _plain(findings.best[arm.name].runs), "note": "chosen on these images"}},
     }
 
