@@ -204,7 +204,10 @@ def _balance(loss: nn.Module, data: Data) -> dict[str, list[float]]:
     counts = np.sum([np.bincount(targets[i].ravel(), minlength=num_classes) for i in data.split["train"]], axis=0)
     if absent := [name for name, count in zip(data.classes, counts, strict=True) if not count]:
         raise UserError(f"loss: balanced weights need every class, and no training image has {absent[0]}.")
-    return {f"loss.{name}".rstrip("."): part.balance(counts.tolist()) for name, part in asking.items()}
+    class_weights = [sum(counts.tolist()) / (num_classes * count) for count in counts.tolist()]
+    for part in asking.values():
+        part.weigh(class_weights)
+    return {f"loss.{name}".rstrip("."): class_weights for name in asking}
 
 
 def _runnable(unresolved: DictConfig, config: dict[str, Any]) -> str:

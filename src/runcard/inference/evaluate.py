@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
@@ -44,7 +45,7 @@ from runcard.stats.calibration import Calibration
 from runcard.training.checkpoint import load_weights, read_last
 from runcard.training.evaluation import evaluate, predict, rows_per_image
 from runcard.training.restore import SavedRun, open_run
-from runcard.training.types import Evaluation
+from runcard.training.types import BalancedLoss, Evaluation
 
 OUTPUT = Path("outputs") / "evaluations"
 PREPROCESSING = ("image_size_px", "channels", "normalization", "window")  # the run's, whatever it is evaluated on
@@ -295,7 +296,7 @@ class _Measured:
     def __init__(self, run: SavedRun, images: Images) -> None:
         self.run, self.images = run, images
         loss = parse_section(LossConfig, run.config["loss"], f"{run.folder}: loss.")
-        self.loss = build("loss", loss.node, run.trust).to(next(run.model.parameters()).device)
+        self.loss = _weighed(build("loss", loss.node, run.trust), run.record).to(next(run.model.parameters()).device)
         self.metrics = self._metrics(list(run.config["metric"]["scores"])).to(next(run.model.parameters()).device)
         self.dataset = SampleDataset(images.samples, normalizer(run.config["dataset"]["normalization"]), None, 0)
 
@@ -355,6 +356,15 @@ class _Measured:
         known: list[str] = self.run.config["derived"]["classes"]
         index = np.array([known.index(name) for name in source.classes])
         return np.asarray(index[read_sample(source, samples.positions[i]).target])
+
+
+def _weighed(loss: nn.Module, record: dict[str, Any]) -> nn.Module:
+    """Give each loss that weighs classes by their frequency the weights of the training."""
+    for key, class_weights in record.get("balanced_weights", {}).items():  # absent in runs of older versions
+        part = loss.get_submodule(key.removeprefix("loss").lstrip("."))
+        assert isinstance(part, BalancedLoss)
+        part.weigh(class_weights)
+    return loss
 
 
 def _monitored(run: Run) -> tuple[str, str]:

@@ -17,7 +17,7 @@ class BCE(nn.Module):
         loss = mean( -w t log s(z) - (1 - t) log(1 - s(z)) ),  s the sigmoid, in float32
 
     pos_weight: the weight w of class 1, >= 0; None for 1; "balanced" for the number of training targets of class 0
-    over that of class 1, which balance must be told first: both classes then weigh the same in sum.
+    over that of class 1, which weigh sets: both classes then weigh the same in sum.
 
     An empty mask is an ordinary target: its loss falls to 0 as the logits fall. Raises ValueError unless the
     logits have one channel.
@@ -34,15 +34,13 @@ class BCE(nn.Module):
         value = torch.tensor(check_number("pos_weight", pos_weight, 0)) if given else None
         self.register_buffer("pos_weight", value, persistent=False)  # the config holds it, a checkpoint need not
 
-    def balance(self, counts: Sequence[int]) -> list[float]:
-        """Set pos_weight by the number of training targets of both classes; return the weight of each."""
-        ratio = counts[0] / counts[1]
-        self.pos_weight = torch.tensor(ratio)
-        return [1.0, ratio]
+    def weigh(self, class_weights: Sequence[float]) -> None:
+        """Set pos_weight to the weight of class 1 over that of class 0."""
+        self.pos_weight = torch.tensor(class_weights[1] / class_weights[0])
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss: logits (N, 1, ...), targets (N, ...) int64 -> scalar."""
         if logits.shape[1] != 1:
             raise ValueError(f"logits must have one channel for binary cross-entropy, got {logits.shape[1]}")
-        assert not self.balanced or self.pos_weight is not None, "balance was not called"
+        assert not self.balanced or self.pos_weight is not None, "weigh was not called"
         return F.binary_cross_entropy_with_logits(logits[:, 0].float(), targets.float(), pos_weight=self.pos_weight)

@@ -16,7 +16,7 @@ class CrossEntropy(nn.Module):
         loss = mean( w[t] * -log softmax(z)[t] ),  in float32
 
     weights: one number >= 0 per class, in index order; None for ones; "balanced" for the number of training targets
-    over K times that of the class, which balance must be told first: all classes then weigh the same in sum.
+    over K times that of the class, which weigh sets: all classes then weigh the same in sum.
 
     The mean is over pixels and images, whatever their weights: torch.nn.functional.cross_entropy divides by the sum of
     the weights instead, which cancels the weight of a single labelled image, as in validation. An empty mask is an
@@ -37,16 +37,14 @@ class CrossEntropy(nn.Module):
         values = None if given is None else torch.tensor([check_number("weights", w, 0) for w in given])
         self.register_buffer("weights", values, persistent=False)  # the config holds them, a checkpoint need not
 
-    def balance(self, counts: Sequence[int]) -> list[float]:
-        """Set the weights by the number of training targets of each class, and return them."""
-        balanced = [sum(counts) / (len(counts) * count) for count in counts]
-        self.weights = torch.tensor(balanced)
-        return balanced
+    def weigh(self, class_weights: Sequence[float]) -> None:
+        """Set the weights."""
+        self.weights = torch.tensor(class_weights)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss: logits (N, K, ...), targets (N, ...) int64 -> scalar."""
         num_classes = logits.shape[1]
-        assert not self.balanced or self.weights is not None, "balance was not called"
+        assert not self.balanced or self.weights is not None, "weigh was not called"
         if num_classes < 2:
             raise ValueError("logits must have a channel per class for cross-entropy, got 1 channel")
         if self.weights is not None and len(self.weights) != num_classes:

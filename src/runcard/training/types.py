@@ -34,8 +34,8 @@ class BalancedLoss(Protocol):
 
     balanced: bool  # whether its config asks for that
 
-    def balance(self, counts: Sequence[int]) -> list[float]:
-        """Set the weights by the number of training targets (images or pixels) of each class; return one per class."""
+    def weigh(self, class_weights: Sequence[float]) -> None:
+        """Set the weight of each class: of all training targets over K times those of the class."""
 
 
 @dataclass(frozen=True)
