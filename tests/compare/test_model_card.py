@@ -123,7 +123,7 @@ def test_an_interval_is_students_over_images_or_patients(patients, tmp_path):
     low, high = stats.t.interval(0.95, len(units) - 1, units.mean(), stats.sem(units))
     assert card.rows("Results")["Dice"][0] == f"{dice.mean():.3f} [{low:.3f}, {high:.3f}]"
     assert f"over the {len(units)} {'images' if patients is None else 'patients'}" in card.html
-    assert "An interval speaks of these weights only" in card.html
+    assert "Values and intervals speak of these weights only" in card.html
     of = "" if patients is None else " of 8 patients"
     assert card.row("Data", "validation") == f"16 images{of}"
     assert card.row("Data", "disjoint") == ("by image; patients are not named" if patients is None else "by patient")
@@ -131,11 +131,11 @@ def test_an_interval_is_students_over_images_or_patients(patients, tmp_path):
 
 def test_few_patients_and_equal_values_give_no_interval(tmp_path):
     few = card_of(write_run(tmp_path / "few", groups=[f"p{i // 4}" for i in range(12)]))
-    assert "none: 3 patients are fewer than 6" in few.html
+    assert "no interval: 3 patients, and at least 6 are needed" in few.html
     assert not any("[" in text for row in few.tables["Results"] for text in row)
     right = of_classes(["AFF", "NFF"] * 6, [[0.9, 0.1], [0.2, 0.8]] * 6)
     card = card_of(write_run(tmp_path / "right", images=right, recorded=BONE))
-    assert card.rows("Results")["accuracy"][0] == "1.000; the same in all images, so no interval"
+    assert card.rows("Results")["accuracy"][0] == "1.000; no variation over the images, so no interval"
 
 
 def test_a_patient_in_two_splits_is_counted(tmp_path):
@@ -143,7 +143,7 @@ def test_a_patient_in_two_splits_is_counted(tmp_path):
     split = json.loads((folder / "split.json").read_text())
     split["train"][0]["group"] = "p0"
     (folder / "split.json").write_text(json.dumps(split))
-    assert card_of(folder).row("Data", "disjoint") == "by image; 1 patients are in two splits"
+    assert card_of(folder).row("Data", "disjoint") == "by image; 1 patient in two splits"
 
 
 def test_with_a_test_split_nothing_was_chosen_on_the_images_measured(tmp_path):

@@ -1,4 +1,8 @@
-"""The CLAIM 2024 checklist, and what the record of a run says to each of its items."""
+"""The CLAIM 2024 checklist, and what the record of a run says to each of its items.
+
+Items are in words of our own. Their numbers and order are from a transcription of the checklist by others, not from
+the article itself; the card asks its author to check them there.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +67,7 @@ CHECKLIST = (
         25,
         "Training",
         "training approach and hyperparameters",
-        "{loss}; {optimizer}; {scheduler}; augmentation: {augmentation}; {batches}; {epochs}",
+        "{loss}; {optimizer}; {scheduler}; augmentation: {augmentation}; {batches}; epochs: {epochs}; seed {seed}",
     ),
     Item(26, "Training", "selection of the final model", "{selection}"),
     Item(27, "Training", "ensembling", "none: this card describes one network"),

@@ -132,6 +132,11 @@ def describe(node: Any) -> str:
     return f"{_name(node)}({', '.join(arguments)})"
 
 
+def _counted(count: int, noun: str) -> str:
+    """Format "1 image" or "2 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def _name(node: Any) -> str:
     """Return the name of the class of a node of the config."""
     return str(node["_target_"]).rpartition(".")[2] if isinstance(node, Mapping) and "_target_" in node else ""
@@ -152,7 +157,7 @@ def _model(run: Run) -> dict[str, str]:
         "layers": ", ".join(layers) or NOT_RECORDED,
         "parameters": f"{num_parameters:,}, {'all' if num_trained == num_parameters else f'{num_trained:,}'} trained",
         "input": f"{channels} × {size} × {size} (channels, height, width)",
-        "output": f"logits{f', {shape}' if shape else ''}, of the classes {_classes(run)}",
+        "output": f"logits{f' of shape {shape}' if shape else ''} for the classes {_classes(run)}",
         "initial weights": f"{', '.join(origin) or NOT_RECORDED}; seed {run.seed}",
         "licence": "author: of the weights, the code and the data",
     }
@@ -214,7 +219,7 @@ def _disjoint(run: Run) -> str:
         return "by image; patients are not named"
     train, val, test = (set(run.split_groups[part]) for part in SPLITS)
     shared = len(train & val | train & test | val & test)
-    return f"by image; {shared} patients are in two splits" if shared else "by patient"
+    return f"by image; {_counted(shared, 'patient')} in two splits" if shared else "by patient"
 
 
 def _members(run: Run, part: str) -> str:
@@ -222,16 +227,16 @@ def _members(run: Run, part: str) -> str:
     groups, classes = run.split_groups[part], run.metadata.get("class_counts", {}).get(part, {})
     if not groups:
         return "none"
-    patients = f" of {len(set(groups))} patients" if _patients_named(run) else ""
+    patients = f" of {_counted(len(set(groups)), 'patient')}" if _patients_named(run) else ""
     counts = ", ".join(f"{count} {name}" for name, count in classes.items())
-    return f"{len(groups)} images{patients}" + (f": {counts}" if counts else "")
+    return _counted(len(groups), "image") + patients + (f": {counts}" if counts else "")
 
 
 def _audit(run: Run) -> Section:
     """List the findings, without the places, which may name patients."""
     findings = run.metadata["audit"]
     counts = Counter(each.get("level", NOT_RECORDED) for each in findings)
-    found = ", ".join(f"{count} {level}{'s' * (count > 1)}" for level, count in counts.items()) or "no findings"
+    found = ", ".join(_counted(count, level) for level, count in counts.items()) or "no findings"
     rows = [(each.get("level", "") + " (allowed)" * each["allowed"], each["check"], each["what"]) for each in findings]
     return Section(
         "Audit of the data", ("level", "check", "finding"), tuple(rows), (f"Before training, by Runcard: {found}.",)
@@ -243,7 +248,6 @@ def _training(run: Run) -> dict[str, str]:
     train, hardware, seconds = config["train"], session["hardware"], metadata["seconds"]
     transforms = config["augmentation"].get("transforms", [config["augmentation"]])
     transforms = list(transforms.values()) if isinstance(transforms, Mapping) else transforms
-    threads = f"{hardware['threads']} thread{'s' * (hardware['threads'] != 1)}"
     return {
         "loss": describe(config["loss"]),
         "optimizer": describe(config["optimizer"]),
@@ -254,7 +258,7 @@ def _training(run: Run) -> dict[str, str]:
         "selection": f"epoch {metadata['best']['epoch']}, the best {metadata['best']['monitor']}",
         "seed": f"{run.seed}; reproducible {session.get('reproducible', NOT_RECORDED)}",
         "precision": session["precision"],
-        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {threads}",
+        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {_counted(hardware['threads'], 'thread')}",
         "time": f"{duration(seconds['total'])}, {number(seconds['per_epoch'])} s per epoch",
         "sessions": str(len(run.sessions)),
     }
@@ -271,9 +275,9 @@ def _evaluation(arm: Arm) -> dict[str, str]:
     shortcut = [each["sentence"] for each in run.metadata.get("shortcut", ())]
     maps = ["class activation maps (figures/activation_maps.png)"] * ("activation_maps" in figures)
     chosen = " that chose the epoch" if run.split == "val" else ""
-    patients = f" of {count.patients} patients" if count.word == "patients" else ""
+    patients = f" of {_counted(count.patients, 'patient')}" if count.word == "patients" else ""
     return {
-        "evaluated on": f"{count.images} {SPLITS[run.split]} images{patients}{chosen}",
+        "evaluated on": f"{_counted(count.images, f'{SPLITS[run.split]} image')}{patients}{chosen}",
         "metrics": ", ".join(_metrics(run)),
         "intervals": _intervals(count),
         "primary result": f"{title(monitored(arm))} {_score(arm, monitored(arm), 'best')}",
@@ -293,7 +297,7 @@ def _metrics(run: Run) -> list[str]:
 
 def _intervals(count: Count) -> str:
     if count.patients < MIN_UNITS:
-        return f"none: {count.patients} {count.word} are fewer than {MIN_UNITS}"
+        return f"no interval: {_counted(count.patients, count.word[:-1])}, and at least {MIN_UNITS} are needed"
     return (
         f"95 % interval of the mean over the {count.patients} {count.word}, by t; of metrics that count all images "
         "together, by the jackknife"
@@ -307,7 +311,7 @@ def _score(arm: Arm, metric: str, checkpoint: str) -> str:
     else:
         value = metric_value(arm, metric, checkpoint)
     if value.mean and value.mean.se == 0:  # such as an accuracy of 1: no image says how far others may lie
-        value = replace(value, mean=None, note="the same in all images, so no interval")
+        value = replace(value, mean=None, note="no variation over the images, so no interval")
     return cell(metric_measure(metric, arm.first), value)
 
 
@@ -328,9 +332,9 @@ def _results(arm: Arm, facts: Mapping[str, str]) -> Section:
         shown += [_score(arm, metric, "last")] * (not is_last)
         rows.append(tuple(shown))
     notes = [
-        f"The network is that of epoch {best['epoch']}, evaluated on {facts['evaluated on']}. In brackets: "
-        f"{facts['intervals']}. An interval speaks of these weights only: other images of the same source are expected "
-        "to behave alike, but another seed, another hospital or another device may not."
+        f"The network is that of epoch {best['epoch']}, evaluated on {facts['evaluated on']}. Uncertainty: "
+        f"{facts['intervals']}. Values and intervals speak of these weights only: other images of the same source are "
+        "expected to behave alike, but another seed, another hospital or another device may not."
     ]
     if not is_test:
         notes.append(
