@@ -99,8 +99,8 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, overrides in configs.items():
-            dataset = overrides[0].removeprefix("dataset=")
-            run(compose_config(*overrides), folder / name, overrides, choices={"dataset": dataset})
+            choices = dict(each.split("=") for each in overrides if each.split("=")[0] in ("dataset", "model", "loss"))
+            run(compose_config(*overrides), folder / name, overrides, choices)
     return folder
 
 

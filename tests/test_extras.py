@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TINY
+from folders import write_run
 
 BONE = ("dataset=phantom_bone", "model=vgg16", "loss=bce", "model.head=[8]", "train.epochs=1")
 
@@ -37,6 +38,17 @@ def test_a_report_without_its_extra_says_how_to_install_it(missing, tmp_path):
     done = without(missing, ["runcard", "report", "nowhere"], tmp_path)
     assert done.returncode == 2
     assert done.stderr == f"the package {missing} is not installed: pip install 'runcard[report]'\n"
+
+
+def test_a_model_card_needs_no_torch_but_the_report_extra(tmp_path):
+    argv = ["runcard", "card", str(write_run(tmp_path / "run"))]
+    start = f"import sys; sys.argv = {argv}; from runcard.cli import main"
+    code = f"{start}\ntry: main()\nfinally: print('torch' in sys.modules)"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert made.stdout.endswith("author |\nFalse\n")
+    refused = without("jinja2", argv, tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr == "the package jinja2 is not installed: pip install 'runcard[report]'\n"
 
 
 @pytest.mark.parametrize(

@@ -293,6 +293,31 @@ def report(
 
 
 @app.command()
+def card(
+    run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="the file; none: print the card")] = None,
+) -> None:
+    """Write the model card of a run in Markdown, with the CLAIM 2024 checklist, as far as its record knows."""
+    from runcard.compare.report.model_card import model_card, to_markdown
+    from runcard.fileio import write_text
+    from runcard.runs.reader import read_run
+
+    if not (run / "run.json").exists():
+        raise UserError(f"{run}: no run folder (one has a run.json). Name a folder such as outputs/<name>/<stamp>.")
+    completed, reason = read_run(run)
+    if completed is None:
+        raise UserError(f"{run}: {reason}")
+    if output and output.exists():  # an author may have written into it
+        raise UserError(f"{output}: is there already. Name another file.")
+    text = to_markdown(model_card(completed))
+    if output:
+        write_text(output, text)
+        print(output)
+    else:
+        print(text, end="")
+
+
+@app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="experiments/lab4/study.yml", show_default=False)],
     arguments: Annotated[

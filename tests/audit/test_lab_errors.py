@@ -136,7 +136,7 @@ def test_3_numbers_of_another_run(tmp_path):
 def test_4_a_key_that_the_config_does_not_have():
     with pytest.raises(HydraException, match="use_batch_norm"):
         compose_config("model.use_batch_norm=true")
-    with pytest.raises(UserError, match="no such option of .*UNet. Did you mean 'batchnorm'"):
+    with pytest.raises(UserError, match=r"no such option of .*UNet\. Did you mean 'batchnorm'"):
         build_setup(compose_config(*TINY, "+model.use_batch_norm=true"), {})
 
 

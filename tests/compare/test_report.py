@@ -133,13 +133,26 @@ def test_figures_and_tables_as_files(report, tmp_path):
 
 def test_names_from_files_never_become_markup(tmp_path):
     evil = replace(ASKED, first=EVIL, text=EVIL, claim=EVIL)
-    findings = replace(of(write_arms(tmp_path / "runs"), (evil,), dice=EVIL), left_out=(EVIL,), remarks=(EVIL,))
+    runs = write_arms(tmp_path / "runs", special={"dataset.positive": EVIL})  # model cards show it
+    findings = replace(of(runs, (evil,), dice=EVIL), left_out=(EVIL,), remarks=(EVIL,))
     file = write_report(findings, tmp_path, EVIL)
     html, plain = file.read_text(), write_report(of(tmp_path / "runs"), tmp_path / "plain").read_text()
     assert Page(html).tags.count("img") == Page(plain).tags.count("img")
-    assert EVIL in Page(html).text
+    assert "<img src=x" not in html
+    assert f"(positive: {EVIL})" in Page(html).text
     specs = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
     assert [EVIL, "BCE"] in [json.loads(spec)["layer"][0]["transform"][0]["filter"]["oneOf"] for spec in specs[:1]]
+
+
+def test_the_page_has_the_model_card_of_each_arm(report):
+    file, findings = report
+    text = Page(file.read_text()).text
+    cards = text[text.index("Model cards Of the first run") : text.index("What is compared")]
+    for arm in findings.arms:
+        assert f"{arm.name} Model card: UNet on lungs" in cards
+        assert f"Of the run {arm.first.folder}" in cards
+    assert cards.count("CLAIM 2024 checklist") == len(findings.arms)
+    assert cards.count("44 Other information funding author") == len(findings.arms)
 
 
 def test_a_rehearsal_cannot_be_missed(tmp_path):

@@ -338,7 +338,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("~dataset.split.fold", ["dataset.split.fold"]),
     (
         "dataset.split.kind=fold",
-        ["dataset.split.kind must be one of auto, given, holdout, kfold", "Did you mean 'kfold'?"],
+        ["dataset.split.kind must be one of auto, given, holdout", "Did you mean 'kfold'?"],
     ),
     ("dataset.split.kind=given", ["dataset.split.kind=given", "holdout"]),
     ("dataset.split.kind=kfold dataset.split.fold=9", ["dataset.split.fold must be below num_folds=5"]),

@@ -67,13 +67,13 @@ def find(
         ),
         values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
         out_of_fold={arm.name: endpoints.out_of_fold(arm) for arm in arms},
-        best={arm.name: _value(arm, monitored(arm), "best") for arm in arms},
+        best={arm.name: metric_value(arm, monitored(arm), "best") for arm in arms},
         answers=tuple(answer(questions, arms)),
         command=command,
         left_out=tuple(left_out),
         remarks=(
             *_remarks_on_questions(study, questions, arms),
-            *(remark for arm in arms for remark in _remarks(arm, arms, min(margins, default=FLAT))),
+            *(f"{arm.name}: {limit}" for arm in arms for limit in limits(arm, arms, min(margins, default=FLAT))),
         ),
     )
 
@@ -116,7 +116,7 @@ def ask_pairs(
 def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measure, Value]:
     """Compute every measure of one arm: this metric first, then the others and this one's dynamics."""
     names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
-    table = {metric_measure(name, arm.first): _value(arm, name, "last") for name in names}
+    table = {metric_measure(name, arm.first): metric_value(arm, name, "last") for name in names}
     asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
     threshold = asked[0] if asked else math.nan
     keys = [key for key in learning_curves.MEASURES if asked or not key.endswith("_to_threshold")]
@@ -127,7 +127,8 @@ def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measur
     return {measure: value for measure, value in table.items() if measure.key != "caching" or any(value.runs)}
 
 
-def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
+def metric_value(arm: Arm, metric: str, checkpoint: str) -> Value:
+    """Compute a metric of an arm, with its interval or the reason why there is none; checkpoint is last or best."""
     runs = tuple(endpoints.value(run, metric, checkpoint) for run in arm.runs)
     if not endpoints.in_folds(arm) and metric not in endpoints.metrics(arm.first):
         return Value(runs, None, "(no value per image)")
@@ -137,8 +138,8 @@ def _value(arm: Arm, metric: str, checkpoint: str) -> Value:
         return Value(runs, None, str(error))
 
 
-def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
-    """List what limits the results of an arm."""
+def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
+    """List what limits the results of an arm, by itself and beside the other arms; a curve within margin is flat."""
     remarks = []
     if any(run.smoke_test for run in arm.runs):
         remarks.append("a smoke test (scale=quick, or a few batches only), which supports no conclusion")
@@ -175,7 +176,7 @@ def _remarks(arm: Arm, arms: Sequence[Arm], margin: float) -> list[str]:
             f"{title(monitored(arm))} is still {how} within the last third of the epochs: what is compared is training "
             "of this length"
         )
-    return [f"{arm.name}: {remark}" for remark in remarks]
+    return remarks
 
 
 def _hole(run: Run, metric: str) -> str:

@@ -54,6 +54,14 @@ def describe_images(originals: Sequence[Original]) -> dict[str, Any]:
     }
 
 
+def count_classes(split: Split, classes: Sequence[str], labels: Sequence[int] | None) -> dict[str, dict[str, int]]:
+    """Count the images of each class in train, val and test, for run.json; none if labels is None."""
+    if labels is None:
+        return {}
+    counts = {part: Counter(labels[i] for i in members) for part, members in split.items()}
+    return {part: {name: counts[part][i] for i, name in enumerate(classes)} for part in split}
+
+
 def _counts(members: list[int], classes: list[str], labels: Sequence[int] | None) -> str:
     """Format "40 images: 8 Mel, 32 Nev", without classes if labels is None."""
     total = f"{len(members)} image{'s' * (len(members) > 1)}"

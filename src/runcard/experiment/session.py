@@ -21,7 +21,7 @@ from runcard.console import print_table
 from runcard.data.preprocessing import left_out
 from runcard.data.source import Sample, Source
 from runcard.data.splits import data_fingerprint
-from runcard.data.summary import describe_images, summary_rows
+from runcard.data.summary import count_classes, describe_images, summary_rows
 from runcard.errors import UserError
 from runcard.experiment.checks import metric_mode
 from runcard.experiment.finalize import print_summary, write_results
@@ -97,6 +97,7 @@ def train_experiment(
             parent=setup.train.extend,
             model=built.metadata(),
             images=describe_images([samples.originals[i] for i in setup.data.split["train"]]),
+            class_counts=count_classes(split, setup.data.classes, samples.labels),
             left_out=left_out(setup.data.source, samples),
             audit=as_json(findings, config.audit.allow),
         )

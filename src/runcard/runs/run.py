@@ -104,8 +104,12 @@ class Run:
     @cached_property
     def split_ids(self) -> dict[str, tuple[str, ...]]:
         """The ids of the images in train, val and test."""
-        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
-        return {part: tuple(member["id"] for member in split[part]) for part in ("train", "val", "test")}
+        return {part: tuple(member["id"] for member in members) for part, members in self._split.items()}
+
+    @property
+    def split_groups(self) -> dict[str, tuple[str, ...]]:
+        """The group of each of these images: its patient, or its own id where none is named."""
+        return {part: tuple(member["group"] for member in members) for part, members in self._split.items()}
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -130,6 +134,11 @@ class Run:
     def images(self, checkpoint: str = "last") -> Images:
         """Return the values of the images in self.split, for the weights of the last or the best epoch."""
         return self.tables[self.split, checkpoint]
+
+    @cached_property
+    def _split(self) -> dict[str, list[dict[str, str]]]:
+        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
+        return {part: split[part] for part in ("train", "val", "test")}
 
     def mode(self, name: str) -> str:
         """Return max if larger values of a metric are better, else min."""

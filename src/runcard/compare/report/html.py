@@ -22,6 +22,7 @@ from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
+from runcard.compare.report.model_card import model_card
 from runcard.compare.report.sections import sections
 from runcard.compare.report.terminal import cell, number, tabulate_arms
 from runcard.compare.verdicts import format_ci, format_difference, format_p
@@ -87,6 +88,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "places": {run.folder: i + 1 for i, run in enumerate(runs)},
         "folds": any(run.is_fold for run in runs),
         "smoke_tests": [arm.name for arm in findings.arms if any(run.smoke_test for run in arm.runs)],
+        "cards": {arm.name: model_card(arm.first) for arm in findings.arms},
         "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
         "relative": lambda path: _relative(path, folder),
     }
