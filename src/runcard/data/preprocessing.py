@@ -16,7 +16,14 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from runcard.data.image_io import describe, ignore_pillow_warnings, windowed
+from runcard.data.image_io import (
+    MAX_SUGGESTED_CLASSES,
+    describe,
+    ignore_pillow_warnings,
+    mask_levels,
+    mask_overrides,
+    windowed,
+)
 from runcard.data.source import Original, Sample, Samples, Source
 from runcard.errors import DataError, UserError, allow_hint
 from runcard.fileio import digest
@@ -69,7 +76,7 @@ def prepare(
         bar = track(reading, "reading images", len(source), transient=True, disable=not sys.stdout.isatty())
         loaded = list(bar)
     positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
-    faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
+    faults = suggest_mask_values([*source.faults, *(item for item in loaded if isinstance(item, DataError))], source)
     if forbidden := [fault for fault in faults if fault.check not in allowed]:
         more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
         way = (
@@ -85,6 +92,22 @@ def prepare(
     return Samples(
         read_only(kept), read_only(np.stack(targets)), ids, list(digests), list(originals), positions, faults
     )
+
+
+def suggest_mask_values(faults: list[DataError], source: Source) -> list[DataError]:
+    """Give the faults of mask values one fix: the overrides with which all masks of the source are read.
+
+    One mask may lack a class, so the others are read for it, too.
+    """
+    wrong = {f.place for f in faults if f.check == "mask_values" and mask_levels(Path(f.place))}
+    if not wrong:
+        return faults
+    with ThreadPoolExecutor() as pool:
+        levels = set[int]().union(*pool.map(mask_levels, (paths[1] for paths in source.files if len(paths) > 1)))
+    if not 1 < len(levels) <= MAX_SUGGESTED_CLASSES:
+        return faults
+    fix = f"Replace it or, if these are the classes: {mask_overrides(levels, len(source.classes))}"
+    return [DataError(f.check, f.place, f.what, fix, f.detail) if f.place in wrong else f for f in faults]
 
 
 def read_sample(source: Source, i: int) -> Sample:
