@@ -105,6 +105,21 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def letterboxed(tmp_path: Path, run_config: Callable[..., Path]) -> Path:
+    """Make a run with masks that letterboxes its images in tmp_path/pairs, which are of several aspect ratios."""
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        height, width = (70, 40 + i) if i % 2 else (30 + i, 80)
+        y, x = np.indices((height, width))
+        mask = np.hypot(y / height - 0.5, x / width - rng.uniform(0.4, 0.6)) < 0.3
+        for folder, pixels in (("Image", 120 * mask + rng.integers(0, 90, mask.shape)), ("Mask", 255 * mask)):
+            (tmp_path / "pairs" / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "pairs" / folder / f"{i}.png")
+    data = ("dataset=image_mask", f"dataset.root={tmp_path / 'pairs'}", "dataset.resize=letterbox")
+    return run_config("letterboxed", *data, "model.base=2", "augmentation=light", *ONE_EPOCH)
+
+
+@pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Make a folder with five images of different sizes, one of them in a sub-folder."""
     rng = np.random.default_rng(0)

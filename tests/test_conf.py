@@ -59,6 +59,7 @@ PREPARED = {
     "normalization",
     "channels",
     "image_size_px",
+    "resize",
     "split",
 }  # read by the setup
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import pytest
 from conftest import ROOT, TINY
 from corpus import constant, copy, leave_out_costly, on, pixels, remove, several, shuffle_masks, truncate, write_clean
@@ -85,6 +87,18 @@ def test_errors_exit_with_1_and_all_are_told(films, audit):
         ("constant_image", "error", False),
     ]
     assert list(Path("there").glob("*.png")), "a contact sheet shows them"
+
+
+def test_masks_of_more_classes_are_one_error_with_the_overrides_that_read_them(films, audit):
+    for i, path in enumerate(sorted((films / "Mask").iterdir())):
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) // 255
+        cv2.imwrite(str(path), mask * (1 + i % 3))
+    code, shown = audit(*data(films))
+    assert code == 1
+    assert shown.count("error    mask_values: ") == 1
+    line = next(line for line in shown.splitlines() if "if these are the classes: " in line)
+    code, shown = audit(*data(films), *shlex.split(line.partition("classes: ")[2]))
+    assert "error" not in shown.replace("no errors", "")
 
 
 def test_what_is_allowed_is_said_to_be(films, audit):

@@ -352,11 +352,11 @@ REFUSED = [  # pixels, number of classes, mask_values, words
     (stripes((0, 1, 2)), 2, None, "class indices 0…1, or 0 and 255, but has 3 values: 0, 1, 2. Replace it"),
     (stripes((3, 9, 20)), 2, None, "has 3 values: 3, 9, 20. Replace it"),  # a dark photograph is no empty mask
     (THIRD, 2, None, "0 and 255, but has 3 values: 0, 127, 255"),  # a class of its own, not noise
-    (stripes((0, 9)), 2, None, "has 2 values: 0, 9. Set dataset.mask_values=[0,9] if these are the classes."),
-    (stripes((0, 127, 255)), 3, None, "class indices 0…2, but .*. Set dataset.mask_values=[0,127,255] if these"),
+    (stripes((0, 9)), 2, None, "0, 9. Replace it or, if these are the classes: 'dataset.mask_values=[0,9]'"),
+    (stripes((0, 127, 255)), 3, None, "class indices 0…2, but .*: 'dataset.mask_values=[0,127,255]'"),
     (stripes((0, 85, 170, 255)), 3, None, "class indices 0…2, but has 4 values: 0, 85, 170, 255. Replace it"),
-    (stripes((0, 90, 255)), 3, [0, 127, 255], "values near 0, 127, 255, but .*. Set dataset.mask_values=[0,90,255]"),
-    (stripes((0, 1200, 65535), np.uint16), 3, None, "has 3 values: 0, 1200, 65535. Set dataset.mask_values=[0,1200,65"),
+    (stripes((0, 90, 255)), 3, [0, 127, 255], "values near 0, 127, 255, but .*: 'dataset.mask_values=[0,90,255]'"),
+    (stripes((0, 1200, 65535), np.uint16), 3, None, "has 3 values: 0, 1200, 65535. .*mask_values=[0,1200,65"),
 ]
 
 
@@ -373,7 +373,7 @@ def test_what_is_no_mask_is_refused_with_the_values_found(pixels, num_classes, m
 
 def test_three_classes_saved_as_jpeg_are_told_how_to_be_read(tmp_path):
     path = saved(stripes((0, 127, 255)), tmp_path / "x.jpg", quality=50)
-    with pytest.raises(UserError, match=r"keeps them, not JPEG, but .* Set dataset.mask_values=\[0,127,255\]"):
+    with pytest.raises(UserError, match=r"keeps them, not JPEG, but .*: 'dataset.mask_values=\[0,127,255\]"):
         read_mask(path, 3)
     assert np.array_equal(read_mask(path, 3, [0, 127, 255]), stripes((0, 1, 2)))
 

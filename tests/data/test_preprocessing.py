@@ -15,7 +15,7 @@ import runcard.data.preprocessing
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, TrainConfig, parse_section
 from runcard.data.loaders import Loaders, SampleDataset, make_loaders
-from runcard.data.preprocessing import normalizer, prepare, resize_image
+from runcard.data.preprocessing import normalizer, place, prepare, resize_image, resize_mask, restore_size
 from runcard.data.source import Samples
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.datasets.synthetic.bone import PhantomBone
@@ -116,6 +116,62 @@ def test_masks_keep_their_values_at_any_size(size_px):
     assert set(np.unique(samples.targets)) == {0, 1, 2}
     if size_px == 4:
         assert samples.targets[0, 0].tolist() == [0, 2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "resize", "expected"),
+    [
+        (100, 50, "stretch", (0, 0, 20, 20)),
+        (100, 50, "letterbox", (0, 5, 20, 10)),
+        (5, 10, "letterbox", (5, 0, 10, 20)),
+        (100, 65, "letterbox", (0, 3, 20, 13)),  # 3 columns on the left, 4 on the right
+        (40, 39, "letterbox", (0, 0, 20, 20)),  # 19.5 columns
+        (8000, 10, "letterbox", (0, 9, 20, 1)),
+    ],
+)
+def test_where_an_image_lies_in_its_square(height, width, resize, expected):
+    assert place(height, width, 20, resize) == expected
+
+
+@pytest.mark.parametrize(("size", "how"), [((90, 60, 3), cv2.INTER_AREA), ((15, 10, 3), cv2.INTER_LINEAR)])
+def test_a_letterboxed_image_keeps_its_proportions_between_black(size, how):
+    image = np.random.default_rng(0).integers(1, 256, size, np.uint8)
+    square = resize_image(image, 30, "letterbox")
+    assert np.array_equal(square[:, 5:25], cv2.resize(image, (20, 30), interpolation=how))
+    assert not square[:, :5].any()
+    assert not square[:, 25:].any()
+    assert resize_image(image[..., 0], 30, "letterbox").shape == (30, 30, 1)
+    mask = resize_mask(np.ones(size[:2], np.uint8), 30, "letterbox")
+    assert mask.sum() == mask[:, 5:25].sum() == 20 * 30
+
+
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+@pytest.mark.parametrize(
+    ("height", "width"), [(64, 64), (240, 180), (100, 301), (37, 200), (20, 31), (40, 40), (500, 9), (65, 63)]
+)
+def test_masks_go_there_and_back_but_for_a_pixel_at_their_edge(height, width, resize):
+    """Every pixel that differs lies within one pixel, of the coarser of the two grids, of the mask's edge."""
+    y, x = np.indices((height, width))
+    ellipse = ((y / height - 0.4) / 0.3) ** 2 + ((x / width - 0.6) / 0.35) ** 2 < 1
+    mask = ellipse.astype(np.uint8)
+    square = resize_mask(mask, 64, resize)
+    assert square.shape == (64, 64)
+    probs = np.stack([square == 0, square == 1]).astype(np.float32)
+    back = restore_size(probs, height, width, resize).argmax(axis=0)
+    assert back.shape == mask.shape
+    inside = place(height, width, 64, resize)
+    reach = [max(1, int(np.ceil(side / small))) for side, small in ((height, inside.height), (width, inside.width))]
+    neighbourhood = np.ones([2 * each + 1 for each in reach], np.uint8)
+    near_edge = cv2.dilate(mask, neighbourhood) != cv2.erode(mask, neighbourhood)
+    assert near_edge[back != mask].all()
+    if resize == "letterbox" and max(height, width) == 64:
+        assert np.array_equal(back, mask), "cropped, not resized"
+
+
+def test_prepare_letterboxes_images_and_masks():
+    samples = prepare(Pictures((GREY[:, :4] + 1, np.full((8, 4), 2, np.uint8))), 8, 1, resize="letterbox")
+    assert np.array_equal(samples.images[0, :, 2:6, 0], GREY[:, :4] + 1)
+    assert np.array_equal(samples.targets[0] == 2, samples.images[0, ..., 0] > 0)
 
 
 def test_grey_becomes_rgb_by_repetition_and_rgb_grey_by_luminance():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from conftest import ROOT, compose_config
 from PIL import Image
 
 from make_data import write_course
-from runcard.config.schema import SplitConfig, parse_section, to_plain
+from runcard.config.schema import DatasetConfig, SplitConfig, parse_section, to_plain
+from runcard.data.datamodule import Data, open_source, read_data
 from runcard.data.preprocessing import prepare
 from runcard.data.splits import make_split
 from runcard.datasets.image_folder import ImageFolder
@@ -172,11 +174,64 @@ def test_masks_of_three_grey_values_are_read_by_them(tmp_path):
     said = complaint(lambda: ImageMaskFolder(str(tmp_path), None, three))
     assert said == (
         f"{tmp_path / 'Mask' / 'a.png'}: not a mask: it must hold class indices 0…2, but has 3 values: 0, 127, 255. "
-        "Set dataset.mask_values=[0,127,255] if these are the classes."
+        "Replace it or, if these are the classes: 'dataset.mask_values=[0,127,255]'"
     )
     dataset = ImageMaskFolder(str(tmp_path), None, three, mask_values=[0, 255, 127])
     assert np.array_equal(dataset[0][1], np.select([stripes == 0, stripes == 255], [0, 1], 2))
     assert dataset.on_disk.masks == "nearest of 0, 255, 127"
+
+
+@pytest.mark.parametrize(
+    ("masks", "config", "printed"),
+    [
+        (
+            [(0, 1, 2)],
+            [],
+            "'dataset.classes=[background,class1,class2]' dataset.positive=null 'dataset.mask_values=[0,1,2]'",
+        ),
+        # one mask alone, of 0 and 2, would be read with mask_values=[0,2], and one is valid with two classes
+        (
+            [(0, 1), (0, 2), (0, 3), (0,)],
+            [],
+            "'dataset.classes=[background,class1,class2,class3]' dataset.positive=null 'dataset.mask_values=[0,1,2,3]'",
+        ),
+        (
+            [(0, 127), (0, 255)],
+            [],
+            "'dataset.classes=[background,class1,class2]' dataset.positive=null 'dataset.mask_values=[0,127,255]'",
+        ),
+        ([(0, 1)], ["dataset.mask_values=[0,255]"], "'dataset.mask_values=[0,1]'"),
+        (
+            [(0, 1, 2)],
+            ["dataset.classes=[a,b,c]", "dataset.positive=c", "dataset.mask_values=[0,127,255]"],
+            "'dataset.mask_values=[0,1,2]'",
+        ),
+    ],
+)
+def test_the_printed_overrides_read_the_masks(masks, config, printed, tmp_path):
+    values = sorted({value for each in masks for value in each})
+    drawn = []
+    for i, each in enumerate(masks * 2):
+        photo(tmp_path / "Image" / f"{i}.png", "L", (64, 64))
+        drawn.append(np.searchsorted(values, mask(tmp_path / "Mask" / f"{i}.png", each, (64, 64))))
+    given = ["dataset=image_mask", f"dataset.root={tmp_path}", "dataset.image_size_px=64", *config]
+
+    def read(*overrides: str) -> Data:
+        dataset = parse_section(DatasetConfig, to_plain(compose_config(*given, *overrides).dataset))
+        return read_data(open_source(dataset), dataset)
+
+    with pytest.raises(UserError, match="not a mask") as caught:
+        read()
+    lines = [line for line in str(caught.value).splitlines() if "not a mask" in line]
+    assert {line.partition("Replace it or, if these are the classes: ")[2] for line in lines} == {printed}
+    assert np.array_equal(read(*shlex.split(printed)).samples.targets, drawn)
+
+
+def test_a_photograph_among_masks_is_not_taken_for_classes(pairs):
+    photo(pairs / "Mask" / "b.png", "L")
+    assert complaint(lambda: ImageMaskFolder(str(pairs), None, TWO)).endswith(
+        "Replace it, or say the grey value of each class in dataset.mask_values."
+    )
 
 
 @pytest.mark.parametrize("wrong", [[0], [0, 0], [0, "a"], [0, -1], "01", 7])

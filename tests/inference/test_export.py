@@ -6,34 +6,35 @@ import json
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import ONE_THREAD
+from PIL import Image
 from safetensors import safe_open
 
 import runcard
+from runcard.data.preprocessing import resize_image, with_channels
 from runcard.inference import export
 from runcard.inference.export import Exported
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 96), (71, 83), (200, 45), (20, 70), (11, 9), (32, 31)])
-def test_the_graph_resizes_as_opencv_does(size):
+@pytest.mark.parametrize("resize", ["stretch", "letterbox"])
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (71, 83), (200, 45), (20, 70), (11, 9), (32, 31), (3000, 7)])
+def test_the_graph_resizes_as_opencv_does(size, resize):
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    how = cv2.INTER_AREA if min(size) >= 32 else cv2.INTER_LINEAR
-    for channels, expected in ((3, image), (1, grey[..., None])):
-        resized = cv2.resize(expected, (32, 32), interpolation=how).reshape(32, 32, channels)
+    averaged = min(size) >= 32 or (resize == "letterbox" and max(size) >= 32)
+    for channels in (3, 1):
+        resized = resize_image(with_channels(image, channels), 32, resize)
         seen = []
         model = torch.nn.Identity()
         model.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0] * 255))
-        Exported(model, 32, channels, "unit")(torch.from_numpy(image[None]))
+        Exported(model, 32, channels, "unit", resize)(torch.from_numpy(image[None]))
         difference = np.abs(seen[0][0].permute(1, 2, 0).numpy() - resized)
         assert difference.max() < 1.01, "one grey level: OpenCV rounds in fixed-point arithmetic"
-        assert (difference > 0.5).mean() < (0.02 if how == cv2.INTER_AREA else 0.2)
+        assert (difference > 0.5).mean() < (0.02 if averaged else 0.2)
 
 
 @pytest.mark.parametrize("run", ["masks/seed0", "classes"])
@@ -88,6 +89,20 @@ def test_predict_from_onnx_equals_the_run_and_needs_no_torch(trained_runs, runca
     for path in (tmp_path / "by_run" / "probabilities").rglob("*.npz"):
         other = tmp_path / "by_file" / path.relative_to(tmp_path / "by_run")
         np.testing.assert_allclose(np.load(path)["probabilities"], np.load(other)["probabilities"], atol=0.02)
+
+
+def test_a_letterboxed_run_is_exported_with_its_padding(letterboxed, runcard_command, tmp_path):
+    for kind in ("onnx", "pt2"):
+        code, out, errors = runcard_command("export", letterboxed, "--format", kind, "-o", f"model.{kind}")
+        assert (code, errors) == (0, "")
+        assert out.count("decisions on 3 validation images differ") == 2
+    images = tmp_path / "pairs" / "Image"
+    for source, folder in ((letterboxed, "by_run"), ("model.onnx", "by_file")):
+        assert runcard_command("predict", source, images, "-o", folder, "--probabilities")[0] == 0
+    for path in (tmp_path / "by_run" / "probabilities").glob("*.npz"):
+        probs, other = (np.load(p)["probabilities"] for p in (path, tmp_path / "by_file" / "probabilities" / path.name))
+        assert probs.shape[1:] == np.asarray(Image.open(images / f"{path.stem}.png")).shape
+        np.testing.assert_allclose(probs, other, atol=0.02)
 
 
 def test_a_file_that_disagrees_is_not_written(trained_runs, runcard_command, monkeypatch, tmp_path):

@@ -9,12 +9,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from conftest import ONE_THREAD, ROOT
 from PIL import Image
 
 import runcard
+from runcard.data.preprocessing import place
 from runcard.errors import UserError
 from runcard.inference.inputs import find_inputs
 from runcard.inference.predictor import trained_flips
@@ -59,6 +61,34 @@ def test_masks_have_the_size_of_their_images(trained_runs, images, predict, tmp_
     assert list(record["images"]) == ["deep/im4", "im0", "im1", "im2", "im3"]
     assert sum(record["images"]["im0"]["pixels"].values()) == 140 * 150
     assert not (tmp_path / "out" / "disagreement").exists()
+
+
+def test_a_letterboxed_run_predicts_what_it_evaluated_without_the_padding(letterboxed, predict, tmp_path):
+    images = tmp_path / "pairs" / "Image"
+    samples, indices, _ = open_run(letterboxed).images(None, "val")
+    predictor = runcard.load(letterboxed)
+    assert predict(letterboxed, images, "-o", "out")[0] == 0
+    for i in indices:
+        name = f"{samples.ids[i]}.png"
+        height, width = np.asarray(Image.open(images / name)).shape
+        evaluated = predictor.members[0].probabilities(samples.images[i][None])[0]
+        inside = place(height, width, 32, "letterbox")
+        of_image = evaluated[:, inside.top : inside.top + inside.height, inside.left : inside.left + inside.width]
+        expected = np.stack([cv2.resize(each, (width, height)) for each in of_image])
+        prediction = predictor.predict(images / name)
+        np.testing.assert_allclose(prediction.probs, expected, atol=1e-6)
+        assert np.array_equal(Image.open(tmp_path / "out" / name), prediction.mask)
+        assert prediction.mask.shape == (height, width)
+
+
+def test_runs_that_resize_differently_predict_together(letterboxed, trained_runs, tmp_path):
+    from runcard.inference.predictor import Predictor
+
+    both = [open_run(letterboxed), open_run(trained_runs / "masks" / "seed0")]
+    both[1].config["derived"]["classes"] = both[0].config["derived"]["classes"]
+    image = tmp_path / "pairs" / "Image" / "0.png"
+    one, other = (Predictor([run]).predict(image).probs for run in both)
+    np.testing.assert_allclose(Predictor(both).predict(image).probs, (one + other) / 2, atol=1e-6)
 
 
 def test_several_runs_predict_their_mean_and_how_they_differ(trained_runs, images, predict, tmp_path):

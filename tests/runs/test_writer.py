@@ -222,6 +222,7 @@ COUNTING += ["train.clip_grad_norm=1", "train.early_stopping=2", "train.precisio
 COUNTING += ["train.deterministic=true", "train.limit_batches=1", "train.extend=b", "optimizer.lr=0.1"]
 COUNTING += ["train.cache_features=never", "smoke_test=true"]
 COUNTING += ["dataset.image_size_px=64", "dataset.split.seed=1", "dataset.folder=b", "metric.monitor=val/iou"]
+COUNTING += ["dataset.resize=letterbox"]
 COUNTING += ["augmentation=light", "scheduler=plateau", "model.dropout_at=[pool]", "dataset.normalization=symmetric"]
 
 
@@ -250,6 +251,15 @@ def test_differing_keys():
     assert differing_keys(one, other) == ["m.b (None there, 3 here)", "m.c (2 there, absent here)"]
     assert differing_keys(one, other, but=("m.b",)) == ["m.c (2 there, absent here)"]
     assert differing_keys({"m": {"b": None}}, {"m": {}}) != [], "a key that is null and one that is absent differ"
+
+
+def test_a_config_of_before_dataset_resize_stretches():
+    of_before, stretch, letterbox = (
+        {"dataset": {"channels": 1} | more} for more in ({}, {"resize": "stretch"}, {"resize": "letterbox"})
+    )
+    assert config_hash(of_before) == config_hash(stretch) != config_hash(letterbox)
+    assert differing_keys(of_before, stretch) == []
+    assert differing_keys(of_before, letterbox) == ["dataset.resize (stretch there, letterbox here)"]
 
 
 # What is written

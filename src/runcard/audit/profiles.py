@@ -18,7 +18,7 @@ from rich.progress import track
 from runcard.audit.detectors.outliers import inverted_among_grey
 from runcard.audit.findings import Finding
 from runcard.data.image_io import grey_values, ignore_pillow_warnings
-from runcard.data.preprocessing import read_sample, resize_image, resize_mask
+from runcard.data.preprocessing import read_sample, resize_image, resize_mask, suggest_mask_values
 from runcard.data.source import Original, Sample, Source
 from runcard.errors import DataError
 
@@ -123,7 +123,7 @@ def inspect(source: Source, console: Console) -> tuple[dict[int, Profile], list[
         shown = track(looks, "audit", len(source), console=console, transient=True, disable=not console.is_terminal)
         seen = list(shown)
     faults = [*source.faults, *(look for look in seen if isinstance(look, DataError))]
-    return {look.position: look for look in seen if isinstance(look, Profile)}, faults
+    return {look.position: look for look in seen if isinstance(look, Profile)}, suggest_mask_values(faults, source)
 
 
 def profile_of(source: Source, i: int, sample: Sample) -> Profile:

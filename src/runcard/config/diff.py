@@ -15,18 +15,23 @@ NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
     "train.persistent_workers", "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir",
     "audit", "derived",
 }  # fmt: skip
+ADDED_KEYS = {"dataset.resize": "stretch"}  # of a later version -> what a config without the key has always done
 
 
 def config_hash(config: Config) -> str:
     """Return a hash over everything in a resolved config that can change the numbers."""
-    kept = {key: value for key, value in flatten(config).items() if affects_results(key)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(functional_leaves(config), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def functional_leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the leaves of a resolved config that can change the numbers, by dotted key."""
+    return {key: value for key, value in (ADDED_KEYS | flatten(config)).items() if affects_results(key)}
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
     """Return "key (this there, that here)" for every hashed key in which two resolved configs differ, but for `but`."""
-    a, b = flatten(one), flatten(other)
-    keys = [k for k in sorted(a.keys() | b.keys()) if affects_results(k) and k not in but and a.get(k) != b.get(k)]
+    a, b = functional_leaves(one), functional_leaves(other)
+    keys = [k for k in sorted(a.keys() | b.keys()) if k not in but and a.get(k) != b.get(k)]
     return [f"{key} ({a.get(key, 'absent')} there, {b.get(key, 'absent')} here)" for key in keys]
 
 

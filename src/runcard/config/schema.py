@@ -100,6 +100,7 @@ class DatasetConfig(Section, extra="allow"):
     """The keys that every dataset has; all others are arguments of its class."""
 
     image_size_px: PositiveInt
+    resize: Literal["stretch", "letterbox"] = "stretch"  # absent in runs of older versions
     channels: Literal[1, 3]
     positive: Text | None
     normalization: Literal["unit", "symmetric", "imagenet"]

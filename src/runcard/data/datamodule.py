@@ -47,7 +47,7 @@ def read_samples(
     source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look | None = None
 ) -> Samples:
     """Decode a source's images at the size and with the channels that a config says; see preprocessing.prepare."""
-    return prepare(source, dataset.image_size_px, dataset.channels, allowed, look)
+    return prepare(source, dataset.image_size_px, dataset.channels, allowed, look, dataset.resize)
 
 
 def read_data(source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look | None = None) -> Data:

@@ -6,9 +6,10 @@ reads those. Alpha is dropped.
 
 from __future__ import annotations
 
+import shlex
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ LARGEST_IN_WINDOW = 1e30  # in magnitude: far below the largest float32, so that
 NEAR = 1 / 8  # of the smallest gap between class values: pixels this close to one count as near
 MIN_SHARE_NEAR = 0.95  # of a mask's pixels; measured: masks as JPEG of quality 30 >= 0.97, photographs <= 0.80
 _last_mask = threading.local()  # the values of the mask that a thread read last: an audit asks for them next
+MAX_SUGGESTED_CLASSES = 32  # a file of more values is taken for a photograph
 MAX_SHARE_OF_OTHER_VALUE = 0.01  # of a mask's pixels: noise is spread, a more frequent value is a class
 
 
@@ -136,8 +138,34 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
     fitting = (values if exact else np.linspace(0, white, num_classes)).astype(int).tolist()
     fix = "Replace it, or say the grey value of each class in dataset.mask_values."
     if num_classes > 1 and _is_clear(values, counts, fitting):
-        fix = f"Set dataset.mask_values=[{_listed(fitting, ',')}] if these are the classes."
+        fix = f"Replace it or, if these are the classes: {mask_overrides(fitting, num_classes)}"
     raise DataError("mask_values", path, f"not a mask: it must hold {rule}", fix, f", but has {found}")
+
+
+def mask_levels(path: Path) -> set[int]:
+    """Return the values of a mask file; none where they are too many for classes, or may not be those that were drawn.
+
+    The latter are those of lossy files, and numbers that are not whole or below 0.
+    """
+    try:
+        mask, lossy = _read_grey(path)
+    except DataError:
+        return set()
+    values = _histogram(mask)[0].tolist()
+    if lossy or len(values) > MAX_SUGGESTED_CLASSES or any(value != int(value) or value < 0 for value in values):
+        return set()
+    return {int(value) for value in values}
+
+
+def mask_overrides(levels: Collection[int], num_classes: int) -> str:
+    """Return the overrides with which masks of these values are read, quoted for a shell.
+
+    Where these are not as many as num_classes, the classes of the config, they get other names.
+    """
+    names = ["background", *(f"class{i}" for i in range(1, len(levels)))]
+    other_classes = [f"dataset.classes=[{','.join(names)}]", "dataset.positive=null"]
+    values = f"dataset.mask_values=[{','.join(map(str, sorted(levels)))}]"
+    return shlex.join([*(other_classes if len(levels) != num_classes else []), values])
 
 
 def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:

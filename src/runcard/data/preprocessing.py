@@ -16,7 +16,14 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from runcard.data.image_io import describe, ignore_pillow_warnings, windowed
+from runcard.data.image_io import (
+    MAX_SUGGESTED_CLASSES,
+    describe,
+    ignore_pillow_warnings,
+    mask_levels,
+    mask_overrides,
+    windowed,
+)
 from runcard.data.source import Original, Sample, Samples, Source
 from runcard.errors import DataError, UserError, allow_hint
 from runcard.fileio import digest
@@ -26,6 +33,7 @@ NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 25
     "symmetric": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+STRETCH, LETTERBOX = "stretch", "letterbox"  # dataset.resize
 Look = Callable[[int, Sample], None]  # is given each sample of a source, with its position
 MEMORY_LIMIT_BYTES = 2 * 2**30  # decoded images above this size go to a memory-mapped temporary file
 MAX_FAULTS_SHOWN = 20
@@ -37,12 +45,13 @@ def prepare(
     channels: int,
     allowed: Sequence[str] = (),
     look: Look | None = None,
+    resize: str = STRETCH,
 ) -> Samples:
     """Decode and resize every sample to a square of image_size_px; all faults are one UserError.
 
     look is called with each sample as it is decoded, at the size of its file: from several threads. A sample whose
     fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down) or linearly
-    (up), masks by nearest neighbour. Grey becomes RGB by repetition, RGB becomes grey by luminance.
+    (up), masks by nearest neighbour; resize: see place. Grey becomes RGB by repetition, RGB grey by luminance.
     """
     ignore_pillow_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
@@ -57,9 +66,9 @@ def prepare(
         except DataError as fault:
             return fault
         image, target, hashed, original = sample
-        images[i] = resize_image(with_channels(image, channels), image_size_px)
+        images[i] = resize_image(with_channels(image, channels), image_size_px, resize)
         if isinstance(target, np.ndarray):
-            target = resize_mask(target, image_size_px)
+            target = resize_mask(target, image_size_px, resize)
         return target, hashed, original
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
@@ -67,7 +76,7 @@ def prepare(
         bar = track(reading, "reading images", len(source), transient=True, disable=not sys.stdout.isatty())
         loaded = list(bar)
     positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
-    faults = [*source.faults, *(item for item in loaded if isinstance(item, DataError))]
+    faults = suggest_mask_values([*source.faults, *(item for item in loaded if isinstance(item, DataError))], source)
     if forbidden := [fault for fault in faults if fault.check not in allowed]:
         more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
         way = (
@@ -83,6 +92,22 @@ def prepare(
     return Samples(
         read_only(kept), read_only(np.stack(targets)), ids, list(digests), list(originals), positions, faults
     )
+
+
+def suggest_mask_values(faults: list[DataError], source: Source) -> list[DataError]:
+    """Give the faults of mask values one fix: the overrides with which all masks of the source are read.
+
+    One mask may lack a class, so the others are read for it, too.
+    """
+    wrong = {f.place for f in faults if f.check == "mask_values" and mask_levels(Path(f.place))}
+    if not wrong:
+        return faults
+    with ThreadPoolExecutor() as pool:
+        levels = set[int]().union(*pool.map(mask_levels, (paths[1] for paths in source.files if len(paths) > 1)))
+    if not 1 < len(levels) <= MAX_SUGGESTED_CLASSES:
+        return faults
+    fix = f"Replace it or, if these are the classes: {mask_overrides(levels, len(source.classes))}"
+    return [DataError(f.check, f.place, f.what, fix, f.detail) if f.place in wrong else f for f in faults]
 
 
 def read_sample(source: Source, i: int) -> Sample:
@@ -165,16 +190,65 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return image
 
 
-def resize_image(image: np.ndarray, size_px: int) -> np.ndarray:
-    """Return a square of size_px (size_px, size_px, C): by area averaging where no side grows, else linearly."""
-    if image.shape[:2] != (size_px, size_px):
-        smaller = size_px <= min(image.shape[:2])  # OpenCV averages areas only where both sides shrink
-        image = cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return image.reshape(size_px, size_px, -1)
+class Placement(NamedTuple):
+    """The part of a square that an image fills; what lies around it is padding."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def pad(self, pixels: np.ndarray, size_px: int) -> np.ndarray:
+        """Return pixels (height, width, …) in their place in a square of size_px, with zeros around them."""
+        below, right = size_px - self.top - self.height, size_px - self.left - self.width
+        return cv2.copyMakeBorder(pixels, self.top, below, self.left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
 
 
-def resize_mask(mask: np.ndarray, size_px: int) -> np.ndarray:
-    """Return a square of size_px whose pixels are those of the mask (H, W) that lie nearest."""
-    if mask.shape == (size_px, size_px):
-        return mask
-    return cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
+def place(height: int, width: int, size_px: int, resize: str) -> Placement:
+    """Return where an image of this size lies in a square of size_px.
+
+    stretch fills the square. letterbox keeps the aspect ratio (sides rounded to whole pixels, at least one) and centres
+    the image; an odd row or column of padding is at the bottom or right.
+    """
+    if resize == STRETCH:
+        return Placement(0, 0, size_px, size_px)
+    longest = max(height, width)
+    inside = [max(1, (2 * side * size_px + longest) // (2 * longest)) for side in (height, width)]
+    return Placement((size_px - inside[0]) // 2, (size_px - inside[1]) // 2, *inside)
+
+
+def resize_image(image: np.ndarray, size_px: int, resize: str = STRETCH) -> np.ndarray:
+    """Return a square of size_px (size_px, size_px, C): by area averaging where no side grows, else linearly.
+
+    Padding is black; resize: see place.
+    """
+    height, width = image.shape[:2]
+    inside = place(height, width, size_px, resize)
+    if (height, width) != (inside.height, inside.width):
+        smaller = inside.height <= height and inside.width <= width  # only then does OpenCV average areas
+        how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+        image = cv2.resize(image, (inside.width, inside.height), interpolation=how)
+    return inside.pad(image, size_px).reshape(size_px, size_px, -1)
+
+
+def resize_mask(mask: np.ndarray, size_px: int, resize: str = STRETCH) -> np.ndarray:
+    """Return a square of size_px whose pixels are those of the mask (H, W) that lie nearest. Padding is class 0."""
+    height, width = mask.shape
+    inside = place(height, width, size_px, resize)
+    if (height, width) != (inside.height, inside.width):
+        mask = cv2.resize(mask, (inside.width, inside.height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return inside.pad(mask, size_px)
+
+
+def restore_size(probs: np.ndarray, height: int, width: int, resize: str) -> np.ndarray:
+    """Return probabilities (K, S, S) of a resized image at the size it had, (K, height, width): cropped, then linearly.
+
+    Those of a whole image (K,) are returned as they are.
+    """
+    if probs.ndim == 1:
+        return probs
+    top, left, inner_height, inner_width = place(height, width, probs.shape[1], resize)
+    inside = probs[:, top : top + inner_height, left : left + inner_width]
+    if inside.shape[1:] == (height, width):
+        return inside
+    return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in inside])

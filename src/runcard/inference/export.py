@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from runcard.data.datamodule import open_source
 from runcard.data.image_io import FULL_WINDOW
-from runcard.data.preprocessing import normalizer, read_sample, with_channels
+from runcard.data.preprocessing import LETTERBOX, normalizer, read_sample, with_channels
 from runcard.errors import UserError
 from runcard.fileio import atomic_write
 from runcard.inference.onnx_file import METADATA
@@ -42,16 +42,16 @@ class Exported(nn.Module):
     """RGB images (N, H, W, 3) uint8 of any size -> probabilities (N, K) or (N, K, S, S) float32, S the training size.
 
     A grey image is given as three equal channels. Resizing is OpenCV's, written as two matrix products: area averaging
-    where no side grows, else linear.
+    where no side grows, else linear; rows and columns of padding have no weights.
     """
 
     scale: Tensor
     shift: Tensor
     luminance: Tensor
 
-    def __init__(self, model: nn.Module, size_px: int, channels: int, normalization: str) -> None:
+    def __init__(self, model: nn.Module, size_px: int, channels: int, normalization: str, resize: str) -> None:
         super().__init__()
-        self.model, self.size_px, self.channels = model, size_px, channels
+        self.model, self.size_px, self.channels, self.resize = model, size_px, channels, resize
         scale, shift = normalizer(normalization)
         self.register_buffer("scale", torch.from_numpy(scale))
         self.register_buffer("shift", torch.from_numpy(shift))
@@ -63,19 +63,24 @@ class Exported(nn.Module):
         if self.channels == 1:
             pixels = (pixels * self.luminance).sum(dim=1, keepdim=True).round()
         height, width = images.shape[1], images.shape[2]
-        area = torch.tensor(float(self.size_px)) <= torch.minimum(torch.ones(()) * height, torch.ones(()) * width)
-        rows, columns = self._weights(height, area), self._weights(width, area)
+        sides = torch.stack([torch.ones((), dtype=torch.float64) * length for length in (height, width)])
+        inside = torch.full_like(sides, self.size_px)  # see preprocessing.place
+        if self.resize == LETTERBOX:
+            inside = (sides * self.size_px / sides.max() + 0.5).floor().clamp(min=1)
+        area = (inside[0] <= sides[0]) & (inside[1] <= sides[1])
+        rows, columns = (self._weights(n, inside[k].float(), area) for k, n in enumerate((height, width)))
         resized = (rows @ pixels @ columns.T).round()
         return probabilities(self.model(resized * self.scale + self.shift))
 
-    def _weights(self, length: int, area: Tensor) -> Tensor:
-        """Return (size_px, length): the weight of each pixel of a side in each pixel of the resized side."""
-        step = length / self.size_px
-        i = torch.arange(self.size_px, dtype=torch.float32)[:, None]
+    def _weights(self, length: int, inside: Tensor, area: Tensor) -> Tensor:
+        """Return (size_px, length): the weight of each pixel of a side in each pixel of the resized, padded side."""
+        step = length / inside
+        i = torch.arange(self.size_px, dtype=torch.float32)[:, None] - ((self.size_px - inside) / 2).floor()
         j = torch.arange(length, dtype=torch.float32)[None]
         overlap = torch.minimum((i + 1) * step, j + 1) - torch.maximum(i * step, j)
         centre = torch.minimum(((i + 0.5) * step - 0.5).clamp(min=0), j[:, -1:])
-        return torch.where(area, overlap.clamp(min=0) / step, (1 - (centre - j).abs()).clamp(min=0))
+        weights = torch.where(area, overlap.clamp(min=0) / step, (1 - (centre - j).abs()).clamp(min=0))
+        return torch.where((i >= 0) & (i < inside), weights, 0)
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,9 @@ def export_run(folder: Path, kind: str, output: Path, root: Path | None, trust: 
     dataset = run.dataset(root)
     images = list(_validation_images(run, root))
     predictor = Predictor([run])
-    exported = Exported(run.model, dataset.image_size_px, dataset.channels, dataset.normalization).eval()
+    exported = Exported(
+        run.model, dataset.image_size_px, dataset.channels, dataset.normalization, dataset.resize
+    ).eval()
     with torch.inference_mode():
         own = [predictor.members[0].probabilities(predictor.prepare(image)[0][None])[0] for image in images]
         graph = [exported(torch.from_numpy(with_channels(image, 3)[None])).numpy()[0] for image in images]
@@ -130,11 +137,12 @@ def export_run(folder: Path, kind: str, output: Path, root: Path | None, trust: 
         raise UserError(f"{folder}: its preprocessing cannot be exported: {preprocessing}.")
     metadata = {
         "classes": predictor.classes,
+        "resize": dataset.resize,
         "window": list(dataset.node.get("window", FULL_WINDOW)),
         "images": predictor.trained_on,
         "config": run.config,
         "input": "images: uint8 (N, H, W, 3), RGB, a grey image as three equal channels; any size",
-        "output": "probabilities: float32 (N, K), or (N, K, S, S) at the training size S",
+        "output": "probabilities: float32 (N, K), or (N, K, S, S) at the training size S; letterbox: with the padding",
     }
     compute, to_bytes = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}[kind](exported)
     agreement = Agreement.of(graph, [compute(with_channels(image, 3)[None])[0] for image in images])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from runcard.data.image_io import windowed
-from runcard.data.preprocessing import with_channels
+from runcard.data.preprocessing import STRETCH, restore_size, with_channels
 from runcard.errors import UserError
 from runcard.inference.prediction import Prediction, combine
 
@@ -34,6 +34,7 @@ class OnnxPredictor:
         metadata = json.loads(written)
         self.classes: list[str] = metadata["classes"]
         self.trained_on: dict[str, Any] = metadata["images"]
+        self.resize: str = metadata.get("resize", STRETCH)  # absent in files of older versions
         self.window: tuple[float, float] = tuple(metadata["window"])
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
@@ -41,7 +42,8 @@ class OnnxPredictor:
         pixels = image if image.dtype == np.uint8 else windowed(image, self.window)
         return [with_channels(pixels, 3)]
 
-    def predict_batch(self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, ...]]) -> list[Prediction]:
+    def predict_batch(self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Return the prediction of each image: one at a time, since their sizes differ."""
         outputs = [self.session.run(None, {"images": images[0][None]})[0][0] for images in prepared]
-        return [combine(self.classes, [output], size) for output, size in zip(outputs, sizes, strict=True)]
+        at_size = [restore_size(output, *size, self.resize) for output, size in zip(outputs, sizes, strict=True)]
+        return [combine(self.classes, [output]) for output in at_size]

@@ -109,7 +109,7 @@ def predict(
             hidden = not console.is_terminal
             bar = track(reads, "predicting", len(wanted), console=console, transient=True, disable=hidden)
             for batch in _batches(bar, options.batch_size, outcome):
-                sizes = [read.image.shape[:2] for read in batch]
+                sizes = [(read.image.shape[0], read.image.shape[1]) for read in batch]
                 predictions = predictor.predict_batch([read.prepared for read in batch], sizes)
                 for read, prediction in zip(batch, predictions, strict=True):
                     folder.write(read, prediction, options)

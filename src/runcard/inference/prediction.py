@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 
 
@@ -44,27 +43,19 @@ class ImagePredictor(Protocol):
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         """Return what each network sees of an image (H, W) or (H, W, 3) of any depth; called from threads."""
 
-    def predict_batch(self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, ...]]) -> list[Prediction]:
+    def predict_batch(self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Return the prediction of each prepared image, at its own size (height, width)."""
 
 
-def combine(classes: Sequence[str], outputs: Sequence[np.ndarray], size: tuple[int, ...]) -> Prediction:
-    """Combine the probabilities (K,) or (K, h, w) of each network for one image, at the size (height, width)."""
-    probs = np.stack([_at_size(output, size) for output in outputs])  # (R, K, …)
+def combine(classes: Sequence[str], outputs: Sequence[np.ndarray]) -> Prediction:
+    """Combine the probabilities (K,) or (K, H, W) of each network for one image, at its size."""
+    probs = np.stack(outputs)  # (R, K, …)
     if len(probs) == 1:
         return Prediction(classes, probs[0], _decide(probs[0]), None, 0.0)
     mean = probs.mean(axis=0)
     decision = _decide(mean)
     disagreement = float(np.mean([_decide(each) != decision for each in probs]))
     return Prediction(classes, mean, decision, probs.std(axis=0), disagreement)
-
-
-def _at_size(probs: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Return probabilities (K, h, w) at another size (K, H, W), linearly; those of a whole image (K,) as they are."""
-    if probs.ndim == 1 or probs.shape[1:] == tuple(size):
-        return probs
-    height, width = size
-    return np.stack([cv2.resize(each, (width, height), interpolation=cv2.INTER_LINEAR) for each in probs])
 
 
 def _decide(probs: np.ndarray) -> np.ndarray:

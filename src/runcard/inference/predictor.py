@@ -13,7 +13,7 @@ from torch import nn
 
 from runcard.config.schema import DatasetConfig
 from runcard.data.image_io import FULL_WINDOW, check_window, read_image, windowed
-from runcard.data.preprocessing import normalizer, resize_image, with_channels
+from runcard.data.preprocessing import normalizer, resize_image, restore_size, with_channels
 from runcard.errors import UserError
 from runcard.inference.prediction import Prediction, combine
 from runcard.training.evaluation import predict
@@ -53,17 +53,21 @@ class Predictor:
     def predict(self, image: np.ndarray | str | Path) -> Prediction:
         """Predict one image: a file, or an array (H, W) or (H, W, 3) of the depth that files of the run's data have."""
         array = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        return self.predict_batch([self.prepare(array)], [array.shape[:2]])[0]
+        height, width = array.shape[:2]
+        return self.predict_batch([self.prepare(array)], [(height, width)])[0]
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         """Return the image as each run's training saw it: (H, W, C) uint8 squares."""
         return [member.prepare(image) for member in self.members]
 
-    def predict_batch(self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, ...]]) -> list[Prediction]:
+    def predict_batch(self, prepared: Sequence[list[np.ndarray]], sizes: Sequence[tuple[int, int]]) -> list[Prediction]:
         """Return the prediction of each prepared image, at its own size (height, width)."""
         by_member = zip(self.members, zip(*prepared, strict=True), strict=True)
-        outputs = [member.probabilities(np.stack(images)) for member, images in by_member]
-        return [combine(self.classes, [output[i] for output in outputs], size) for i, size in enumerate(sizes)]
+        outputs = [(member.probabilities(np.stack(images)), member.resize) for member, images in by_member]
+        return [
+            combine(self.classes, [restore_size(probs[i], *size, resize) for probs, resize in outputs])
+            for i, size in enumerate(sizes)
+        ]
 
 
 class _Member:
@@ -74,7 +78,7 @@ class _Member:
         self.folder, self.model, self.autocast = run.folder, run.model, run.autocast
         self.trained_on: dict[str, Any] = run.record.get("images", {})  # absent in runs of older versions
         self.classes: list[str] = run.config["derived"]["classes"]
-        self.size_px, self.channels = dataset.image_size_px, dataset.channels
+        self.size_px, self.resize, self.channels = dataset.image_size_px, dataset.resize, dataset.channels
         self.window = check_window(dataset.node.get("window", FULL_WINDOW))
         self.normalization = normalizer(dataset.normalization)
         axes = trained_flips(run.config["augmentation"]) if flips else []
@@ -85,7 +89,7 @@ class _Member:
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Return an image of a file as the training saw it: (size_px, size_px, C) uint8."""
         pixels = image if image.dtype == np.uint8 else windowed(image, self.window)
-        return resize_image(with_channels(pixels, self.channels), self.size_px)
+        return resize_image(with_channels(pixels, self.channels), self.size_px, self.resize)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return the probabilities (N, K, …) float32 of images (N, H, W, C) uint8, the mean over the flips."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runcard.config.diff import affects_results, flatten
+from runcard.config.diff import functional_leaves
 from runcard.fileio import read_csv
 
 Array = NDArray[np.float64]
@@ -51,7 +51,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The leaves of the resolved config that can change results, by dotted key."""
-        return {key: value for key, value in flatten(self.metadata["config"]).items() if affects_results(key)}
+        return functional_leaves(self.metadata["config"])
 
     @property
     def seed(self) -> int:

@@ -71,12 +71,12 @@ def no_op_parameters(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 def read_chosen(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Sample]:
     """Decode a few samples as the model would get them."""
-    size_px = dataset.image_size_px
+    size_px, resize = dataset.image_size_px, dataset.resize
     samples = []
     for i in _chosen(data):
         image, target, *_ = read_sample(source, data.profiles[i].position)
-        mask = resize_mask(target, size_px) if isinstance(target, np.ndarray) else None
-        samples.append(Sample(resize_image(with_channels(image, dataset.channels), size_px), mask))
+        mask = resize_mask(target, size_px, resize) if isinstance(target, np.ndarray) else None
+        samples.append(Sample(resize_image(with_channels(image, dataset.channels), size_px, resize), mask))
     return samples
 
 
