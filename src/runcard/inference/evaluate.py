@@ -32,14 +32,13 @@ from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, LossConfig, check_targets, parse_config, parse_section
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.loaders import Batch, SampleDataset
-from runcard.data.preprocessing import normalizer, read_sample
+from runcard.data.preprocessing import normalizer, read_sample, restore_size
 from runcard.data.source import Samples, Source
 from runcard.data.splits import data_fingerprint, name_groups
 from runcard.errors import UserError
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
 from runcard.fileio import csv_text, digest, write_csv, write_figure, write_json, write_text
-from runcard.inference.prediction import combine
 from runcard.runs.reader import read_run
 from runcard.runs.run import EVALUATIONS, Run
 from runcard.stats.calibration import Calibration
@@ -49,7 +48,13 @@ from runcard.training.restore import SavedRun, open_run
 from runcard.training.types import BalancedLoss, Evaluation
 
 OUTPUT = Path("outputs") / "evaluations"
-PREPROCESSING = ("image_size_px", "channels", "normalization", "window")  # the run's, whatever it is evaluated on
+PREPROCESSING = (
+    "image_size_px",
+    "resize",
+    "channels",
+    "normalization",
+    "window",
+)  # the run's, whatever it is evaluated on
 MAX_WORST = 8  # images shown
 MAX_NAMED = 5  # images in a message
 
@@ -338,6 +343,7 @@ class _Measured:
         metric = _monitored(own)[0]
         scores = self.run.config["metric"]["scores"]
         at_size = self._metrics([metric]) if self.images.samples.has_masks and metric in scores else None
+        resize = self.run.dataset(None).resize
         hidden = not console.is_terminal
         examples = zip(self.images.chosen, self.examples(self.images.chosen), strict=True)
         for i, example in track(
@@ -346,7 +352,7 @@ class _Measured:
             calibration.add(example.probs, example.target)
             if at_size is not None:
                 target = self._at_size(i)
-                probs = combine((), [example.probs], target.shape).probs
+                probs = restore_size(example.probs, *target.shape, resize)
                 at_size.update(torch.from_numpy(probs)[None], torch.from_numpy(target.astype(np.int64))[None])
         computed = {} if at_size is None else at_size.compute()
         return calibration, {name: float(value.float().mean()) for name, value in computed.items()} or None
