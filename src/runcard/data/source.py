@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from runcard.data.image_io import OnDisk
+from runcard.data.medical_io import Spacing
 from runcard.errors import DataError
 
 
@@ -28,6 +29,7 @@ class Source(Protocol):
     groups: list[str] | None = None  # the patient of each item; None where only dataset.split.group_regex may name it
     faults: Sequence[DataError] = ()  # of the folder as a whole: reported together with those of its files
     on_disk: OnDisk | None = None  # None: made, not read
+    spacings_mm: Sequence[Spacing | None] | None = None  # of the pixels of each item; None: what its file says
 
     @cached_property
     def files(self) -> Sequence[tuple[Path, ...]]:
@@ -48,6 +50,8 @@ class Original(NamedTuple):
     height_px: int
     deep_range: tuple[float, float] | None  # smallest and largest value of an image deeper than 8 bits
     files: list[str]  # as text: "8-bit grey JPEG"
+    spacing_mm: Spacing | None = None  # None where neither the dataset nor the file knows it
+    burned_in_text: bool = False  # its file says that there is text in the image
 
 
 class Sample(NamedTuple):
@@ -55,7 +59,7 @@ class Sample(NamedTuple):
 
     image: np.ndarray  # H×W or H×W×3 uint8
     target: np.ndarray | int  # see Source
-    digest: str  # a hash of the bytes of its files (of its pixels where it has none)
+    digest: str  # a hash of the bytes of its files (of its pixels where it has none, or is a slice of one)
     original: Original
 
 
@@ -80,3 +84,14 @@ class Samples:
     def labels(self) -> list[int] | None:
         """The class of each image; None with masks."""
         return None if self.has_masks else self.targets.tolist()
+
+    @cached_property
+    def pixel_mm(self) -> np.ndarray | None:
+        """The height and width in mm (N, 2) float64 of a pixel of images; None where one image's spacing is unknown."""
+        side_px = self.images.shape[1]
+        sizes = [
+            (o.spacing_mm[0] * o.height_px / side_px, o.spacing_mm[1] * o.width_px / side_px)
+            for o in self.originals
+            if o.spacing_mm
+        ]
+        return np.array(sizes) if len(sizes) == len(self.originals) else None
