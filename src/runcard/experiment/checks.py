@@ -11,6 +11,7 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from runcard.data.loaders import Loaders
+from runcard.data.source import Samples
 from runcard.errors import UserError, check_config_choice
 from runcard.training.evaluation import OUT_OF_MEMORY, columns, infer
 from runcard.training.types import Loss, Monitor, Schedule
@@ -109,3 +110,16 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
 def metric_mode(name: str, metrics: MetricCollection) -> str:
     """Return max where larger values of the loss or of a metric's column are better, else min."""
     return "max" if name != "loss" and columns(metrics)[name].higher_is_better else "min"
+
+
+def check_units(metrics: MetricCollection, samples: Samples) -> dict[str, str]:
+    """Return the unit, mm or px, of each column that holds lengths.
+
+    Raises UserError where a metric is given pixel_mm and the data have a spacing of their own.
+    """
+    of_lengths = {name: metric for name, metric in columns(metrics).items() if hasattr(metric, "pixel_mm")}
+    given = [name for name, metric in of_lengths.items() if metric.pixel_mm is not None]
+    if given and samples.pixel_mm is not None:
+        keys = " and ".join(f"metric.scores.{name}.pixel_mm" for name in given)
+        raise UserError(f"{keys} must be null: the data have a pixel spacing of their own.")
+    return {name: "mm" if name in given or samples.pixel_mm is not None else "px" for name in of_lengths}

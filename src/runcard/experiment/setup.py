@@ -23,7 +23,7 @@ from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
 from runcard.data.preprocessing import Look
 from runcard.data.source import Source
 from runcard.errors import UserError
-from runcard.experiment.checks import check_monitors, check_output
+from runcard.experiment.checks import check_monitors, check_output, check_units
 from runcard.seeding import forked
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
 from runcard.training.types import Loss, Monitor, Schedule
@@ -53,6 +53,7 @@ class ExperimentSetup:
     schedule: Schedule
     metrics: MetricCollection
     monitor: Monitor
+    units: dict[str, str]  # of each column of lengths: mm | px
     config: dict[str, Any]  # resolved
     config_yaml: str  # the config as composed, YAML, from which it can be run again
 
@@ -136,6 +137,7 @@ def make_setup(
         schedule=schedule,
         metrics=metrics.to(fabric.device),
         monitor=monitor,
+        units=check_units(metrics, data.samples),
         config=resolved | ({"weights_sha256": weights_sha256} if weights_sha256 else {}),
         config_yaml=_runnable(unresolved, resolved),
     )

@@ -117,6 +117,11 @@ class Run:
         """Return the values of the images in self.split, for the weights of the last or the best epoch."""
         return self.tables[self.split, checkpoint]
 
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit, mm or px, of each metric that is a length; empty in runs that do not record it."""
+        return dict(self.metadata.get("units", {}))
+
     def mode(self, name: str) -> str:
         """Return max if larger values of a metric are better, else min."""
         return str(self.metadata["better"][name])

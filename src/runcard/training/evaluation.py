@@ -43,9 +43,11 @@ def evaluate(model: nn.Module, loss: Loss, metrics: MetricCollection, loader: It
 
     The loss is computed per image and then averaged, so it does not depend on the batch size. A metric with the
     attribute per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set.
-    A metric that fills several columns computes a dict of these.
+    A metric that fills several columns computes a dict of these. One that measures lengths has the attribute
+    pixel_size, which is set to that of each batch; see Batch.
     """
     metrics.reset()
+    of_lengths = [metric for metric in metrics.modules() if hasattr(metric, "pixel_size")]
     losses: list[Tensor] = []
     indices: list[int] = []
     kept: list[Tensor] = []
@@ -54,6 +56,8 @@ def evaluate(model: nn.Module, loss: Loss, metrics: MetricCollection, loader: It
         targets = batch.targets.to(logits.device, non_blocking=True)
         probs = probabilities(logits)
         losses += [loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
+        for metric in of_lengths:
+            metric.pixel_size = batch.pixel_size
         metrics.update(probs, targets)
         indices += batch.indices.tolist()
         if targets.ndim == 1:
