@@ -51,6 +51,17 @@ def test_a_model_card_needs_no_torch_but_the_report_extra(tmp_path):
     assert refused.stderr == "the package jinja2 is not installed: pip install 'runcard[report]'\n"
 
 
+@pytest.mark.parametrize(("missing", "suffix"), [("pydicom", "dcm"), ("nibabel", "nii.gz")])
+def test_medical_files_without_their_extra_say_how_to_install_it(missing, suffix, tmp_path):
+    for name in ("well/1", "well/2", "sick/1", "sick/2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.{suffix}").write_bytes(b"x")
+    done = without(missing, train("dataset=image_folder", f"dataset.root={tmp_path}", "loss=bce"), tmp_path)
+    assert done.returncode == 2
+    hint = f"the package {missing} is not installed: pip install 'runcard[dicom]'\n"
+    assert done.stderr == f"{tmp_path}/sick/1.{suffix}: {hint}"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -21,7 +21,7 @@ def weights(setup: ExperimentSetup) -> dict[str, Tensor]:
 def first_epoch(setup: ExperimentSetup) -> tuple[Tensor, Tensor]:
     """Return the augmented images of the first epoch, and their order."""
     setup.loaders.train_sampler.set_epoch(1)
-    images, _, indices = (torch.cat(tensors) for tensors in zip(*setup.loaders.train, strict=True))
+    images, _, indices, _ = (torch.cat(tensors) for tensors in zip(*setup.loaders.train, strict=True))
     return images, indices
 
 

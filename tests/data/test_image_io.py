@@ -113,7 +113,7 @@ def test_a_window_is_two_numbers(window):
 class OneFile:
     """A dataset of one image file."""
 
-    given_split, faults, classes, ids = None, (), ["a", "b"], ["x"]
+    given_split, faults, classes, ids, spacings_mm = None, (), ["a", "b"], ["x"], None
 
     def __init__(self, path: Path) -> None:
         self.files = [(path,)]
@@ -254,8 +254,8 @@ def test_what_pillow_warns_of_is_not_told(tmp_path):
     image = Image.fromarray(COLOURS).convert("P")
     path = tmp_path / "x.png"
     image.save(path, transparency=bytes(range(9)))
-    code = "from pathlib import Path; from runcard.data.image_io import ignore_pillow_warnings, read_image; "
-    code += f"ignore_pillow_warnings(); read_image(Path({str(path)!r}))"
+    code = "from pathlib import Path; from runcard.data.image_io import ignore_reader_warnings, read_image; "
+    code += f"ignore_reader_warnings(); read_image(Path({str(path)!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
 

@@ -48,7 +48,7 @@ def epochs(loaders: Loaders, num_epochs: int) -> list[tuple[torch.Tensor, ...]]:
     seen = []
     for epoch in range(1, num_epochs + 1):
         loaders.train_sampler.set_epoch(epoch)
-        seen.append(tuple(torch.cat(parts) for parts in zip(*loaders.train, strict=True)))
+        seen.append(tuple(torch.cat(parts) for parts in zip(*(batch[:3] for batch in loaders.train), strict=True)))
     return seen
 
 
@@ -66,6 +66,7 @@ class Pictures:
     given_split = None
     faults = ()
     on_disk = None
+    spacings_mm = None
     classes = ("a", "b")
 
     def __init__(self, *items: tuple[np.ndarray, np.ndarray | int]) -> None:
@@ -345,7 +346,7 @@ def test_evaluation_is_never_augmented_or_shuffled(part):
     loaders = loaders_of(augment="strong")
     loaders.train_sampler.set_epoch(5)
     batches = list(getattr(loaders, part))
-    images, targets, indices = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    images, targets, indices = (torch.cat(parts) for parts in zip(*(batch[:3] for batch in batches), strict=True))
     assert indices.tolist() == sorted(indices.tolist())
     torch.testing.assert_close(images, plain(CHESTS, indices.tolist()), rtol=0, atol=1e-7)
     assert torch.equal(targets, torch.from_numpy(CHESTS.targets[indices].astype(np.int64)))

@@ -117,3 +117,21 @@ def test_window_and_mask_values(table, tmp_path):
     np.testing.assert_array_equal(data.samples.targets[0], deep > 200)
     with pytest.raises(UserError, match=r"sevens\.png: not a mask"):
         read("manifest_masks", path, "dataset.window=[0,399]", *small)
+
+
+def test_spacing(table):
+    spacings = ("0.7", "0.8 0.5", "0.8\\0.5")
+    rows = [f"scans/{i}.png,scans/{i}_truth.png,{spacings[i % 3]}" for i in range(24)]
+    small = "dataset.image_size_px=10"  # of 20 x 24 pixels
+    data = read("manifest_masks", table("image,mask,spacing", *rows), small)
+    np.testing.assert_allclose(data.samples.pixel_mm[:3], [[1.4, 1.68], [1.6, 1.2], [1.6, 1.2]])
+    digests = data.samples.digests
+    again = read("manifest_masks", table("image,mask,spacing", *rows), small).samples.digests
+    rows[0] = rows[0].replace("0.7", "0.9")  # changes distances, so these are other data
+    changed = read("manifest_masks", table("image,mask,spacing", *rows), small).samples.digests
+    assert (again == digests, changed[0] != digests[0], changed[1:] == digests[1:]) == (True, True, True)
+    rows[1] = "scans/1.png,scans/1_truth.png,"
+    assert read("manifest_masks", table("image,mask,spacing", *rows), small).samples.pixel_mm is None
+    rows[2] = "scans/2.png,scans/2_truth.png,0.7mm"
+    with pytest.raises(UserError, match=r"line 4: has the spacing '0\.7mm', not one or two lengths in mm"):
+        read("manifest_masks", table("image,mask,spacing", *rows), small)

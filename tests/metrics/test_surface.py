@@ -115,3 +115,32 @@ def test_both_metrics_measure_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_pixel_is_named(pixel_mm: float) -> None:
     with pytest.raises(ValueError, match=r"^pixel_mm must be a number >= 1e-06, got "):
         HausdorffDistance95(pixel_mm)
+
+
+def test_pixels_of_a_known_size_give_mm() -> None:
+    """One pixel three rows above and four columns left of the other: 3 * 0.8 mm and 4 * 0.5 mm, or 3 * 2 and 4 * 2."""
+    prediction, truth = square(2, 2, 1), square(5, 6, 1)
+    probs = F.one_hot(torch.stack([prediction, prediction, EMPTY]), 2).movedim(-1, 1).float()
+    targets = torch.stack([truth, truth, truth])
+    sizes = torch.tensor([[0.8, 0.5], [2, 2], [0.8, 0.5]], dtype=torch.float64)
+    both = MetricCollection({"hd95": HausdorffDistance95(None), "asd": AverageSurfaceDistance(None)})
+    for _ in range(2):  # the second batch is measured once for both
+        for metric in both.values(copy_state=False):
+            metric.pixel_size = sizes
+        both.update(probs, targets)
+    expected = [math.hypot(2.4, 2.0), 10.0, math.hypot(12 * 0.8, 9 * 0.5)]  # nothing predicted: the diagonal
+    for values in both.compute().values():
+        assert values.tolist() == pytest.approx(2 * expected)
+
+
+def test_ones_are_pixels_bit_for_bit() -> None:
+    rng = np.random.default_rng(0)
+    predictions, truth = (torch.from_numpy(rng.random((4, HEIGHT, WIDTH)) > 0.6).long() for _ in range(2))
+    probs = F.one_hot(predictions, 2).movedim(-1, 1).float()
+    values = []
+    for size in (None, torch.ones(4, 2, dtype=torch.float64)):
+        metric = HausdorffDistance95(None)
+        metric.pixel_size = size
+        metric.update(probs, truth)
+        values.append(metric.compute())
+    assert torch.equal(*values)

@@ -32,7 +32,9 @@ CHECKS = {  # name -> what it looks for; the level is set where a finding is mad
     "wrong_extension": "a file whose format is not that of its extension",
     "window": "16-bit images that are constant under `dataset.window`",
     "mixed_depths": "images of 8 bits beside deeper ones: only these are windowed",
+    "mixed_spacing": "images with a known pixel spacing beside others without: distances are then in pixels",
     # images
+    "burned_in_text": "DICOM files that say that there is text in the image, perhaps a name",
     "constant_image": "an image with one grey value only",
     "inverted": "a grey image whose grey scale is inverted relative to the others (MONOCHROME1)",
     "outlier": "an image unlike all others",

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from runcard.audit.detectors.outliers import inverted_among_grey
 from runcard.audit.findings import Finding
-from runcard.data.image_io import grey_values, ignore_pillow_warnings
+from runcard.data.image_io import file_of, grey_values, ignore_reader_warnings
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, suggest_mask_values
 from runcard.data.source import Original, Sample, Source
 from runcard.errors import DataError
@@ -109,7 +109,7 @@ class Inspected:
 
 def inspect(source: Source, console: Console) -> tuple[dict[int, Profile], list[DataError]]:
     """Decode every sample of source; return the profiles of those that can be read, by position, and all faults."""
-    ignore_pillow_warnings()
+    ignore_reader_warnings()
     cv2.setNumThreads(0)  # the pool is the parallelism
 
     def look(i: int) -> Profile | DataError:
@@ -132,7 +132,7 @@ def profile_of(source: Source, i: int, sample: Sample) -> Profile:
     files = source.files[i]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     mean, sd = (float(value[0, 0]) for value in cv2.meanStdDev(grey))
-    status = files[0].stat() if files else None
+    status = file_of(files[0]).stat() if files else None
     return Profile(
         id=source.ids[i],
         position=i,

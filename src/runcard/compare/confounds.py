@@ -103,6 +103,8 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
         reasons.append("the loss of each is its own: compare bce and soft_dice_loss, or log_loss, which all runs have")
     if metric != "loss" and any(_differ(a, b, scores) for scores in _definitions(a, metric)):
         reasons.append(f"another definition of {metric}")
+    if (units := [run.units.get(metric, "no unit") for run in (a, b)])[0] != units[1]:
+        reasons.append(f"another unit of {metric}: {' and '.join(units)}")
     return reasons
 
 

@@ -134,7 +134,8 @@ def metric_measure(metric: str, run: Run | None) -> Measure:
     """Describe a metric: its title and, where the run records them, which values are better and its bounds."""
     if run is None or metric not in run.metadata["better"]:
         return Measure(metric, title(metric), None, per_image=True)
-    return Measure(metric, title(metric), run.mode(metric), per_image=True, bounds=endpoints.bounds(run, metric))
+    written = title(metric) + (f" ({run.units[metric]})" if metric in run.units else "")
+    return Measure(metric, written, run.mode(metric), per_image=True, bounds=endpoints.bounds(run, metric))
 
 
 def _compare(question: Question, first: Arm | None, second: Arm | None) -> Comparison:

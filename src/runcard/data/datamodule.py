@@ -12,7 +12,7 @@ from runcard.data.source import Samples, Source
 from runcard.data.splits import Split, make_split
 from runcard.errors import UserError, check_config_choice
 
-REQUIRED = ("ids", "classes", "files", "given_split", "groups", "faults", "on_disk")  # attributes of a Source
+OF_SOURCE = ("ids", "classes", "files", "given_split", "groups", "faults", "on_disk", "spacings_mm")  # attributes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def open_source(dataset: DatasetConfig, trust: Sequence[str] = (), choice: str |
     Raises UserError.
     """
     source: Source = build("dataset", dataset.node, trust, choice)
-    lacking = [name for name in REQUIRED if not hasattr(source, name)]
+    lacking = [name for name in OF_SOURCE if not hasattr(source, name)]
     if lacking:
         raise UserError(
             f"dataset._target_: {type(source).__name__} has no {', '.join(lacking)}. Derive it from "

@@ -1,11 +1,13 @@
 """Read images and masks from disk, upright, with errors that name the file.
 
 Pillow decodes images and applies their EXIF orientation. It silently truncates 16-bit colours to 8 bits, so OpenCV
-reads those. Alpha is dropped.
+reads those. Alpha is dropped. DICOM and NIfTI are read in medical_io.py. The path of a slice of a volume is that of its
+file with the slice's number behind it, x.nii.gz:7: everything here takes it as the path of an image.
 """
 
 from __future__ import annotations
 
+import re
 import shlex
 import threading
 import warnings
@@ -18,16 +20,18 @@ import numpy as np
 from natsort import natsorted
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from runcard.data import medical_io
+from runcard.data.medical_io import DICOM_SUFFIXES, FIX, NIFTI_SUFFIXES, Header
 from runcard.errors import DataError, UserError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
+SLICE = re.compile(r"(?P<file>.+\.nii(\.gz)?):(?P<z>\d+)", re.IGNORECASE | re.DOTALL)
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # for any suffix: others, such as PostScript, start programs or are slow
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I": "32-bit grey", "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey"}
 LOSSY_FORMATS = {"JPEG", "MPO"}  # MPO: the JPEG of some cameras
 MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey with alpha", "P": "8-bit palette"} | DEEP_MODES
-FIX = "Replace or remove it."  # for unreadable files
-NO_IMAGES = "no images in this folder (.png, .jpg, .bmp or .tif)"
+NO_IMAGES = "no images in this folder (.png, .jpg, .bmp, .tif, .dcm or .nii)"
 FULL_WINDOW = (0, 65535)  # of 16-bit values
 LARGEST_IN_WINDOW = 1e30  # in magnitude: far below the largest float32, so that no difference overflows
 NEAR = 1 / 8  # of the smallest gap between class values: pixels this close to one count as near
@@ -67,20 +71,50 @@ def check_printable(path: Path) -> None:
 
 def is_image(name: str) -> bool:
     """Whether a file of this name is read as an image."""
-    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def without_suffix(name: str) -> str:
-    """Remove the suffix of an image file from a name that has one."""
-    return name[: -len(Path(name).suffix)] if is_image(Path(name).name) else name
+    """Remove the suffix of an image file from a name that has one; .nii.gz is one suffix."""
+    if not is_image(Path(name).name):
+        return name
+    return name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
 
 
-def ignore_pillow_warnings() -> None:
-    """Ignore Pillow's warnings of damaged tags, alpha and large images from now on.
+def slices(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
+    """Map what tells the images in one item's files (an image, or it and its mask) apart to the paths of each.
+
+    {"": paths}, but for NIfTI volumes {":0": (x.nii:0, …), ":1": …}, one per axial slice. Raises DataError where image
+    and mask have different numbers of slices, and where a volume cannot be opened.
+    """
+    for path in paths:
+        if _is_dicom(path):
+            medical_io.check_pydicom(path)
+    counts = [medical_io.num_slices(path) if is_nifti(path) else None for path in paths]
+    if not any(counts):
+        return {"": tuple(paths)}
+    if len(set(counts)) > 1:
+        what, fix = "image and mask must have the same number of slices", "Export the mask again, from the image."
+        raise DataError("mask_size", paths[-1], what, fix, f", got {' and '.join(str(count or 1) for count in counts)}")
+    return {f":{z}": tuple(path.with_name(f"{path.name}:{z}") for path in paths) for z in range(counts[0] or 0)}
+
+
+def is_slice(path: Path) -> bool:
+    """Whether this is the path of a slice in a file of several."""
+    return SLICE.fullmatch(path.name) is not None
+
+
+def file_of(path: Path) -> Path:
+    """Return the file that an image lies in: that of a slice, or the path itself."""
+    return _file_and_slice(path)[0]
+
+
+def ignore_reader_warnings() -> None:
+    """Ignore Pillow's warnings of damaged tags, alpha and large images, and pydicom's of values, from now on.
 
     Pillow still refuses too large ones. Call this before threads read: warnings.catch_warnings is not thread-safe.
     """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", module=r"(PIL|pydicom|nibabel)\.")
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -88,6 +122,11 @@ def read_image(path: Path) -> np.ndarray:
 
     The type is uint8, or uint16, int32 or float32 for files deeper than 8 bits: see windowed.
     """
+    file, z = _file_and_slice(path)
+    if _is_dicom(file):
+        return medical_io.read_dicom(file)
+    if is_nifti(file):
+        return medical_io.read_nifti(file, z)
     image, deep_colour = _open(path)
     if deep_colour:
         return _read_deep_colour(path)
@@ -176,13 +215,43 @@ def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def describe(path: Path) -> str:
     """Describe depth, mode and format of a readable image file, from its header: "8-bit grey JPEG"."""
+    return read_header(path).kind
+
+
+def read_header(path: Path) -> Header:
+    """Read what the header of a readable image file says."""
+    file = file_of(path)
+    if _is_dicom(file):
+        return medical_io.dicom_header(file)
+    if is_nifti(file):
+        return medical_io.nifti_header(file)
     with Image.open(path, formats=FORMATS) as image:
         bits = 16 if _has_deep_colour(image) else 8
-        return f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}"
+        return Header(f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}")
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.name.lower().endswith(DICOM_SUFFIXES)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether this is a NIfTI file, or a slice of one."""
+    return file_of(path).name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def _file_and_slice(path: Path) -> tuple[Path, int | None]:
+    found = SLICE.fullmatch(path.name)
+    return (path.with_name(found["file"]), int(found["z"])) if found else (path, None)
 
 
 def _read_grey(path: Path) -> tuple[np.ndarray, bool]:
     """Read the H×W values of a file (indices if it has a palette), and whether its format is lossy."""
+    file, z = _file_and_slice(path)
+    if is_nifti(file):
+        return medical_io.read_nifti(file, z), False
+    if _is_dicom(file):
+        stored = medical_io.read_dicom(file, as_stored=True)
+        return cv2.cvtColor(stored, cv2.COLOR_RGB2GRAY) if stored.ndim == 3 else stored, False
     image, deep_colour = _open(path)
     if deep_colour:
         return cv2.cvtColor(_read_deep_colour(path), cv2.COLOR_RGB2GRAY), False

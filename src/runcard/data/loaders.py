@@ -29,6 +29,7 @@ class Batch(NamedTuple):
     images: torch.Tensor  # (N, C, H, W) float32
     targets: torch.Tensor  # (N,) or (N, H, W) int64
     indices: torch.Tensor  # (N,) positions in Samples
+    pixel_size: torch.Tensor  # (N, 2) float64: height and width of a pixel in mm; 1 where the data have no spacing
 
 
 class SampleDataset(Dataset[Batch]):
@@ -49,7 +50,14 @@ class SampleDataset(Dataset[Batch]):
             image, mask = self.augment(image.copy(), mask, draw)  # copies: transforms may work in place
             target = target if mask is None else mask
         pixels = torch.from_numpy(self.normalization(image))
-        return Batch(pixels, torch.from_numpy(np.asarray(target, np.int64)), torch.tensor(index))
+        target = torch.from_numpy(np.asarray(target, np.int64))
+        return Batch(pixels, target, torch.tensor(index), pixel_size(self.samples, index))
+
+
+def pixel_size(samples: Samples, index: int) -> torch.Tensor:
+    """Return the height and width (2,) float64 of a sample's pixels in mm; 1 where the data have no spacing."""
+    one = torch.ones(2, dtype=torch.float64)
+    return one if samples.pixel_mm is None else torch.from_numpy(samples.pixel_mm[index])
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -18,15 +18,17 @@ from rich.progress import track
 
 from runcard.data.image_io import (
     MAX_SUGGESTED_CLASSES,
-    describe,
-    ignore_pillow_warnings,
+    ignore_reader_warnings,
+    is_slice,
     mask_levels,
     mask_overrides,
+    read_header,
     windowed,
 )
+from runcard.data.medical_io import Spacing
 from runcard.data.source import Original, Sample, Samples, Source
 from runcard.errors import DataError, UserError, allow_hint
-from runcard.fileio import digest
+from runcard.fileio import digest, hash_lines
 
 NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 255
     "unit": ((0.0,), (1.0,)),
@@ -53,7 +55,7 @@ def prepare(
     fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down) or linearly
     (up), masks by nearest neighbour; resize: see place. Grey becomes RGB by repetition, RGB grey by luminance.
     """
-    ignore_pillow_warnings()
+    ignore_reader_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
     size = (len(source), image_size_px, image_size_px, channels)
     images = _allocate(size)
@@ -90,8 +92,27 @@ def prepare(
     ids = [source.ids[i] for i in positions]
     kept = images if len(positions) == len(source) else images[positions]
     return Samples(
-        read_only(kept), read_only(np.stack(targets)), ids, list(digests), list(originals), positions, faults
+        read_only(kept),
+        read_only(np.stack(targets)),
+        ids,
+        list(digests),
+        list(originals),
+        positions,
+        faults,
+        _pixel_mm(originals, image_size_px, resize),
     )
+
+
+def _pixel_mm(originals: Sequence[Original], size_px: int, resize: str) -> np.ndarray | None:
+    """Return the height and width in mm (N, 2) of a pixel after resizing; None where one image's spacing is unknown."""
+    sizes = []
+    for original in originals:
+        if original.spacing_mm is None:
+            return None
+        inside = place(original.height_px, original.width_px, size_px, resize)
+        rows_mm, columns_mm = original.spacing_mm
+        sizes.append((rows_mm * original.height_px / inside.height, columns_mm * original.width_px / inside.width))
+    return np.array(sizes)
 
 
 def suggest_mask_values(faults: list[DataError], source: Source) -> list[DataError]:
@@ -114,8 +135,8 @@ def read_sample(source: Source, i: int) -> Sample:
     """Return item i of source, windowed where it is deeper than 8 bits. Raises DataError for what is wrong with it."""
     image, target, _ = source[i]
     paths = source.files[i]
-    original = _original(image, paths)
-    made = [] if paths else [image.tobytes(), np.asarray(target).tobytes()]
+    original = _original(image, paths, _given_spacing(source, i))
+    made = [] if _are_whole(paths) else [image.tobytes(), np.asarray(target).tobytes()]
     if source.on_disk and original.deep_range:
         window, (low, high) = source.on_disk.window, original.deep_range
         image = windowed(image, window)
@@ -126,7 +147,7 @@ def read_sample(source: Source, i: int) -> Sample:
             )
             raise DataError("window", paths[0], what, fix, f", its values are {low:g} to {high:g}")
     target = read_only(target) if isinstance(target, np.ndarray) else target
-    return Sample(read_only(image), target, digest(paths, made), original)
+    return Sample(read_only(image), target, _digest(source, i, made), original)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -145,7 +166,7 @@ def left_out(source: Source, samples: Samples) -> dict[str, str | None]:
 def digest_or_none(source: Source, i: int) -> str | None:
     """Return a hash of item i's files, of its pixels where it has none; None where these cannot be read."""
     try:
-        return digest(source.files[i]) if source.files[i] else read_sample(source, i).digest
+        return _digest(source, i) if _are_whole(source.files[i]) else read_sample(source, i).digest
     except (OSError, DataError):
         return None
 
@@ -168,10 +189,28 @@ def normalizer(name: str) -> Normalizer:
     return Normalizer(1 / (255 * std), -mean / std)
 
 
-def _original(image: np.ndarray, paths: Sequence[Path]) -> Original:
+def _original(image: np.ndarray, paths: Sequence[Path], spacing_mm: Spacing | None) -> Original:
     height_px, width_px = image.shape[:2]
     deep_range = None if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
-    return Original(width_px, height_px, deep_range, [describe(path) for path in paths])
+    headers = [read_header(path) for path in paths]
+    kinds, burned_in = [header.kind for header in headers], any(header.burned_in_text for header in headers)
+    spacing_mm = spacing_mm or (headers[0].spacing_mm if headers else None)
+    return Original(width_px, height_px, deep_range, kinds, spacing_mm, burned_in)
+
+
+def _digest(source: Source, i: int, made: Sequence[bytes] = ()) -> str:
+    """Hash item i's files, or the bytes made of it, and the spacing where the dataset rather than the file gives it."""
+    hashed, spacing_mm = digest(source.files[i], made), _given_spacing(source, i)
+    return hash_lines([hashed, str(spacing_mm)]) if spacing_mm else hashed
+
+
+def _given_spacing(source: Source, i: int) -> Spacing | None:
+    return source.spacings_mm[i] if source.spacings_mm else None
+
+
+def _are_whole(paths: Sequence[Path]) -> bool:
+    """Whether a sample has files that are its own: the bytes of a volume do not tell its slices apart."""
+    return bool(paths) and not any(is_slice(path) for path in paths)
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from runcard.data.image_io import OnDisk
+from runcard.data.medical_io import Spacing
 from runcard.errors import DataError
 
 
@@ -28,6 +29,7 @@ class Source(Protocol):
     groups: list[str] | None = None  # the patient of each item; None where only dataset.split.group_regex may name it
     faults: Sequence[DataError] = ()  # of the folder as a whole: reported together with those of its files
     on_disk: OnDisk | None = None  # None: made, not read
+    spacings_mm: Sequence[Spacing | None] | None = None  # of the pixels of each item; None: what its file says
 
     @cached_property
     def files(self) -> Sequence[tuple[Path, ...]]:
@@ -48,6 +50,8 @@ class Original(NamedTuple):
     height_px: int
     deep_range: tuple[float, float] | None  # smallest and largest value of an image deeper than 8 bits
     files: list[str]  # as text: "8-bit grey JPEG"
+    spacing_mm: Spacing | None = None  # None where neither the dataset nor the file knows it
+    burned_in_text: bool = False  # its file says that there is text in the image
 
 
 class Sample(NamedTuple):
@@ -55,7 +59,7 @@ class Sample(NamedTuple):
 
     image: np.ndarray  # H×W or H×W×3 uint8
     target: np.ndarray | int  # see Source
-    digest: str  # a hash of the bytes of its files (of its pixels where it has none)
+    digest: str  # a hash of the bytes of its files (of its pixels where it has none, or is a slice of one)
     original: Original
 
 
@@ -70,6 +74,7 @@ class Samples:
     originals: list[Original]
     positions: list[int]  # in the source: all, but for those left out because their faults are allowed
     faults: list[DataError]  # which are allowed: of folders, and of what was left out
+    pixel_mm: np.ndarray | None  # (N, 2) float64: height and width of a pixel of images; None: not known of each image
 
     @property
     def has_masks(self) -> bool:

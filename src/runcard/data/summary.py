@@ -33,6 +33,8 @@ def summary_rows(
         if members
     ]
     rows += [("sizes", _sizes(originals)), ("images", _commonest(original.files[0] for original in originals))]
+    if any(original.spacing_mm for original in originals):
+        rows.append(("spacing", f"{_commonest(map(_spacing, originals))} (mm between rows × columns)"))
     if disk.masks is not None:
         rows.append(("masks", f"{_commonest(original.files[1] for original in originals)}; {disk.masks}"))
     if any(original.deep_range for original in originals):
@@ -79,6 +81,10 @@ def _sizes(originals: Sequence[Original]) -> str:
         return f"{text} pixels"
     widths, heights = zip(*sizes, strict=True)
     return f"{text}; {min(widths)} to {max(widths)} pixels wide, {min(heights)} to {max(heights)} high"
+
+
+def _spacing(original: Original) -> str:
+    return f"{original.spacing_mm[0]:.4g}×{original.spacing_mm[1]:.4g}" if original.spacing_mm else "unknown"
 
 
 def _commonest(values: Iterable[Hashable]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image
+from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, file_of, list_images, read_image, slices
 from runcard.data.source import Source
 from runcard.datasets.layouts import (
     find_data,
@@ -34,7 +34,8 @@ class ImageFolder(Source):
     files whose names contain it. classes gives the index order; null takes all class folders, in natural order.
 
     Item i is (image, class index, id): image H×W or H×W×3 at the depth of its file (window: see image_io), id the path
-    below the data's folder, so that root never changes an id. faults holds the errors of folders and names.
+    below the data's folder, so that root never changes an id. A NIfTI volume gives an item path:z for each axial slice
+    z, and is their group. faults holds the errors of folders and names.
     """
 
     def __init__(
@@ -46,19 +47,28 @@ class ImageFolder(Source):
         tops = one_folder_per_split(base)
         _check_apart(tops)
         self.classes = _class_names(list(tops.values())) if names is None else names
-        self.ids, self.files, self.targets = [], [], []
+        self.ids, self.files, self.groups, self.targets = [], [], [], []
         self.faults: list[DataError] = []  # of folders and names; those of a file are reported when it is read
         given, layouts = [], {}
         for part, top in tops.items():
             layouts[top] = _layout(top, names)
             find = _in_class_folders if layouts[top] == CLASS_FOLDERS else _by_name
             for path, target in find(top, self.classes, self.faults):
-                self.ids.append(path.relative_to(base).as_posix())
-                self.files.append((path,))
-                self.targets.append(target)
-                given.append(part)
+                try:
+                    images = slices([path])
+                except DataError as fault:
+                    self.faults.append(fault)
+                    continue
+                name = path.relative_to(base).as_posix()
+                self.ids += [f"{name}{which}" for which in images]
+                self.files += images.values()
+                self.groups += [name] * len(images)
+                self.targets += [target] * len(images)
+                given += [part] * len(images)
+        if self.groups == self.ids:
+            self.groups = None
         self.given_split = None if "" in tops else given
-        left_out = _left_out(base, list(tops.values()), {file for (file,) in self.files})
+        left_out = _left_out(base, list(tops.values()), {file_of(path) for (path,) in self.files})
         self.on_disk = OnDisk(base, self._words(layouts), left_out, limits)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int, str]:

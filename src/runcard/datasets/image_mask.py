@@ -8,7 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, list_images, read_image, read_mask
+from runcard.data.image_io import (
+    FULL_WINDOW,
+    NO_IMAGES,
+    OnDisk,
+    check_window,
+    list_images,
+    read_image,
+    read_mask,
+    slices,
+    without_suffix,
+)
 from runcard.data.source import Source
 from runcard.datasets.layouts import (
     IMAGE_FOLDERS,
@@ -30,7 +40,8 @@ class ImageMaskFolder(Source):
 
     The two folders may have other usual names (images and labels, say), and lie in train, val and test folders, which
     are then the given split. Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8
-    class indices, id the stem, after the split's folder where there is one.
+    class indices, id the stem, after the split's folder where there is one. A NIfTI volume gives an item stem:z for
+    each axial slice z, and is their group.
     window and mask_values: see image_io. A pair that differs in size, or an invalid mask, is reported when it is
     read; faults holds the errors of the folders.
     """
@@ -50,7 +61,7 @@ class ImageMaskFolder(Source):
             root, folder, _belonging, "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png"
         )
         tops = one_folder_per_split(base) if image_and_mask(base) is None else {"": base}
-        self.ids, self.files, self.faults = [], [], []
+        self.ids, self.files, self.groups, self.faults = [], [], [], []
         given, places, left_out = [], [], []
         for part, top in tops.items():
             pair = image_and_mask(top)
@@ -58,11 +69,21 @@ class ImageMaskFolder(Source):
                 self.faults.append(DataError("layout", top, "has no folder of images and one of masks", EXPECTED))
                 continue
             pairs = _pairs(pair[0], pair[1], self.faults)
-            self.ids += [f"{top.name}/{stem}" if part else stem for stem in pairs]
-            self.files += list(pairs.values())
-            given += [part] * len(pairs)
+            for stem, paths in pairs.items():
+                try:
+                    images = slices(paths)
+                except DataError as fault:
+                    self.faults.append(fault)
+                    continue
+                name = f"{top.name}/{stem}" if part else stem
+                self.ids += [f"{name}{which}" for which in images]
+                self.files += images.values()
+                self.groups += [name] * len(images)
+                given += [part] * len(images)
             places.append(" and ".join(f"{path.relative_to(base).as_posix()}/" for path in pair))
             left_out += [f"{p.relative_to(base).as_posix()}/" for p in subfolders(top) if p not in pair]
+        if self.groups == self.ids:
+            self.groups = None
         if "" not in tops:
             self.given_split = given
             left_out += [f"{path.name}/" for path in subfolders(base) if path not in tops.values()]
@@ -140,7 +161,7 @@ def _by_stem(folder: Path, faults: list[DataError]) -> dict[str, list[Path]]:
         faults.append(DataError("no_images", folder, NO_IMAGES, "Is dataset.folder the one that is meant?"))
     by_stem: dict[str, list[Path]] = {}
     for path in paths:
-        by_stem.setdefault(path.stem, []).append(path)
+        by_stem.setdefault(without_suffix(path.name), []).append(path)
     if twice := [stem for stem, several in by_stem.items() if len(several) > 1]:
         what, fix = "several files share a stem, so pairs are ambiguous", "Keep one file of each stem."
         faults.append(DataError("ambiguous_pair", folder, what, fix, f": {', '.join(twice)}"))

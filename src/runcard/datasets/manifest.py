@@ -1,4 +1,4 @@
-"""A data set that a CSV table lists: one row per image, with its mask or its label."""
+"""A data set that a CSV table lists: one row per image or volume, with its mask or its label."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from runcard.data.image_io import FULL_WINDOW, OnDisk, check_window, read_image, read_mask
+from runcard.data.image_io import FULL_WINDOW, OnDisk, check_window, read_image, read_mask, slices
+from runcard.data.medical_io import Spacing, to_spacing
 from runcard.data.source import Source
 from runcard.datasets.layouts import SPLIT_FOLDERS
 from runcard.errors import DataError, UserError, check_names, did_you_mean
 from runcard.fileio import read_csv
 
-COLUMNS = ("image", "mask", "label", "patient", "split")
+COLUMNS = ("image", "mask", "label", "patient", "split", "spacing")
+OPTIONAL = ("spacing",)  # columns whose cells may be empty
 SPLITS = {name: part for part, names in SPLIT_FOLDERS.items() for name in names}
 
 
 class Manifest(Source):
-    """The images of a CSV table with a column image, and mask or label; patient and split are optional.
+    """The images of a CSV table with a column image, and mask or label; patient, split and spacing are optional.
 
     Paths are relative to the table. An image's id is its path as written. label is a class's name: classes gives the
     index order, null takes the labels in natural order. A mask holds class indices, or 0 and 255; mask_values: see
-    image_io. split is train, val or test; without val it is drawn from train. Other columns are for people. faults
-    holds all that is wrong with the rows.
+    image_io. split is train, val or test; without val it is drawn from train. spacing is the distance in mm between the
+    pixels of the image's file: one number, or that of rows and that of columns ("0.7 0.5"); it comes before what the
+    file says. A NIfTI volume gives an image path:z for each axial slice z; without patient it is their group. Other
+    columns are for people. faults holds all that is wrong with the rows.
     """
 
     def __init__(
@@ -45,11 +49,14 @@ class Manifest(Source):
         self.faults: list[DataError] = []
         self.ids, self.targets = [], list[int]()
         self._paths: list[tuple[Path, ...]] = []
+        self._seen: set[str] = set()
         self.given_split = [] if "split" in columns else None
-        self.groups = [] if "patient" in columns else None
+        self._groups: list[str] = []
+        self.spacings_mm: list[Spacing | None] = []
         for line, row in enumerate(zip(*columns.values(), strict=True), start=2):
             self._add(table, line, dict(zip(columns, row, strict=True)))
         self.files = self._paths
+        self.groups = None if self._groups == self.ids else self._groups
         self.on_disk = OnDisk(table.parent, f"rows of {table.name}", [], check_window(window), self._meaning())
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | int, str]:
@@ -66,24 +73,35 @@ class Manifest(Source):
     def _add(self, table: Path, line: int, row: dict[str, str]) -> None:
         """Add one row, or what is wrong with it to faults."""
         paths = tuple(table.parent / row[column] for column in ("image", "mask") if column in row)
-        wrong = [f"has no {column}" for column in row if column in COLUMNS and not row[column].strip()]
+        required = [column for column in row if column in COLUMNS and column not in OPTIONAL]
+        wrong = [f"has no {column}" for column in required if not row[column].strip()]
         wrong += [f"names a file that does not exist: {path}" for path in paths if not wrong and not path.is_file()]
-        if row["image"] in self.ids:
+        if row["image"] in self._seen:
             wrong.append(f"names an image a second time: {row['image']}")
         if self.kind == "label" and row["label"] not in self.classes:
             wrong.append(f"has the label {row['label']!r}, not one of {', '.join(self.classes)}")
         if "split" in row and row["split"].casefold() not in SPLITS:
             wrong.append(f"has the split {row['split']!r}, not one of train, val, test")
+        written = row.get("spacing", "").replace("\\", " ").split()
+        spacing = to_spacing(written * 2 if len(written) == 1 else written)
+        if written and spacing is None:
+            wrong.append(f"has the spacing {row['spacing']!r}, not one or two lengths in mm, such as 0.7 or '0.7 0.5'")
+        self._seen.add(row["image"])
         if wrong:
             self.faults += [DataError("table", f"{table}: line {line}", what, "Correct the row.") for what in wrong]
             return
-        self.ids.append(row["image"])
-        self._paths.append(paths)
-        self.targets.append(self.classes.index(row["label"]) if self.kind == "label" else 0)
+        try:
+            images = slices(paths)
+        except DataError as fault:
+            self.faults.append(fault)
+            return
+        self.ids += [f"{row['image']}{which}" for which in images]
+        self._paths += images.values()
+        self.targets += [self.classes.index(row["label"]) if self.kind == "label" else 0] * len(images)
+        self._groups += [row.get("patient", row["image"])] * len(images)
+        self.spacings_mm += [spacing] * len(images)
         if self.given_split is not None:
-            self.given_split.append(SPLITS[row["split"].casefold()])
-        if self.groups is not None:
-            self.groups.append(row["patient"])
+            self.given_split += [SPLITS[row["split"].casefold()]] * len(images)
 
     def _meaning(self) -> str | None:
         if self.kind == "label":

@@ -115,7 +115,8 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
     last, best = results["last"], results["best"]
     best_column = f"best {best['monitor']} (epoch {best['epoch']})"
     columns = [_positive(setup.data), f"last (epoch {last['epoch']})", best_column]
-    cells = [[name, f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
+    names = {name: _with_unit(name, setup) for name in last["values"]}
+    cells = [[names[name], f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
     console.print()
     print_table(console, columns, cells)
     for finding in results["shortcut"]:
@@ -124,6 +125,12 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
     console.print(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training")
     console.print(f"run folder   {folder}")
     console.print("look at it   tensorboard --logdir outputs")
+
+
+def _with_unit(name: str, setup: ExperimentSetup) -> str:
+    """Format "val/hd95 (mm)", or "val/dice", which has no unit."""
+    unit = setup.units.get(name.partition("/")[2])
+    return f"{name} ({unit})" if unit else name
 
 
 def _positive(data: Data) -> str:

@@ -94,6 +94,7 @@ def train_experiment(
             bounds={
                 name: metric.bounds for name, metric in columns(setup.metrics).items() if hasattr(metric, "bounds")
             },
+            units=setup.units,
             parent=setup.train.extend,
             model=built.metadata(),
             images=describe_images([samples.originals[i] for i in setup.data.split["train"]]),

@@ -28,6 +28,7 @@ from runcard.experiment.checks import check_monitors, check_output
 from runcard.fileio import sha256
 from runcard.runs.reader import weights_file
 from runcard.seeding import forked
+from runcard.training.evaluation import check_units
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
 from runcard.training.transfer import freeze, load_initial_weights
 from runcard.training.types import BalancedLoss, Loss, Monitor, Schedule
@@ -58,6 +59,7 @@ class ExperimentSetup:
     metrics: MetricCollection
     monitor: Monitor
     balanced_weights: dict[str, list[float]]  # one per class, of each loss that weighs classes by their frequency
+    units: dict[str, str]  # of each column of lengths: mm | px
     config: dict[str, Any]  # resolved
     config_yaml: str  # the config as composed, YAML, from which it can be run again
 
@@ -145,6 +147,7 @@ def make_setup(
         metrics=metrics.to(fabric.device),
         monitor=monitor,
         balanced_weights=balanced_weights,
+        units=check_units(metrics, data.samples),
         config=resolved | origin,
         config_yaml=_runnable(unresolved, resolved),
     )

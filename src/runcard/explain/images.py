@@ -12,7 +12,7 @@ from rich.console import Console
 
 from runcard.config.schema import DatasetConfig
 from runcard.data.datamodule import open_source, read_samples
-from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read_image
+from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read_image, slices
 from runcard.data.source import Source
 from runcard.errors import UserError
 
@@ -64,8 +64,8 @@ class Unlabelled(Source):
     """A dataset of unlabelled images; see data.source.Source."""
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[str], window: tuple[float, float]) -> None:
-        self.ids = [str(path) for path in paths]
-        self.files = [(path,) for path in paths]
+        self.files = [images for path in paths for images in slices([path]).values()]
+        self.ids = [str(path) for (path,) in self.files]
         self.classes = list(classes)
         self.on_disk = OnDisk(paths[0].parent, "single images", [], window)
 

@@ -43,18 +43,12 @@ from runcard.runs.reader import read_run
 from runcard.runs.run import EVALUATIONS, Run
 from runcard.stats.calibration import Calibration
 from runcard.training.checkpoint import load_weights, read_last
-from runcard.training.evaluation import evaluate, predict, rows_per_image
+from runcard.training.evaluation import check_units, evaluate, predict, rows_per_image
 from runcard.training.restore import SavedRun, open_run
 from runcard.training.types import BalancedLoss, Evaluation
 
 OUTPUT = Path("outputs") / "evaluations"
-PREPROCESSING = (
-    "image_size_px",
-    "resize",
-    "channels",
-    "normalization",
-    "window",
-)  # the run's, whatever it is evaluated on
+PREPROCESSING = ("image_size_px", "resize", "channels", "normalization", "window")  # of the run
 MAX_WORST = 8  # images shown
 MAX_NAMED = 5  # images in a message
 
@@ -268,7 +262,7 @@ def _evaluate(run: SavedRun, own: Run, images: Images, folder: Path, data: dict[
     record = json.loads((own.folder / "run.json").read_text(encoding="utf-8"))
     record["config"] |= {"trained_on": record["data"]["hash"]}  # what was trained on distinguishes runs here
     record |= {key: record[key] | value for key, value in values.items()}
-    record["data"] = data
+    record |= {"data": data, "units": check_units(measured.metrics, samples)}
     record["evaluation"] = {
         "run": own.folder.as_posix(),
         "weights_sha256": _weights(own.folder),
@@ -342,7 +336,8 @@ class _Measured:
         calibration = Calibration(num_classes, 1 if positive is None else positive)
         metric = _monitored(own)[0]
         scores = self.run.config["metric"]["scores"]
-        at_size = self._metrics([metric]) if self.images.samples.has_masks and metric in scores else None
+        is_of_pixels = self.images.samples.has_masks and metric in scores and metric not in own.units
+        at_size = self._metrics([metric]) if is_of_pixels else None
         resize = self.run.dataset(None).resize
         hidden = not console.is_terminal
         examples = zip(self.images.chosen, self.examples(self.images.chosen), strict=True)
@@ -352,7 +347,7 @@ class _Measured:
             calibration.add(example.probs, example.target)
             if at_size is not None:
                 target = self._at_size(i)
-                probs = restore_size(example.probs, *target.shape, resize)
+                probs = restore_size(example.probs, target.shape[0], target.shape[1], resize)
                 at_size.update(torch.from_numpy(probs)[None], torch.from_numpy(target.astype(np.int64))[None])
         computed = {} if at_size is None else at_size.compute()
         return calibration, {name: float(value.float().mean()) for name, value in computed.items()} or None

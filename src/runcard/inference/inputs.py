@@ -9,8 +9,8 @@ from pathlib import Path
 
 from natsort import natsorted
 
-from runcard.data.image_io import SUFFIXES, is_image
-from runcard.errors import UserError
+from runcard.data.image_io import SUFFIXES, is_image, slices, without_suffix
+from runcard.errors import DataError, UserError
 from runcard.fileio import read_csv
 
 PATTERN = frozenset("*?[")
@@ -20,12 +20,14 @@ PATTERN = frozenset("*?[")
 class Input:
     """One image to predict."""
 
-    path: Path
-    name: str  # of its output, without suffix: the path below the folder that was named
+    path: Path  # of its file, or of a slice of it: see data.image_io
+    name: str  # of its output, without suffix: the path below the folder that was named; stem:z for slice z of a volume
+    volume: str  # the name of what its file holds: its own, or that of the volume it is a slice of
+    num_slices: int  # in its file; 1 for an image
 
 
 def find_inputs(named: Sequence[str]) -> list[Input]:
-    """List the images that the arguments name, each once.
+    """List the images that the arguments name, each once; of a volume, its axial slices.
 
     An argument is an image; a folder, searched with its sub-folders; a pattern such as 'scans/*.png'; or a CSV table
     with a column image, whose paths are relative to the table. Raises UserError where an argument names no image, or
@@ -33,7 +35,7 @@ def find_inputs(named: Sequence[str]) -> list[Input]:
     """
     inputs: dict[Path, Input] = {}
     for argument in named:
-        found = list(_find(argument))
+        found = [image for path, name in _find(argument) for image in _images(path, name)]
         if not found:
             raise UserError(f"{argument}: no images here ({', '.join(sorted(SUFFIXES))}).")
         inputs |= {each.path.absolute(): each for each in found}
@@ -43,23 +45,35 @@ def find_inputs(named: Sequence[str]) -> list[Input]:
     return list(inputs.values())
 
 
-def _find(argument: str) -> Iterator[Input]:
+def _images(path: Path, name: str) -> Iterator[Input]:
+    """Yield the images of a file, whose name is the path below the folder that was named."""
+    stem = without_suffix(name)
+    try:
+        images = slices([path])
+    except DataError:  # reading it says why
+        images = {"": (path,)}
+    for which, (image,) in images.items():
+        yield Input(image, f"{stem}{which}", stem, len(images))
+
+
+def _find(argument: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files that an argument names, with the names that their outputs get, with suffix."""
     path = Path(argument)
     if path.is_dir():
         files = natsorted(file for file in path.rglob("*") if is_image(file.name) and file.is_file())
-        yield from (Input(file, file.relative_to(path).with_suffix("").as_posix()) for file in files)
+        yield from ((file, file.relative_to(path).as_posix()) for file in files)
     elif path.suffix.lower() == ".csv":
         yield from _table(path)
     elif path.exists():
-        yield Input(path, path.stem)
+        yield path, path.name
     elif PATTERN & set(argument):
         files = natsorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        yield from (Input(file, file.stem) for file in files if is_image(file.name))
+        yield from ((file, file.name) for file in files if is_image(file.name))
     else:
         raise UserError(f"{argument}: no such file or folder.")
 
 
-def _table(path: Path) -> Iterator[Input]:
+def _table(path: Path) -> Iterator[tuple[Path, str]]:
     try:
         header, rows = read_csv(path)
     except (OSError, ValueError) as error:
@@ -68,4 +82,4 @@ def _table(path: Path) -> Iterator[Input]:
         raise UserError(f"{path}: has no column image, only {', '.join(header)}.")
     for row in rows:
         name = row[header.index("image")]
-        yield Input(path.parent / name, Path(name).with_suffix("").as_posix().lstrip("/").replace("../", ""))
+        yield path.parent / name, Path(name).as_posix().lstrip("/").replace("../", "")

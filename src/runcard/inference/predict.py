@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -20,7 +21,8 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from runcard.data.image_io import describe, ignore_pillow_warnings, read_image
+from runcard.data.image_io import describe, file_of, ignore_reader_warnings, is_nifti, read_image, without_suffix
+from runcard.data.medical_io import nifti_mask
 from runcard.errors import DataError, UserError
 from runcard.figures.overlays import outlined
 from runcard.fileio import atomic_write, csv_text, write_json, write_text
@@ -94,7 +96,7 @@ def predict(
     An image that cannot be read is reported at the end and stops nothing. Raises UserError for a mistake in the
     arguments, and where output holds predictions of other runs or with other options.
     """
-    ignore_pillow_warnings()
+    ignore_reader_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism
     wanted = find_inputs(images)
     predictor = _open(runs, options, trust)
@@ -128,6 +130,7 @@ class _Folder:
     def __init__(self, path: Path, made_by: dict[str, Any], images: dict[str, dict[str, Any]]) -> None:
         self.path, self.made_by, self.images = path, made_by, images
         self.written = monotonic()
+        self.slices: dict[str, list[tuple[str, dict[str, Any], np.ndarray]]] = {}  # of volumes that are not complete
 
     @classmethod
     def open(cls, path: Path, made_by: dict[str, Any]) -> _Folder:
@@ -150,31 +153,35 @@ class _Folder:
 
     def write(self, read: _Read, prediction: Prediction, options: Options) -> None:
         """Write what was predicted of one image."""
-        name = read.wanted.name
+        name, shown = read.wanted.name, None
         entry: dict[str, Any] = {"file": str(read.wanted.path), "sha256": read.sha256, "mask": None}
         if prediction.probs.ndim == 1:
             entry |= {"label": prediction.label, "probabilities": prediction.probs.tolist()}
             entry |= {} if prediction.spread is None else {"spread": prediction.spread.tolist()}
         else:
             mask = prediction.mask
-            entry["mask"] = f"{name}.png"
             counts = np.bincount(mask.ravel(), minlength=len(prediction.classes))
             entry["pixels"] = dict(zip(prediction.classes, counts.tolist(), strict=True))
             if prediction.spread is not None:
                 spread = prediction.spread.max(axis=0)  # at most 1/2, of probabilities
                 self._write_png(f"disagreement/{name}.png", np.rint(510 * spread).astype(np.uint8))
             if options.overlay:
-                shown = read.image if read.image.dtype == np.uint8 else _stretched(read.image)
-                self._write_png(f"overlay/{name}.png", outlined(shown.reshape(*shown.shape[:2], -1), mask))
+                image = read.image if read.image.dtype == np.uint8 else _stretched(read.image)
+                self._write_png(f"overlay/{name}.png", outlined(image.reshape(*image.shape[:2], -1), mask))
             shown = np.asarray(options.values, np.uint8)[mask] if options.values else mask
-            self._write_png(entry["mask"], shown)
         if prediction.spread is not None:
             entry["disagreement"] = prediction.disagreement
         if options.probabilities:
             content = io.BytesIO()
             np.savez_compressed(content, probabilities=prediction.probs, classes=np.array(prediction.classes))
             self._write_bytes(f"probabilities/{name}.npz", content.getvalue())
-        self.images[name] = entry
+        if shown is not None and is_nifti(read.wanted.path):
+            self._add_slice(read.wanted, entry, shown)
+        else:
+            if shown is not None:
+                entry["mask"] = f"{name}.png"
+                self._write_png(entry["mask"], shown)
+            self.images[name] = entry
         if monotonic() - self.written > WRITE_EVERY_SECONDS:
             self._write_record()
 
@@ -191,6 +198,17 @@ class _Folder:
         header = ["image", "label", *classes, *([f"{each}_sd" for each in classes] if several else [])]
         rows = ([n, e["label"], *e["probabilities"], *e.get("spread", [])] for n, e in labelled.items())
         write_text(self.path / "predictions.csv", csv_text(header, rows))
+
+    def _add_slice(self, wanted: Input, entry: dict[str, Any], mask: np.ndarray) -> None:
+        """Keep the mask of a NIfTI file's slice until its last one comes: then write the file and record all slices."""
+        file = file_of(wanted.path)
+        entry["mask"] = wanted.volume + file.name.removeprefix(without_suffix(file.name))
+        slices = self.slices.setdefault(wanted.volume, [])
+        slices.append((wanted.name, entry, mask))
+        if len(slices) == wanted.num_slices:
+            self._write_bytes(entry["mask"], nifti_mask(file, [each for _, _, each in slices]))
+            self.images |= {name: of_slice for name, of_slice, _ in slices}
+            del self.slices[wanted.volume]
 
     def _write_record(self) -> None:
         write_json(self.path / RECORD, {"made_by": self.made_by, "images": self.images})
@@ -273,10 +291,13 @@ def _ahead(
 ) -> Iterator[_Read | DataError | None]:
     """Read images in threads, at most ahead of them before they are used, which bounds memory; in their order."""
 
+    @lru_cache(maxsize=4)  # not again for every slice of a volume
+    def sha256_of(file: Path) -> str:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
     def read(each: Input) -> _Read | DataError | None:
         try:
-            content = each.path.read_bytes()
-            sha256 = hashlib.sha256(content).hexdigest()
+            sha256 = sha256_of(file_of(each.path))
             if folder.is_done(each.name, sha256):
                 return None
             image = read_image(each.path)
@@ -302,7 +323,8 @@ def _batches(reads: Iterable[_Read | DataError | None], batch_size: int, outcome
         if read is None:
             outcome.skipped += 1
         elif isinstance(read, DataError):
-            outcome.failed.append(str(read))
+            if str(read) not in outcome.failed:  # of a volume, once
+                outcome.failed.append(str(read))
         else:
             batch.append(read)
         if len(batch) == batch_size:

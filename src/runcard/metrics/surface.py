@@ -9,14 +9,16 @@ https://doi.org/10.1109/34.232073), depends on a single pixel; a quantile in pla
 Hanbury 2015, https://doi.org/10.1186/s12880-015-0068-x).
 
 Both metrics receive probabilities (N, K, H, W) with K >= 2 and targets (N, H, W) int64, the predicted class being the
-most probable one, and compute a vector (N,): the mean over the foreground classes 1 .. K-1. Two empty masks
-give 0. One empty mask gives the image's diagonal, more than any distance of two pixels but finite, so that an early
-epoch that predicts nothing still has a mean.
+most probable one, and compute a vector (N,): the mean over the foreground classes 1 .. K-1. Distances are in mm where
+pixel_size gives the height and width of each image's pixels, else in pixels. Two empty masks give 0. One empty mask
+gives the image's diagonal, more than any distance of two pixels but finite, so that an early epoch that predicts
+nothing still has a mean.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -39,15 +41,18 @@ def surface(mask: Mask) -> NDArray[np.int64]:
     return np.argwhere(mask & ~binary_erosion(mask))
 
 
-def surface_distances(prediction: Mask, truth: Mask) -> tuple[Distances, Distances]:
-    """Compute, in pixels, d(p, T) of every surface pixel p of the prediction, and d(t, P) of the truth.
+def surface_distances(
+    prediction: Mask, truth: Mask, pixel_size: NDArray[np.float64] | Sequence[float] = (1.0, 1.0)
+) -> tuple[Distances, Distances]:
+    """Compute d(p, T) of every surface pixel p of the prediction, and d(t, P) of the truth, in the unit of pixel_size.
 
-    With an empty mask both are a single distance: 0 where both masks are empty, else the image's diagonal.
+    pixel_size is the height and width of a pixel. With an empty mask both are a single distance: 0 where both masks are
+    empty, else the image's diagonal.
     """
     if not prediction.any() or not truth.any():
-        apart = math.hypot(*truth.shape) if prediction.any() or truth.any() else 0.0
+        apart = math.hypot(*np.multiply(truth.shape, pixel_size)) if prediction.any() or truth.any() else 0.0
         return np.array([apart]), np.array([apart])
-    ours, theirs = surface(prediction), surface(truth)
+    ours, theirs = surface(prediction) * pixel_size, surface(truth) * pixel_size
     # Trees of the surfaces give the same distances as transforms of the image, in a third of the time at 256 px.
     return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
 
@@ -55,7 +60,8 @@ def surface_distances(prediction: Mask, truth: Mask) -> tuple[Distances, Distanc
 class _SurfaceDistances(Metric):
     """Both distances of each image and class. A MetricCollection shares this one state.
 
-    pixel_mm: the side of a pixel in mm, at the size that the model sees; None gives distances in pixels.
+    pixel_mm: the side of a pixel in mm, at the size that the model sees, of data without a spacing of their own. The
+    attribute pixel_size is set before each update, see training.evaluation.
     """
 
     is_differentiable = False
@@ -63,7 +69,8 @@ class _SurfaceDistances(Metric):
     full_state_update = False
     per_image = True
     bounds = (0.0, None)  # None: no bound
-    # (N, K-1, 2) each, in pixels: hausdorff 95, average. A unique name, see runcard.metrics.log_loss.
+    pixel_size: Tensor | None = None  # (N, 2): height and width of the pixels of each image of a batch; None: 1
+    # (N, K-1, 2) each, in the unit of pixel_size: hausdorff 95, average. A unique name, see runcard.metrics.log_loss.
     surface_distances: list[Tensor]
 
     def __init__(self, pixel_mm: float | None) -> None:
@@ -74,14 +81,15 @@ class _SurfaceDistances(Metric):
     def update(self, probs: Tensor, targets: Tensor) -> None:
         """Add a batch: probabilities (N, K, H, W), targets (N, H, W) int64."""
         predictions = probs.max(dim=1).indices.cpu().numpy()
+        sizes = np.ones((len(targets), 2)) if self.pixel_size is None else self.pixel_size.numpy()
         measured = [
-            [_summary(*surface_distances(prediction == k, truth == k)) for k in range(1, probs.shape[1])]
-            for prediction, truth in zip(predictions, targets.cpu().numpy(), strict=True)
+            [_summary(*surface_distances(prediction == k, truth == k, size)) for k in range(1, probs.shape[1])]
+            for prediction, truth, size in zip(predictions, targets.cpu().numpy(), sizes, strict=True)
         ]
         self.surface_distances.append(torch.tensor(measured, device=probs.device))
 
     def measured(self) -> tuple[Tensor, Tensor]:
-        """Return Hausdorff 95 and average distance, each (N,), foreground means, in mm or pixels."""
+        """Return Hausdorff 95 and average distance, each (N,), foreground means, in mm where a size is known."""
         hausdorff, average = dim_zero_cat(self.surface_distances).mean(dim=1).unbind(dim=1)
         unit = 1.0 if self.pixel_mm is None else self.pixel_mm
         return hausdorff * unit, average * unit

@@ -135,6 +135,11 @@ class Run:
         """Return the values of the images in self.split, for the weights of the last or the best epoch."""
         return self.tables[self.split, checkpoint]
 
+    @property
+    def units(self) -> dict[str, str]:
+        """The unit, mm or px, of each metric that is a length; empty in runs that do not record it."""
+        return dict(self.metadata.get("units", {}))
+
     @cached_property
     def _split(self) -> dict[str, list[dict[str, str]]]:
         split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))

@@ -109,6 +109,7 @@ class CompletedRun(Part):
     best: _Best
     better: dict[str, Literal["max", "min"]]
     bounds: dict[str, Any]
+    units: dict[str, str] = {}  # of metrics that are lengths: mm | px
     audit: list[_Finding]
     features: _Features | None = None  # of a run that trained on the cached features of a frozen backbone
 

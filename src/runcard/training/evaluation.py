@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from runcard.data.loaders import Batch
+from runcard.data.source import Samples
 from runcard.errors import UserError
 from runcard.training.types import Evaluation, Loss
 
@@ -46,9 +47,11 @@ def evaluate(
 
     The loss is computed per image and then averaged, so it does not depend on the batch size. A metric with the
     attribute per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set.
-    A metric that fills several columns computes a dict of these.
+    A metric that fills several columns computes a dict of these. One that measures lengths has the attribute
+    pixel_size, which is set to that of each batch; see Batch.
     """
     metrics.reset()
+    of_lengths = [metric for metric in metrics.modules() if hasattr(metric, "pixel_size")]
     losses: list[Tensor] = []
     indices: list[int] = []
     kept: list[Tensor] = []
@@ -57,6 +60,8 @@ def evaluate(
         targets = batch.targets.to(logits.device, non_blocking=True)
         probs = probabilities(logits)
         losses += [loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
+        for metric in of_lengths:
+            metric.pixel_size = batch.pixel_size
         metrics.update(probs, targets)
         indices += batch.indices.tolist()
         if targets.ndim == 1:
@@ -95,6 +100,19 @@ def columns(metrics: MetricCollection) -> dict[str, Metric]:
                 raise UserError(f"metric.scores.{name}: the column {column} is taken. Rename the score or the class.")
             filled[column] = metric
     return filled
+
+
+def check_units(metrics: MetricCollection, samples: Samples) -> dict[str, str]:
+    """Return the unit, mm or px, of each column that holds lengths.
+
+    Raises UserError where a metric is given pixel_mm and the data have a spacing of their own.
+    """
+    of_lengths = {name: metric for name, metric in columns(metrics).items() if hasattr(metric, "pixel_mm")}
+    given = [name for name, metric in of_lengths.items() if metric.pixel_mm is not None]
+    if given and samples.pixel_mm is not None:
+        keys = " and ".join(f"metric.scores.{name}.pixel_mm" for name in given)
+        raise UserError(f"{keys} must be null: the data have a pixel spacing of their own.")
+    return {name: "mm" if name in given or samples.pixel_mm is not None else "px" for name in of_lengths}
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

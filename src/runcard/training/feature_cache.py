@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from runcard.config.schema import TrainConfig
-from runcard.data.loaders import Batch, EpochSampler, SampleDataset
+from runcard.data.loaders import Batch, EpochSampler, SampleDataset, pixel_size
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
+from runcard.data.source import Samples
 from runcard.errors import UserError
 from runcard.fileio import atomic_write, exclusive_lock
 from runcard.runs.environment import hardware
@@ -52,13 +53,14 @@ class PartlyFrozen(Protocol):
 class FeatureDataset(Dataset[Batch]):
     """The features of every sample, with the keys (epoch, index) of SampleDataset."""
 
-    def __init__(self, features: Tensor, targets: Tensor) -> None:
+    def __init__(self, features: Tensor, samples: Samples) -> None:
         self.features = features  # (N, C, H, W), in the front's output dtype
-        self.targets = targets
+        self.samples = samples
+        self.targets = torch.tensor(samples.targets, dtype=torch.int64)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         _, index = key
-        return Batch(self.features[index], self.targets[index], torch.tensor(index))
+        return Batch(self.features[index], self.targets[index], torch.tensor(index), pixel_size(self.samples, index))
 
 
 def cached_features(
@@ -83,7 +85,7 @@ def cached_features(
                 temporary.write_bytes(save({"features": features}, metadata={"seconds": str(made_in)}))
     seconds = perf_counter() - started
     metadata = {"key": key, "reused": stored is not None, "seconds": seconds, "seconds_when_made": made_in}
-    return FeatureDataset(features, torch.tensor(images.samples.targets, dtype=torch.int64)), metadata
+    return FeatureDataset(features, images.samples), metadata
 
 
 def size_bytes(front: nn.Module, images: SampleDataset) -> int:

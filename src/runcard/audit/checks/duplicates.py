@@ -9,6 +9,7 @@ from runcard.audit.cache import remember
 from runcard.audit.detectors.near_duplicates import NearDuplicates, find_near_duplicates
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile
+from runcard.data.image_io import is_slice
 
 MANY = 0.2  # share of the calibration copies that the search may miss without a note
 SEED = 0  # of the calibration copies
@@ -65,7 +66,10 @@ def _apart(data: Inspected) -> str:
 def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
     """Count how many groups are identical as files, and how many only in their pixels."""
     files = [[data.profiles[i].files for i in group] for group in groups]
-    by_bytes = sum(all(each) and len({paths[0].read_bytes() for paths in each}) == 1 for each in files)
+    by_bytes = sum(
+        all(paths and not is_slice(paths[0]) for paths in each) and len({paths[0].read_bytes() for paths in each}) == 1
+        for each in files
+    )
     return f"{by_bytes} by bytes, {len(groups) - by_bytes} by pixels alone"
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 from runcard.audit.detectors.outliers import outliers
 from runcard.audit.findings import Finding, counted
 from runcard.audit.profiles import Inspected, Profile
-from runcard.data.image_io import LOSSY_FORMATS
+from runcard.data.image_io import LOSSY_FORMATS, file_of
 from runcard.stats.association import association
+
+OTHER_FORMATS = {".dcm": "DICOM", ".dicom": "DICOM", ".nii": "NIfTI", ".gz": "NIfTI"}  # beside those of Pillow
 
 
 def find(data: Inspected) -> Iterator[Finding]:
@@ -25,12 +27,12 @@ def find(data: Inspected) -> Iterator[Finding]:
 
 def _formats(data: Inspected) -> Iterator[Finding]:
     """Find files whose suffix is another format's, and mixed bit depths."""
-    suffixes = Image.registered_extensions()
+    suffixes = Image.registered_extensions() | OTHER_FORMATS
     wrong = []
     for i, profile in enumerate(data.profiles):
         names = [profile.name, *([profile.mask.name] if profile.mask else [])]
         for name, path, kind in zip(names, profile.files, profile.original.files, strict=False):
-            found, named = kind.rpartition(" ")[2], suffixes.get(path.suffix.lower())
+            found, named = kind.rpartition(" ")[2], suffixes.get(file_of(path).suffix.lower())
             if named != found and not {named, found} <= LOSSY_FORMATS:
                 wrong.append((i, f"{name} is {found}"))
     if wrong:
@@ -43,6 +45,15 @@ def _formats(data: Inspected) -> Iterator[Finding]:
         few = deep if 2 * len(deep) <= len(data.profiles) else sorted(set(range(len(data.profiles))) - set(deep))
         what = f"more than 8 bits in {len(deep)} of {len(data.profiles)} images, and only there dataset.window applies"
         yield data.finding("mixed_depths", "warning", what, "Export all at one depth.", few)
+    unknown = [i for i, profile in enumerate(data.profiles) if profile.files and profile.original.spacing_mm is None]
+    if data.has_masks and 0 < len(unknown) < len(data.profiles):
+        what = f"no pixel spacing in {len(unknown)} of {len(data.profiles)} images, so that distances are in pixels"
+        fix = "Give it in the column spacing of a table (dataset=manifest), or leave these images out."
+        yield data.finding("mixed_spacing", "warning", what, fix, unknown)
+    if marked := [i for i, profile in enumerate(data.profiles) if profile.original.burned_in_text]:
+        what = f"{counted(len(marked), 'DICOM file')} with text burned into the image, as BurnedInAnnotation says"
+        fix = "Cover it before the images are shared, and see with runcard explain that no classifier reads it."
+        yield data.finding("burned_in_text", "warning", what, fix, marked)
 
 
 def _greys(data: Inspected) -> Iterator[Finding]:

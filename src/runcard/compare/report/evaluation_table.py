@@ -70,8 +70,8 @@ def _mean(measure: Measure, name: str, arm: Arm, checkpoint: str) -> str:
 
 
 def _change(measure: Measure, name: str, arm: Arm, own: Arm) -> str:
-    """Format what the metric is more here; – for folds, which have other images of their own each."""
-    if endpoints.in_folds(own):
+    """Format what the metric is more here; – for folds, which have other images of their own each, and other units."""
+    if endpoints.in_folds(own) or arm.first.units.get(name) != own.first.units.get(name):
         return "–"
     try:
         here, there = (endpoints.units([each], name).values[0] for each in (arm, own))

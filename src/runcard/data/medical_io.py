@@ -1,0 +1,320 @@
+"""Read DICOM files and NIfTI volumes, and write masks as NIfTI; image_io calls this by the suffix of a file.
+
+pydicom and nibabel are the extra `dicom`, imported with the first such file. What they raise for a damaged file depends
+on where their parsers fail, so everything they raise becomes a DataError.
+
+Slices of a volume are axial: its axes are first reordered to those of DICOM (columns to the left of the patient, rows
+to the back, slices to the head), whatever the order in which they are stored.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from runcard.errors import DataError, UserError, how_to_install
+
+DICOM_SUFFIXES = (".dcm", ".dicom")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of one image, as in Pillow
+MAX_VOXELS = 2**29  # of one volume: 2048 slices of 512 x 512
+NUM_VOLUMES_KEPT = 4  # an image and its mask, and those that follow them in other threads
+MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # others, also unknown ones, are mm
+TRUNCATED = re.compile(r"truncated|less than expected|end of file", re.IGNORECASE)
+FIX = "Replace or remove it."  # for unreadable files, of any format
+_loading = threading.Lock()  # a volume is read once, not in every thread that wants a slice of it
+
+Spacing = tuple[float, float]  # in mm: between the centres of rows, and of columns
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of an image file says."""
+
+    kind: str  # depth, mode and format: "8-bit grey JPEG"
+    spacing_mm: Spacing | None = None
+    burned_in_text: bool = False  # the file says that its pixels contain text
+
+
+def read_dicom(path: Path, as_stored: bool = False) -> np.ndarray:
+    """Read a DICOM image as it is meant to be seen: H×W, or H×W×3 (RGB). MONOCHROME1 is inverted.
+
+    The modality LUT or rescaling applies, then the file's first VOI LUT or window, which gives uint8. A grey file
+    without either keeps its values, uint8, uint16, int32 or, rescaled, float32: see image_io.windowed. as_stored
+    returns the stored values of a grey file, as masks need them. Raises DataError, also for several frames.
+    """
+    with _refused(path, "DICOM"):
+        dataset = _open_dicom(path, with_pixels=True)
+        from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+        _check_pixels(path, dataset)
+        try:
+            pixels, mode = dataset.pixel_array, str(dataset.PhotometricInterpretation)
+        except RuntimeError:
+            raise _undecoded(path, "compressed in a way that no installed decoder can read", dataset) from None
+        if mode == "PALETTE COLOR" and not as_stored:
+            pixels = apply_color_lut(pixels, dataset)
+        if pixels.ndim == 3:  # pydicom has converted YBR
+            if pixels.dtype not in (np.uint8, np.uint16):
+                raise DataError("unreadable", path, "colours of more than 16 bits", "Save it with 8.")
+            return np.asarray(pixels)
+        if as_stored:
+            return _native(path, pixels)
+        has_window = bool(dataset.get("VOILUTSequence") or dataset.get("WindowWidth"))  # they may be there and empty
+        if mode == "MONOCHROME1" and not has_window:
+            pixels = _inverted(pixels, int(dataset.BitsStored))
+        rescaling = (float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0))
+        if dataset.get("ModalityLUTSequence") or rescaling != (1, 0):
+            pixels = apply_modality_lut(pixels, dataset)
+        if not has_window:
+            return _native(path, pixels)
+        shown = _displayed(pixels, dataset)
+        return 255 - shown if mode == "MONOCHROME1" else shown
+
+
+def read_nifti(path: Path, z: int | None) -> np.ndarray:
+    """Read axial slice z of a NIfTI volume, or (None) a two-dimensional NIfTI image: H×W, in the values of its header.
+
+    uint8, uint16, int32 or float32. Raises DataError.
+    """
+    with _refused(path, "NIfTI"):
+        status = path.stat()
+        with _loading:
+            voxels, slope, intercept = _voxels(path, status.st_mtime_ns, status.st_size)
+        if (z is None) != (voxels.ndim == 2):
+            raise DataError("unreadable", path, "a volume, where one image is wanted", "Name a slice of it, x.nii:7.")
+        pixels = (voxels if z is None else voxels[:, :, z]).T
+        return _native(path, pixels if (slope, intercept) == (1, 0) else pixels * slope + intercept)
+
+
+def num_slices(path: Path) -> int | None:
+    """Count the axial slices of a NIfTI volume by its header; None for a two-dimensional image."""
+    with _refused(path, "NIfTI"):
+        image = _open_nifti(path)
+        shape = _shape(image)
+        return int(shape[_stored_axes(image)[2]]) if len(shape) == 3 else None
+
+
+def check_pydicom(path: Path) -> None:
+    """Raise UserError where the package that reads a DICOM file is not installed, before anything slow."""
+    with _refused(path, "DICOM"):
+        import pydicom  # noqa: F401
+
+
+def dicom_header(path: Path) -> Header:
+    """Read the header of a DICOM file: "12-bit grey DICOM"."""
+    with _refused(path, "DICOM"):
+        dataset = _open_dicom(path, with_pixels=False)
+        mode = "grey" if str(dataset.PhotometricInterpretation).startswith("MONOCHROME") else "RGB"
+        spacing = to_spacing(dataset.get("PixelSpacing")) or to_spacing(dataset.get("ImagerPixelSpacing"))
+        burned_in = str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
+        return Header(f"{int(dataset.BitsStored)}-bit {mode} DICOM", spacing, burned_in)
+
+
+def nifti_header(path: Path) -> Header:
+    """Read the header of a NIfTI file: "16-bit grey NIfTI", and the spacing of its axial slices."""
+    with _refused(path, "NIfTI"):
+        image = _open_nifti(path)
+        dtype, unit = image.header.get_data_dtype(), MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
+        zooms = [float(zoom) * unit for zoom in image.header.get_zooms()[: len(_shape(image))]]
+        if len(zooms) == 3:
+            zooms = [zooms[axis] for axis in _stored_axes(image)]
+        depth = "float" if dtype.kind == "f" else f"{8 * dtype.itemsize}-bit"
+        return Header(f"{depth} grey NIfTI", to_spacing([zooms[1], zooms[0]]))
+
+
+def nifti_mask(like: Path, masks: Sequence[np.ndarray]) -> bytes:
+    """Make the NIfTI file of masks (H, W) uint8, one per slice of the file like, in its shape and with its affine."""
+    import nibabel
+    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+
+    image = _open_nifti(like)
+    if len(_shape(image)) == 2:
+        voxels = masks[0].T
+    else:
+        stored = ornt_transform(axcodes2ornt("LPS"), io_orientation(image.affine))
+        voxels = apply_orientation(np.stack(masks, axis=-1).transpose(1, 0, 2), stored)
+    header = image.header.copy()
+    header.set_data_dtype(np.uint8)
+    header["cal_min"] = header["cal_max"] = 0  # the range of the image's greys
+    kind = nibabel.Nifti2Image if isinstance(image, nibabel.Nifti2Image) else nibabel.Nifti1Image
+    content: bytes = kind(np.ascontiguousarray(voxels).reshape(image.shape), image.affine, header).to_bytes()
+    return gzip.compress(content, mtime=0) if like.name.lower().endswith(".gz") else content
+
+
+@contextmanager
+def _refused(path: Path, kind: str) -> Iterator[None]:
+    """Turn whatever reading a file raises into a DataError, and a missing package into a UserError."""
+    try:
+        if path.exists() and not path.is_file():  # reading a pipe would block
+            raise DataError("unreadable", path, "not a file", "Rename or remove it.")
+        yield
+    except UserError:
+        raise
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path}: {how_to_install(error)}") from None
+    except FileNotFoundError:
+        raise DataError("unreadable", path, "no such file", "Is it a link that leads nowhere?") from None
+    except PermissionError:
+        raise DataError("unreadable", path, "permission denied", "Change its permissions.") from None
+    except Exception as error:
+        if path.stat().st_size == 0:
+            raise DataError("empty_file", path, "the file is empty", FIX) from None
+        said = _printable((str(error).splitlines() or [""])[0])
+        check = "truncated" if isinstance(error, EOFError) or TRUNCATED.search(said) else "unreadable"
+        what = f"cannot be read as {kind}, damaged or truncated"
+        raise DataError(check, path, what, FIX, f" ({said})") from None
+
+
+def _printable(text: str) -> str:
+    return "".join(sign for sign in text if sign.isprintable())
+
+
+def _open_dicom(path: Path, with_pixels: bool) -> Any:
+    import pydicom
+
+    with path.open("rb") as file:
+        return pydicom.dcmread(file, stop_before_pixels=not with_pixels)
+
+
+def _check_pixels(path: Path, dataset: Any) -> None:
+    """Raise DataError for pixels that cannot be decoded here, before anything is allocated for them."""
+    from pydicom.pixels import get_decoder
+
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+        raise DataError("unreadable", path, "has several frames", "Save each frame as a file.", f" ({frames})")
+    stored = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+    if "Rows" not in dataset or not any(name in dataset for name in stored):
+        raise DataError("unreadable", path, "a DICOM file without an image", "Remove it.")
+    if not 0 < int(dataset.Rows) * int(dataset.Columns) <= MAX_PIXELS:
+        size = f" ({dataset.Columns}×{dataset.Rows})"
+        raise DataError("unreadable", path, "too large, or damaged", FIX, size)
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
+        raise _undecoded(path, "compressed, and no decoder is installed", dataset)
+
+
+def _undecoded(path: Path, what: str, dataset: Any) -> DataError:
+    fix = "Install one, pip install 'pylibjpeg[all]', or save the file uncompressed."
+    return DataError("unreadable", path, what, fix, f": {_printable(dataset.file_meta.TransferSyntaxUID.name)}")
+
+
+def _displayed(values: np.ndarray, dataset: Any) -> np.ndarray:
+    """Apply the file's first VOI LUT or window to values (H, W), which gives uint8."""
+    from pydicom import Dataset
+    from pydicom.pixels.processing import apply_voi, apply_windowing
+
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        shown = apply_voi(np.rint(values).astype(np.int64), dataset) * (255 / (2**bits - 1))
+        return np.asarray(np.rint(shown), np.uint8)
+    names = ("WindowCenter", "WindowWidth", "VOILUTFunction")
+    window = Dataset({dataset[name].tag: dataset[name] for name in names if name in dataset})
+    window.PhotometricInterpretation, window.PixelRepresentation, window.BitsStored = "MONOCHROME2", 0, 8
+    with np.errstate(over="ignore"):  # the exponential of a sigmoid far outside its window
+        shown = apply_windowing(values, window)  # to the range of BitsStored
+    if not np.isfinite(shown).all():
+        raise ValueError("its window is not finite")
+    return np.asarray(np.rint(shown), np.uint8)
+
+
+def _inverted(stored: np.ndarray, bits: int) -> np.ndarray:
+    """Invert stored values within the range of their bits."""
+    if stored.dtype.kind == "f":
+        return -stored
+    return (~stored if stored.dtype.kind == "i" else (2**bits - 1) - stored.astype(np.int64)).astype(stored.dtype)
+
+
+def _native(path: Path, pixels: np.ndarray) -> np.ndarray:
+    """Convert pixels of any number type to uint8, uint16, int32 or float32. Raises DataError for infinite ones."""
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8)
+    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 4 and pixels.dtype != np.dtype(np.uint32):
+        kinds = {"u1": np.uint8, "u2": np.uint16}
+        return np.ascontiguousarray(pixels, kinds.get(pixels.dtype.str[1:], np.int32))
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(pixels, np.float32)
+    if not np.isfinite(values).all():
+        raise DataError("unreadable", path, "has pixels that are not finite numbers", FIX)
+    return values
+
+
+def to_spacing(values: Any) -> Spacing | None:
+    """Convert a header's two numbers to a spacing; None where they are none, or not lengths."""
+    try:
+        rows, columns = (float(value) for value in values)
+    except (TypeError, ValueError):
+        return None
+    return (rows, columns) if all(0 < v < math.inf for v in (rows, columns)) else None
+
+
+def _open_nifti(path: Path) -> Any:
+    """Open a NIfTI file, without its voxels. Raises ValueError for one that is no grey image or volume."""
+    import nibabel
+
+    image = nibabel.load(path)
+    shape, dtype = _shape(image), image.header.get_data_dtype()
+    if not 2 <= len(shape) <= 3 or min(shape) < 1 or math.prod(map(int, shape)) > MAX_VOXELS:
+        size = "×".join(map(str, shape))
+        raise DataError("unreadable", path, "not one image or volume, or too large", "Split it.", f": {size}")
+    if dtype.kind not in "biuf":
+        raise DataError("unreadable", path, "not grey", "Save it with one number per voxel.", f", but {dtype}")
+    return image
+
+
+def _shape(image: Any) -> tuple[int, ...]:
+    """Return the shape of an image without a last axis of time, or of slices, that has length one."""
+    shape: tuple[int, ...] = image.shape
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+@lru_cache(maxsize=NUM_VOLUMES_KEPT)
+def _voxels(path: Path, _modified: int, _size: int) -> tuple[np.ndarray, float, float]:
+    """Read the stored voxels of a file (columns, rows[, slices]), and the slope and intercept of their values.
+
+    nibabel would allocate what the header claims, and map a file into memory that may be replaced during training.
+    """
+    image = _open_nifti(path)
+    proxy, shape = image.dataobj, _shape(image)
+    num_bytes = math.prod(shape) * proxy.dtype.itemsize
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+        file.seek(proxy.offset)
+        content = file.read(num_bytes)
+        file.read(1)  # the end, and with it gzip's checksum
+    if len(content) < num_bytes:
+        raise EOFError(f"{num_bytes} bytes of voxels expected, {len(content)} found")
+    stored = np.frombuffer(content, proxy.dtype).reshape(shape, order="F")
+    return _axial(image, stored) if stored.ndim == 3 else stored, float(proxy.slope), float(proxy.inter)
+
+
+def _reordering(image: Any) -> np.ndarray:
+    """Return nibabel's orientation transform from the axes of a file to columns, rows and slices."""
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    return np.asarray(ornt_transform(io_orientation(image.affine), axcodes2ornt("LPS")))
+
+
+def _stored_axes(image: Any) -> list[int]:
+    """Return the axis of a volume's file that holds columns, that of rows, and that of slices."""
+    axes: list[int] = np.argsort(_reordering(image)[:, 0]).tolist()
+    return axes
+
+
+def _axial(image: Any, voxels: np.ndarray) -> np.ndarray:
+    """Return a view of the voxels of a volume with the axes columns, rows and slices."""
+    from nibabel.orientations import apply_orientation
+
+    return np.asarray(apply_orientation(voxels, _reordering(image)))
