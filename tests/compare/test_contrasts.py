@@ -238,6 +238,15 @@ def test_another_definition_of_the_metric(tmp_path):
     assert only(found_in(tmp_path, metric="bce")).effect is not None
 
 
+def test_another_unit_of_the_metric(tmp_path):
+    write_pair(tmp_path / "two", first={"metadata": {"units": {"dice": "mm"}}}, second={"metadata": {"units": {}}})
+    assert only(found_in(tmp_path / "two")).incomparable == ("another unit of dice: mm and no unit",)
+    write_pair(tmp_path / "one", metadata={"units": {"dice": "mm"}})
+    one = only(found_in(tmp_path / "one"))
+    assert one.effect is not None
+    assert one.measure.title == "Dice (mm)"
+
+
 def test_the_losses_of_two_losses(tmp_path):
     write_pair(tmp_path)
     (reason,) = only(found_in(tmp_path, metric="loss")).incomparable

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from medical import LPS, nibabel, pydicom, reoriented, write_dicom, write_nifti
 
-from runcard.data.image_io import describe, read_header, read_image, read_mask, slices
+from runcard.data.image_io import describe, ignore_reader_warnings, read_header, read_image, read_mask, slices
+from runcard.data.medical_io import nifti_mask
 from runcard.errors import DataError, UserError
 
 GREYS = np.arange(0, 4096, 16, dtype=np.uint16).reshape(8, 32)  # 12 bits
@@ -198,7 +199,7 @@ def message_or_image(path: Path) -> str | np.ndarray:
     """Return the first image of a file, or what is said where it is refused."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as ignore_reader_warnings does for commands
+            ignore_reader_warnings()
             image = next(iter(slices([path]).values()))[0]
             assert describe(image).isprintable()
             return read_image(image)
@@ -207,7 +208,7 @@ def message_or_image(path: Path) -> str | np.ndarray:
 
 
 @pytest.mark.parametrize("suffix", [".dcm", ".nii", ".nii.gz"])
-def test_damaged_files_are_read_or_refused(suffix, tmp_path):
+def test_damaged_files_are_read_or_refused(suffix, tmp_path, capfd):
     """Other bytes anywhere, most of them in the header, in one or two places."""
     path, rng = tmp_path / f"x{suffix}", np.random.default_rng(0)
     if suffix == ".dcm":
@@ -229,6 +230,7 @@ def test_damaged_files_are_read_or_refused(suffix, tmp_path):
             read += 1
             assert found.dtype in ("uint8", "uint16", "int32", "float32")
             assert np.isfinite(found).all()
+    assert capfd.readouterr() == ("", "")
     assert 10 < read < 290 or suffix == ".nii.gz"  # whose checksum finds nearly all
 
 
@@ -291,3 +293,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(UserError, match=rf"the package {name} is not installed: pip install 'runcard\[dicom\]'"):
             read_image(path)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (9, 6, 1), (9, 6, 1, 1), (6, 4, 9), (6, 4, 9, 1)])
+def test_a_mask_has_the_shape_and_the_affine_of_its_image(shape, tmp_path):
+    affine = np.array([[0, 0, -0.5, 7], [0.7, 0, 0, -3], [0, 3, 0, 1], [0, 0, 0, 1]])  # of axes P, S, L
+    path = tmp_path / "x.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).normal(size=shape).astype(np.float32), affine), path)
+    images = [read_image(image) for (image,) in slices([path]).values()]
+    content = nifti_mask(path, [(image > 0).astype(np.uint8) for image in images])
+    assert content == nifti_mask(path, [(image > 0).astype(np.uint8) for image in images])
+    (tmp_path / "mask.nii.gz").write_bytes(content)
+    image, mask = nibabel.load(path), nibabel.load(tmp_path / "mask.nii.gz")
+    assert (mask.shape, mask.get_data_dtype()) == (shape, np.uint8)
+    assert np.array_equal(mask.affine, image.affine)
+    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(image.dataobj) > 0)

@@ -7,6 +7,7 @@ file with the slice's number behind it, x.nii.gz:7: everything here takes it as 
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import threading
@@ -110,11 +111,12 @@ def file_of(path: Path) -> Path:
 
 
 def ignore_reader_warnings() -> None:
-    """Ignore Pillow's warnings of damaged tags, alpha and large images, and pydicom's of values, from now on.
+    """Ignore Pillow's warnings of damaged tags, alpha and large images, and those of medical files, from now on.
 
     Pillow still refuses too large ones. Call this before threads read: warnings.catch_warnings is not thread-safe.
     """
     warnings.filterwarnings("ignore", module=r"(PIL|pydicom|nibabel)\.")
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it prints what it corrects in headers
 
 
 def read_image(path: Path) -> np.ndarray:
