@@ -6,7 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
-from runcard.audit.detectors.outliers import CELLS, DIRECTIONS, MIN_FOR_OUTLIERS, MIN_FOR_POLARITY, inverted, outliers
+from runcard.audit.detectors.outliers import (
+    CELLS,
+    DIRECTIONS,
+    MIN_FOR_OUTLIERS,
+    MIN_FOR_POLARITY,
+    inverted,
+    is_inverted,
+    outliers,
+    polarity,
+)
 from runcard.audit.detectors.outliers import _edges as edges
 from runcard.datasets.image_mask import LungCT
 from runcard.datasets.synthetic.bone import PhantomBone
@@ -42,6 +51,25 @@ def test_negatives_are_found_whatever_their_contrast(films, num, contrast):
     copy = films.copy()
     copy[which] = contrast * (255 - films[which].astype(float)) + 20 * (contrast < 1)
     assert inverted(copy) == sorted(which)
+
+
+def test_later_images_are_compared_with_the_majority_of_earlier_ones(films, slices):
+    some_inverted = films[:40].copy()
+    some_inverted[:8] = 255 - some_inverted[:8]
+    of_another_patient = slices[48:]
+    for earlier, later in (
+        (films[:40], films[40:]),
+        (some_inverted, films[40:]),
+        (slices[:48], of_another_patient),
+    ):
+        weights = polarity(earlier)
+        assert weights is not None
+        assert not any(is_inverted(thumb, weights) for thumb in later)
+        assert all(is_inverted(255 - thumb, weights) for thumb in later)
+        assert not is_inverted(np.full((64, 64), 7, np.uint8), weights)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64), np.uint8)
+    assert polarity(noise) is None
+    assert polarity(films[: MIN_FOR_POLARITY - 1]) is None
 
 
 def test_where_half_are_negatives_or_nothing_is_shared_nobody_is_accused(films):

@@ -168,6 +168,20 @@ def test_other_images_than_those_of_training_are_warned_of(trained_runs, predict
     assert "warning: 1 images are far from the sizes of training" in out
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_inverted_images_are_warned_of(trained_runs, predict, tmp_path, depth):
+    samples, indices, _ = open_run(trained_runs / "masks" / "seed0").images(None, "val")
+    (tmp_path / "new").mkdir()
+    for number, i in enumerate(indices[:20]):
+        pixels = 255 - samples.images[i][..., 0] if number < 3 else samples.images[i][..., 0]
+        pixels = pixels if depth == 8 else pixels.astype(np.uint16) * 257
+        Image.fromarray(pixels).save(tmp_path / "new" / f"im{number:02}.png")
+    out = predict(trained_runs / "masks" / "seed0", "new", "-o", "out")[1]
+    (line,) = [line for line in out.splitlines() if "inverted" in line]
+    assert line.startswith("warning: 3 images have inverted greys relative to training")
+    assert line.endswith(": im00, im01, im02")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from runcard.audit.detectors.outliers import inverted_among_grey
+from runcard.audit.detectors.outliers import inverted_among_grey, is_inverted, polarity
 from runcard.audit.findings import Finding
 from runcard.data.image_io import file_of, grey_values, ignore_reader_warnings
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, suggest_mask_values
@@ -151,6 +151,18 @@ def profile_of(source: Source, i: int, sample: Sample) -> Profile:
         target=None if isinstance(target, np.ndarray) else int(target),
         mask=_mask(source, i, grey, target) if isinstance(target, np.ndarray) else None,
     )
+
+
+def polarity_of(profiles: Sequence[Profile]) -> list[float] | None:
+    """Return what tells inverted images from the grey ones of these; see detectors.outliers.polarity."""
+    thumbs = [profile.thumb for profile in profiles if profile.is_grey]
+    return polarity(np.array(thumbs, np.uint8).reshape(-1, THUMB_PX, THUMB_PX))
+
+
+def looks_inverted(image: np.ndarray, weights: Sequence[float]) -> bool:
+    """Whether an image (H, W) or (H, W, 3) uint8 is grey and inverted relative to those of polarity_of."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    return is_grey(image, grey) and is_inverted(resize_image(grey, THUMB_PX)[..., 0], weights)
 
 
 def is_grey(image: np.ndarray, grey: np.ndarray) -> bool:

@@ -21,7 +21,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from runcard.data.image_io import describe, file_of, ignore_reader_warnings, is_nifti, read_image, without_suffix
+from runcard.audit.profiles import looks_inverted
+from runcard.data.image_io import (
+    describe,
+    file_of,
+    ignore_reader_warnings,
+    is_nifti,
+    read_image,
+    windowed,
+    without_suffix,
+)
 from runcard.data.medical_io import nifti_mask
 from runcard.errors import DataError, UserError
 from runcard.figures.overlays import outlined
@@ -228,7 +237,9 @@ class _Differences:
     """Notes which images differ from those that the first run was trained on."""
 
     def __init__(self, predictor: ImagePredictor) -> None:
-        self.trained = predictor.trained_on
+        self.trained, self.window = predictor.trained_on, predictor.window
+        self.polarity: list[float] | None = self.trained.get("polarity")  # absent in runs of older versions
+        self.inverted: list[str] = []
         self.kinds: list[str] = []
         self.sizes: list[str] = []
 
@@ -243,6 +254,9 @@ class _Differences:
         low, high = self.trained["smallest_px"], self.trained["largest_px"]
         if not low[0] / 2 <= width <= 2 * high[0] or not low[1] / 2 <= height <= 2 * high[1]:
             self.sizes.append(f"{read.wanted.name} ({width}×{height})")
+        shown = read.image if read.image.dtype == np.uint8 else windowed(read.image, self.window)
+        if self.polarity and looks_inverted(shown, self.polarity):
+            self.inverted.append(read.wanted.name)
 
     def lines(self) -> Iterator[str]:
         """Yield a sentence for each kind of difference."""
@@ -252,6 +266,11 @@ class _Differences:
         if self.sizes:
             sizes = " to ".join(f"{w}×{h}" for w, h in (self.trained["smallest_px"], self.trained["largest_px"]))
             yield f"{len(self.sizes)} images are far from the sizes of training ({sizes} px): {_listed(self.sizes)}"
+        if self.inverted:
+            yield (
+                f"{len(self.inverted)} images have inverted greys relative to training (MONOCHROME1 read as "
+                f"MONOCHROME2?): {_listed(self.inverted)}"
+            )
 
 
 def _open(runs: Sequence[Path], options: Options, trust: Sequence[str]) -> ImagePredictor:

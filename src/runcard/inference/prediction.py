@@ -39,6 +39,7 @@ class ImagePredictor(Protocol):
 
     classes: list[str]
     trained_on: dict[str, Any]  # the training images as run.json describes them; empty where it does not
+    window: tuple[float, float]  # of images deeper than 8 bits: the values that become black and white
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         """Return what each network sees of an image (H, W) or (H, W, 3) of any depth; called from threads."""

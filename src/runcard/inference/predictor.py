@@ -37,7 +37,7 @@ class Predictor:
         """
         self.members = [_Member(run, flips) for run in runs]
         self.classes = self.members[0].classes
-        self.trained_on = self.members[0].trained_on
+        self.trained_on, self.window = self.members[0].trained_on, self.members[0].window
         for member in self.members:
             if member.classes != self.classes:
                 raise UserError(

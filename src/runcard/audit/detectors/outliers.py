@@ -6,6 +6,8 @@ because it would bias its own score.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -39,21 +41,23 @@ def inverted(thumbs: np.ndarray) -> list[int]:
     changes. This separates up to 40 % of inverted images, at any contrast and brightness. Constant images are left out.
     The result is empty if images have no common polarity.
     """
-    shown = _varied(thumbs)
-    if len(shown) < MIN_FOR_POLARITY:
-        return []
-    patterns = _patterns(thumbs[shown])
-    signs = np.ones(len(shown))
-    for _ in range(MAX_ROUNDS):
-        scores = signs * _scores_without_itself(patterns * signs[:, None])
-        turned = np.where(scores < 0, -1.0, 1.0)
-        if (turned == signs).all():
-            break
-        signs = turned
-    scores *= np.sign(np.median(scores)) or 1
-    negative = scores < AGAINST
-    agree = (np.abs(scores) > -AGAINST).mean() >= MIN_AGREEING
-    return [int(i) for i in shown[negative]] if agree and negative.mean() <= MAX_INVERTED else []
+    shown, _, scores = _polarity_scores(thumbs)
+    return [int(i) for i in shown[scores < AGAINST]]
+
+
+def polarity(thumbs: np.ndarray) -> list[float] | None:
+    """Fit the score of inverted() to thumbs (N, H, W) uint8, for images that come later; None without a polarity."""
+    _, patterns, scores = _polarity_scores(thumbs)
+    if not len(scores):
+        return None
+    upright = patterns * np.sign(scores)[:, None]
+    weights: list[float] = (_shrunk_inverse(upright.T @ upright) @ upright.sum(axis=0)).round(4).tolist()
+    return weights
+
+
+def is_inverted(thumb: np.ndarray, weights: Sequence[float]) -> bool:
+    """Whether a thumb (H, W) uint8 is inverted relative to those that polarity() has seen."""
+    return bool(_patterns(thumb[None])[0] @ np.asarray(weights) < AGAINST)
 
 
 def inverted_among_grey(thumbs: np.ndarray, is_grey: NDArray[np.bool_]) -> list[int]:
@@ -64,6 +68,24 @@ def inverted_among_grey(thumbs: np.ndarray, is_grey: NDArray[np.bool_]) -> list[
     """
     positions = np.flatnonzero(is_grey)
     return [int(i) for i in positions[inverted(thumbs[positions])]]
+
+
+def _polarity_scores(thumbs: np.ndarray) -> tuple[NDArray[np.intp], Array, Array]:
+    """Return the positions, patterns and scores (see inverted) of thumbs; none without a common polarity."""
+    shown, nothing = _varied(thumbs), (np.zeros(0, np.intp), np.zeros((0, COARSE_PX**2)), np.zeros(0))
+    if len(shown) < MIN_FOR_POLARITY:
+        return nothing
+    patterns = _patterns(thumbs[shown])
+    signs = np.ones(len(shown))
+    for _ in range(MAX_ROUNDS):
+        scores = signs * _scores_without_itself(patterns * signs[:, None])
+        turned = np.where(scores < 0, -1.0, 1.0)
+        if (turned == signs).all():
+            break
+        signs = turned
+    scores *= np.sign(np.median(scores)) or 1
+    agree = (np.abs(scores) > -AGAINST).mean() >= MIN_AGREEING
+    return (shown, patterns, scores) if agree and (scores < AGAINST).mean() <= MAX_INVERTED else nothing
 
 
 def _scores_without_itself(patterns: Array) -> Array:
