@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runcard.config.diff import flatten
 from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.config.project import CONF, use_project
 from runcard.errors import UserError
@@ -38,6 +39,27 @@ def compose_config(overrides: Sequence[str], config_dir: Path | None = None, whe
         if not is_hydras(error):
             raise  # a bug of ours
         raise UserError(f"{where}{as_message(error, overrides)}") from None
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of overrides by their keys or groups. Raises UserError for one that cannot be read."""
+    try:
+        return {str(o.key_or_group): o.value() for o in OverridesParser.create().parse_overrides(list(overrides))}
+    except HydraException as error:
+        raise UserError(as_message(error, overrides)) from None
+
+
+def replaced(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a saved config with other values, by dotted keys. Raises UserError for a key that it does not have."""
+    content = OmegaConf.create(dict(config))
+    OmegaConf.set_struct(content, True)
+    for key, value in values.items():
+        try:
+            OmegaConf.update(content, key, value)
+        except OmegaConfBaseException:
+            known = [name for name in flatten(config) if "._" not in name]
+            raise UserError(f"{key}: the run has no such key, only {', '.join(known)}.") from None
+    return OmegaConf.to_container(content)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from matplotlib.figure import Figure
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
-from runcard.config.compose import compose_config
-from runcard.config.hydra_errors import as_message
+from runcard.config.compose import compose_config, parse_overrides, replaced
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, LossConfig, check_targets, parse_config, parse_section
 from runcard.data.datamodule import open_source, read_samples
@@ -189,30 +184,18 @@ def _data_name(source: Source, dataset: DatasetConfig) -> str:
 
 def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Sequence[str]]:
     """Return the config of the data that overrides name, with the run's preprocessing, and the trusted packages."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(as_message(error, overrides)) from None
-    for override in parsed:
-        key = str(override.key_or_group)
+    own, values = run.config["dataset"], parse_overrides(overrides)
+    for key in values:
         if key not in ("dataset", "trust") and not key.startswith("dataset."):
             raise UserError(f"{key}: an evaluation takes dataset keys only; all else is the run's.")
         if key.removeprefix("dataset.") in PREPROCESSING:
             raise UserError(f"{key}: images are prepared as the run's training did. Leave it out.")
-    own = run.config["dataset"]
-    if any(override.key_or_group == "dataset" for override in parsed):
+    if "dataset" in values:
         config, _ = parse_config(compose_config(overrides))
         named, trust = config.dataset.model_dump(), [*config.trust, *run.trust]
     else:
-        content = OmegaConf.create({"dataset": own})
-        OmegaConf.set_struct(content, True)
-        try:
-            for override in parsed:
-                OmegaConf.update(content, str(override.key_or_group), override.value())
-        except OmegaConfBaseException:
-            keys = ", ".join(key for key in own if not key.startswith("_"))
-            raise UserError(f"{override.key_or_group}: the run's dataset has no such key, only {keys}.") from None
-        named, trust = dict(OmegaConf.to_container(content.dataset)), list(run.trust)  # type: ignore[arg-type]
+        trust = [*run.trust, *values.pop("trust", [])]
+        named = replaced({"dataset": own}, values)["dataset"]
     kept = {key: own[key] for key in PREPROCESSING if key in own and key in named}
     return parse_section(DatasetConfig, named | kept, "dataset."), trust
 
