@@ -65,7 +65,7 @@ def test_commands_outside_the_clone(runcard, tmp_path):
     assert "no errors" in runcard("audit", "dataset=lung_ct")
     data = ROOT / "src" / "runcard" / "datasets" / "lung_ct"
     image = str(next((data / "Image").iterdir()))
-    assert "1 images predicted" in runcard("predict", "outputs/seeds", image, "-o", "masks")
+    assert "1 image predicted" in runcard("predict", "outputs/seeds", image, "-o", "masks")
     assert (tmp_path / "masks" / f"{Path(image).stem}.png").exists()
     for folder in ("Image", "Mask"):  # those of the other patient, whom these runs did not train on
         shutil.copytree(data / folder, tmp_path / "other" / folder, ignore=shutil.ignore_patterns("patient1*"))
@@ -73,6 +73,6 @@ def test_commands_outside_the_clone(runcard, tmp_path):
     assert "2 (0, 1)" in runcard("compare", "outputs/seeds", "--on", "outputs/evaluations/other")
     run = min((tmp_path / "outputs" / "seeds").glob("*/run.json")).parent
     assert "decisions on 61 validation images differ" in runcard("export", str(run), "-o", "model.onnx")
-    assert "1 images predicted" in runcard("predict", "model.onnx", image, "-o", "by_file")
+    assert "1 image predicted" in runcard("predict", "model.onnx", image, "-o", "by_file")
     runcard("init", "mine")
     assert (tmp_path / "mine" / "conf" / "dataset" / "circles.yaml").exists()

@@ -121,7 +121,7 @@ def test_volumes_are_predicted_as_volumes(volumes, run_config, runcard_command, 
     (volumes / "images" / "p2.nii.gz").write_bytes(b"no volume")
     code, _, errors = runcard_command(*command)
     assert code == 2
-    assert errors.splitlines()[0] == "1 images could not be read:"
+    assert errors.splitlines()[0] == "1 image could not be read:"
 
 
 def test_a_classifier_reads_volumes_too(tmp_path):

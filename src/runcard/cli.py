@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from runcard import __version__
+from runcard.console import counted
 from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install
 
 if TYPE_CHECKING:
@@ -116,9 +117,9 @@ def predict(
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     done = f", {outcome.skipped} were done before" if outcome.skipped else ""
-    console.print(f"{outcome.predicted} images predicted{done}: {output}/")
+    console.print(f"{counted(outcome.predicted, 'image')} predicted{done}: {output}/")
     if outcome.failed:
-        raise UserError("\n".join([f"{len(outcome.failed)} images could not be read:", *outcome.failed]))
+        raise UserError("\n".join([f"{counted(len(outcome.failed), 'image')} could not be read:", *outcome.failed]))
 
 
 @app.command()

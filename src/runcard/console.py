@@ -1,4 +1,4 @@
-"""Durations and plain tables on the terminal."""
+"""Durations, counts and plain tables on the terminal."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02} h" if hours else f"{minutes}:{seconds:02} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """Format "1 image" or "1,200 images"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def print_table(console: Console, columns: list[str], rows: list[list[str]]) -> None:

@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         if is_disk_full(error):
             raise UserError(
                 f"{path}: cannot be written, the disk is full. Free some space and give the same command again: "
-                "the run goes on from its last checkpoint."
+                "it goes on from what is there."
             ) from None
         raise
 

@@ -145,10 +145,26 @@ def test_an_interrupted_prediction_goes_on_to_the_same_bytes(trained_runs, image
     assert files(tmp_path / "again") == files(tmp_path / "whole")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's, and answers as a full disk does")
+def test_a_full_disk_stops_it_and_the_same_command_goes_on(trained_runs, images, predict, tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    predict(trained_runs / "masks" / "seed0", images, "-o", whole)
+    predict(trained_runs / "masks" / "seed0", images / "im0.png", "-o", out)
+    (out / ".im2.png.tmp.png").symlink_to("/dev/full")
+    code, _, errors = predict(trained_runs / "masks" / "seed0", images, "-o", out)
+    assert code == 2
+    assert "im2.png: cannot be written, the disk is full. Free some space and give the same command again" in errors
+    code, shown, _ = predict(trained_runs / "masks" / "seed0", images, "-o", out)
+    assert code == 0
+    assert "were done before" in shown
+    names = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert [(out / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
+
+
 def test_a_changed_image_is_predicted_again(trained_runs, images, predict):
     assert predict(trained_runs / "masks" / "seed0", images, "-o", "out")[0] == 0
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(images / "im2.png")
-    assert "1 images predicted, 4 were done before" in predict(trained_runs / "masks" / "seed0", images, "-o", "out")[1]
+    assert "1 image predicted, 4 were done before" in predict(trained_runs / "masks" / "seed0", images, "-o", "out")[1]
 
 
 def test_an_unreadable_image_is_named_and_stops_nothing(trained_runs, images, predict, tmp_path):
@@ -156,7 +172,7 @@ def test_an_unreadable_image_is_named_and_stops_nothing(trained_runs, images, pr
     code, out, errors = predict(trained_runs / "masks" / "seed0", images, "-o", "out")
     assert code == 2
     assert "5 images predicted" in out
-    assert errors.splitlines()[0] == "1 images could not be read:"
+    assert errors.splitlines()[0] == "1 image could not be read:"
     assert f"{images / 'im9.png'}: not an image" in errors
     assert (tmp_path / "out" / "im3.png").exists()
 
@@ -164,8 +180,8 @@ def test_an_unreadable_image_is_named_and_stops_nothing(trained_runs, images, pr
 def test_other_images_than_those_of_training_are_warned_of(trained_runs, predict, tmp_path):
     Image.fromarray(np.zeros((5000, 40, 3), np.uint8)).save(tmp_path / "other.png")
     out = predict(trained_runs / "masks" / "seed0", "other.png", "-o", "out")[1]
-    assert "warning: 1 images are of another kind than in training (8-bit grey" in out
-    assert "warning: 1 images are far from the sizes of training" in out
+    assert "warning: 1 image of another kind than in training (8-bit grey" in out
+    assert "warning: 1 image far from the sizes of training" in out
 
 
 @pytest.mark.parametrize("depth", [8, 16])
@@ -178,7 +194,7 @@ def test_inverted_images_are_warned_of(trained_runs, predict, tmp_path, depth):
         Image.fromarray(pixels).save(tmp_path / "new" / f"im{number:02}.png")
     out = predict(trained_runs / "masks" / "seed0", "new", "-o", "out")[1]
     (line,) = [line for line in out.splitlines() if "inverted" in line]
-    assert line.startswith("warning: 3 images have inverted greys relative to training")
+    assert line.startswith("warning: 3 images with inverted greys relative to training")
     assert line.endswith(": im00, im01, im02")
 
 

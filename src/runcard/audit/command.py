@@ -21,7 +21,6 @@ from runcard.audit.findings import (
     as_json,
     by_level,
     check_allowed,
-    counted,
     of_faults,
     shortened,
     summary,
@@ -30,7 +29,7 @@ from runcard.audit.profiles import Inspected, inspect
 from runcard.config.compose import compose_config
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
-from runcard.console import print_table
+from runcard.console import counted, print_table
 from runcard.data.datamodule import open_source
 from runcard.data.preprocessing import digest_or_none, read_sample
 from runcard.data.source import Source

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from runcard.console import counted
 from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, check_config_choice
 
 STYLES = {"error": "red", "warning": "yellow", "note": "default"}  # of each level, in the terminal
@@ -104,11 +105,6 @@ def shortened(places: Sequence[str], most: int) -> str:
     """Join the first places, as "a, b, c and 12 more"."""
     more = len(places) - most
     return ", ".join(places[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-def counted(number: int, noun: str) -> str:
-    """Format "1 image" or "2 images"."""
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import track
 
 from runcard.audit.profiles import looks_inverted
+from runcard.console import counted
 from runcard.data.image_io import (
     describe,
     file_of,
@@ -261,14 +262,15 @@ class _Differences:
     def lines(self) -> Iterator[str]:
         """Yield a sentence for each kind of difference."""
         if self.kinds:
-            trained = ", ".join(self.trained["kinds"])
-            yield f"{len(self.kinds)} images are of another kind than in training ({trained}): {_listed(self.kinds)}"
+            images, trained = counted(len(self.kinds), "image"), ", ".join(self.trained["kinds"])
+            yield f"{images} of another kind than in training ({trained}): {_listed(self.kinds)}"
         if self.sizes:
             sizes = " to ".join(f"{w}×{h}" for w, h in (self.trained["smallest_px"], self.trained["largest_px"]))
-            yield f"{len(self.sizes)} images are far from the sizes of training ({sizes} px): {_listed(self.sizes)}"
+            images = counted(len(self.sizes), "image")
+            yield f"{images} far from the sizes of training ({sizes} px): {_listed(self.sizes)}"
         if self.inverted:
             yield (
-                f"{len(self.inverted)} images have inverted greys relative to training (MONOCHROME1 read as "
+                f"{counted(len(self.inverted), 'image')} with inverted greys relative to training (MONOCHROME1 read as "
                 f"MONOCHROME2?): {_listed(self.inverted)}"
             )
 

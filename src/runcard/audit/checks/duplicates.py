@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from runcard.audit.cache import remember
 from runcard.audit.detectors.near_duplicates import NearDuplicates, find_near_duplicates
-from runcard.audit.findings import Finding, counted
+from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected, Profile
+from runcard.console import counted
 from runcard.data.image_io import is_slice
 
 MANY = 0.2  # share of the calibration copies that the search may miss without a note

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from runcard.audit.detectors.outliers import outliers
-from runcard.audit.findings import Finding, counted
+from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected, Profile
+from runcard.console import counted
 from runcard.data.image_io import LOSSY_FORMATS, file_of
 from runcard.stats.association import association
 

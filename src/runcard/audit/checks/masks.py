@@ -9,8 +9,9 @@ import numpy as np
 
 from runcard.audit.cache import remember
 from runcard.audit.detectors.mask_alignment import MIN_FOR_ERROR, Fit, Misfit, mask_fit
-from runcard.audit.findings import Finding, counted
+from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected, Mask
+from runcard.console import counted
 
 MAX_EMPTY = 0.2  # share of empty masks up to which they are only a note
 MIN_SOFT = 1e-3  # share of a mask's pixels with intermediate values

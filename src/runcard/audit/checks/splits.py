@@ -9,8 +9,9 @@ from pathlib import PurePath
 
 import numpy as np
 
-from runcard.audit.findings import Finding, counted
+from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected, Profile
+from runcard.console import counted
 from runcard.stats.association import association
 from runcard.stats.mrmc import MIN_UNITS
 

@@ -27,7 +27,7 @@ from runcard.compare.endpoints import Count
 from runcard.compare.measures import Value, title
 from runcard.compare.report.claim import CHECKLIST, SOURCE
 from runcard.compare.report.terminal import cell, number
-from runcard.console import duration
+from runcard.console import counted, duration
 from runcard.runs.run import Run
 from runcard.stats.mrmc import MIN_UNITS
 
@@ -132,11 +132,6 @@ def describe(node: Any) -> str:
     return f"{_name(node)}({', '.join(arguments)})"
 
 
-def _counted(count: int, noun: str) -> str:
-    """Format "1 image" or "2 images"."""
-    return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
 def _name(node: Any) -> str:
     """Return the name of the class of a node of the config."""
     return str(node["_target_"]).rpartition(".")[2] if isinstance(node, Mapping) and "_target_" in node else ""
@@ -221,7 +216,7 @@ def _disjoint(run: Run) -> str:
         return "by image; patients are not named"
     train, val, test = (set(run.split_groups[part]) for part in SPLITS)
     shared = len(train & val | train & test | val & test)
-    return f"by image; {_counted(shared, 'patient')} in two splits" if shared else "by patient"
+    return f"by image; {counted(shared, 'patient')} in two splits" if shared else "by patient"
 
 
 def _members(run: Run, part: str) -> str:
@@ -229,16 +224,16 @@ def _members(run: Run, part: str) -> str:
     groups, classes = run.split_groups[part], run.metadata.get("class_counts", {}).get(part, {})
     if not groups:
         return "none"
-    patients = f" of {_counted(len(set(groups)), 'patient')}" if _patients_named(run) else ""
+    patients = f" of {counted(len(set(groups)), 'patient')}" if _patients_named(run) else ""
     counts = ", ".join(f"{count} {name}" for name, count in classes.items())
-    return _counted(len(groups), "image") + patients + (f": {counts}" if counts else "")
+    return counted(len(groups), "image") + patients + (f": {counts}" if counts else "")
 
 
 def _audit(run: Run) -> Section:
     """List the findings, without the places, which may name patients."""
     findings = run.metadata["audit"]
     counts = Counter(each.get("level", NOT_RECORDED) for each in findings)
-    found = ", ".join(_counted(count, level) for level, count in counts.items()) or "no findings"
+    found = ", ".join(counted(count, level) for level, count in counts.items()) or "no findings"
     rows = [(each.get("level", "") + " (allowed)" * each["allowed"], each["check"], each["what"]) for each in findings]
     return Section(
         "Audit of the data", ("level", "check", "finding"), tuple(rows), (f"Before training, by Runcard: {found}.",)
@@ -260,7 +255,7 @@ def _training(run: Run) -> dict[str, str]:
         "selection": f"epoch {metadata['best']['epoch']}, the best {metadata['best']['monitor']}",
         "seed": f"{run.seed}; reproducible {session.get('reproducible', NOT_RECORDED)}",
         "precision": session["precision"],
-        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {_counted(hardware['threads'], 'thread')}",
+        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {counted(hardware['threads'], 'thread')}",
         "time": f"{duration(seconds['total'])}, {number(seconds['per_epoch'])} s per epoch",
         "sessions": str(len(run.sessions)),
     }
@@ -277,9 +272,9 @@ def _evaluation(arm: Arm) -> dict[str, str]:
     shortcut = [each["sentence"] for each in run.metadata.get("shortcut", ())]
     maps = ["class activation maps (figures/activation_maps.png)"] * ("activation_maps" in figures)
     chosen = " that chose the epoch" if run.split == "val" else ""
-    patients = f" of {_counted(count.patients, 'patient')}" if count.word == "patients" else ""
+    patients = f" of {counted(count.patients, 'patient')}" if count.word == "patients" else ""
     return {
-        "evaluated on": f"{_counted(count.images, f'{SPLITS[run.split]} image')}{patients}{chosen}",
+        "evaluated on": f"{counted(count.images, f'{SPLITS[run.split]} image')}{patients}{chosen}",
         "metrics": ", ".join(_metrics(run)),
         "intervals": _intervals(count),
         "primary result": f"{title(monitored(arm))} {_score(arm, monitored(arm), 'best')}",
@@ -299,7 +294,7 @@ def _metrics(run: Run) -> list[str]:
 
 def _intervals(count: Count) -> str:
     if count.patients < MIN_UNITS:
-        return f"no interval: {_counted(count.patients, count.word[:-1])}, and at least {MIN_UNITS} are needed"
+        return f"no interval: {counted(count.patients, count.word[:-1])}, and at least {MIN_UNITS} are needed"
     return (
         f"95 % interval of the mean over the {count.patients} {count.word}, by t; of metrics that count all images "
         "together, by the jackknife"
