@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import runcard.datasets.image_mask
 from runcard.inference.predictor import load
 from runcard.runs.reader import read_run
 
@@ -129,6 +130,30 @@ def test_images_that_a_run_was_trained_on_are_refused(evaluate, runs):
     assert not Path("outputs").exists()
 
 
+def test_own_images_are_known_by_their_bytes_not_by_their_names(evaluate, runs, tmp_path):
+    val = json.loads((runs / "masks" / "seed0" / "split.json").read_text())["val"]
+    data = Path(runcard.datasets.image_mask.__file__).parent / "lung_ct"
+    for folder in ("Image", "Mask"):
+        (tmp_path / "same" / folder).mkdir(parents=True)
+        (tmp_path / "other" / folder).mkdir(parents=True)
+        for i, member in enumerate(val[:8]):
+            name = f"{Path(member['id']).stem}.png"
+            shutil.copy(data / folder / name, tmp_path / "same" / folder / f"renamed_{i}.png")
+            pixels = np.asarray(Image.open(data / folder / name))
+            Image.fromarray(np.ascontiguousarray(pixels[:, ::-1])).save(tmp_path / "other" / folder / name)
+    out = evaluate(runs / "masks", "dataset=lungs", "dataset.root=same")[1]
+    assert "change" not in out
+    assert "patients are not named here" in out
+    assert not (runs / "masks" / "seed0" / "evaluations.csv").exists()
+    out = evaluate(runs / "masks", "dataset=lungs", "dataset.root=other", "dataset.split.group_regex='^(patient.)'")[1]
+    assert "change" in out
+    assert "61 images" not in out
+    assert "8 images of 1 patient" in out
+    assert "Dice" in out
+    assert "–  " not in out.split("Dice")[1].splitlines()[0][:20], "the value is shown, though without an interval"
+    assert (runs / "masks" / "seed0" / "evaluations.csv").exists()
+
+
 def test_classes_are_matched_by_name(evaluate, runs, tmp_path):
     rng = np.random.default_rng(0)
     classes = read_run(runs / "classes")[0].metadata["config"]["derived"]["classes"]
@@ -166,6 +191,10 @@ def test_mistakes(evaluate, runs, hospital, tmp_path):
         "Where they mean the same: dataset.classes=[background,lung]"
         in evaluate(runs / "masks", *(each for each in hospital if each != NAMED))[2]
     )
+    (tmp_path / "hospital" / "Image" / "p9.png").write_bytes(b"no image")
+    damaged = evaluate(runs / "masks", *hospital, "-o", "there")[2]
+    assert "'audit.allow=[unpaired]'" in damaged
+    hospital = (*hospital, "audit.allow=[unpaired]")
     assert evaluate(runs / "masks", *hospital, "-o", "there")[0] == 0
     (tmp_path / "hospital" / "Image" / "p0_0.png").unlink()
     (tmp_path / "hospital" / "Mask" / "p0_0.png").unlink()

@@ -126,7 +126,8 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
         kept = ~np.isnan(np.concatenate(stacked)).any(axis=0)
         groups = np.array(first.groups)[kept].tolist()
         if len(set(groups)) < 2:
-            raise UserError(f"metric: {metric} is a number in fewer than two images of {arms[0].first.folder}.")
+            word = "images" if len(set(first.groups)) == len(first.ids) else "patients"
+            raise UserError(f"metric: {metric} is a number in fewer than two {word} of {arms[0].first.folder}.")
         values = [mrmc.by_group(y[:, kept], groups) for y in stacked]
         is_binary = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
     else:

@@ -58,6 +58,10 @@ class Images:
     chosen: list[int]  # the positions in samples that are evaluated
     groups: list[str]  # of all samples
 
+    def are_of(self, run: Path, part: str) -> bool:
+        """Whether the evaluated images, by the bytes of their files, are among those of a part of a run's split."""
+        return {self.samples.digests[i] for i in self.chosen} <= _digests(run, part)
+
     def fingerprint(self) -> dict[str, str]:
         """Hash names and bytes of the evaluated images."""
         ids, digests = ([values[i] for i in self.chosen] for values in (self.samples.ids, self.samples.digests))
@@ -158,7 +162,7 @@ def _images(run: SavedRun, own: Run, overrides: Sequence[str], split: str | None
         source = open_source(dataset, trust)
         index = _class_indices(source.classes, dataset, run)
         if (key := dataset.model_dump_json()) not in read:
-            read[key] = read_samples(source, dataset)
+            read[key] = read_samples(source, dataset, parse_overrides(overrides).get("audit.allow", ()))
         samples = read[key]
         samples = replace(samples, targets=index.astype(samples.targets.dtype)[samples.targets])
         given = source.given_split and [source.given_split[i] for i in samples.positions]
@@ -168,7 +172,7 @@ def _images(run: SavedRun, own: Run, overrides: Sequence[str], split: str | None
         patients = source.groups and [source.groups[i] for i in samples.positions]
         groups = name_groups(samples.ids, dataset.split.group_regex, patients)
         name = _data_name(source, dataset)
-    trained_on = {member["sha256"] for member in json.loads((own.folder / "split.json").read_text())["train"]}
+    trained_on = _digests(own.folder, "train")
     if seen := [samples.ids[i] for i in chosen if samples.digests[i] in trained_on]:
         more = f" and {len(seen) - MAX_NAMED} more" if len(seen) > MAX_NAMED else ""
         raise UserError(
@@ -176,6 +180,11 @@ def _images(run: SavedRun, own: Run, overrides: Sequence[str], split: str | None
             "images. Evaluate it on images that it has not seen: --split test, or another dataset.root."
         )
     return Images(name, source, samples, chosen, groups)
+
+
+def _digests(run: Path, part: str) -> set[str]:
+    members = json.loads((run / "split.json").read_text(encoding="utf-8"))[part]
+    return {member["sha256"] for member in members}
 
 
 def _data_name(source: Source, dataset: DatasetConfig) -> str:
@@ -186,7 +195,7 @@ def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Se
     """Return the config of the data that overrides name, with the run's preprocessing, and the trusted packages."""
     own, values = run.config["dataset"], parse_overrides(overrides)
     for key in values:
-        if key not in ("dataset", "trust") and not key.startswith("dataset."):
+        if key not in ("dataset", "trust", "audit.allow") and not key.startswith("dataset."):
             raise UserError(f"{key}: an evaluation takes dataset keys only; all else is the run's.")
         if key.removeprefix("dataset.") in PREPROCESSING:
             raise UserError(f"{key}: images are prepared as the run's training did. Leave it out.")
@@ -194,8 +203,9 @@ def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Se
         config, _ = parse_config(compose_config(overrides))
         named, trust = config.dataset.model_dump(), [*config.trust, *run.trust]
     else:
-        trust = [*run.trust, *values.pop("trust", [])]
-        named = replaced({"dataset": own}, values)["dataset"]
+        trust = [*run.trust, *values.get("trust", [])]
+        of_dataset = {key: value for key, value in values.items() if key.startswith("dataset.")}
+        named = replaced({"dataset": own}, of_dataset)["dataset"]
     kept = {key: own[key] for key in PREPROCESSING if key in own and key in named}
     return parse_section(DatasetConfig, named | kept, "dataset."), trust
 
@@ -252,9 +262,10 @@ def _evaluate(run: SavedRun, own: Run, images: Images, folder: Path, data: dict[
         "data": images.name,
         "calibration": {"ece": calibration.ece, "brier": calibration.brier},
         "at_image_size": at_size,
+        "own_images": images.are_of(own.folder, own.split),
     }
     write_json(folder / "run.json", record)
-    if not {samples.ids[i] for i in images.chosen} <= {*own.split_ids["val"]}:  # which training has looked at
+    if not images.are_of(own.folder, "val"):  # which training has looked at
         _append_look(own.folder, folder, images, data["hash"])
 
 

@@ -36,7 +36,7 @@ from runcard.data.medical_io import nifti_mask
 from runcard.errors import DataError, UserError
 from runcard.figures.overlays import outlined
 from runcard.fileio import atomic_write, csv_text, write_json, write_text
-from runcard.inference.inputs import Input, find_inputs
+from runcard.inference.inputs import PATTERN, Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction
 from runcard.runs.environment import versions
 from runcard.runs.reader import run_folders
@@ -91,6 +91,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             runs += [folder for folder in run_folders(path) if (folder / "checkpoints" / "best.safetensors").is_file()]
         else:
             images.append(argument)
+    if lost := [each for each in images if not Path(each).exists() and not PATTERN & set(each)]:
+        raise UserError(f"{lost[0]}: no such file or folder.")
     if not runs:
         raise UserError("no run is named: runcard predict outputs/<name>/<stamp> images/ -o predictions")
     if not images:

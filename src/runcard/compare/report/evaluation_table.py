@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from runcard.compare.contrasts import metric_measure
 from runcard.compare.measures import Measure
 from runcard.compare.report.terminal import number
 from runcard.compare.verdicts import format_difference, format_range
-from runcard.console import print_table
+from runcard.console import counted, print_table
 from runcard.errors import UserError
 from runcard.runs.run import Run
 from runcard.stats import mrmc
@@ -29,12 +30,12 @@ def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequen
     arms, left_out = group_arms(evaluated)
     for arm in arms:
         own = Arm(arm.name, tuple(at_home[run.folder] for run in arm.runs))
-        counted = endpoints.Count.of(arm)
-        patients = f" of {counted.patients} patients" if counted.word == "patients" else ""
-        runs = f"{len(arm.runs)} run{'s' * (len(arm.runs) > 1)}"
-        console.print(f"\n{arm.name}: {runs}, {counted.images} images{patients}", style="bold")
+        count = endpoints.Count.of(arm)
+        patients = f" of {counted(count.patients, 'patient')}" if count.word == "patients" else ""
+        runs, images = counted(len(arm.runs), "run"), counted(count.images, "image")
+        console.print(f"\n{arm.name}: {runs}, {images}{patients}", style="bold")
         columns = ["", "best epoch", "last epoch"]
-        if arm.first.images().ids != own.first.images().ids:
+        if not arm.first.metadata["evaluation"]["own_images"]:
             columns += [f"{ {'test': 'own test', 'val': 'own validation'}[own.first.split] } images, last", "change"]
         rows = [_row(name, arm, own)[: len(columns)] for name in endpoints.metrics(arm.first)]
         print_table(console, columns, rows)
@@ -44,8 +45,11 @@ def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequen
         for name in made[0]["at_image_size"] or {}:
             values = ", ".join(number(each["at_image_size"][name]) for each in made)
             console.print(f"{name} at the images' own size  {values}")
-        if counted.patients < MIN_UNITS:
-            console.print(f"fewer than {MIN_UNITS} {counted.word}: the intervals speak of these alone", style="yellow")
+        if count.patients < MIN_UNITS:
+            console.print(f"fewer than {MIN_UNITS} {count.word}: nothing here speaks of others", style="yellow")
+        if count.word == "images" and endpoints.Count.of(own).word == "patients":
+            unnamed = "patients are not named here, so that each image counts as one"
+            console.print(f"{unnamed}: 'dataset.split.group_regex=\"…\"' names them", style="yellow")
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
     console.print(
@@ -63,8 +67,9 @@ def _row(name: str, arm: Arm, own: Arm) -> list[str]:
 def _mean(measure: Measure, name: str, arm: Arm, checkpoint: str) -> str:
     try:
         effect = endpoints.of_arm(arm, name, checkpoint)
-    except UserError:  # a class without images, say: the metric is undefined here
-        return "–"
+    except UserError:  # of a single patient, or a class without images
+        values = [endpoints.value(run, name, checkpoint) for run in arm.runs]
+        return "–" if any(map(math.isnan, values)) else number(sum(values) / len(values))
     low, high = measure.mean_interval(effect)
     return f"{number(effect.estimate)} [{number(low)}, {number(high)}]"
 
