@@ -94,7 +94,7 @@ def our_epochs(setup: ExperimentSetup, folder: Path) -> Callable[[], None]:
     state = State()
 
     def epoch() -> None:
-        one_more = replace(setup, train=replace(setup.train, epochs=state.epoch + 1))
+        one_more = replace(setup, train=setup.train.model_copy(update={"epochs": state.epoch + 1}))
         fit_setup(one_more, state, checkpoint, tracker)
 
     return epoch
