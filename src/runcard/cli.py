@@ -45,6 +45,7 @@ def options(
 
 
 CONFIG_DIR = "a folder of further config files, as `runcard train` takes it"
+ON = "a folder that runcard evaluate wrote: compare the runs on its images"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
 
 
@@ -227,9 +228,7 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
-    on: Annotated[
-        Path | None, typer.Option(help="a folder that runcard evaluate wrote: compare these runs on its images")
-    ] = None,
+    on: Annotated[Path | None, typer.Option(help=ON)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
@@ -267,9 +266,7 @@ def report(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
-    on: Annotated[
-        Path | None, typer.Option(help="a folder that runcard evaluate wrote: compare these runs on its images")
-    ] = None,
+    on: Annotated[Path | None, typer.Option(help=ON)] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: the study's or sweep's")] = None,
     figures: Annotated[
         Path | None, typer.Option(help="a folder for every figure as SVG and PNG, and every table as CSV")
@@ -282,10 +279,12 @@ def report(
 
     first = Path(runs[0])
     if len(runs) == 1 and (folder := _study_folder(first)):
+        if on:
+            raise UserError(f"--on: a study is answered on the images of its plan. Name its runs: {folder}/*")
         found = analysis.of_study(folder)
     else:
         is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
-        folder = first if is_sweep else Path("outputs/report")
+        folder = on or (first if is_sweep else Path("outputs/report"))
         found = _find(runs, metric, margin, threshold, on)
     print(write_report(found, output or folder, images))
     if figures:

@@ -87,7 +87,8 @@ def test_given_folders():
         ({"group_regex": "("}, "split.group_regex must be a regular expression"),
         ({"group_regex": "^x"}, "does not match the image 'p0_0'"),
         ({"kind": "kfold", "fold": 5}, "split.fold must be below num_folds=5"),
-        ({"kind": "kfold", "num_folds": 101}, "split: 100 images: "),
+        ({"kind": "kfold", "num_folds": 101}, "num_folds=101 needs as many images, and there are 100: set fewer folds"),
+        ({"kind": "holdout", "fold": 1}, "split.fold=1 needs dataset.split.kind=kfold"),
         ({"kind": "kfold", "num_folds": 1}, "split.num_folds must be an integer >= 2"),
         ({"group_regex": "p{99999999999}"}, "split.group_regex must be a regular expression"),
         ({"group_regex": "(" * 9999 + ")" * 9999}, "split.group_regex must be a regular expression"),
@@ -112,7 +113,7 @@ def test_a_test_folder_of_the_datas_own_is_never_trained_on():
 def test_a_grouped_and_stratified_holdout_keeps_its_fraction(val_fraction):
     ids = [f"p{i // 4}_{i % 4}" for i in range(400)]
     labels = [i // 4 % 2 for i in range(400)]
-    changes = {"val_fraction": val_fraction, "group_regex": r"^(p\d+)_", "fold": 7}  # fold is kfold's alone
+    changes = {"val_fraction": val_fraction, "group_regex": r"^(p\d+)_"}
     split, _ = make_split(ids, labels, None, config(**changes))
     assert len(split["val"]) == pytest.approx(400 * val_fraction, abs=12)
     assert sum(labels[i] for i in split["val"]) == pytest.approx(200 * val_fraction, abs=12)

@@ -117,9 +117,22 @@ def test_arms_are_compared_on_an_evaluation(evaluate, runcard_command, runs, hos
     folders = [run["folder"] for arm in json.loads(both)["arms"] for run in arm["runs"]]
     assert folders
     assert not any(folder.startswith("there") for folder in folders), "evaluations are no further runs"
-    code, _, _ = runcard_command("report", "there")
+    absolute = runcard_command("compare", runs.absolute(), "--on", Path("there").absolute(), "--json")[1]
+    assert json.loads(absolute)["arms"][0]["last"] == there["arms"][0]["last"], "however the folders are named"
+    code, _, _ = runcard_command("report", runs, "--on", "there")
     assert code == 0
     assert "evaluated on hospital" in Path("there/report.html").read_text()
+    assert not (runs / "report.html").exists(), "the report on their own images stays what it is"
+
+
+def test_a_look_that_cannot_be_logged_is_warned_of(evaluate, runs, hospital, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("runcard.inference.evaluate.log_evaluation", refuse)
+    code, out, _ = evaluate(runs / "masks" / "seed0", *hospital)
+    assert code == 0
+    assert "warning: this look is not logged: runs/masks/seed0: Permission denied." in out
 
 
 def test_images_that_a_run_was_trained_on_are_refused(evaluate, runs):

@@ -19,6 +19,7 @@ from runcard.compare.contrasts import Answer, answer, metric_measure
 from runcard.compare.learning_curves import MIN_EPOCHS
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
+from runcard.console import counted
 from runcard.errors import UserError
 from runcard.runs.reader import read_run
 from runcard.runs.run import Run
@@ -164,7 +165,7 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
     for name, data_hash in looks:
         times = max(sum(each["data_hash"] == data_hash for each in run.evaluations) for run in arm.runs)
         remarks.append(
-            f"evaluated on {name} ({times} time{'s' * (times > 1)}, last {looks[name, data_hash]['time'][:10]}): what "
+            f"evaluated on {name} ({counted(times, 'time')}, last {looks[name, data_hash]['time'][:10]}): what "
             "is chosen after a look is not tested by these images any more"
         )
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]

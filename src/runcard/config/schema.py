@@ -93,6 +93,8 @@ class SplitConfig(Section):
     def _fold_exists(self) -> SplitConfig:
         if self.kind == "kfold" and self.fold >= self.num_folds:
             raise PydanticCustomError(CUSTOM, f".fold must be below num_folds={self.num_folds}")
+        if self.kind != "kfold" and self.fold:
+            raise PydanticCustomError(CUSTOM, f".fold={self.fold} needs dataset.split.kind=kfold")
         return self
 
 

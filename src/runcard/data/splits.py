@@ -119,17 +119,23 @@ def _draw(
             warnings.simplefilter("ignore", UserWarning)  # that a class has fewer images than there are folds
             parts = list(splitter.split(indices, strata, held_groups if grouped else None))
     except ValueError as error:
-        reason = _why_not(strata, held_groups, labels is not None) or f"{len(indices)} images: {error}"
+        reason = (
+            _why_not(strata, held_groups, labels is not None, num_folds if fold else 2)
+            or f"{len(indices)} images: {error}"
+        )
         raise UserError(f"dataset.split: {reason.rstrip('.')}.") from None
     return np.sort(indices[np.concatenate([parts[which][1] for which in taken])])
 
 
-def _why_not(strata: np.ndarray, groups: np.ndarray, stratified: bool) -> str:
-    """Return why so few images cannot be split; "" for other reasons."""
+def _why_not(strata: np.ndarray, groups: np.ndarray, stratified: bool, num_parts: int) -> str:
+    """Return why so few images cannot be split into parts; "" for other reasons."""
     counts = np.unique(strata, return_counts=True)[1]
     if len(set(groups)) < 2:
         what = "a single image" if len(strata) == 1 else f"{len(strata)} images of a single group"
         return f"{what} cannot make two splits"
+    if len(set(groups)) < num_parts:
+        word = "images" if len(set(groups)) == len(groups) else "patients or other groups"
+        return f"num_folds={num_parts} needs as many {word}, and there are {len(set(groups))}: set fewer folds"
     if stratified and counts.min() < 2:
         return "a class has a single image, and both splits need one: get more, or leave the class out"
     return ""

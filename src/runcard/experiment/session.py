@@ -84,26 +84,9 @@ def train_experiment(
                 "reproducible": "bit for bit" if setup.bit_exact else "to rounding",
             },
             choices=choices,
-            config=setup.config,
-            config_hash=config_hash(setup.config),
             data=fingerprint,
-            num_parameters=built.num_parameters,
-            num_trained_parameters=built.num_trained,
-            balanced_weights=setup.balanced_weights,
-            better={name: metric_mode(name, setup.metrics) for name in ("loss", *columns(setup.metrics))},
-            bounds={
-                name: metric.bounds for name, metric in columns(setup.metrics).items() if hasattr(metric, "bounds")
-            },
-            units=setup.units,
-            parent=setup.train.extend,
-            model=built.metadata(),
-            images={
-                **describe_images([samples.originals[i] for i in split["train"]]),
-                "polarity": polarity_of([profiles[samples.positions[i]] for i in split["train"]]),
-            },
-            class_counts=count_classes(split, setup.data.classes, samples.labels),
-            left_out=left_out(setup.data.source, samples),
             audit=as_json(findings, config.audit.allow),
+            **_describe(setup, built, profiles),
         )
         if changed:
             what = " and ".join(changed)
@@ -117,6 +100,29 @@ def train_experiment(
         return float(ending["best"]["value"])
     finally:
         record.release()
+
+
+def _describe(setup: ExperimentSetup, built: ModelSummary, profiles: dict[int, Profile]) -> dict[str, Any]:
+    """Describe config, model, metrics and data for run.json; profiles are those of the images, by position."""
+    samples, split, of_columns = setup.data.samples, setup.data.split, columns(setup.metrics)
+    return {
+        "config": setup.config,
+        "config_hash": config_hash(setup.config),
+        "parent": setup.train.extend,
+        "num_parameters": built.num_parameters,
+        "num_trained_parameters": built.num_trained,
+        "model": built.metadata(),
+        "balanced_weights": setup.balanced_weights,
+        "better": {name: metric_mode(name, setup.metrics) for name in ("loss", *of_columns)},
+        "bounds": {name: metric.bounds for name, metric in of_columns.items() if hasattr(metric, "bounds")},
+        "units": setup.units,
+        "images": {
+            **describe_images([samples.originals[i] for i in split["train"]]),
+            "polarity": polarity_of([profiles[samples.positions[i]] for i in split["train"]]),
+        },
+        "class_counts": count_classes(split, setup.data.classes, samples.labels),
+        "left_out": left_out(setup.data.source, samples),
+    }
 
 
 def _announce(

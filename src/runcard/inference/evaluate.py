@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +29,10 @@ from runcard.data.splits import data_fingerprint, name_groups
 from runcard.errors import UserError
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
-from runcard.fileio import csv_text, digest, write_csv, write_figure, write_json, write_text
+from runcard.fileio import digest, write_figure
 from runcard.runs.reader import read_run
-from runcard.runs.run import EVALUATIONS, Run
+from runcard.runs.run import Run
+from runcard.runs.writer import log_evaluation, write_evaluation
 from runcard.stats.calibration import Calibration
 from runcard.training.checkpoint import load_weights, read_last
 from runcard.training.evaluation import check_units, evaluate, predict, rows_per_image
@@ -49,22 +46,29 @@ MAX_NAMED = 5  # images in a message
 
 
 @dataclass(frozen=True)
-class Images:
+class LabelledImages:
     """The images that one run is evaluated on, as its training would have seen them."""
 
     name: str  # of the data, for people
     source: Source
-    samples: Samples  # all that the source has
+    samples: Samples  # all that the source has, with the run's class indices
+    class_indices: np.ndarray  # the run's index of each class of the source
     chosen: list[int]  # the positions in samples that are evaluated
     groups: list[str]  # of all samples
 
-    def are_of(self, run: Path, part: str) -> bool:
-        """Whether the evaluated images, by the bytes of their files, are among those of a part of a run's split."""
-        return {self.samples.digests[i] for i in self.chosen} <= _digests(run, part)
+    @property
+    def members(self) -> list[dict[str, str]]:
+        """The chosen images as split.json has them."""
+        ids, digests = self.samples.ids, self.samples.digests
+        return [{"id": ids[i], "group": self.groups[i], "sha256": digests[i]} for i in self.chosen]
+
+    def are_of(self, run: Run, part: str) -> bool:
+        """Whether these images, by the bytes of their files, are among those of a part of a run's split."""
+        return {member["sha256"] for member in self.members} <= _digests(run, part)
 
     def fingerprint(self) -> dict[str, str]:
         """Hash names and bytes of the evaluated images."""
-        ids, digests = ([values[i] for i in self.chosen] for values in (self.samples.ids, self.samples.digests))
+        ids, digests = ([member[key] for member in self.members] for key in ("id", "sha256"))
         return data_fingerprint({"test": range(len(ids))}, ids, digests)
 
 
@@ -146,53 +150,48 @@ def _weights(folder: Path) -> str:
     return digest([folder / "checkpoints" / name for name in ("best.safetensors", "last.ckpt")])
 
 
-def _images(run: SavedRun, own: Run, overrides: Sequence[str], split: str | None, read: dict[str, Samples]) -> Images:
-    """Read the images to evaluate, with the run's preprocessing."""
-    if not overrides:
-        part = split or own.split
-        samples, chosen, groups_of_chosen = run.images(None, part)
-        groups = list(samples.ids)
-        for i, group in zip(chosen, groups_of_chosen, strict=True):
-            groups[i] = group
-        dataset = run.dataset(None)
-        source = open_source(dataset, run.trust)
-        name = f"{_data_name(source, dataset)}_{part}"
-    else:
-        dataset, trust = _dataset(run, overrides)
-        source = open_source(dataset, trust)
-        index = _class_indices(source.classes, dataset, run)
-        if (key := dataset.model_dump_json()) not in read:
-            read[key] = read_samples(source, dataset, parse_overrides(overrides).get("audit.allow", ()))
-        samples = read[key]
-        samples = replace(samples, targets=index.astype(samples.targets.dtype)[samples.targets])
+def _images(
+    run: SavedRun, own: Run, overrides: Sequence[str], split: str | None, read: dict[str, Samples]
+) -> LabelledImages:
+    """Read the images to evaluate, with the run's preprocessing; read keeps what was read, by its config."""
+    dataset, trust, allowed = _dataset(run, overrides) if overrides else (run.dataset(None), run.trust, run.allowed)
+    source = open_source(dataset, trust)
+    class_indices = _class_indices(source.classes, dataset, run)
+    if (key := dataset.model_dump_json()) not in read:
+        read[key] = read_samples(source, dataset, allowed)
+    samples, name = read[key], _data_name(source, dataset)
+    if overrides:
         given = source.given_split and [source.given_split[i] for i in samples.positions]
         if split and split not in (given or ()):
             raise UserError(f"--split={split}: the data have no folder of that part.")
-        chosen = [i for i in range(len(samples.ids)) if split is None or given is None or given[i] == split]
-        patients = source.groups and [source.groups[i] for i in samples.positions]
-        groups = name_groups(samples.ids, dataset.split.group_regex, patients)
-        name = _data_name(source, dataset)
-    trained_on = _digests(own.folder, "train")
+        chosen = [i for i in range(len(samples.ids)) if not (split and given) or given[i] == split]
+    else:
+        part = split or own.split
+        chosen, _ = run.members(samples, part)
+        name = f"{name}_{part}"
+    patients = source.groups and [source.groups[i] for i in samples.positions]
+    groups = name_groups(samples.ids, dataset.split.group_regex, patients)
+    trained_on = _digests(own, "train")
     if seen := [samples.ids[i] for i in chosen if samples.digests[i] in trained_on]:
         more = f" and {len(seen) - MAX_NAMED} more" if len(seen) > MAX_NAMED else ""
         raise UserError(
             f"{own.folder}: was trained on {', '.join(seen[:MAX_NAMED])}{more}: {len(seen)} of these {len(chosen)} "
             "images. Evaluate it on images that it has not seen: --split test, or another dataset.root."
         )
-    return Images(name, source, samples, chosen, groups)
+    samples = replace(samples, targets=class_indices.astype(samples.targets.dtype)[samples.targets])
+    return LabelledImages(name, source, samples, class_indices, chosen, groups)
 
 
-def _digests(run: Path, part: str) -> set[str]:
-    members = json.loads((run / "split.json").read_text(encoding="utf-8"))[part]
-    return {member["sha256"] for member in members}
+def _digests(run: Run, part: str) -> set[str]:
+    return {member["sha256"] for member in run.split_members[part]}
 
 
 def _data_name(source: Source, dataset: DatasetConfig) -> str:
     return source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
 
 
-def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Sequence[str]]:
-    """Return the config of the data that overrides name, with the run's preprocessing, and the trusted packages."""
+def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Sequence[str], Sequence[str]]:
+    """Return the config of the data that overrides name, prepared as the run's; what is trusted; what is allowed."""
     own, values = run.config["dataset"], parse_overrides(overrides)
     for key in values:
         if key not in ("dataset", "trust", "audit.allow") and not key.startswith("dataset."):
@@ -207,7 +206,7 @@ def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Se
         of_dataset = {key: value for key, value in values.items() if key.startswith("dataset.")}
         named = replaced({"dataset": own}, of_dataset)["dataset"]
     kept = {key: own[key] for key in PREPROCESSING if key in own and key in named}
-    return parse_section(DatasetConfig, named | kept, "dataset."), trust
+    return parse_section(DatasetConfig, named | kept, "dataset."), trust, values.get("audit.allow", ())
 
 
 def _class_indices(classes: Sequence[str], dataset: DatasetConfig, run: SavedRun) -> np.ndarray:
@@ -221,7 +220,9 @@ def _class_indices(classes: Sequence[str], dataset: DatasetConfig, run: SavedRun
     return np.array([known.index(name) for name in classes])
 
 
-def _evaluate(run: SavedRun, own: Run, images: Images, folder: Path, data: dict[str, str], console: Console) -> None:
+def _evaluate(
+    run: SavedRun, own: Run, images: LabelledImages, folder: Path, data: dict[str, str], console: Console
+) -> None:
     """Evaluate one run with the last and the best weights, and write its folder; run.json comes last."""
     measured = _Measured(run, images)
     last = read_last(own.folder / "checkpoints" / "last.ckpt", "so it cannot be evaluated", "Train the run again")
@@ -236,12 +237,6 @@ def _evaluate(run: SavedRun, own: Run, images: Images, folder: Path, data: dict[
         for checkpoint, evaluation in evaluations.items()
         for row in rows_per_image(evaluation, samples.ids, images.groups, samples.targets, classes)
     ]
-    write_csv(folder / "per_image.csv", rows)
-    members = [{"id": samples.ids[i], "group": images.groups[i], "sha256": samples.digests[i]} for i in images.chosen]
-    write_json(folder / "split.json", json.loads((own.folder / "split.json").read_text()) | {"test": members})
-    shutil.copyfile(own.folder / "metrics.csv", folder / "metrics.csv")
-    if (config := own.folder / ".hydra" / "config.yaml").exists():
-        write_text(folder / ".hydra" / "config.yaml", config.read_text(encoding="utf-8"))
     metric, mode = _monitored(own)
     worst = measured.worst(evaluations["best"], metric, mode)
     figure = mask_figure(worst) if samples.has_masks else class_figure(worst, classes)
@@ -249,24 +244,24 @@ def _evaluate(run: SavedRun, own: Run, images: Images, folder: Path, data: dict[
     for name, figure in _charts(calibration, classes, samples.has_masks):
         write_figure(folder / "figures" / f"{name}.png", figure)
     values = {
-        checkpoint: {"values": {f"test/{name}": value for name, value in evaluation.values.items()}}
+        checkpoint: own.metadata[checkpoint] | {"values": {f"test/{k}": v for k, v in evaluation.values.items()}}
         for checkpoint, evaluation in evaluations.items()
     }
-    record = json.loads((own.folder / "run.json").read_text(encoding="utf-8"))
-    record["config"] |= {"trained_on": record["data"]["hash"]}  # what was trained on distinguishes runs here
-    record |= {key: record[key] | value for key, value in values.items()}
-    record |= {"data": data, "units": check_units(measured.metrics, samples)}
-    record["evaluation"] = {
+    if not images.are_of(own, "val"):  # which training has looked at
+        try:
+            log_evaluation(own, folder, images.name, len(images.chosen), data["hash"])
+        except OSError as error:  # a run folder that is read-only
+            console.print(f"warning: this look is not logged: {own.folder}: {error.strerror}.", style="yellow")
+    evaluation = {
         "run": own.folder.as_posix(),
         "weights_sha256": _weights(own.folder),
         "data": images.name,
         "calibration": {"ece": calibration.ece, "brier": calibration.brier},
         "at_image_size": at_size,
-        "own_images": images.are_of(own.folder, own.split),
+        "own_images": images.are_of(own, own.split),
     }
-    write_json(folder / "run.json", record)
-    if not images.are_of(own.folder, "val"):  # which training has looked at
-        _append_look(own.folder, folder, images, data["hash"])
+    units = check_units(measured.metrics, samples)
+    write_evaluation(own, folder, images.members, rows, **values, data=data, units=units, evaluation=evaluation)
 
 
 def _charts(calibration: Calibration, classes: Sequence[str], has_masks: bool) -> Iterator[tuple[str, Figure]]:
@@ -287,7 +282,7 @@ def _charts(calibration: Calibration, classes: Sequence[str], has_masks: bool) -
 class _Measured:
     """One run's model, loss and metrics on the chosen images."""
 
-    def __init__(self, run: SavedRun, images: Images) -> None:
+    def __init__(self, run: SavedRun, images: LabelledImages) -> None:
         self.run, self.images = run, images
         loss = parse_section(LossConfig, run.config["loss"], f"{run.folder}: loss.")
         self.loss = _weighed(build("loss", loss.node, run.trust), run.record).to(next(run.model.parameters()).device)
@@ -348,10 +343,8 @@ class _Measured:
 
     def _at_size(self, i: int) -> np.ndarray:
         """Return a sample's class map (H, W) at the size of its file, with the run's class indices."""
-        source, samples = self.images.source, self.images.samples
-        known: list[str] = self.run.config["derived"]["classes"]
-        index = np.array([known.index(name) for name in source.classes])
-        return np.asarray(index[read_sample(source, samples.positions[i]).target])
+        sample = read_sample(self.images.source, self.images.samples.positions[i])
+        return np.asarray(self.images.class_indices[sample.target])
 
 
 def _weighed(loss: nn.Module, record: dict[str, Any]) -> nn.Module:
@@ -367,15 +360,3 @@ def _monitored(run: Run) -> tuple[str, str]:
     """Return the metric that a run was selected by, without its split, and max or min."""
     name = str(run.metadata["best"]["monitor"]).partition("/")[2]
     return name, run.mode(name)
-
-
-def _append_look(run: Path, folder: Path, images: Images, data_hash: str) -> None:
-    """Append to evaluations.csv of the run that it was measured on these images, and keep a copy beside the result."""
-    log = run / EVALUATIONS
-    header = ["time", "data", "images", "data_hash", "folder"]
-    written = log.read_text(encoding="utf-8") if log.exists() else csv_text(header, [])
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    written += csv_text([now, images.name, str(len(images.chosen)), data_hash, folder.as_posix()], [])
-    with suppress(OSError):  # a run folder that is read-only
-        write_text(log, written)
-    write_text(folder / EVALUATIONS, written)

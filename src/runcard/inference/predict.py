@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -35,7 +34,7 @@ from runcard.data.image_io import (
 from runcard.data.medical_io import nifti_mask
 from runcard.errors import DataError, UserError
 from runcard.figures.overlays import outlined
-from runcard.fileio import atomic_write, csv_text, write_json, write_text
+from runcard.fileio import atomic_write, csv_text, sha256, write_json, write_text
 from runcard.inference.inputs import PATTERN, Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction
 from runcard.runs.environment import versions
@@ -125,8 +124,10 @@ def predict(
             for batch in _batches(bar, options.batch_size, outcome):
                 sizes = [(read.image.shape[0], read.image.shape[1]) for read in batch]
                 predictions = predictor.predict_batch([read.prepared for read in batch], sizes)
-                for read, prediction in zip(batch, predictions, strict=True):
-                    folder.write(read, prediction, options)
+                # In threads: to wait for the disk after each file costs more than to encode it.
+                written = pool.map(partial(folder.write, options=options), batch, predictions)
+                for read, (entry, mask) in zip(batch, written, strict=True):
+                    folder.add(read.wanted, entry, mask)
                     seen.add(read)
                 outcome.predicted += len(batch)
     finally:
@@ -163,8 +164,11 @@ class _Folder:
             return False
         return done["mask"] is None or (self.path / done["mask"]).exists()
 
-    def write(self, read: _Read, prediction: Prediction, options: Options) -> None:
-        """Write what was predicted of one image."""
+    def write(self, read: _Read, prediction: Prediction, options: Options) -> tuple[dict[str, Any], np.ndarray | None]:
+        """Write the files of one image's prediction; return its entry in the record, and a mask still to be written.
+
+        That is a slice of a NIfTI file, which is written as a whole. May be called from threads.
+        """
         name, shown = read.wanted.name, None
         entry: dict[str, Any] = {"file": str(read.wanted.path), "sha256": read.sha256, "mask": None}
         if prediction.probs.ndim == 1:
@@ -187,13 +191,18 @@ class _Folder:
             content = io.BytesIO()
             np.savez_compressed(content, probabilities=prediction.probs, classes=np.array(prediction.classes))
             self._write_bytes(f"probabilities/{name}.npz", content.getvalue())
-        if shown is not None and is_nifti(read.wanted.path):
-            self._add_slice(read.wanted, entry, shown)
+        if shown is None or is_nifti(read.wanted.path):
+            return entry, shown
+        entry["mask"] = f"{name}.png"
+        self._write_png(entry["mask"], shown)
+        return entry, None
+
+    def add(self, wanted: Input, entry: dict[str, Any], mask: np.ndarray | None) -> None:
+        """Add an entry to the record, with the mask that write() left to be written; in the order of the images."""
+        if mask is None:
+            self.images[wanted.name] = entry
         else:
-            if shown is not None:
-                entry["mask"] = f"{name}.png"
-                self._write_png(entry["mask"], shown)
-            self.images[name] = entry
+            self._add_slice(wanted, entry, mask)
         if monotonic() - self.written > WRITE_EVERY_SECONDS:
             self._write_record()
 
@@ -295,8 +304,7 @@ def _made_by(runs: Sequence[Path], classes: Sequence[str], options: Options) -> 
     weights = [path if path.suffix == ONNX else path / "checkpoints" / "best.safetensors" for path in runs]
     return {
         "runs": [
-            {"run": run.as_posix(), "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for run, path in zip(runs, weights, strict=True)
+            {"run": run.as_posix(), "weights_sha256": sha256(path)} for run, path in zip(runs, weights, strict=True)
         ],
         "classes": list(classes),
         "options": {
@@ -314,17 +322,15 @@ def _ahead(
 ) -> Iterator[_Read | DataError | None]:
     """Read images in threads, at most ahead of them before they are used, which bounds memory; in their order."""
 
-    @lru_cache(maxsize=4)  # not again for every slice of a volume
-    def sha256_of(file: Path) -> str:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+    hash_once = lru_cache(maxsize=4)(sha256)  # not again for every slice of a volume
 
     def read(each: Input) -> _Read | DataError | None:
         try:
-            sha256 = sha256_of(file_of(each.path))
-            if folder.is_done(each.name, sha256):
+            hashed = hash_once(file_of(each.path))
+            if folder.is_done(each.name, hashed):
                 return None
             image = read_image(each.path)
-            return _Read(each, sha256, image, predictor.prepare(image), describe(each.path))
+            return _Read(each, hashed, image, predictor.prepare(image), describe(each.path))
         except DataError as fault:
             return fault
         except OSError as error:

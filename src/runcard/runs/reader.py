@@ -72,10 +72,11 @@ def find_runs(patterns: Sequence[str]) -> RunSearch:
 
 def evaluations_of(found: RunSearch, folder: Path) -> RunSearch:
     """Return the evaluations of these runs in a folder that `runcard evaluate` wrote; those without one are named."""
-    by_run = {run.metadata["evaluation"]["run"]: run for run in find_runs([str(folder)]).runs if run.is_evaluation}
+    evaluations = [run for run in find_runs([str(folder)]).runs if run.is_evaluation]
+    by_run = {Path(run.metadata["evaluation"]["run"]).resolve(): run for run in evaluations}
     if not by_run:
         raise UserError(f"--on={folder}: holds no evaluation. Make one: runcard evaluate RUN... -o {folder}")
-    pairs = [(run, by_run.get(run.folder.as_posix())) for run in found.runs]
+    pairs = [(run, by_run.get(run.folder.resolve())) for run in found.runs]
     missing = [f"{run.folder}: not evaluated in {folder}" for run, evaluation in pairs if evaluation is None]
     return RunSearch(tuple(each for _, each in pairs if each), (*found.left_out, *missing))
 

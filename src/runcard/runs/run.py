@@ -102,14 +102,20 @@ class Run:
         return "test" if any(name.startswith("test/") for name in self.metadata["last"]["values"]) else "val"
 
     @cached_property
+    def split_members(self) -> dict[str, list[dict[str, str]]]:
+        """The id, group and sha256 of each image in train, val and test."""
+        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
+        return {part: split[part] for part in ("train", "val", "test")}
+
+    @cached_property
     def split_ids(self) -> dict[str, tuple[str, ...]]:
         """The ids of the images in train, val and test."""
-        return {part: tuple(member["id"] for member in members) for part, members in self._split.items()}
+        return {part: tuple(member["id"] for member in members) for part, members in self.split_members.items()}
 
     @property
     def split_groups(self) -> dict[str, tuple[str, ...]]:
         """The group of each of these images: its patient, or its own id where none is named."""
-        return {part: tuple(member["group"] for member in members) for part, members in self._split.items()}
+        return {part: tuple(member["group"] for member in members) for part, members in self.split_members.items()}
 
     @property
     def split_sizes(self) -> dict[str, int]:
@@ -139,11 +145,6 @@ class Run:
     def units(self) -> dict[str, str]:
         """The unit, mm or px, of each metric that is a length; empty in runs that do not record it."""
         return dict(self.metadata.get("units", {}))
-
-    @cached_property
-    def _split(self) -> dict[str, list[dict[str, str]]]:
-        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
-        return {part: split[part] for part in ("train", "val", "test")}
 
     def mode(self, name: str) -> str:
         """Return max if larger values of a metric are better, else min."""

@@ -23,6 +23,7 @@ from runcard.errors import UserError
 from runcard.fileio import atomic_write, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.reader import read_metadata
+from runcard.runs.run import EVALUATIONS, Run
 from runcard.runs.schema import SCHEMA_VERSION
 
 MAX_DIFFERENCES = 3  # between two configs, in a message
@@ -188,6 +189,29 @@ def copy_training(parent: Path, folder: Path) -> None:
     for name in ("checkpoints/best.safetensors", "metrics.csv", "checkpoints/last.ckpt"):
         with atomic_write(folder / name) as temporary:
             shutil.copyfile(parent / name, temporary)
+
+
+def write_evaluation(
+    run: Run, folder: Path, images: Sequence[Mapping[str, str]], rows: Sequence[Mapping[str, Any]], **metadata: Any
+) -> None:
+    """Write run as it is on other images, in the form of a run folder whose test split they are; run.json comes last.
+
+    images are those of split.json, rows those of per_image.csv. The values of metadata replace or join the run's own.
+    """
+    write_csv(folder / "per_image.csv", rows)
+    write_json(folder / "split.json", {**run.split_members, "test": list(images)})
+    for name in ("metrics.csv", ".hydra/config.yaml", EVALUATIONS):
+        if (run.folder / name).exists():
+            write_text(folder / name, (run.folder / name).read_text(encoding="utf-8"))
+    # What was trained on distinguishes runs that are measured on the same images.
+    config = {**run.metadata["config"], "trained_on": run.metadata["data"]["hash"]}
+    write_json(folder / "run.json", {**run.metadata, "config": config, **metadata})
+
+
+def log_evaluation(run: Run, folder: Path, data: str, num_images: int, data_hash: str) -> None:
+    """Append to evaluations.csv of a run that it was measured on images that it was not made with."""
+    look = {"time": _now(), "data": data, "images": str(num_images), "data_hash": data_hash, "folder": str(folder)}
+    write_csv(run.folder / EVALUATIONS, [*run.evaluations, look])
 
 
 def _now() -> str:

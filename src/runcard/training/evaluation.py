@@ -74,7 +74,11 @@ def evaluate(
 
 
 def rows_per_image(
-    evaluation: Evaluation, ids: Sequence[str], groups: Sequence[str], targets: np.ndarray, classes: Sequence[str]
+    evaluation: Evaluation,
+    ids: Sequence[str],
+    groups: Sequence[str],
+    targets: np.ndarray,
+    classes: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return a row of per_image.csv for each image: id, group, its values; with classes the target and probabilities.
 

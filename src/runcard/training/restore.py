@@ -41,12 +41,20 @@ class SavedRun:
 
     def images(self, root: Path | None, split: str) -> tuple[Samples, list[int], list[str]]:
         """Read the run's data; return them with the positions and the groups of the images in split.json's split."""
+        dataset = self.dataset(root)
+        samples = read_samples(open_source(dataset, self.trust), dataset, self.allowed)
+        return samples, *self.members(samples, split)
+
+    @property
+    def allowed(self) -> Sequence[str]:
+        """The checks of the data whose faults left an image out."""
+        return self.config["audit"]["allow"] if "audit" in self.config else ()  # a run of before there was an audit
+
+    def members(self, samples: Samples, split: str) -> tuple[list[int], list[str]]:
+        """Return the positions in the run's samples, and the groups, of the images in split.json's split."""
         members = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))[split]
         if not members:
             raise UserError(f"--split={split}: the run has no such images.")
-        dataset = self.dataset(root)
-        allowed = self.config["audit"]["allow"] if "audit" in self.config else ()  # a run of before there was an audit
-        samples = read_samples(open_source(dataset, self.trust), dataset, allowed)
         position = {name: i for i, name in enumerate(samples.ids)}
         lost = [member["id"] for member in members if member["id"] not in position]
         if lost:
@@ -54,7 +62,7 @@ class SavedRun:
                 f"{self.folder}: {len(lost)} of its {split} images are not in the data any more, such as {lost[0]}. "
                 "Does --root name the folder that the run was trained on?"
             )
-        return samples, [position[member["id"]] for member in members], [member["group"] for member in members]
+        return [position[member["id"]] for member in members], [member["group"] for member in members]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return an autocast context with the run's precision."""

@@ -1,6 +1,6 @@
 """The CLAIM 2024 checklist, and what the record of a run says to each of its items.
 
-Items are in words of our own. Their numbers and order are from a transcription of the checklist by others, not from
+Items are paraphrased. Their numbers and order are from a transcription of the checklist by others, not from
 the article itself; the card asks its author to check them there.
 """
 

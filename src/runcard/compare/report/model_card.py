@@ -5,7 +5,6 @@ A card is plain text in sections; the templates model_card.md and model_card.htm
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import shlex
@@ -28,6 +27,7 @@ from runcard.compare.measures import Value, title
 from runcard.compare.report.claim import CHECKLIST, SOURCE
 from runcard.compare.report.terminal import cell, number
 from runcard.console import counted, duration
+from runcard.fileio import sha256
 from runcard.runs.run import Run
 from runcard.stats.mrmc import MIN_UNITS
 
@@ -202,7 +202,7 @@ def _files(run: Run) -> str:
 
 def _preprocessing(run: Run) -> str:
     size = run.metadata["config"]["derived"]["image_size_px"]
-    keys = [key for key in ("channels", "window", "normalization") if f"dataset.{key}" in run.config]
+    keys = [key for key in ("resize", "channels", "window", "normalization") if f"dataset.{key}" in run.config]
     return ", ".join([f"{size} × {size} pixels", *(f"{key}={run.config[f'dataset.{key}']}" for key in keys)])
 
 
@@ -370,9 +370,7 @@ def _versions(run: Run) -> dict[str, str]:
     metadata, session = run.metadata, run.session
     weights = run.folder / "checkpoints" / "best.safetensors"
     return {
-        "weights SHA-256": hashlib.sha256(weights.read_bytes()).hexdigest()
-        if weights.exists()
-        else "no file in the run folder",
+        "weights SHA-256": sha256(weights) if weights.exists() else "no file in the run folder",
         "config hash": str(metadata.get("config_hash", NOT_RECORDED)),
         "data hash": metadata["data"]["hash"],
         "split hash": metadata["data"]["split_hash"],
