@@ -9,6 +9,7 @@ own, imports included. The run is a U-Net of the lab, base 16, at 256 px, traine
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -71,7 +72,9 @@ def main() -> None:
                 list(pool.map(partial(write_pair, root), range(count)))
             with initialize_config_dir(str(CONF)):
                 run(compose("config", CONFIG), Path(folder) / "run", CONFIG, {"dataset": "phantom_chest"})
+            os.sync()  # else the first flush of predict would wait for what was written here
             bare, bare_gib = measured(BARE, root)
+            os.sync()
             ours, ours_gib = measured(PREDICT, root)
             masks = [sorted((Path(folder) / kind).glob("*.png")) for kind in ("ours", "bare")]
             differing = sum(a.read_bytes() != b.read_bytes() for a, b in zip(*masks, strict=True))
