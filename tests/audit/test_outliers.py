@@ -12,9 +12,11 @@ from runcard.audit.detectors.outliers import (
     MIN_FOR_OUTLIERS,
     MIN_FOR_POLARITY,
     inverted,
+    is_extreme,
     is_inverted,
     outliers,
     polarity,
+    usual,
 )
 from runcard.audit.detectors.outliers import _edges as edges
 from runcard.datasets.image_mask import LungCT
@@ -70,6 +72,16 @@ def test_later_images_are_compared_with_the_majority_of_earlier_ones(films, slic
     noise = np.random.default_rng(0).integers(0, 256, (40, 64, 64), np.uint8)
     assert polarity(noise) is None
     assert polarity(films[: MIN_FOR_POLARITY - 1]) is None
+
+
+def test_later_images_of_an_extreme_look_are_found(films, slices):
+    for earlier, later in ((films[:40], films[40:]), (slices[:40], slices[:40])):
+        percentiles = usual(earlier)
+        assert not any(is_extreme(thumb, percentiles) for thumb in later)
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+        nearly_black = (later[0] * 0.05).astype(np.uint8)
+        assert all(is_extreme(thumb, percentiles) for thumb in (noise, nearly_black))
+    assert usual(films[: MIN_FOR_OUTLIERS - 1]) is None
 
 
 def test_where_half_are_negatives_or_nothing_is_shared_nobody_is_accused(films):

@@ -17,6 +17,7 @@ from PIL import Image
 
 import runcard
 from runcard.data.preprocessing import place
+from runcard.datasets.image_mask import LungCT
 from runcard.errors import UserError
 from runcard.inference.inputs import find_inputs
 from runcard.inference.predictor import trained_flips
@@ -196,6 +197,16 @@ def test_inverted_images_are_warned_of(trained_runs, predict, tmp_path, depth):
     (line,) = [line for line in out.splitlines() if "inverted" in line]
     assert line.startswith("warning: 3 images with inverted greys relative to training")
     assert line.endswith(": im00, im01, im02")
+
+
+def test_images_of_another_look_are_warned_of(trained_runs, predict, tmp_path):
+    folder = trained_runs / "masks" / "seed0"
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    samples, split = LungCT(["background", "lung"]), json.loads((folder / "split.json").read_text())
+    known = [samples.files[samples.ids.index(member["id"])][0] for member in split["train"][::9]]
+    out = predict(folder, *known, "noise.png", "-o", "out")[1]
+    assert "warning: 1 image of a brightness, contrast or texture far from those of training: noise\n" in out
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from runcard.audit.detectors.outliers import inverted_among_grey, is_inverted, polarity
+from runcard.audit.detectors.outliers import inverted_among_grey, is_extreme, is_inverted, polarity, usual
 from runcard.audit.findings import Finding
 from runcard.data.image_io import file_of, grey_values, ignore_reader_warnings
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, suggest_mask_values
@@ -153,16 +154,27 @@ def profile_of(source: Source, i: int, sample: Sample) -> Profile:
     )
 
 
-def polarity_of(profiles: Sequence[Profile]) -> list[float] | None:
-    """Return what tells inverted images from the grey ones of these; see detectors.outliers.polarity."""
-    thumbs = [profile.thumb for profile in profiles if profile.is_grey]
-    return polarity(np.array(thumbs, np.uint8).reshape(-1, THUMB_PX, THUMB_PX))
+def seen_in(profiles: Sequence[Profile]) -> dict[str, Any]:
+    """Describe images, for later ones: see polarity (of the grey ones) and usual in detectors.outliers."""
+    grey, thumbs = [p.thumb for p in profiles if p.is_grey], [p.thumb for p in profiles]
+    return {"polarity": polarity(_stack(grey)), "usual": usual(_stack(thumbs))}
 
 
-def looks_inverted(image: np.ndarray, weights: Sequence[float]) -> bool:
-    """Whether an image (H, W) or (H, W, 3) uint8 is grey and inverted relative to those of polarity_of."""
+def differences(image: np.ndarray, seen: Mapping[str, Any]) -> Iterator[str]:
+    """Yield "inverted" and "unusual" where an image (H, W) or (H, W, 3) uint8 is so relative to those of seen_in.
+
+    seen may lack what older versions did not record.
+    """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
-    return is_grey(image, grey) and is_inverted(resize_image(grey, THUMB_PX)[..., 0], weights)
+    thumb = resize_image(grey, THUMB_PX)[..., 0]
+    if seen.get("polarity") and is_grey(image, grey) and is_inverted(thumb, seen["polarity"]):
+        yield "inverted"
+    elif seen.get("usual") and is_extreme(thumb, seen["usual"]):
+        yield "unusual"
+
+
+def _stack(thumbs: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array(thumbs, np.uint8).reshape(-1, THUMB_PX, THUMB_PX)
 
 
 def is_grey(image: np.ndarray, grey: np.ndarray) -> bool:

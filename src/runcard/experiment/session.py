@@ -14,7 +14,7 @@ from rich.console import Console
 
 from runcard.audit.audit import audit_before_training, print_findings
 from runcard.audit.findings import as_json
-from runcard.audit.profiles import Profile, polarity_of, profile_of
+from runcard.audit.profiles import Profile, profile_of, seen_in
 from runcard.config.diff import NON_FUNCTIONAL_KEYS, config_hash, flatten
 from runcard.config.schema import Config
 from runcard.console import print_table
@@ -118,7 +118,7 @@ def _describe(setup: ExperimentSetup, built: ModelSummary, profiles: dict[int, P
         "units": setup.units,
         "images": {
             **describe_images([samples.originals[i] for i in split["train"]]),
-            "polarity": polarity_of([profiles[samples.positions[i]] for i in split["train"]]),
+            **seen_in([profiles[samples.positions[i]] for i in split["train"]]),
         },
         "class_counts": count_classes(split, setup.data.classes, samples.labels),
         "left_out": left_out(setup.data.source, samples),

@@ -20,7 +20,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from runcard.audit.profiles import looks_inverted
+from runcard.audit.profiles import differences
 from runcard.console import counted
 from runcard.data.image_io import (
     describe,
@@ -250,8 +250,7 @@ class _Differences:
 
     def __init__(self, predictor: ImagePredictor) -> None:
         self.trained, self.window = predictor.trained_on, predictor.window
-        self.polarity: list[float] | None = self.trained.get("polarity")  # absent in runs of older versions
-        self.inverted: list[str] = []
+        self.looks: dict[str, list[str]] = {"inverted": [], "unusual": []}
         self.kinds: list[str] = []
         self.sizes: list[str] = []
 
@@ -267,8 +266,8 @@ class _Differences:
         if not low[0] / 2 <= width <= 2 * high[0] or not low[1] / 2 <= height <= 2 * high[1]:
             self.sizes.append(f"{read.wanted.name} ({width}×{height})")
         shown = read.image if read.image.dtype == np.uint8 else windowed(read.image, self.window)
-        if self.polarity and looks_inverted(shown, self.polarity):
-            self.inverted.append(read.wanted.name)
+        for difference in differences(shown, self.trained):
+            self.looks[difference].append(read.wanted.name)
 
     def lines(self) -> Iterator[str]:
         """Yield a sentence for each kind of difference."""
@@ -279,11 +278,14 @@ class _Differences:
             sizes = " to ".join(f"{w}×{h}" for w, h in (self.trained["smallest_px"], self.trained["largest_px"]))
             images = counted(len(self.sizes), "image")
             yield f"{images} far from the sizes of training ({sizes} px): {_listed(self.sizes)}"
-        if self.inverted:
+        if inverted := self.looks["inverted"]:
             yield (
-                f"{counted(len(self.inverted), 'image')} with inverted greys relative to training (MONOCHROME1 read as "
-                f"MONOCHROME2?): {_listed(self.inverted)}"
+                f"{counted(len(inverted), 'image')} with inverted greys relative to training (MONOCHROME1 read as "
+                f"MONOCHROME2?): {_listed(inverted)}"
             )
+        if unusual := self.looks["unusual"]:
+            images = counted(len(unusual), "image")
+            yield f"{images} of a brightness, contrast or texture far from those of training: {_listed(unusual)}"
 
 
 def _open(runs: Sequence[Path], options: Options, trust: Sequence[str]) -> ImagePredictor:

@@ -26,6 +26,7 @@ MIN_FOR_OUTLIERS = 20
 MAX_ODD = 0.1  # share of images: with more outliers, the data are of several kinds
 UNUSUAL = 3.75  # deviations above the median distance: exceeded by 5 in 1000 images of clean sets
 EXTREME = 6.0  # deviations of brightness, contrast, roughness or entropy from the median
+PERCENTILES = (0.16, 0.5, 0.84)  # one standard deviation of a normal distribution around the median
 CELLS = 4  # per side; in each, edges are counted by direction
 DIRECTIONS = 6
 STATISTICS_WEIGHT = 0.15  # of a deviation; patterns and edges have length 1
@@ -117,6 +118,21 @@ def outliers(thumbs: np.ndarray) -> list[int]:
     return [int(i) for i in shown[odd]] if odd.mean() <= MAX_ODD else []
 
 
+def usual(thumbs: np.ndarray) -> list[list[float]] | None:
+    """Compute percentiles (3, 4) of the statistics of thumbs (N, H, W) uint8, for later images; None of few thumbs."""
+    shown = _varied(thumbs)
+    if len(shown) < MIN_FOR_OUTLIERS:
+        return None
+    percentiles: list[list[float]] = np.quantile(_statistics(thumbs[shown]), PERCENTILES, axis=0).round(4).tolist()
+    return percentiles
+
+
+def is_extreme(thumb: np.ndarray, percentiles: Sequence[Sequence[float]]) -> bool:
+    """Whether a statistic of a thumb (H, W) uint8 is as far from what usual() has seen as only an outlier's is."""
+    deviations = _in_spreads(_statistics(thumb[None]), np.asarray(percentiles))
+    return bool((np.abs(deviations) > EXTREME).any())
+
+
 def _unusual(features: Array) -> NDArray[np.bool_]:
     """Find (N,) bool: which of features (N, D) lie far from the bulk.
 
@@ -156,7 +172,12 @@ def _deviations(values: Array) -> Array:
     The spread is the distance from the median to the 16th or 84th percentile (one standard deviation of a normal
     distribution), and at least LEAST_SPREAD.
     """
-    low, middle, high = np.quantile(values, [0.16, 0.5, 0.84], axis=0)
+    return _in_spreads(values, np.quantile(values, PERCENTILES, axis=0))
+
+
+def _in_spreads(values: Array, percentiles: Array) -> Array:
+    """Express values (N, …) as deviations from the middle of three percentiles (3, …); see _deviations."""
+    low, middle, high = percentiles
     spread = np.where(values > middle, high - middle, middle - low)
     return np.asarray((values - middle) / np.maximum(spread, LEAST_SPREAD))
 
