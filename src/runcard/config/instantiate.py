@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -121,7 +122,7 @@ def _raised_by(error: Exception) -> str:
 def _refusal(group: str, node: DictConfig | Mapping[str, Any], library: str, error: Exception) -> str:
     """Return what a library said against an argument, with the argument's key and the nearest name that it knows."""
     said = str(error.args[0]) if error.args else type(error).__name__
-    known = locate("timm").list_models() if library == "timm" else re.findall(r"'([^']+)'", said)  # type: ignore[union-attr]
+    known = import_module("timm").list_models() if library == "timm" else re.findall(r"'([^']+)'", said)
     values = {f"{group}.{key}": value for key, value in flatten(node).items() if isinstance(value, str)}
     key, value = next((each for each in values.items() if each[1] and each[1] in said), (group, ""))
     return f"{key}: {textwrap.shorten(said, MAX_SAID, placeholder=' …')}.{did_you_mean(value, known)}"
