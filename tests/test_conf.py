@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from runcard.config.instantiate import build
+from runcard.config.schema import DatasetConfig
 from runcard.data.preprocessing import prepare
 
 CONF = ROOT / "conf"
@@ -77,6 +78,11 @@ def test_composes(group, choice):
     text = (CONF / group / f"{choice}.yaml").read_text()
     assert text.startswith("#"), "a choice says what it is"
     assert len(text.splitlines()) <= 25
+
+
+@pytest.mark.parametrize("choice", [choice for group, choice in CHOICES if group == "dataset"])
+def test_every_dataset_has_the_keys_of_all(choice):
+    assert {*DatasetConfig.model_fields} <= {*compose_config(f"dataset={choice}").dataset}
 
 
 def leaves(node: DictConfig, prefix: str = "") -> list[str]:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from runcard import __version__
 from runcard.console import counted
-from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install
+from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install, runs_below
 
 if TYPE_CHECKING:
     from runcard.compare.analysis import Findings
@@ -303,7 +303,8 @@ def card(
     from runcard.runs.reader import read_run
 
     if not (run / "run.json").exists():
-        raise UserError(f"{run}: no run folder (one has a run.json). Name a folder such as outputs/<name>/<stamp>.")
+        fix = runs_below(run) or " Name a folder such as outputs/<name>/<stamp>."
+        raise UserError(f"{run}: no run folder (one has a run.json).{fix}")
     completed, reason = read_run(run)
     if completed is None:
         raise UserError(f"{run}: {reason}")

@@ -11,11 +11,15 @@ import difflib
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from natsort import natsorted
 
 EXIT_USER_ERROR = 2
 EXTRAS = {"pytorch_grad_cam": "explain", "altair": "report", "vl_convert": "report", "jinja2": "report"}
 EXTRAS |= {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
 EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom"}
+MAX_RUNS_NAMED = 3  # in a message
 NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 
 
@@ -52,6 +56,13 @@ def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     """Return " Did you mean 'x'?" for the closest allowed word, or an empty string where none is close."""
     close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def runs_below(folder: Path) -> str:
+    """Return " Name one of the runs below it: a, b, c and 2 more.", or an empty string where there are none."""
+    found = natsorted(str(file.parent) for file in folder.glob("*/**/run.json"))
+    more = f" and {len(found) - MAX_RUNS_NAMED} more" if len(found) > MAX_RUNS_NAMED else ""
+    return f" Name one of the runs below it: {', '.join(found[:MAX_RUNS_NAMED])}{more}." if found else ""
 
 
 def check_integer(name: str, value: object, minimum: int) -> int:

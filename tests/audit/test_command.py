@@ -19,6 +19,7 @@ from runcard.audit.checks import duplicates as of_copies
 from runcard.audit.checks import masks as of_masks
 from runcard.cli import main
 from runcard.data import image_io
+from runcard.fileio import digest
 
 IMAGE = "Image/film_07.png"
 RUN = ("dataset=lungs", *(o for o in TINY if not o.startswith("dataset.num_images")), "train.epochs=1")
@@ -183,6 +184,20 @@ def test_what_was_left_out_is_no_difference_until_it_is_mended(films, clean, run
     assert audit("--against", str(run)) == (0, "The same images, byte for byte.\n")
     shutil.copy(clean / "Image/film_03.png", films / "Image/film_03.png")
     assert audit("--against", str(run)) == (1, "changed  1 image: film_03\n")
+
+
+def test_an_image_without_a_mask_that_is_allowed_is_on_record(films, run_config, audit, capsys):
+    remove("Mask/film_03.png")(films)
+    config = (*RUN, f"dataset.root={films}", "audit.allow=[unpaired]")
+    run = run_config("run", *config)
+    assert ", 1 left out (audit.allow)" in capsys.readouterr().out
+    (path,) = (films / "Image").glob("film_03.*")
+    assert json.loads((run / "run.json").read_text())["left_out"] == {f"Image/{path.name}": digest([path])}
+    run_config("run", *config)
+    assert "completed before" in capsys.readouterr().out
+    assert audit("--against", str(run)) == (0, "The same images, byte for byte.\n")
+    shutil.copy(films / "Image/film_04.png", path)
+    assert audit("--against", str(run)) == (1, f"changed  1 image: Image/{path.name}\n")
 
 
 def test_an_ambiguous_pair_that_is_allowed_is_left_out(films, run_config):

@@ -190,3 +190,14 @@ def test_what_follows_from_the_loss_is_no_factor(tmp_path):
     runs = find_runs([str(tmp_path)]).runs
     assert runs[0].config["model.out_channels"] != runs[1].config["model.out_channels"]
     assert [factor.key for factor in factors(*runs)] == ["loss"]
+
+
+@pytest.mark.parametrize(("key", "hashed"), [("train.init_from", "init_sha256"), ("model.weights", "weights_sha256")])
+def test_weights_are_known_by_their_hash_and_not_by_their_path(tmp_path, key, hashed):
+    for i, (path, weights) in enumerate((("a", "12"), ("elsewhere/a", "12"), ("a", "34"))):
+        dice = np.linspace(0.8, 0.9 + i / 100, 12)
+        write_run(tmp_path / str(i), seed=i, images={"dice": dice}, config={key: path, hashed: weights})
+    runs = find_runs([str(tmp_path)]).runs
+    assert factors(runs[0], runs[1]) == []
+    assert len(factors(runs[0], runs[2])) == 1
+    assert [[run.seed for run in arm.runs] for arm in group_arms(runs)[0]] == [[0, 1], [2]]

@@ -292,9 +292,9 @@ def test_nan_epochs_before_the_end_are_told_where_a_curve_is_read(tmp_path):
     dice[50] = np.nan
     write_pair(tmp_path, second={"curves": {"val/dice": dice}})
     findings = found_in(tmp_path, threshold=0.8)
-    note = findings.values["loss=dice"]["stability"].note
+    note = findings.values["loss=dice"]["fluctuation of Dice"].note
     assert "val/dice is NaN in epoch 51" in note
-    assert findings.values["loss=dice"]["stability"].mean is None
+    assert findings.values["loss=dice"]["fluctuation of Dice"].mean is None
 
 
 def test_images_without_a_value_are_left_out_of_all_arms_and_counted(tmp_path):
@@ -445,7 +445,7 @@ def test_what_all_folds_of_a_seed_share_is_no_difference_of_the_arms(tmp_path):
     assert one.verdict.word == "cannot tell"
     assert one.p == pytest.approx(welch.pvalue)
     assert one.effect.interval() == pytest.approx(tuple(welch.confidence_interval()))
-    low, high = findings.values["loss=bce"]["dice"].mean.interval()
+    low, high = findings.values["loss=bce"]["Dice"].mean.interval()
     assert low < 0.80 < 0.94 < high
 
 
@@ -471,7 +471,7 @@ def test_out_of_fold_is_the_metric_of_all_folds_images_as_one_set(tmp_path):
     is_aff, decided = np.array(targets) == "AFF", np.array(scores) > 0.5
     assert values["accuracy"] == pytest.approx((is_aff == decided).mean())
     assert values["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(is_aff, scores))
-    assert values["auroc"] != pytest.approx(findings.values[arm.name]["auroc"].mean.estimate, abs=0.01)
+    assert values["auroc"] != pytest.approx(findings.values[arm.name]["AUROC"].mean.estimate, abs=0.01)
     shown = {words: cell(measure, found) for words, measure, (found,) in tabulate_arms(findings, [arm])}
     assert shown["AUROC, out of fold"] == f"{values['auroc']:.3f} (52 images)"
     assert as_json(findings)["arms"][0]["out_of_fold"] == values
@@ -649,8 +649,47 @@ def test_pooled_dice_as_the_monitor_is_described_and_another_metric_compared(tmp
     findings = found_in(tmp_path)
     one = only(findings)
     assert "loss=bce 0.950 (runs 0.950 to 0.950); loss=dice 0.950" in one.verdict.sentence
-    assert findings.values["loss=bce"]["dice_pooled"].note == "(no value per image)"
+    assert findings.values["loss=bce"]["pooled Dice"].note == "(no value per image)"
     assert only(found_in(tmp_path, metric="dice")).verdict.word == "better"
+
+
+# The table of arms
+
+
+def test_arms_that_monitor_different_metrics_share_the_rows_of_one(tmp_path):
+    y = simulate(np.random.default_rng(1), 1, IMAGES)[0][0]
+    images = {"dice": y, "iou": y / (2 - y)}
+    for name, arm, monitor in (("a", BCE, "val/dice"), ("b", DICE, "val/iou")):
+        write_run(tmp_path / name, images=images, **(arm | {"config": arm["config"] | {"metric.monitor": monitor}}))
+    findings = found_in(tmp_path)
+    rows = {words: values for words, _, values in tabulate_arms(findings, findings.arms)}
+    assert len(rows) == len(tabulate_arms(findings, findings.arms)), "no title stands twice"
+    assert [words for words in rows if "IoU" in words and "best epoch" not in words] == ["IoU"]
+    assert all(rows["gap of Dice, validation − training"])
+    assert [bool(value) for value in rows["IoU, best epoch (chosen on these same images)"]] == [False, True]
+
+
+def test_a_measure_of_two_tasks_stands_once_and_a_dynamic_with_its_own_arm(tmp_path):
+    rng = np.random.default_rng(0)
+    write_run(tmp_path / "a", images={"dice": rng.random(12), "accuracy": rng.random(12)})
+    _, images = of_skill(rng, 2.0)
+    write_run(tmp_path / "b", images=images, recorded=BONE, metadata={"bounds": {"accuracy": [0, 1]}})
+    findings = found_in(tmp_path)
+    rows = [(words, [bool(value) for value in values]) for words, _, values in tabulate_arms(findings, findings.arms)]
+    assert len({words for words, _ in rows}) == len(rows)
+    shown = dict(rows)
+    assert shown["accuracy"] == [True, True]
+    assert shown["gap of Dice, validation − training"] == [True, False]
+    assert shown["gap of accuracy, validation − training"] == [False, True]
+    last = as_json(findings)["arms"][1]["last"]
+    assert last["gap"]["title"] == "gap of accuracy, validation − training"
+
+
+def test_equal_values_have_no_interval(tmp_path):
+    write_arm(tmp_path, "a", np.ones((2, 12)))
+    findings = found_in(tmp_path)
+    (measure,) = (each for each in findings.measures if each.key == "dice")
+    assert cell(measure, findings.values[findings.arms[0].name]["Dice"]) == "1.000"
 
 
 # Bounds
@@ -666,7 +705,7 @@ def test_intervals_end_where_a_metric_does(tmp_path):
     assert max(one.measure.difference_interval(one.effect)) == 1
     for arm in findings.arms:
         measure = next(m for m in findings.measures if m.key == "dice")
-        assert measure.mean_interval(findings.values[arm.name]["dice"].mean)[0] >= 0
+        assert measure.mean_interval(findings.values[arm.name]["Dice"].mean)[0] >= 0
     content = as_json(findings)
     assert content["pairs"][0]["difference"]["interval"][1] == 1
     assert all(0 <= x <= 1 for arm in content["arms"] for x in arm["last"]["dice"]["mean"]["interval"])

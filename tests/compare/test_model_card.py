@@ -228,7 +228,7 @@ def test_the_command_prints_or_writes_and_never_overwrites(tmp_path, runcard_com
     code, _, error = runcard_command("card", tmp_path)
     assert (code, error.partition(":")[2]) == (
         2,
-        " no run folder (one has a run.json). Name a folder such as outputs/<name>/<stamp>.\n",
+        f" no run folder (one has a run.json). Name one of the runs below it: {folder}.\n",
     )
     code, _, error = runcard_command("card", write_run(tmp_path / "half", status="interrupted"))
     assert (code, error) == (2, f"{tmp_path / 'half'}: interrupted\n")

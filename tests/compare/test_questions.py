@@ -146,7 +146,11 @@ MISTAKES = [
     ("seeds: [0, 2]", "seeds: [0, a]", "seeds.1 must be an integer >= 0, got 'a'"),
     ("seeds: [0, 2]", "seeds: [1, 1]", r"seeds must be a list of different integers, at least one, got \[1, 1\]"),
     ("seeds: [0, 2]", "seeds: 3", r"seeds must be a list of different integers, at least one, got 3"),
-    ("overrides: [train.epochs=5]", "overrides: train.epochs=5", "overrides must be a list, got 'train.epochs=5'"),
+    (
+        "overrides: [train.epochs=5]",
+        "overrides: train.epochs=5",
+        r"overrides must be a list, got 'train.epochs=5'. Write \[train.epochs=5\].",
+    ),
     ("margin: 0.01", "margin: 0", "margin must be a number > 0, got 0"),
     ("margin: 0.01", "margin: a little", "margin must be a number > 0, got 'a little'"),
     ("one: a/config", "one: 5", "arms.one must be text, got 5"),
@@ -170,6 +174,8 @@ MISTAKES = [
     ("measure: seconds", "of: dice\n    measure: seconds", "questions.1a_time.of: seconds is read from no curve"),
     ("measure: dice", "of: iou\n    measure: dice", "questions.1a_dice.of: dice is read from no curve"),
     ("1a_sooner:", "1a_dice_base:", "questions: two of them would be called 1a_dice_base"),
+    ("margin: 3", "margin:", "questions.1a_time.margin: nothing stands below this key. Fill it, or leave it out."),
+    ("seeds: [0, 2]", "seeds:", "seeds: nothing stands below this key."),
     ("margin: 3", "settled_by: []", "questions.1a_time.settled_by is now controlled_by, in each question."),
 ]
 
@@ -196,6 +202,12 @@ def test_the_former_format_is_answered_with_the_keys_of_now(read):
         read("questions: {1a: {compare: [a, b], ask: {dice: {measure: dice}}, one_at_a_time: {}}}\nunasked: []\n")
     former = [line.split(": ")[1].split()[0] for line in str(caught.value).splitlines()]
     assert former == ["unasked", "questions.1a.ask", "questions.1a.one_at_a_time"]
+
+
+@pytest.mark.parametrize("questions", ["", " {}"])
+def test_a_study_without_questions(read, questions):
+    with pytest.raises(UserError, match=r"study\.yml: questions: nothing stands below this key"):
+        read(STUDY.partition("questions:")[0] + f"questions:{questions}\n")
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "questions: 3"])

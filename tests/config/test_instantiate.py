@@ -112,3 +112,16 @@ def test_number_of_classes_of_pretrained_weights_names_other_ways():
     assert "timm.create_model" in said
     assert "torch.nn.Sequential" in said
     assert len(said.splitlines()) == 2
+
+
+def test_name_that_a_library_does_not_know_is_answered_with_its_key_and_the_nearest():
+    pytest.importorskip("timm", reason="an extra: pip install -e .[zoo]")
+    assert message({"_target_": "timm.create_model", "model_name": "resnet1888"}) == (
+        "model.model_name: Unknown model (resnet1888). Did you mean 'resnet18'?"
+    )
+    pytest.importorskip("segmentation_models_pytorch", reason="an extra: pip install -e .[zoo]")
+    smp = {"_target_": "segmentation_models_pytorch.Unet", "encoder_name": "resnet1888", "encoder_weights": None}
+    said = message(smp, trust=["segmentation_models_pytorch"])
+    assert said.startswith("model.encoder_name: Wrong encoder name `resnet1888`, supported encoders: ")
+    assert said.endswith(" Did you mean 'resnet18'?")
+    assert len(said) < 200

@@ -432,5 +432,11 @@ def test_a_folder_that_cannot_be_extended_is_refused_before_torch_is_loaded(trai
     done = train("train.extend=nowhere", "train.epochs=3")
     assert done.returncode == 2
     assert done.stderr.startswith("train.extend: nowhere is not a run folder: ")
+    for i in range(5):
+        (tmp_path / "sweep" / f"seed={i}").mkdir(parents=True)
+        (tmp_path / "sweep" / f"seed={i}" / "run.json").write_text("{}")
+    done = train("train.extend=sweep", "train.epochs=3")
+    named = "Name one of the runs below it: sweep/seed=0, sweep/seed=1, sweep/seed=2 and 2 more."
+    assert done.stderr.rstrip().endswith(named)
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("outputs/run/*"))

@@ -268,7 +268,8 @@ def test_faults_of_all_images_come_in_one_error():
         prepare(Broken((GREY, 0), (GREY, 0), (GREY, 0)), 8, 1)
     assert str(caught.value) == (
         "0.png: broken. Replace it.\n2.png: broken. Replace it.\n"
-        "runcard audit lists all faults. To train nevertheless, on record: 'audit.allow=[unreadable]'"
+        "runcard audit lists all faults, also those of the checks that follow. "
+        "To train nevertheless, on record: 'audit.allow=[unreadable]'"
     )
 
 
@@ -279,8 +280,9 @@ def test_no_way_past_is_offered_where_no_image_would_be_left():
 
     with pytest.raises(UserError) as caught:
         prepare(AllBroken((GREY, 0), (GREY, 0)), 8, 1)
-    assert (
-        str(caught.value) == "0.png: broken. Replace it.\n1.png: broken. Replace it.\nruncard audit lists all faults."
+    assert str(caught.value) == (
+        "0.png: broken. Replace it.\n1.png: broken. Replace it.\n"
+        "runcard audit lists all faults, also those of the checks that follow."
     )
 
 

@@ -80,10 +80,10 @@ def test_pairs(tmp_path):
 
 WINDOWS = [
     ([0, 65535], "0 to 4095 in files deeper than 8 bits; window 0 to 65535, of which they use 6%: try "
-                 "dataset.window=[0,4095]"),
+                 "'dataset.window=[0,4095]'"),
     ([0, 4095], "0 to 4095 in files deeper than 8 bits; window 0 to 4095"),
     ([4000, 9000], "0 to 4095 in files deeper than 8 bits; window 4000 to 9000, of which they use 2%: try "
-                   "dataset.window=[0,4095]"),
+                   "'dataset.window=[0,4095]'"),
 ]  # fmt: skip
 
 

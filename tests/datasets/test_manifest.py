@@ -96,6 +96,28 @@ def test_columns(table, header, message):
         read("manifest", table(header, ",".join("a" * (header.count(",") + 1))))
 
 
+@pytest.mark.parametrize(
+    ("choice", "text", "message"),
+    [
+        ("manifest", "image,mask\nscans/1.png,scans/1_truth.png", "For masks take dataset=manifest_masks"),
+        (
+            "manifest",
+            "image,label\nscans/1.png,scans/1_truth.png",
+            r"names files, such as scans/1_truth\.png\. Call it",
+        ),
+        ("manifest_masks", "image,mask\nscans/1.png,sick", "names no files, but sick. Call it label, with dataset=man"),
+        ("manifest_masks", "image,label\nscans/1.png,sick", "no label of .* background, foreground. It has sick.\n"),
+        ("manifest", "image;label\nscans/1.png;sick", "its columns are separated by semicolons. Save it with commas"),
+        ("manifest", "image\tlabel\nscans/1.png\tsick", "separated by tabs"),
+        ("manifest", "image;label;spacing\nscans/1.png;sick;0,7", "separated by semicolons"),
+    ],
+)
+def test_the_wrong_columns_or_signs_between_them(table, choice, text, message):
+    with pytest.raises(UserError, match=message) as raised:
+        read(choice, table(*text.split("\n")))
+    assert len(str(raised.value).splitlines()) <= 2
+
+
 def test_a_missing_or_broken_table(table, tmp_path):
     with pytest.raises(UserError, match=r"dataset\.csv=nowhere\.csv: cannot be read: No such file or directory\."):
         read("manifest", Path("nowhere.csv"))

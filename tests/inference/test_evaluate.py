@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -184,6 +185,25 @@ def test_classes_are_matched_by_name(evaluate, runs, tmp_path):
     assert f"the data have the class other, but runs/classes predicts {', '.join(classes)}" in errors
 
 
+def test_other_images_of_the_same_folder_name_have_a_folder_of_their_own(evaluate, runs, hospital, tmp_path):
+    evaluate(runs / "masks", *hospital)
+    shutil.copytree("hospital", "other/hospital")
+    (tmp_path / "other/hospital/Image/p2_5.png").unlink()
+    (tmp_path / "other/hospital/Mask/p2_5.png").unlink()
+    other = [each.replace("root=", "root=other/") for each in hospital]
+    for _ in range(2):
+        code, _, errors = evaluate(runs / "masks", *other)
+        assert (code, errors) == (0, "")
+    first, second = sorted(Path("outputs/evaluations").iterdir())
+    assert first.name == "hospital"
+    assert re.fullmatch("hospital_[0-9a-f]{6}", second.name)
+    assert sorted(path.name for path in second.iterdir()) == ["seed0", "seed1"]
+    assert len(rows(first / "seed0")) == 12
+    assert len(rows(second / "seed0")) == 10
+    assert evaluate(runs / "masks", *hospital)[0] == 0, "known again"
+    assert len(list(Path("outputs/evaluations").iterdir())) == 2
+
+
 def test_mistakes(evaluate, runs, hospital, tmp_path):
     assert "no run is named" in evaluate("dataset=lung_ct")[2]
     assert "dataset.split.group_regex=^(p.)" in evaluate(runs / "masks", "dataset.split.group_regex=^(p.)")[2]
@@ -201,7 +221,7 @@ def test_mistakes(evaluate, runs, hospital, tmp_path):
     )
     assert "cannot be evaluated together" in evaluate(runs / "masks" / "seed0", runs / "classes")[2]
     assert (
-        "Where they mean the same: dataset.classes=[background,lung]"
+        "Where they mean the same: 'dataset.classes=[background,lung]'"
         in evaluate(runs / "masks", *(each for each in hospital if each != NAMED))[2]
     )
     (tmp_path / "hospital" / "Image" / "p9.png").write_bytes(b"no image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -113,12 +114,32 @@ def test_a_file_that_disagrees_is_not_written(trained_runs, runcard_command, mon
     assert not (tmp_path / "model.pt2").exists()
 
 
+def test_no_file_is_replaced_and_none_is_called_another_format(trained_runs, runcard_command, tmp_path):
+    run = trained_runs / "classes"
+    (tmp_path / "model.onnx").write_bytes(b"precious")
+    code, _, errors = runcard_command("export", run, "-o", "model.onnx")
+    assert (code, errors) == (2, "model.onnx: is there already. Name another file.\n")
+    assert (tmp_path / "model.onnx").read_bytes() == b"precious"
+    code, _, errors = runcard_command("export", run, "-o", "model.pt2")
+    assert code == 2
+    assert errors == "--output=model.pt2: does not end in .onnx, which --format=onnx writes. Change one of them.\n"
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_torch_warns_of_nothing(trained_runs, runcard_command, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert runcard_command("export", trained_runs / "classes", "--format", "pt2", "-o", "model.pt2")[0] == 0
+
+
 def test_mistakes(trained_runs, runcard_command, images, tmp_path):
     assert (
         "--format must be one of onnx, pt2, safetensors"
         in runcard_command("export", trained_runs / "classes", "--format", "tf", "-o", "x")[2]
     )
     assert "no run with trained weights" in runcard_command("export", tmp_path, "-o", "x")[2]
+    named = f"Name one of the runs below it: {trained_runs / 'masks' / 'seed0'}, {trained_runs / 'masks' / 'seed1'}.\n"
+    assert runcard_command("export", trained_runs / "masks", "-o", "x")[2].endswith(named)
     (tmp_path / "damaged.onnx").write_bytes(b"no model")
     assert "damaged.onnx: cannot be read as ONNX" in runcard_command("predict", "damaged.onnx", images, "-o", "out")[2]
     import onnx

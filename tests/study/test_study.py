@@ -17,6 +17,7 @@ from folders import RecordedConfig, write_run
 from omegaconf import OmegaConf
 
 from runcard.errors import UserError
+from runcard.fileio import sha256
 from runcard.runs.environment import code_hash
 from runcard.study import runner as study
 from runcard.study.runner import StudyRun, run_study
@@ -147,6 +148,23 @@ def test_runs_of_other_images_or_code_are_told(launched, house, capsys):
     (again, _) = launched(*given, f"dataset.root={house / 'here'}", "overwrite=true")
     assert again[:2] == ["seed=2", "experiment=lab4/task4a"], "what is of this code and these images stays"
     assert " here w" not in capsys.readouterr().out
+
+
+def test_runs_from_other_weights_under_the_same_path_are_told(launched, house, capsys):
+    file = house / "weights.safetensors"
+    file.write_bytes(b"first")
+    start = f"train.init_from={file}"
+    write(house / "outputs/two/a", start, config={"init_sha256": sha256(file)}, session={"code": code_hash()})
+    given = ("seeds=0", "questions=width_dice", "name=two", start)
+    launched(*given)
+    assert "other weights" not in capsys.readouterr().out
+    file.write_bytes(b"second")
+    launched(*given)
+    words = f"1 run here was made from other weights than {file} has now: overwrite=true runs them again\n"
+    assert words in capsys.readouterr().out
+    file.unlink()
+    launched(*given)
+    assert "other weights" not in capsys.readouterr().out
 
 
 def test_asking_less_afterwards_takes_nothing_back(launched, house):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from conftest import TINY, build_setup, compose_config
@@ -60,7 +62,8 @@ def test_layers_that_do_not_fit_are_left_out_as_the_message_says(origin):
     start = (*SIDES, f"train.init_from={origin}")
     with pytest.raises(UserError) as raised:
         state(*start)
-    first, shapes = str(raised.value).splitlines()
+    first, keys, shapes = str(raised.value).splitlines()
+    assert keys == "config: model.out_channels (1 there, 3 here)"
     assert first == (
         f"train.init_from: {origin}/checkpoints/best.safetensors does not fit the model. To leave these layers out of "
         "it: 'train.init_without=[head]'"
@@ -71,7 +74,7 @@ def test_layers_that_do_not_fit_are_left_out_as_the_message_says(origin):
         assert torch.equal(started[name], fresh[name] if name.startswith("head.") else trained)
 
 
-def test_every_tensor_that_does_not_fit_is_named(tmp_path):
+def test_tensors_that_do_not_fit_are_named(tmp_path):
     model, other = layers(), layers()
     other[0][1] = nn.Identity()
     other.add_module("2", nn.Linear(1, 1))
@@ -80,10 +83,19 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path):
         load_initial_weights(model, tmp_path / "other.safetensors")
     first, absent, unknown = str(raised.value).splitlines()
     assert first.endswith("'train.init_without=[0.1,2]'")
-    names = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    assert absent == f"not in the file: {', '.join(f'0.1.{name}' for name in names)}"
+    assert absent == "not in the file: 0.1.weight, 0.1.bias, 0.1.running_mean and 2 more"
     assert unknown == "not in the model: 2.bias, 2.weight"
     load_initial_weights(model, tmp_path / "other.safetensors", ["0.1", "2"])
+
+
+def test_another_width_is_reported_by_its_key_and_three_tensors(origin):
+    with pytest.raises(UserError) as raised:
+        state("model.base=8", f"train.init_from={origin}")
+    first, keys, shapes = str(raised.value).splitlines()
+    assert first.endswith("layers differ. Give the model the same keys, or leave layers out: train.init_without")
+    assert keys == "config: model.base (4 there, 8 here)"
+    assert shapes.count(" there, ") == 3
+    assert re.search(r" and \d+ more$", shapes)
 
 
 def test_a_mistake_is_reported_before_the_data_are_decoded(origin, tmp_path, monkeypatch):
@@ -99,6 +111,10 @@ def test_a_mistake_is_reported_before_the_data_are_decoded(origin, tmp_path, mon
     assert said("train.init_from=nowhere") == (
         "train.init_from: nowhere: no such file. Name a run folder, or a file of weights in that format."
     )
+    assert said(f"train.init_from={origin.parent}").endswith(
+        f": no such file. Name one of the runs below it: {origin}."
+    )
+    assert said("train.freeze=encoder") == "train.freeze must be a list, got 'encoder'. Write [encoder]."
     assert "pickled.pth: not a .safetensors file" in said(f"train.init_from={tmp_path / 'pickled.pth'}")
     assert "damaged.safetensors: weights cannot be read" in said(f"train.init_from={tmp_path / 'damaged.safetensors'}")
     assert "no tensor of it fits the model" in said(
@@ -145,6 +161,14 @@ def test_other_weights_under_the_same_path_are_another_run(origin, run_config, t
     save_file({name: 2 * tensor for name, tensor in weights_of(origin).items()}, file)
     with pytest.raises(UserError, match=r"holds another run, which differs in init_sha256"):
         run_config("run", *start)
+
+
+def test_the_initial_weights_are_hashed_once(origin, run_config, monkeypatch):
+    hashed = []
+    for module in ("runcard.experiment.run", "runcard.experiment.setup"):
+        monkeypatch.setattr(f"{module}.sha256", lambda path: hashed.append(path) or sha256(path))
+    run_config("run", *TINY, "train.epochs=1", "train.pictures=0", f"train.init_from={origin}")
+    assert len(hashed) == 1
 
 
 def test_frozen_layers_neither_move_nor_drop_and_the_rest_trains(run_config):

@@ -31,7 +31,7 @@ from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
 from runcard.console import counted, print_table
 from runcard.data.datamodule import open_source
-from runcard.data.preprocessing import digest_or_none, read_sample
+from runcard.data.preprocessing import digest_or_none, read_sample, unpaired
 from runcard.data.source import Source
 from runcard.data.splits import data_fingerprint
 from runcard.data.summary import summary_rows
@@ -103,10 +103,14 @@ def audit_against(
     recorded = _recorded(run / "split.json") | left_out
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]
+    alone = unpaired(source)
     differing = {
         "added": [name for name in source.ids if name not in recorded],
-        "removed": [name for name in recorded if name not in position],
-        "changed": [name for name in shared if recorded[name] not in (None, digest_or_none(source, position[name]))],
+        "removed": [name for name in recorded if name not in position and name not in alone],
+        "changed": [
+            *(name for name in shared if recorded[name] not in (None, digest_or_none(source, position[name]))),
+            *(name for name in alone if recorded.get(name) not in (None, alone[name])),
+        ],
     }
     lines = [
         f"{kind:<8} {counted(len(ids), 'image')}: {shortened(ids, MAX_DIFFERENCES_SHOWN)}"

@@ -35,7 +35,7 @@ class Findings:
     study: Study | None
     arms: tuple[Arm, ...]
     measures: tuple[Measure, ...]  # the rows of the table of arms, primary first
-    values: Mapping[str, Mapping[str, Value]]  # arm name -> measure key -> value
+    values: Mapping[str, Mapping[str, Value]]  # arm name -> measure title -> value
     out_of_fold: Mapping[str, Mapping[str, float]]  # arm name -> metric -> see endpoints.out_of_fold; {} without folds
     best: Mapping[str, Value]  # arm name -> the monitored metric at the best epoch: see best_title
     answers: tuple[Answer, ...]
@@ -54,19 +54,26 @@ def find(
 ) -> Findings:
     """Answer the questions from the runs of these arms; left_out names the runs that do not count.
 
-    metric: the first in the table of arms, which shows its dynamics too; None: the one that each arm monitors.
+    metric: the first in the table of arms, which shows its dynamics too; None: the one that the first arm monitors. An
+    arm that does not measure it has the one that it monitors itself.
     """
-    tables = {arm.name: _values(arm, metric or monitored(arm), questions) for arm in arms}
     losses = {str([(k, v) for k, v in arm.first.config.items() if k.startswith("loss.")]) for arm in arms}
     written = {"loss": "loss, of each its own"} if len(losses) > 1 else {}
+    tables = {}
+    measures: dict[str, Measure] = {}
+    for arm in arms:
+        shown = metric or monitored(arms[0])
+        shown = shown if endpoints.is_measured(arm.first, shown) else monitored(arm)
+        table = _values(arm, shown, questions)
+        tables[arm.name] = {written.get(m.key, m.title): value for m, value in table.items()}
+        for m in table:
+            measures.setdefault(m.title, replace(m, title=written.get(m.key, m.title)))
     margins = [question.margin for question in questions if question.margin is not None]
     return Findings(
         study=study,
         arms=tuple(arms),
-        measures=tuple(
-            dict.fromkeys(replace(m, title=written.get(m.key, m.title)) for table in tables.values() for m in table)
-        ),
-        values={name: {measure.key: v for measure, v in table.items()} for name, table in tables.items()},
+        measures=tuple(measures.values()),
+        values=tables,
         out_of_fold={arm.name: endpoints.out_of_fold(arm) for arm in arms},
         best={arm.name: metric_value(arm, monitored(arm), "best") for arm in arms},
         answers=tuple(answer(questions, arms)),

@@ -8,6 +8,8 @@ from typing import Any
 
 from runcard.runs.run import Run
 
+WEIGHTS = {"weights_sha256": "model.weights", "init_sha256": "train.init_from"}  # hash of a file -> key that names it
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -36,9 +38,11 @@ class Arm:
 def same_config(run: Run) -> tuple[Any, ...]:
     """Return what an arm's runs share: config (except seed, fold, train.extend), data and, without folds, split.
 
-    A key that is null is as good as absent: in runs from before there was such a key.
+    A key that is null is as good as absent: in runs from before there was such a key. Weights are known by their hash,
+    wherever the file lies.
     """
     apart = {"seed", "train.extend"} | ({"dataset.split.fold"} if run.is_fold else set())
+    apart |= {key for hashed, key in WEIGHTS.items() if hashed in run.config}
     config = {k: v for k, v in run.config.items() if k not in apart and v is not None}
     shared = json.dumps(config, sort_keys=True, default=str)
     return shared, run.metadata["data"]["hash"], "" if run.is_fold else run.metadata["data"]["split_hash"]

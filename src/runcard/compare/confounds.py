@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from runcard.compare.arms import Arm, same_config
+from runcard.compare.arms import WEIGHTS, Arm, same_config
 from runcard.config.diff import flatten
 from runcard.runs.run import Run
 
@@ -45,10 +45,11 @@ def factors(first: Run, second: Run) -> list[Factor]:
     keys = [k for k in sorted(a.keys() | b.keys()) if k not in OF_RUNS and a.get(k) != b.get(k)]
     derived = _derived_keys(first.folder) & _derived_keys(second.folder)
     keys = [k for k in keys if not k.startswith("metric.scores.") and k not in derived]
-    if "model.weights" in keys or _replaced("model.weights", first, second):
-        keys = [key for key in keys if key != "weights_sha256"]  # of the file that model.weights names
-    if "train.init_from" in keys:
-        keys = [key for key in keys if key != "init_sha256"]
+    for hashed, name in WEIGHTS.items():
+        if hashed in a and a[hashed] == b.get(hashed):
+            keys = [key for key in keys if key != name]  # the same weights at another path
+        elif name in keys or _replaced(name, first, second):
+            keys = [key for key in keys if key != hashed]
     found: dict[str, Factor] = {}
     for key in keys:
         name = _replaced(key, first, second) or key

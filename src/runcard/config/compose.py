@@ -18,7 +18,7 @@ from yaml import YAMLError
 from runcard.config.diff import flatten
 from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.config.project import CONF, use_project
-from runcard.errors import UserError
+from runcard.errors import UserError, runs_below
 
 PLACES = ("run_dir=", "name=", "overwrite=", "train.extend=")  # overrides that say where a run is kept
 
@@ -78,7 +78,8 @@ def read_saved_config(folder: Path, key: str) -> SavedConfig:
         overrides: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
         choices = json.loads((folder / "run.json").read_text(encoding="utf-8"))["choices"]
     except OSError as error:
-        raise UserError(f"{key}: {folder} is not a run folder: {error.filename}: {error.strerror}.") from None
+        what = f"{folder} is not a run folder: {error.filename}: {error.strerror}."
+        raise UserError(f"{key}: {what}{runs_below(folder)}") from None
     except (ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{key}: {folder}: its saved config cannot be read ({str(error).splitlines()[0]}).") from None
     assert isinstance(config, DictConfig)

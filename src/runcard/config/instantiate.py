@@ -6,10 +6,12 @@ import inspect
 import os
 import re
 import socket
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 from pydoc import locate
 from typing import Any
@@ -28,12 +30,14 @@ TRUSTED = (
     *("torchmetrics", "albumentations"),
 )
 MISTAKES = (InstantiationException, UserError, ValueError, ImportError, UserWarning, TypeError)  # of arguments
+MAX_SAID = 120  # characters of a library's own message
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.gaierror, HTTPException)
 NEW_HEAD = (
     "pretrained weights have classes of their own.\nFor a new head take timm.create_model with pretrained: true and "
     "num_classes: ${derived.out_channels}, or put a torch.nn.Linear behind the model in a torch.nn.Sequential: see "
     "docs/how-to.md, pretrained weights of a library."
 )
+LIBRARIES = ("timm", "segmentation_models_pytorch", "monai")  # whose own refusals are mistakes in the config
 HTTP_CLIENTS = ("urllib", "urllib3", "requests", "httpx", "httpcore", "aiohttp", "huggingface_hub")
 
 
@@ -76,6 +80,8 @@ def build(
     except Exception as error:
         if _is_failed_download(error):
             raise UserError(_download_hint(group, node, error)) from None
+        if isinstance(error, (RuntimeError, KeyError)) and (library := _raised_by(error)) in LIBRARIES:
+            raise UserError(_refusal(group, node, library, error)) from None
         if not isinstance(error, MISTAKES) or (isinstance(error, TypeError) and not _is_wrong_call(error)):
             raise  # a bug within the object
         said = "\n".join([str(error), *getattr(error, "__notes__", ())])
@@ -105,6 +111,21 @@ def _is_failed_download(error: BaseException) -> bool:
         or package in HTTP_CLIENTS
         or (error.__cause__ is not None and _is_failed_download(error.__cause__))
     )
+
+
+def _raised_by(error: Exception) -> str:
+    """Return the package whose code raised error itself."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _refusal(group: str, node: DictConfig | Mapping[str, Any], library: str, error: Exception) -> str:
+    """Return what a library said against an argument, with the argument's key and the nearest name that it knows."""
+    said = str(error.args[0]) if error.args else type(error).__name__
+    known = import_module("timm").list_models() if library == "timm" else re.findall(r"'([^']+)'", said)
+    values = {f"{group}.{key}": value for key, value in flatten(node).items() if isinstance(value, str)}
+    key, value = next((each for each in values.items() if each[1] and each[1] in said), (group, ""))
+    return f"{key}: {textwrap.shorten(said, MAX_SAID, placeholder=' …')}.{did_you_mean(value, known)}"
 
 
 def _download_hint(group: str, node: DictConfig | Mapping[str, Any], error: BaseException) -> str:

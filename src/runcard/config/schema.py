@@ -291,7 +291,8 @@ def _line(fault: ErrorDetails, section: type[Section]) -> str:
     text = re.sub(r"a dictionary\b.*", "a group of keys", text)
     if choices:
         text = f"must be one of {', '.join(choices)}"
-    return f"{key} {text}, got {value!r}.{did_you_mean(value, choices)}".lstrip()
+    hint = f" Write [{value}]." if fault["type"] == "list_type" and isinstance(value, str) else ""
+    return f"{key} {text}, got {value!r}.{hint}{did_you_mean(value, choices)}".lstrip()
 
 
 def _keys(section: type[Section], place: Sequence[int | str]) -> list[str]:

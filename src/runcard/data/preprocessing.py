@@ -84,7 +84,7 @@ def prepare(
         way = (
             allow_hint(allowed, (fault.check for fault in forbidden)) if positions else ""
         )  # else nothing would remain
-        audit = f"runcard audit lists all faults. {way}".rstrip()
+        audit = f"runcard audit lists all faults, also those of the checks that follow. {way}".rstrip()
         raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, audit]))
     if not positions:
         raise UserError("There is no image left that could be read: see audit.allow.")
@@ -160,7 +160,19 @@ def read_only(array: np.ndarray) -> np.ndarray:
 def left_out(source: Source, samples: Samples) -> dict[str, str | None]:
     """Return the ids of what was left out, each with a hash of its files; None where they cannot be read."""
     kept = set(samples.positions)
-    return {source.ids[i]: digest_or_none(source, i) for i in range(len(source)) if i not in kept}
+    return {source.ids[i]: digest_or_none(source, i) for i in range(len(source)) if i not in kept} | unpaired(source)
+
+
+def unpaired(source: Source) -> dict[str, str | None]:
+    """Return a hash of each image or mask that has no partner, by its path in the data's folder: these have no id."""
+    found: dict[str, str | None] = {}
+    for path in (Path(fault.place) for fault in source.faults if fault.check == "unpaired"):
+        name = path.relative_to(source.on_disk.location) if source.on_disk else path
+        try:
+            found[name.as_posix()] = digest([path])
+        except OSError:
+            found[name.as_posix()] = None
+    return found
 
 
 def digest_or_none(source: Source, i: int) -> str | None:

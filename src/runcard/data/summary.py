@@ -105,4 +105,4 @@ def _values(originals: Sequence[Original], disk: OnDisk) -> str:
     used = (min(high, white) - max(low, black)) / (white - black)
     if used >= LITTLE_OF_WINDOW or low == high:
         return text
-    return f"{text}, of which they use {max(used, 0):.0%}: try dataset.window=[{low:g},{high:g}]"
+    return f"{text}, of which they use {max(used, 0):.0%}: try 'dataset.window=[{low:g},{high:g}]'"

@@ -116,7 +116,7 @@ def _class_names(tops: list[Path]) -> list[str]:
         shown = ", ".join(path.name for path in list_images(tops[0])[:2])
         raise UserError(
             f"dataset.classes: {tops[0]} holds flat files ({shown}, …), so the classes must be named, each by a part "
-            "of its files' names: dataset.classes=[Mel,Nev], say."
+            "of its files' names: 'dataset.classes=[Mel,Nev]', say."
         )
     return natsorted(names.values())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from runcard.data.image_io import FULL_WINDOW, OnDisk, check_window, read_image, read_mask, slices
+from runcard.data.image_io import FULL_WINDOW, OnDisk, check_window, is_image, read_image, read_mask, slices
 from runcard.data.medical_io import Spacing, to_spacing
 from runcard.data.source import Source
 from runcard.datasets.layouts import SPLIT_FOLDERS
@@ -16,6 +16,7 @@ from runcard.errors import DataError, UserError, check_names, did_you_mean
 from runcard.fileio import read_csv
 
 COLUMNS = ("image", "mask", "label", "patient", "split", "spacing")
+MAX_LABELS_NAMED = 5  # in a message
 OPTIONAL = ("spacing",)  # columns whose cells may be empty
 SPLITS = {name: part for part, names in SPLIT_FOLDERS.items() for name in names}
 
@@ -44,8 +45,12 @@ class Manifest(Source):
         self.mask_values = None if mask_values is None else list(mask_values)
         names = columns["label"] if classes is None and self.kind == "label" else classes
         if names is None:
-            raise ValueError("classes must be the names of the mask's classes, [background,lesion], got null")
+            raise ValueError(
+                "classes must be the names of the mask's classes, [background,lesion], got null. For masks take "
+                "dataset=manifest_masks, which has names and metrics of masks"
+            )
         self.classes = natsorted(set(names)) if classes is None else check_names("classes", classes)
+        _check_classes(table, columns, self.classes)
         self.faults: list[DataError] = []
         self.ids, self.targets = [], list[int]()
         self._paths: list[tuple[Path, ...]] = []
@@ -109,9 +114,22 @@ class Manifest(Source):
         return f"nearest of {', '.join(map(str, self.mask_values))}" if self.mask_values else "class indices"
 
 
+def _check_classes(table: Path, columns: dict[str, list[str]], classes: Sequence[str]) -> None:
+    """Raise UserError where no label is a class, as with the classes of dataset=manifest_masks."""
+    labels = natsorted(set(columns.get("label", classes)))
+    if not {*labels} & {*classes}:
+        more = ", …" if len(labels) > MAX_LABELS_NAMED else ""
+        raise UserError(
+            f"dataset.classes: no label of {table} is one of {', '.join(classes)}. It has "
+            f"{', '.join(labels[:MAX_LABELS_NAMED])}{more}.\ndataset=manifest is for a column label and takes the "
+            "classes from it, dataset=manifest_masks for a column mask."
+        )
+
+
 def _read(table: Path) -> dict[str, list[str]]:
     """Return the columns of the table that are read. Raises UserError where one is missing."""
     try:
+        _check_separator(table)
         header, rows = read_csv(table)
     except OSError as error:
         raise UserError(f"dataset.csv={table}: cannot be read: {error.strerror}.") from None
@@ -123,4 +141,20 @@ def _read(table: Path) -> dict[str, list[str]]:
         close = "".join(did_you_mean(name, COLUMNS) for name in header if name not in COLUMNS)
         what = f"needs a column image and one of mask and label, has {', '.join(header)}"
         raise UserError(f"dataset.csv={table}: {what}.{close}")
+    if files := [name for name in columns.get("label", ()) if is_image(Path(name).name)]:
+        what, fix = f"the column label names files, such as {files[0]}", "Call it mask, with dataset=manifest_masks."
+        raise UserError(f"dataset.csv={table}: {what}. {fix}")
+    cells = [name for name in columns.get("mask", ()) if name.strip()]
+    if cells and not any(Path(name).suffix or (table.parent / name).is_file() for name in cells):
+        what, fix = f"the column mask names no files, but {cells[0]}", "Call it label, with dataset=manifest."
+        raise UserError(f"dataset.csv={table}: {what}. {fix}")
     return columns
+
+
+def _check_separator(table: Path) -> None:
+    with table.open(encoding="utf-8") as file:
+        header = file.readline()
+    for sign, name in ((";", "semicolons"), ("\t", "tabs")):
+        if sign in header and "," not in header:
+            fix = "Save it with commas, and decimals with a point."
+            raise UserError(f"dataset.csv={table}: its columns are separated by {name}. {fix}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from runcard.data.preprocessing import digest_or_none
+from runcard.data.preprocessing import digest_or_none, unpaired
 from runcard.data.source import Source
 from runcard.data.splits import data_fingerprint
 from runcard.runs.environment import code_hash
@@ -35,7 +35,7 @@ def is_run_of(recorded: dict[str, Any], source: Source, folder: Path) -> bool:
         ids = {part: [member["id"] for member in members] for part, members in split_json.items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
-    digests = {name: digest_or_none(source, i) for i, name in enumerate(source.ids)}
+    digests = {name: digest_or_none(source, i) for i, name in enumerate(source.ids)} | unpaired(source)
     kept = [name for name in digests if name not in left_out]
     positions = {name: i for i, name in enumerate(kept)}
     if "weights_sha256" in recorded["config"] or {*chain(*ids.values()), *left_out} != {*digests}:

@@ -30,7 +30,9 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     source = open_source(config.dataset, config.trust, choices.get("dataset"))
     unknown = [key for key, value in flatten(plain).items() if UNKNOWN in str(value)]
     if config.train.init_from:
-        plain["init_sha256"] = sha256(weights_file(config.train.init_from))
+        weights = weights_file(config.train.init_from)
+        if (folder / "run.json").exists():  # else the setup alone hashes the file
+            plain["init_sha256"] = sha256(weights)
     recorded = recorded_run(folder, plain, choices, [*unknown, "weights_sha256"], config.overwrite)
     if recorded.get("status") == "completed" and is_run_of(recorded, source, folder):
         return report_recorded(folder, recorded, console)

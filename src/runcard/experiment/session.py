@@ -130,7 +130,9 @@ def _announce(
 ) -> None:
     """Print what is about to be trained, and where."""
     counts = ", ".join(f"{len(members)} {part}" for part, members in setup.data.split.items() if members)
-    if lost := len(setup.data.source) - len(setup.data.samples.ids):
+    source = setup.data.source
+    lost = len(source) - len(setup.data.samples.ids) + sum(fault.check == "unpaired" for fault in source.faults)
+    if lost:
         counts += f", {lost} left out (audit.allow)"
     dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
     console.print(folder, style="bold")

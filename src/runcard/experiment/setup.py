@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,7 +107,7 @@ def make_setup(
     _derive(cfg, config, source)
     with forked(seed, "weights"):
         model = build("model", to_plain(cfg.model), trust, choices.get("model"))
-    origin = _load_weights(model, train)
+    origin = _load_weights(model, train, to_plain(cfg.model))
     freeze(model, train.freeze or [])
     data = read_data(source, config.dataset, config.audit.allow, look)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
@@ -186,14 +187,14 @@ def _derive(cfg: DictConfig, config: Config, source: Source) -> None:
     cfg.derived.image_size_px = config.dataset.image_size_px
 
 
-def _load_weights(model: nn.Module, train: TrainConfig) -> dict[str, str]:
-    """Load what the model starts from; return the SHA-256 of each file, under the key that the config has it by."""
+def _load_weights(model: nn.Module, train: TrainConfig, node: Mapping[str, Any]) -> dict[str, str]:
+    """Load what the model, of this node, starts from; return the SHA-256 of each file, by its key in the config."""
     hashes = {}
     if isinstance(model, Pretrained) and (pretrained := model.load_pretrained_weights()):
         hashes["weights_sha256"] = pretrained
     if train.init_from:
         file = weights_file(train.init_from)
-        load_initial_weights(model, file, train.init_without or [])
+        load_initial_weights(model, file, train.init_without or [], node)
         hashes["init_sha256"] = sha256(file)
     return hashes
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ from runcard.errors import UserError
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
 from runcard.fileio import digest, write_figure
-from runcard.runs.reader import read_run
+from runcard.runs.reader import read_metadata, read_run, run_folders
 from runcard.runs.run import Run
 from runcard.runs.writer import log_evaluation, write_evaluation
 from runcard.stats.calibration import Calibration
@@ -114,7 +118,7 @@ def evaluate_runs(
                 "cannot be evaluated together. Name the images: dataset=… dataset.root=…"
             )
         fingerprint = data["hash"]
-        place = place or OUTPUT / images.name
+        place = place or _default_folder(images.name, fingerprint)
         folder = place / _name(own.folder, trained)
         if not _is_done(folder, own, data):
             console.print(f"{number + 1} of {len(trained)}  {own.folder}: {len(images.chosen)} images")
@@ -131,6 +135,15 @@ def _name(folder: Path, runs: Sequence[Run]) -> str:
     """Name a run's evaluation by the part of its folder's path that the runs do not share."""
     shared = os.path.commonpath([run.folder.absolute().parent for run in runs])
     return "_".join(folder.absolute().relative_to(shared).parts)
+
+
+def _default_folder(name: str, data_hash: str) -> Path:
+    """Return the folder for data of this name; with a part of their hash where other data of the name were there."""
+    there = set()
+    for folder in run_folders(OUTPUT / name):
+        with suppress(ValueError, LookupError, TypeError):
+            there.add(read_metadata(folder)["data"]["hash"])
+    return OUTPUT / (name if there <= {data_hash} else f"{name}_{data_hash[:6]}")
 
 
 def _is_done(folder: Path, own: Run, data: dict[str, str]) -> bool:
@@ -215,7 +228,9 @@ def _class_indices(classes: Sequence[str], dataset: DatasetConfig, run: SavedRun
     if unknown := [name for name in classes if name not in known]:
         what = f"the data have the class {', '.join(unknown)}, but {run.folder} predicts {', '.join(known)}."
         same = len(classes) == len(known) and "classes" in dataset.node
-        fix = f"dataset.classes=[{','.join(known)}]" if same else "name the folders as the run's"
+        names = [name if re.fullmatch(r"[\w.-]+", name) else json.dumps(name, ensure_ascii=False) for name in known]
+        fix = shlex.quote(f"dataset.classes=[{','.join(names)}]")
+        fix = fix if same else "name the folders as the run's"
         raise UserError(f"dataset: {what}\nWhere they mean the same: {fix}")
     return np.array([known.index(name) for name in classes])
 

@@ -120,6 +120,12 @@ def export_run(folder: Path, kind: str, output: Path, root: Path | None, trust: 
     The file is computed on the run's validation images and compared with PyTorch; the result is written into it. Raises
     UserError where they disagree; nothing is then written.
     """
+    if output.suffix not in ("", f".{kind}"):
+        raise UserError(
+            f"--output={output}: does not end in .{kind}, which --format={kind} writes. Change one of them."
+        )
+    if output.exists():
+        raise UserError(f"{output}: is there already. Name another file.")
     run = open_run(folder, trust)
     run.model.cpu().float()
     run.record["sessions"][-1]["precision"] = "32-true"  # compared in the precision of the file
@@ -189,7 +195,9 @@ def _pt2(exported: Exported) -> tuple[Compute, ToBytes]:
 
     def to_bytes(metadata: str) -> bytes:
         content = io.BytesIO()
-        torch.export.save(program, content, extra_files={METADATA: metadata})
+        with warnings.catch_warnings():  # harmless: the weights lie on the CPU
+            warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
+            torch.export.save(program, content, extra_files={METADATA: metadata})
         return content.getvalue()
 
     return compute, to_bytes

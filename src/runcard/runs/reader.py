@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from natsort import natsorted
 
-from runcard.errors import UserError
+from runcard.errors import UserError, runs_below
 from runcard.fileio import read_csv
 from runcard.runs.run import PROBABILITY, Run
 from runcard.runs.schema import SCHEMA_VERSION, CompletedRun, faults
@@ -93,7 +93,8 @@ def weights_file(name: str) -> Path:
     file = path / "checkpoints" / "best.safetensors" if path.is_dir() else path
     if file.suffix != ".safetensors" or not file.is_file():
         fault = "not a .safetensors file" if file.is_file() else "no such file"
-        raise UserError(f"train.init_from: {file}: {fault}. Name a run folder, or a file of weights in that format.")
+        fix = runs_below(path) or " Name a run folder, or a file of weights in that format."
+        raise UserError(f"train.init_from: {file}: {fault}.{fix}")
     return file
 
 

@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from runcard.config.diff import Config, differing_keys
-from runcard.errors import UserError
+from runcard.errors import UserError, runs_below
 from runcard.fileio import atomic_write, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.reader import read_metadata
@@ -171,7 +171,7 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
     """
     path = parent / "run.json"
     if not path.exists() or not (parent / "checkpoints" / "last.ckpt").exists():
-        raise UserError(f"train.extend: {parent} is not a run folder with a checkpoint.")
+        raise UserError(f"train.extend: {parent} is not a run folder with a checkpoint.{runs_below(parent)}")
     content = json.loads(path.read_text(encoding="utf-8"))
     differing = differing_keys(content["config"], config, but=("train.epochs", "train.extend"))
     differing += ["the data"] * (content["data"] != data)

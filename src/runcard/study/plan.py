@@ -19,7 +19,8 @@ from runcard.config.hydra_errors import as_message
 from runcard.config.schema import parse_config
 from runcard.config.sweep import folder_name
 from runcard.errors import UserError, did_you_mean
-from runcard.runs.reader import read_metadata, read_run, run_folders
+from runcard.fileio import sha256
+from runcard.runs.reader import read_metadata, read_run, run_folders, weights_file
 from runcard.runs.schema import StartedRun, faults
 
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
@@ -51,6 +52,10 @@ class ArmConfig:
         there, here = metadata["config"]["dataset"].get("root"), OmegaConf.select(self.config, "dataset.root")
         if there and here and Path(str(there)).resolve() != Path(here).resolve():
             yield f"made of the images in {there}, not {here}: if these are other images, use name=…"
+        weights, before = OmegaConf.select(self.config, "train.init_from"), metadata["config"].get("init_sha256")
+        with suppress(UserError):  # where the file is gone, nothing can be said
+            if weights and before and sha256(weights_file(weights)) != before:
+                yield f"made from other weights than {weights} has now: overwrite=true runs them again"
         if {session["code"] for session in metadata["sessions"]} != {code}:
             yield "made by other code: overwrite=true runs them again"
 

@@ -88,7 +88,7 @@ def read_study(file: Path) -> Study:
         raise UserError(f"{file}: not YAML{line}: {error.problem}.") from None
     except (yaml.YAMLError, ValueError) as error:  # a character that no text has, a day that no month has
         raise UserError(f"{file}: not YAML: {str(error).splitlines()[0]}.") from None
-    if faults := _renamed_keys(content):
+    if faults := _renamed_keys(content) or list(_empty_keys(content)):
         raise UserError("\n".join(f"{file}: {fault}" for fault in faults))
     config = parse_section(StudyConfig, content, f"{file}: ")
     questions = tuple(_questions(config))
@@ -131,6 +131,14 @@ def _renamed_keys(content: object) -> list[str]:
     }
     used = {f"{place}{key}": key for place, keys in sections.items() if isinstance(keys, dict) for key in keys}
     return [f"{place} is now {RENAMED[key]}." for place, key in used.items() if key in RENAMED]
+
+
+def _empty_keys(content: object, above: str = "") -> Iterator[str]:
+    """Yield a fault for each key below which nothing stands: null, or an empty mapping."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if value is None or value == {}:
+            yield f"{above}{key}: nothing stands below this key. Fill it, or leave it out."
+        yield from _empty_keys(value, f"{above}{key}.")
 
 
 def _questions(config: StudyConfig) -> Iterator[Question]:

@@ -16,7 +16,7 @@ from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_section
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.source import Samples
-from runcard.errors import UserError
+from runcard.errors import UserError, runs_below
 from runcard.training.checkpoint import read_weights
 
 
@@ -77,7 +77,8 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     """
     path = folder / "checkpoints" / "best.safetensors"
     if not path.exists() or not (folder / "run.json").exists():
-        raise UserError(f"{folder}: no run with trained weights. Name a folder such as outputs/<name>/<stamp>.")
+        fix = runs_below(folder) or " Name a folder such as outputs/<name>/<stamp>."
+        raise UserError(f"{folder}: no run with trained weights.{fix}")
     weights, config = read_weights(path)
     check_targets({key: config[key] for key in ("model", "dataset")}, trust, "--trust {}")  # what is rebuilt here
     model: nn.Module = build("model", config["model"], trust)

@@ -6,24 +6,31 @@ A pattern names parameters, buffers or the modules that they belong to, as fnmat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from runcard.config.diff import differing_keys
 from runcard.errors import UserError, did_you_mean
 from runcard.training.checkpoint import read_tensors
 
+MAX_NAMED = 3  # layers, or tensors, in a message
 
-def load_initial_weights(model: nn.Module, file: Path, without: Sequence[str] = ()) -> None:
+
+def load_initial_weights(
+    model: nn.Module, file: Path, without: Sequence[str] = (), config: Mapping[str, Any] | None = None
+) -> None:
     """Copy the weights of a .safetensors file into the model; what a pattern of without names keeps the model's own.
 
-    Raises UserError with every tensor that is missing, unexpected or of another shape, and for a pattern that names
-    none.
+    config is the model's node, for messages. Raises UserError with the first tensors that are missing, unexpected or of
+    another shape and, of a run's weights, the keys in which its model differs; and for a pattern that names none.
     """
-    own, found = model.state_dict(), read_tensors(file)[0]
+    own, (found, header) = model.state_dict(), read_tensors(file)
     kept = matching({**own, **found}, without, "train.init_without")
     needed = {name: tensor for name, tensor in own.items() if name not in kept}
     given = {name: tensor for name, tensor in found.items() if name not in kept}
@@ -38,10 +45,16 @@ def load_initial_weights(model: nn.Module, file: Path, without: Sequence[str] = 
     if faults:
         for i, name in enumerate(wrong["of another shape"]):
             wrong["of another shape"][i] = f"{name} ({_shape(given[name])} there, {_shape(needed[name])} here)"
-        layers = [*without, *dict.fromkeys(name.rpartition(".")[0] or name for name in faults)]
-        first = f"train.init_from: {file} does not fit the model. To leave these layers out of it: "
-        lines = [f"{what}: {', '.join(names)}" for what, names in wrong.items() if names]
-        raise UserError("\n".join([f"{first}'train.init_without=[{','.join(layers)}]'", *lines]))
+        layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in faults))
+        if len(layers) <= MAX_NAMED:
+            fix = f"To leave these layers out of it: 'train.init_without=[{','.join([*without, *layers])}]'"
+        else:
+            fix = f"{len(layers)} layers differ. Give the model the same keys, or leave layers out: train.init_without"
+        lines = [f"{what}: {_shortened(names)}" for what, names in wrong.items() if names]
+        there = json.loads(header.get("config", "{}")).get("model")  # of a run's weights
+        if there and config and (keys := differing_keys({"model": there}, {"model": config})):
+            lines.insert(0, f"config: {', '.join(keys)}")
+        raise UserError("\n".join([f"train.init_from: {file} does not fit the model. {fix}", *lines]))
     model.load_state_dict({**own, **given}, strict=True)
 
 
@@ -73,6 +86,11 @@ def matching(names: Iterable[str], patterns: Sequence[str], key: str) -> set[str
             raise UserError(f"{key}: no layer is named {pattern}.{hint} The model's layers: {', '.join(layers)}.")
         found |= named
     return found
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return f"{', '.join(names[:MAX_NAMED])}{more}"
 
 
 def _shape(tensor: Tensor) -> str:

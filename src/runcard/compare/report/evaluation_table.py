@@ -71,7 +71,8 @@ def _mean(measure: Measure, name: str, arm: Arm, checkpoint: str) -> str:
         values = [endpoints.value(run, name, checkpoint) for run in arm.runs]
         return "–" if any(map(math.isnan, values)) else number(sum(values) / len(values))
     low, high = measure.mean_interval(effect)
-    return f"{number(effect.estimate)} [{number(low)}, {number(high)}]"
+    interval = f" [{number(low)}, {number(high)}]" if low < high else ""  # none where all values are equal
+    return f"{number(effect.estimate)}{interval}"
 
 
 def _change(measure: Measure, name: str, arm: Arm, own: Arm) -> str:

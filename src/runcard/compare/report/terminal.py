@@ -70,7 +70,7 @@ def tabulate_arms(findings: Findings, arms: Sequence[Arm]) -> list[tuple[str, Me
     """Tabulate the measures of arms: a title, the measure, and a value per arm, None where an arm has none."""
     rows: list[tuple[str, Measure, list[Value | None]]] = []
     for measure in findings.measures:
-        rows.append((measure.title, measure, [findings.values[arm.name].get(measure.key) for arm in arms]))
+        rows.append((measure.title, measure, [findings.values[arm.name].get(measure.title) for arm in arms]))
         rows.append((f"{measure.title}, out of fold", measure, [_out_of_fold(findings, arm, measure) for arm in arms]))
         bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in arms]
         rows.append((best_title(measure, arms), measure, bests))
@@ -92,7 +92,8 @@ def cell(measure: Measure, value: Value) -> str:
     effect = value.mean
     bounds = measure.mean_interval(effect)
     shown = [number(math.exp(x) if measure.is_ratio else x) for x in (effect.estimate, *bounds)]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]" + (f" {value.note}" if value.note else "")
+    interval = f" [{shown[1]}, {shown[2]}]" if bounds[0] < bounds[1] else ""  # none where all values are equal
+    return f"{shown[0]}{interval}" + (f" {value.note}" if value.note else "")
 
 
 def number(value: float) -> str:
@@ -132,7 +133,7 @@ def _pair(place: int, answer: Answer) -> list[str]:
 
 def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
     pooled = findings.out_of_fold[arm.name]
-    measured = {m.key: _value(m, v) for m in findings.measures if (v := findings.values[arm.name].get(m.key))}
+    measured = {m.key: _value(m, v) for m in findings.measures if (v := findings.values[arm.name].get(m.title))}
     return {
         "name": arm.name,
         "runs": [
