@@ -175,7 +175,7 @@ def test_every_option_changes_what_is_built(group, choice):
 
 
 FOLDERS = [
-    ("lungs", ("Image", "Mask"), {"mask_values": [255, 0]}),
+    ("lungs", ("Image", "Mask"), {"mask_values": [255, 0], "ignore_value": 255}),
     ("image_folder", ("a", "b"), {}),
 ]
 

@@ -6,7 +6,8 @@ if TYPE_CHECKING:
     from runcard.inference.predictor import load as load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+IGNORED = 255  # in class maps: a pixel that nobody labelled, which counts nowhere
+__all__ = ["IGNORED", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

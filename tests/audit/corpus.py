@@ -269,6 +269,18 @@ def smoothed(mask: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(mask, (3, 3), 0.4)
 
 
+def with_margin(mask: np.ndarray, grey: int = 128) -> np.ndarray:
+    """Returns a mask whose margin has a grey of its own."""
+    margin = np.ones(mask.shape, bool)
+    margin[4:-4, 4:-4] = False
+    return np.where(margin, grey, mask).astype(np.uint8)
+
+
+def unlabelled_beside_indices(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask of class indices with a margin of 255."""
+    return with_margin(mask // 255, 255)
+
+
 def palette(mask: np.ndarray) -> Image.Image:
     """Returns a mask as class indices into a palette, red on black."""
     image = Image.fromarray((mask > 0).astype(np.uint8), mode="P")
@@ -520,6 +532,15 @@ CASES = [
     Case("a transposed mask", "pairs", pixels(MASK, np.transpose), "mask_size", place=MASK),
     Case("one mask for all", "pairs", shuffle_masks(lambda n: np.zeros(n, int)), "mask_repeated", place="film_00.png"),
     Case("one mask for two", "pairs", copy(MASK, "Mask/film_08.png"), "", "mask_repeated:warning", MASK),
+    Case(
+        "a mask of which nothing is labelled",
+        "pairs",
+        pixels(MASK, constant(128)),
+        "mask_unlabelled",
+        place=MASK,
+        overrides=("dataset.ignore_value=128",),
+    ),
+    Case("class indices beside 255", "pairs", pixels("Mask/*", unlabelled_beside_indices), "mask_values", place=MASK),
     Case("all masks empty", "pairs", pixels("Mask/*", constant(0)), "mask_empty few_positives", place=MASK),
     Case(
         "half of the masks empty",
@@ -739,6 +760,20 @@ CASES = [
     Case("all films of 16 bits", "classes", pixels("*/*", sixteen_bit), is_fine=True),
     Case("masks with a palette", "pairs", on("Mask/*", give_palette), is_fine=True),
     Case("masks of 0 and 1", "pairs", pixels("Mask/*", lambda mask: mask // 255), is_fine=True),
+    Case(
+        "a margin that nobody labelled",
+        "pairs",
+        pixels("Mask/*", with_margin),
+        overrides=("dataset.ignore_value=128",),
+        is_fine=True,
+    ),
+    Case(
+        "class indices beside 255, which nobody labelled",
+        "pairs",
+        pixels("Mask/*", unlabelled_beside_indices),
+        overrides=("dataset.ignore_value=255",),
+        is_fine=True,
+    ),
     Case("masks of 1 bit", "pairs", pixels("Mask/*", lambda mask: mask > 0), is_fine=True),
     Case("masks in RGB", "pairs", pixels("Mask/*", lambda mask: np.dstack([mask] * 3)), is_fine=True),
     Case("masks of 16 bits", "pairs", pixels("Mask/*", sixteen_bit), is_fine=True),

@@ -17,7 +17,18 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageOps
 
-from runcard.data.image_io import OnDisk, check_window, describe, list_images, read_image, read_mask, windowed
+from runcard import IGNORED
+from runcard.data.image_io import (
+    OnDisk,
+    check_window,
+    describe,
+    list_images,
+    mask_fix,
+    mask_levels,
+    read_image,
+    read_mask,
+    windowed,
+)
 from runcard.data.preprocessing import prepare
 from runcard.errors import UserError
 
@@ -308,6 +319,46 @@ def test_a_mask_becomes_class_indices(values, dtype, num_classes, mask_values, e
     found = read_mask(path, num_classes, mask_values)
     assert found.dtype == np.uint8
     assert np.array_equal(found, stripes(expected))
+
+
+UNLABELLED = [  # values in the file, their type, number of classes, mask_values, ignore_value, classes
+    ((0, 1, 255), np.uint8, 2, None, 255, (0, 1, IGNORED)),
+    ((0, 255), np.uint8, 2, None, 255, (0, IGNORED)),
+    ((255,), np.uint8, 2, None, 255, (IGNORED,)),
+    ((0, 1), np.uint8, 2, None, 255, (0, 1)),
+    ((0, 128, 255), np.uint8, 2, None, 128, (0, IGNORED, 1)),
+    ((0, 2, 1, 255), np.uint8, 3, None, 255, (0, 2, 1, IGNORED)),
+    ((0, 1, 65535), np.uint16, 2, None, 65535, (0, 1, IGNORED)),
+    ((0, 1, 2), np.uint8, 2, [1, 2], 0, (IGNORED, 0, 1)),
+    ((0, 127, 255), np.uint8, 2, [0, 127], 255, (0, 1, IGNORED)),
+    ((2, 125, 250), np.uint8, 2, [0, 127], 255, (0, 1, IGNORED)),
+]
+
+
+@pytest.mark.parametrize(("values", "dtype", "num_classes", "mask_values", "ignore_value", "expected"), UNLABELLED)
+def test_pixels_that_nobody_labelled_are_ignored(
+    values, dtype, num_classes, mask_values, ignore_value, expected, tmp_path
+):
+    found = read_mask(saved(stripes(values, dtype), tmp_path / "x.tif"), num_classes, mask_values, ignore_value)
+    assert found.dtype == np.uint8
+    assert np.array_equal(found, stripes(expected))
+
+
+@pytest.mark.parametrize("values", [(0, 1, 255), (0, 1, 2, 255)])
+def test_where_255_may_mean_that_nobody_labelled_the_message_says_so(values, tmp_path):
+    path = saved(stripes(values), tmp_path / "x.png")
+    with pytest.raises(UserError, match=f"must hold class indices 0…{len(values) - 2}, .*{len(values)} values: 0, 1, "):
+        read_mask(path, len(values) - 1)
+    levels = mask_levels(path)
+    assert mask_fix(levels, len(values) - 1).startswith(
+        "If nobody labelled the pixels of 255: dataset.ignore_value=255. Replace it or, if these are the classes: "
+    )
+    assert np.array_equal(read_mask(path, len(values) - 1, None, 255), stripes((*values[:-1], IGNORED)))
+
+
+def test_the_rule_names_the_ignored_value(tmp_path):
+    with pytest.raises(UserError, match=r"class indices 0…1, or 255 \(dataset.ignore_value\), but has 4 values"):
+        read_mask(saved(stripes((0, 1, 2, 255)), tmp_path / "x.png"), 2, None, 255)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA"])

@@ -78,6 +78,17 @@ def test_pairs(tmp_path):
     }
 
 
+def test_the_share_of_ignored_pixels_is_shown(tmp_path):
+    (tmp_path / "Mask").mkdir()
+    for stem, pixels in (("a", [0, 1, 1, 255]), ("b", [0])):
+        write(tmp_path / "Image" / f"{stem}.png")
+        Image.fromarray(np.resize(np.uint8(pixels), (10, 12))).save(tmp_path / "Mask" / f"{stem}.png")
+    source = ImageMaskFolder(str(tmp_path), None, ["background", "lung"], ignore_value=255)
+    shown = rows(source, {"train": [0], "val": [1], "test": []})
+    assert shown["masks"] == "8-bit grey PNG; class indices"
+    assert shown["ignored"] == "12.5% of the masks' pixels (dataset.ignore_value=255)"
+
+
 WINDOWS = [
     ([0, 65535], "0 to 4095 in files deeper than 8 bits; window 0 to 65535, of which they use 6%: try "
                  "'dataset.window=[0,4095]'"),

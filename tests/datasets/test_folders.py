@@ -14,6 +14,7 @@ from conftest import ROOT, compose_config
 from PIL import Image
 
 from make_data import write_course
+from runcard import IGNORED
 from runcard.config.schema import DatasetConfig, SplitConfig, parse_section, to_plain
 from runcard.data.datamodule import Data, open_source, read_data
 from runcard.data.preprocessing import prepare
@@ -202,6 +203,11 @@ def test_masks_of_three_grey_values_are_read_by_them(tmp_path):
         ),
         ([(0, 1)], ["dataset.mask_values=[0,255]"], "'dataset.mask_values=[0,1]'"),
         (
+            [(0, 1, 2, 255)],
+            ["dataset.ignore_value=255"],
+            "'dataset.classes=[background,class1,class2]' dataset.positive=null 'dataset.mask_values=[0,1,2]'",
+        ),
+        (
             [(0, 1, 2)],
             ["dataset.classes=[a,b,c]", "dataset.positive=c", "dataset.mask_values=[0,127,255]"],
             "'dataset.mask_values=[0,1,2]'",
@@ -224,7 +230,8 @@ def test_the_printed_overrides_read_the_masks(masks, config, printed, tmp_path):
         read()
     lines = [line for line in str(caught.value).splitlines() if "not a mask" in line]
     assert {line.partition("Replace it or, if these are the classes: ")[2] for line in lines} == {printed}
-    assert np.array_equal(read(*shlex.split(printed)).samples.targets, drawn)
+    found = read(*shlex.split(printed)).samples.targets
+    assert np.array_equal(np.where(found == IGNORED, len(values) - 1, found), drawn)
 
 
 def test_a_photograph_among_masks_is_not_taken_for_classes(pairs):
@@ -238,6 +245,12 @@ def test_a_photograph_among_masks_is_not_taken_for_classes(pairs):
 def test_mask_values_must_be_one_per_class(wrong, pairs):
     with pytest.raises(ValueError, match=r"^mask_values must be "):
         ImageMaskFolder(str(pairs), None, TWO, mask_values=wrong)
+
+
+@pytest.mark.parametrize(("wrong", "mask_values"), [(1, None), (7, [0, 7]), (-1, None), ("a", None), (2.5, None)])
+def test_ignore_value_must_be_no_class(wrong, mask_values, pairs):
+    with pytest.raises(ValueError, match=r"^ignore_value must "):
+        ImageMaskFolder(str(pairs), None, TWO, mask_values=mask_values, ignore_value=wrong)
 
 
 @pytest.mark.parametrize("wrong", [[0], [5, 5], [9, 1], [0, "a"], [0, 1, 2], "01", 7, None, [0, float("inf")]])

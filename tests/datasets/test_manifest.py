@@ -137,6 +137,8 @@ def test_window_and_mask_values(table, tmp_path):
     data = read("manifest_masks", path, "dataset.mask_values=[0,7]", "dataset.window=[0,399]", *small)
     assert data.samples.images.max() == 255
     np.testing.assert_array_equal(data.samples.targets[0], deep > 200)
+    data = read("manifest_masks", path, "dataset.ignore_value=7", "dataset.window=[0,399]", *small)
+    np.testing.assert_array_equal(data.samples.targets[0], 255 * (deep > 200))
     with pytest.raises(UserError, match=r"sevens\.png: not a mask"):
         read("manifest_masks", path, "dataset.window=[0,399]", *small)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from runcard import IGNORED
 from runcard.figures.charts import confusion_figure, curves_figure
 from runcard.figures.grid import Tile, grid
-from runcard.figures.overlays import BLUE, CONTOURS, GREEN, OVERLAY_OPACITY, RED, agreement, outlined
+from runcard.figures.overlays import BLUE, CONTOURS, GREEN, HATCH, OVERLAY_OPACITY, RED, agreement, outlined
 from runcard.figures.predictions import (
     GAP_PX,
     LINE_PX,
@@ -99,6 +100,31 @@ def test_outlined_draws_the_contour_only(value):
 def test_outlined_leaves_an_empty_mask_without_a_line():
     example = masked(channels=3)
     assert (outlined(example.image, example.target * 0) == 100).all()
+
+
+def test_what_nobody_labelled_is_hatched_and_nothing_else():
+    example = masked()
+    ignored = np.zeros_like(example.target, bool)
+    ignored[:, 8:] = True
+    target = np.where(ignored, IGNORED, example.target).astype(np.uint8)
+    without = np.where(ignored, 0, example.target)
+    for shown, plain in (
+        (outlined(example.image, target), outlined(example.image, without)),
+        (agreement(example.image, target, example.target), agreement(example.image, without, without)),
+    ):
+        changed = (shown != plain).any(axis=-1)
+        assert changed.any()
+        assert not changed[~ignored].any()
+        assert (shown[changed] == HATCH).all()
+    assert words(mask_figure([replace(example, target=target)]))[-2:] == ["missed", "not labelled"]
+
+
+def test_an_example_counts_its_labelled_pixels():
+    probs = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    counted, targets = Example("a", np.zeros((2, 2, 1)), np.array([[0, IGNORED], [1, IGNORED]]), probs).labelled()
+    assert (counted.tolist(), targets.tolist()) == ([[0, 2], [4, 6]], [0, 1])
+    counted, targets = Example("a", np.zeros((2, 2, 1)), np.array(IGNORED), np.zeros(300)).labelled()
+    assert (counted.shape, targets.tolist()) == ((300, 1), [IGNORED]), "of classes it is one like any other"
 
 
 @pytest.mark.parametrize(("size_px", "side"), [(16, 16), (128, 128), (129, 128), (300, 128)])

@@ -104,6 +104,22 @@ def test_elsewhere_the_change_is_shown_and_the_look_is_logged(evaluate, runcard_
     assert "evaluated on hospital (1 time, last 20" in out
 
 
+def test_pixels_that_nobody_labelled_count_nowhere(evaluate, runs, hospital):
+    rng = np.random.default_rng(1)
+    for file in Path("hospital/Mask").iterdir():
+        mask = np.asarray(Image.open(file)) // 255
+        Image.fromarray(np.where(rng.uniform(size=mask.shape) < 0.2, 255, mask).astype(np.uint8)).save(file)
+    code, _, errors = evaluate(runs / "masks" / "seed0", *hospital, "dataset.ignore_value=255")
+    assert (code, errors) == (0, "")
+    run, _ = read_run(Path("outputs/evaluations/hospital/seed0"))
+    predictor, dice = load(runs / "masks" / "seed0"), []
+    for file in sorted(Path("hospital/Image").iterdir()):
+        truth = np.asarray(Image.open(f"hospital/Mask/{file.name}"))
+        mask, truth = (each[truth != 255] for each in (predictor.predict(file).mask, truth))
+        dice.append(2 * (mask & truth).sum() / (mask.sum() + truth.sum()))
+    assert run.metadata["evaluation"]["at_image_size"]["dice"] == pytest.approx(np.mean(dice), abs=1e-5)
+
+
 def test_arms_are_compared_on_an_evaluation(evaluate, runcard_command, runs, hospital):
     evaluate(runs / "masks", *hospital, "-o", "there")
     _, there, _ = runcard_command("compare", "there", "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -197,6 +198,66 @@ def test_every_logit_gets_a_gradient(loss: nn.Module, channels: int) -> None:
     value.backward()
     assert logits.grad is not None
     assert (logits.grad != 0).all()
+
+
+# Pixels that nobody labelled
+
+IGNORED = 255
+PROBS, TRUTH = ([0.9, 0.2, 0.7], [0.6, 0.1, 0.4]), ([1, 0, IGNORED], [IGNORED, IGNORED, 1])
+
+
+def ignoring(loss: nn.Module) -> nn.Module:
+    loss.ignore_index = IGNORED  # type: ignore[assignment]
+    return loss
+
+
+def two_logits(logits: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(logits), logits], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "first", "second"),
+    [
+        (BCE(), -(math.log(0.9) + math.log(0.8)) / 2, -math.log(0.4)),
+        (BCE(3), -(3 * math.log(0.9) + math.log(0.8)) / 2, -3 * math.log(0.4)),
+        (DiceLoss(smooth=0), 1 - 1.8 / 2.1, 1 - 0.8 / 1.4),
+        (DiceLoss(smooth=1), 1 - 2.8 / 3.1, 1 - 1.8 / 2.4),
+    ],
+)
+def test_ignored_pixels_are_left_out_by_hand(loss: nn.Module, first: float, second: float) -> None:
+    logits, targets = binary(*PROBS), masks(*TRUTH)
+    assert ignoring(loss)(logits, targets).item() == pytest.approx((first + second) / 2, abs=1e-6)
+    assert loss(logits[:1], targets[:1]).item() == pytest.approx(first, abs=1e-6), "a batch is the mean of its images"
+    if isinstance(loss, BCE):
+        weights = None if loss.pos_weight is None else [1.0, loss.pos_weight.item()]
+        theirs = ignoring(CrossEntropy(weights))(two_logits(logits), targets)
+        assert theirs.item() == pytest.approx((first + second) / 2, abs=1e-6)
+
+
+def test_dice_of_a_batch_sums_over_its_labelled_pixels() -> None:
+    loss = ignoring(DiceLoss("batch", smooth=0))
+    assert loss(binary(*PROBS), masks(*TRUTH)).item() == pytest.approx(1 - 2.6 / 3.5, abs=1e-6)
+
+
+IGNORING = [BCE(), BCE(3), DiceLoss(), DiceLoss("batch"), CrossEntropy(), CrossEntropy([1, 3])]
+IGNORING += [CompoundLoss({"bce": ignoring(BCE()), "dice": ignoring(DiceLoss())}, {"bce": 1.0, "dice": 1.0})]
+
+
+@pytest.mark.parametrize("loss", IGNORING, ids=lambda loss: type(loss).__name__)
+def test_ignored_pixels_get_no_gradient_and_an_image_of_them_costs_nothing(loss: nn.Module) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 1, 5, 4), torch.randint(0, 2, (2, 5, 4))
+    logits = (two_logits(logits) if isinstance(loss, CrossEntropy) else logits).requires_grad_()
+    plain = copy.deepcopy(loss)(logits, targets)
+    assert torch.allclose(ignoring(loss)(logits, targets), plain), "there is none"
+    targets[0], targets[1, :2] = IGNORED, IGNORED
+    (grad,) = torch.autograd.grad(loss(logits, targets), logits)
+    assert not grad.movedim(1, -1)[targets == IGNORED].any()
+    assert grad.movedim(1, -1)[targets != IGNORED].all()
+    value = loss(logits[:1], targets[:1])
+    (grad,) = torch.autograd.grad(value, logits)
+    assert value.item() == 0
+    assert not grad.any()
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -90,6 +90,41 @@ def test_masks_by_hand(metric: Callable[..., Metric], column: int) -> None:
     assert torch.allclose(value(metric(num_classes=2), certain(preds, 2), truth), expected)
 
 
+def ignoring(metric: Metric) -> Metric:
+    metric.ignore_index = 255
+    return metric
+
+
+@pytest.mark.parametrize("metric", COUNTED)
+def test_ignored_pixels_are_left_out_of_counts(metric: Callable[..., Metric]) -> None:
+    preds = torch.tensor([[[1, 1, 0, 0, 1, 0]], [[1, 0, 1, 0, 1, 0]]])
+    truth = torch.tensor([[[1, 0, 0, 1, 255, 255]], [[255, 255, 255, 255, 255, 255]]])
+    once = 1 / 3 if metric is IoU else 1 / 2  # tp, fp, tn and fn are 1 each
+    expected = [once] if metric is PooledDice else [once, 1]  # where nothing is labelled: 0/0
+    found = value(ignoring(metric(num_classes=2)), certain(preds, 2), truth)
+    assert found.reshape(-1).tolist() == pytest.approx(expected)
+
+
+def test_ignored_pixels_are_left_out_of_losses() -> None:
+    p, truth = torch.tensor([[[0.9, 0.2, 0.7]], [[0.6, 0.1, 0.4]]]), torch.tensor([[[1, 0, 255]], [[255, 255, 1]]])
+    probs = torch.stack([1 - p, p], dim=1)
+    log_losses = value(ignoring(LogLoss()), probs, truth)
+    assert log_losses.tolist() == pytest.approx([-(math.log(0.9) + math.log(0.8)) / 2, -math.log(0.4)])
+    assert value(ignoring(SoftDice()), probs, truth).tolist() == pytest.approx([1 - 1.8 / 2.1, 1 - 0.8 / 1.4])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_where_nothing_is_ignored_no_bit_changes(channels_last: bool) -> None:
+    torch.manual_seed(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    probs = torch.randn(3, 2, 33, 31).softmax(dim=1).contiguous(memory_format=layout)
+    truth = torch.randint(0, 2, (3, 33, 31))
+    for metric in (*(kind(2) for kind in COUNTED), SoftDice()):
+        plain = value(metric, probs, truth)
+        metric.reset()
+        assert torch.equal(value(ignoring(metric), probs, truth), plain)
+
+
 def test_pooled_dice_by_hand() -> None:
     preds, truth = (torch.tensor([row[i] for row in TABLE]).view(-1, 2, 2) for i in (0, 1))
     tp, fp, fn = 8, 4, 5

@@ -36,6 +36,19 @@ def of_masks(predictions: Tensor, truth: Tensor, pixel_mm: float | None = None) 
     return values[0], values[1]
 
 
+def test_ignored_pixels_are_background_in_both_masks() -> None:
+    prediction, truth = square(2, 2, 5), square(2, 2, 4)
+    ignored = torch.zeros_like(truth, dtype=torch.bool)
+    ignored[:, 4:] = True
+    probs = F.one_hot(prediction[None], 2).movedim(-1, 1).float()
+    metric = AverageSurfaceDistance(None)
+    metric.ignore_index = 255
+    metric.update(probs, truth.masked_fill(ignored, 255)[None])
+    expected = of_masks(prediction.masked_fill(ignored, 0)[None], truth.masked_fill(ignored, 0)[None])[1]
+    assert metric.compute().reshape(-1).tolist() == expected
+    assert expected != of_masks(prediction[None], truth[None])[1]
+
+
 EMPTY = torch.zeros(HEIGHT, WIDTH, dtype=torch.int64)
 TABLE = [
     # prediction       truth             hausdorff 95   average

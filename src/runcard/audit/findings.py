@@ -41,6 +41,7 @@ CHECKS = {  # name -> what it looks for; the level is set where a finding is mad
     "outlier": "an image unlike all others",
     # masks
     "mask_values": "a file that is not a mask: a photograph, or values that the config does not name",
+    "mask_unlabelled": "a mask without a labelled pixel: all have `dataset.ignore_value`",
     "mask_size": "a mask of another size than its image",
     "mask_soft": "masks with intermediate greys at their edges, which are rounded",
     "mask_encodings": "masks of 0 and 1 beside masks of 0 and 255",

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from runcard import IGNORED
 from runcard.audit.detectors.outliers import inverted_among_grey, is_extreme, is_inverted, polarity, usual
 from runcard.audit.findings import Finding
 from runcard.data.image_io import file_of, grey_values, ignore_reader_warnings
@@ -54,10 +55,10 @@ class Mask:
     """The properties of a mask that the checks use."""
 
     name: str  # see Profile
-    thumb: np.ndarray  # (64, 64) uint8 class indices
+    thumb: np.ndarray  # (64, 64) uint8 class indices, 0 where nobody labelled
     pixel_hash: str  # of the class indices
-    counts: tuple[int, ...]  # pixels of each class
-    values: tuple[int, ...]  # in the file, in ascending order
+    counts: tuple[int, ...]  # labelled pixels of each class
+    values: tuple[int, ...]  # of these in the file, in ascending order
     soft: float  # share of pixels whose value is not the most frequent one of a class
     image_correlation: float  # correlation of image and mask, -1 to 1: 1 where the mask is its image
 
@@ -183,18 +184,22 @@ def is_grey(image: np.ndarray, grey: np.ndarray) -> bool:
 
 
 def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:
-    files = source.files[i]
-    counts = np.bincount(mask.ravel(), minlength=len(source.classes))
+    files, num_classes = source.files[i], len(source.classes)
+    counts = np.bincount(mask.ravel(), minlength=num_classes)[:num_classes]  # without what is IGNORED
     values, frequencies = grey_values(files[1]) if len(files) > 1 else (np.flatnonzero(counts), counts[counts > 0])
+    if source.on_disk:
+        of_class = values != source.on_disk.ignore_value
+        values, frequencies = values[of_class], frequencies[of_class]
+    drawn = mask * (mask != IGNORED)
     of_classes = np.sort(frequencies)[-np.count_nonzero(counts) :]  # a class's own value is its most frequent one
     return Mask(
         name=name_of(source, i, -1),
-        thumb=resize_mask(mask, THUMB_PX),
+        thumb=resize_mask(drawn, THUMB_PX),
         pixel_hash=_hash(str(mask.shape).encode() + mask.tobytes()),
         counts=tuple(counts.tolist()),
         values=tuple(values.tolist()),
-        soft=float(1 - of_classes.sum() / mask.size),
-        image_correlation=_correlation(grey, mask),
+        soft=float(1 - of_classes.sum() / counts.sum()),
+        image_correlation=_correlation(grey, drawn),
     )
 
 

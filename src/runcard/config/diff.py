@@ -15,7 +15,8 @@ NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
     "train.persistent_workers", "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir",
     "audit", "derived",
 }  # fmt: skip
-ADDED_KEYS = {"dataset.resize": "stretch"}  # of a later version -> what a config without the key has always done
+# Of a later version -> what a config without the key has always done.
+ADDED_KEYS = {"dataset.resize": "stretch", "dataset.ignore_value": None}
 
 
 def config_hash(config: Config) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from runcard import IGNORED
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig
 from runcard.data.preprocessing import Look, Normalizer, normalizer, prepare
@@ -58,6 +59,8 @@ def read_data(source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (
     """
     classes, positive = list(source.classes), positive_class(dataset, source)
     samples = read_samples(source, dataset, allowed, look)
+    if samples.has_masks and len(classes) > IGNORED:
+        raise UserError(f"dataset.classes: masks can have {IGNORED} classes at most, got {len(classes)}.")
     given = source.given_split and [source.given_split[i] for i in samples.positions]
     patients = source.groups and [source.groups[i] for i in samples.positions]
     split, groups = make_split(samples.ids, samples.labels, given, dataset.split, patients)

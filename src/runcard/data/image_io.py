@@ -21,9 +21,10 @@ import numpy as np
 from natsort import natsorted
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from runcard import IGNORED
 from runcard.data import medical_io
 from runcard.data.medical_io import DICOM_SUFFIXES, FIX, NIFTI_SUFFIXES, Header
-from runcard.errors import DataError, UserError
+from runcard.errors import DataError, UserError, check_integer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 SLICE = re.compile(r"(?P<file>.+\.nii(\.gz)?):(?P<z>\d+)", re.IGNORECASE | re.DOTALL)
@@ -51,6 +52,7 @@ class OnDisk:
     left_out: list[str]  # folders (with a final slash) and images in location that are not part of the data
     window: tuple[float, float]  # for files deeper than 8 bits: the values mapped to black and white
     masks: str | None = None  # as text: the meaning of the mask files' values
+    ignore_value: int | None = None  # in mask files, of pixels that nobody labelled
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -153,8 +155,20 @@ def check_window(window: object) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = None) -> np.ndarray:
-    """Read a mask upright, as an H×W uint8 map of class indices.
+def check_ignore_value(ignore_value: object, num_classes: int, mask_values: Sequence[int] | None) -> int | None:
+    """Return ignore_value. Raise ValueError unless it is null or a grey value that no class has."""
+    if ignore_value is None:
+        return None
+    of_classes = mask_values or range(num_classes)
+    if ignore_value in of_classes:
+        raise ValueError(f"ignore_value must not be the value of a class, {_listed(of_classes)}, got {ignore_value!r}")
+    return check_integer("ignore_value", ignore_value, minimum=0)
+
+
+def read_mask(
+    path: Path, num_classes: int, mask_values: Sequence[int] | None = None, ignore_value: int | None = None
+) -> np.ndarray:
+    """Read a mask upright, as an H×W uint8 map of class indices; IGNORED where its value is ignore_value.
 
     mask_values are the grey values of the classes in the file; each pixel gets the nearest. Without them, the file must
     hold class indices (not as JPEG, which may return black as 1) or, with two classes, 0 and 255 (0 and 65535 if it is
@@ -164,22 +178,29 @@ def read_mask(path: Path, num_classes: int, mask_values: Sequence[int] | None = 
     mask, lossy = _read_grey(path)
     values, counts = _histogram(mask)
     _last_mask.histogram = (path, values, counts)
-    if mask_values is None and not lossy and set(values.tolist()) <= set(range(num_classes)):
-        return mask.astype(np.uint8)
+    ignored = [] if ignore_value is None else [ignore_value]
+    if mask_values is None and not lossy and set(values.tolist()) <= {*range(num_classes), *ignored}:
+        classes = mask.astype(np.uint8)
+        return np.where(mask == ignore_value, np.uint8(IGNORED), classes) if ignored else classes
     white = 255 if values[-1] <= 255 else 65535
-    levels = mask_values or ([0, white] if num_classes == 2 else None)
-    if levels and _is_clear(values, counts, levels):
-        return _nearest(mask, levels).astype(np.uint8)
+    has_indices = not lossy and values.tolist() == [0, 1, white]  # then white is not class 1
+    is_black_and_white = num_classes == 2 and white not in ignored and not has_indices
+    levels = mask_values or ([0, white] if is_black_and_white else None)
+    if levels and _is_clear(values, counts, [*levels, *ignored]):
+        classes = np.array([*range(len(levels)), IGNORED], np.uint8)
+        return np.asarray(classes[_nearest(mask, [*levels, *ignored])])
     rule = f"class indices 0…{num_classes - 1}" + (" in a format that keeps them, not JPEG" if lossy else "")
-    rule += f", or 0 and {white}" if num_classes == 2 else ""
+    rule += f", or 0 and {white}" if num_classes == 2 and white not in ignored else ""
     rule = f"values near {_listed(mask_values)}" if mask_values else rule
+    rule += f", or {ignore_value} (dataset.ignore_value)" if ignored else ""
     commonest = np.sort(values[np.argsort(-counts, kind="stable")[:6]])
     found = f"{len(values)} values: {_listed(commonest)}" + (", …" if len(values) > 6 else "")
-    exact = not lossy and len(values) == num_classes
-    fitting = (values if exact else np.linspace(0, white, num_classes)).astype(int).tolist()
+    of_classes = values[~np.isin(values, ignored)]
+    exact = not lossy and len(of_classes) == num_classes
+    fitting = (of_classes if exact else np.linspace(0, white, num_classes)).astype(int).tolist()
     fix = "Replace it, or say the grey value of each class in dataset.mask_values."
-    if num_classes > 1 and _is_clear(values, counts, fitting):
-        fix = f"Replace it or, if these are the classes: {mask_overrides(fitting, num_classes)}"
+    if num_classes > 1 and not {*fitting} & {*ignored} and _is_clear(values, counts, [*fitting, *ignored]):
+        fix = mask_fix(fitting, num_classes)
     raise DataError("mask_values", path, f"not a mask: it must hold {rule}", fix, f", but has {found}")
 
 
@@ -196,6 +217,15 @@ def mask_levels(path: Path) -> set[int]:
     if lossy or len(values) > MAX_SUGGESTED_CLASSES or any(value != int(value) or value < 0 for value in values):
         return set()
     return {int(value) for value in values}
+
+
+def mask_fix(levels: Collection[int], num_classes: int) -> str:
+    """Return how masks of these values can be read by another config."""
+    fix = f"Replace it or, if these are the classes: {mask_overrides(levels, num_classes)}"
+    white = max(levels)
+    if white in (255, 65535) and len(levels) > 2 and {*levels} - {white} <= {*range(num_classes)}:  # 0, 1 and 255
+        fix = f"If nobody labelled the pixels of {white}: dataset.ignore_value={white}. {fix}"
+    return fix
 
 
 def mask_overrides(levels: Collection[int], num_classes: int) -> str:

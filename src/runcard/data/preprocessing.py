@@ -16,12 +16,13 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from runcard import IGNORED
 from runcard.data.image_io import (
     MAX_SUGGESTED_CLASSES,
     ignore_reader_warnings,
     is_slice,
+    mask_fix,
     mask_levels,
-    mask_overrides,
     read_header,
     windowed,
 )
@@ -125,9 +126,11 @@ def suggest_mask_values(faults: list[DataError], source: Source) -> list[DataErr
         return faults
     with ThreadPoolExecutor() as pool:
         levels = set[int]().union(*pool.map(mask_levels, (paths[1] for paths in source.files if len(paths) > 1)))
+    if source.on_disk:
+        levels -= {source.on_disk.ignore_value}
     if not 1 < len(levels) <= MAX_SUGGESTED_CLASSES:
         return faults
-    fix = f"Replace it or, if these are the classes: {mask_overrides(levels, len(source.classes))}"
+    fix = mask_fix(levels, len(source.classes))
     return [DataError(f.check, f.place, f.what, fix, f.detail) if f.place in wrong else f for f in faults]
 
 
@@ -135,7 +138,10 @@ def read_sample(source: Source, i: int) -> Sample:
     """Return item i of source, windowed where it is deeper than 8 bits. Raises DataError for what is wrong with it."""
     image, target, _ = source[i]
     paths = source.files[i]
-    original = _original(image, paths, _given_spacing(source, i))
+    original = _original(image, target, paths, _given_spacing(source, i))
+    if original.ignored == 1:
+        what, fix = "no pixel is labelled, all have dataset.ignore_value", "Leave image and mask out."
+        raise DataError("mask_unlabelled", paths[-1] if paths else source.ids[i], what, fix)
     made = [] if _are_whole(paths) else [image.tobytes(), np.asarray(target).tobytes()]
     if source.on_disk and original.deep_range:
         window, (low, high) = source.on_disk.window, original.deep_range
@@ -201,13 +207,16 @@ def normalizer(name: str) -> Normalizer:
     return Normalizer(1 / (255 * std), -mean / std)
 
 
-def _original(image: np.ndarray, paths: Sequence[Path], spacing_mm: Spacing | None) -> Original:
+def _original(
+    image: np.ndarray, target: np.ndarray | int, paths: Sequence[Path], spacing_mm: Spacing | None
+) -> Original:
     height_px, width_px = image.shape[:2]
     deep_range = None if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
     headers = [read_header(path) for path in paths]
     kinds, burned_in = [header.kind for header in headers], any(header.burned_in_text for header in headers)
     spacing_mm = spacing_mm or (headers[0].spacing_mm if headers else None)
-    return Original(width_px, height_px, deep_range, kinds, spacing_mm, burned_in)
+    ignored = float(np.count_nonzero(target == IGNORED) / target.size) if isinstance(target, np.ndarray) else 0.0
+    return Original(width_px, height_px, deep_range, kinds, spacing_mm, burned_in, ignored)
 
 
 def _digest(source: Source, i: int, made: Sequence[bytes] = ()) -> str:

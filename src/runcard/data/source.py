@@ -19,7 +19,8 @@ from runcard.errors import DataError
 class Source(Protocol):
     """What a dataset is: anything with these attributes and items (image, target, id). See datasets/.
 
-    Images are H×W or H×W×3, uint8; of files deeper than that as they are, for on_disk says how to make them 8 bits. A
+    Images are H×W or H×W×3, uint8; of files deeper than that as they are, for on_disk says how to make them 8 bits.
+    A target is a class index, or an H×W uint8 map of these with runcard.IGNORED where nobody labelled the pixel. A
     subclass needs ids, classes and __getitem__; the rest has a default.
     """
 
@@ -52,6 +53,7 @@ class Original(NamedTuple):
     files: list[str]  # as text: "8-bit grey JPEG"
     spacing_mm: Spacing | None = None  # None where neither the dataset nor the file knows it
     burned_in_text: bool = False  # its file says that there is text in the image
+    ignored: float = 0.0  # share of the mask's pixels that are IGNORED
 
 
 class Sample(NamedTuple):
@@ -80,6 +82,11 @@ class Samples:
     def has_masks(self) -> bool:
         """Whether targets are class maps rather than one class per image."""
         return self.targets.ndim == 3
+
+    @property
+    def has_ignored(self) -> bool:
+        """Whether a mask, at the size of its file, has pixels that are IGNORED."""
+        return any(original.ignored for original in self.originals)
 
     @property
     def labels(self) -> list[int] | None:

@@ -37,6 +37,9 @@ def summary_rows(
         rows.append(("spacing", f"{_commonest(map(_spacing, originals))} (mm between rows × columns)"))
     if disk.masks is not None:
         rows.append(("masks", f"{_commonest(original.files[1] for original in originals)}; {disk.masks}"))
+    if disk.ignore_value is not None:
+        share = sum(original.ignored for original in originals) / len(originals)
+        rows.append(("ignored", f"{share:.1%} of the masks' pixels (dataset.ignore_value={disk.ignore_value})"))
     if any(original.deep_range for original in originals):
         rows.append(("values", _values(originals, disk)))
     if disk.left_out:

@@ -12,6 +12,7 @@ from runcard.data.image_io import (
     FULL_WINDOW,
     NO_IMAGES,
     OnDisk,
+    check_ignore_value,
     check_window,
     list_images,
     read_image,
@@ -42,8 +43,8 @@ class ImageMaskFolder(Source):
     are then the given split. Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8
     class indices, id the stem, after the split's folder where there is one. A NIfTI volume gives an item stem:z for
     each axial slice z, and is their group.
-    window and mask_values: see image_io. A pair that differs in size, or an invalid mask, is reported when it is
-    read; faults holds the errors of the folders.
+    window, mask_values and ignore_value: see image_io. A pair that differs in size, or an invalid mask, is reported
+    when it is read; faults holds the errors of the folders.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class ImageMaskFolder(Source):
         classes: Sequence[str],
         window: Sequence[float] = FULL_WINDOW,
         mask_values: Sequence[int] | None = None,
+        ignore_value: int | None = None,
     ) -> None:
         self.classes = check_names("classes", classes)
         self.mask_values = _check_mask_values(mask_values, len(self.classes))
+        self.ignore_value = check_ignore_value(ignore_value, len(self.classes), self.mask_values)
         limits = check_window(window)
         base = find_data(
             root, folder, _belonging, "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png"
@@ -87,12 +90,12 @@ class ImageMaskFolder(Source):
         if "" not in tops:
             self.given_split = given
             left_out += [f"{path.name}/" for path in subfolders(base) if path not in tops.values()]
-        self.on_disk = OnDisk(base, "; ".join(places), left_out, limits, masks=self._meaning())
+        self.on_disk = OnDisk(base, "; ".join(places), left_out, limits, self._meaning(), self.ignore_value)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:
         image_path, mask_path = self.files[i]
         image = read_image(image_path)
-        mask = read_mask(mask_path, len(self.classes), self.mask_values)
+        mask = read_mask(mask_path, len(self.classes), self.mask_values, self.ignore_value)
         if image.shape[:2] != mask.shape:
             sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
             what, fix = "image and mask must be of one size", "Export the mask again, at the image's own size."
@@ -102,7 +105,8 @@ class ImageMaskFolder(Source):
     def _meaning(self) -> str:
         if self.mask_values:
             return f"nearest of {', '.join(map(str, self.mask_values))}"
-        return "class indices, or nearest of 0 and 255" if len(self.classes) == 2 else "class indices"
+        black_and_white = len(self.classes) == 2 and self.ignore_value != 255
+        return "class indices, or nearest of 0 and 255" if black_and_white else "class indices"
 
 
 class LungCT(ImageMaskFolder):

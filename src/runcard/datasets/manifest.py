@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from runcard.data.image_io import FULL_WINDOW, OnDisk, check_window, is_image, read_image, read_mask, slices
+from runcard.data.image_io import (
+    FULL_WINDOW,
+    OnDisk,
+    check_ignore_value,
+    check_window,
+    is_image,
+    read_image,
+    read_mask,
+    slices,
+)
 from runcard.data.medical_io import Spacing, to_spacing
 from runcard.data.source import Source
 from runcard.datasets.layouts import SPLIT_FOLDERS
@@ -25,11 +34,11 @@ class Manifest(Source):
     """The images of a CSV table with a column image, and mask or label; patient, split and spacing are optional.
 
     Paths are relative to the table. An image's id is its path as written. label is a class's name: classes gives the
-    index order, null takes the labels in natural order. A mask holds class indices, or 0 and 255; mask_values: see
-    image_io. split is train, val or test; without val it is drawn from train. spacing is the distance in mm between the
-    pixels of the image's file: one number, or that of rows and that of columns ("0.7 0.5"); it comes before what the
-    file says. A NIfTI volume gives an image path:z for each axial slice z; without patient it is their group. Other
-    columns are for people. faults holds all that is wrong with the rows.
+    index order, null takes the labels in natural order. A mask holds class indices, or 0 and 255; mask_values and
+    ignore_value: see image_io. split is train, val or test; without val it is drawn from train. spacing is the distance
+    in mm between the pixels of the image's file: one number, or that of rows and that of columns ("0.7 0.5"); it comes
+    before what the file says. A NIfTI volume gives an image path:z for each axial slice z; without patient it is their
+    group. Other columns are for people. faults holds all that is wrong with the rows.
     """
 
     def __init__(
@@ -38,6 +47,7 @@ class Manifest(Source):
         classes: Sequence[str] | None,
         window: Sequence[float] = FULL_WINDOW,
         mask_values: Sequence[int] | None = None,
+        ignore_value: int | None = None,
     ) -> None:
         table = Path(csv).expanduser()
         columns = _read(table)
@@ -51,6 +61,7 @@ class Manifest(Source):
             )
         self.classes = natsorted(set(names)) if classes is None else check_names("classes", classes)
         _check_classes(table, columns, self.classes)
+        self.ignore_value = check_ignore_value(ignore_value, len(self.classes), self.mask_values)
         self.faults: list[DataError] = []
         self.ids, self.targets = [], list[int]()
         self._paths: list[tuple[Path, ...]] = []
@@ -62,13 +73,14 @@ class Manifest(Source):
             self._add(table, line, dict(zip(columns, row, strict=True)))
         self.files = self._paths
         self.groups = None if self._groups == self.ids else self._groups
-        self.on_disk = OnDisk(table.parent, f"rows of {table.name}", [], check_window(window), self._meaning())
+        place, limits = f"rows of {table.name}", check_window(window)
+        self.on_disk = OnDisk(table.parent, place, [], limits, self._meaning(), self.ignore_value)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | int, str]:
         image = read_image(self.files[i][0])
         if self.kind == "label":
             return image, self.targets[i], self.ids[i]
-        mask = read_mask(self.files[i][1], len(self.classes), self.mask_values)
+        mask = read_mask(self.files[i][1], len(self.classes), self.mask_values, self.ignore_value)
         if image.shape[:2] != mask.shape:
             sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
             what, fix = "image and mask must be of one size", "Export the mask again, at the image's own size."

@@ -94,11 +94,12 @@ class PredictionFigures:
                 name = stem if stems[stem] == 1 else example.title
                 with atomic_write(folder / "previews" / f"{name}.png") as temporary:  # ids may have folders
                     Image.fromarray(preview(example, self.classes)).save(temporary)
-            cells = num_classes * example.target.astype(np.int64) + example.probs.argmax(axis=0)
-            confusion += np.bincount(cells.ravel(), minlength=num_classes**2)
+            probs, target = example.labelled()
+            cells = num_classes * target.astype(np.int64) + probs.argmax(axis=0)
+            confusion += np.bincount(cells, minlength=num_classes**2)
             if self.positive is not None:
-                truth.append(example.target.ravel()[::stride] == self.positive)
-                scores.append(example.probs[self.positive].ravel()[::stride])
+                truth.append(target[::stride] == self.positive)
+                scores.append(probs[self.positive, ::stride])
         return Outcomes(confusion.reshape(num_classes, -1), np.concatenate(truth), np.concatenate(scores))
 
     def _examples(self, indices: Sequence[int]) -> Iterator[Example]:

@@ -29,7 +29,7 @@ from runcard.experiment.checks import check_monitors, check_output
 from runcard.fileio import sha256
 from runcard.runs.reader import weights_file
 from runcard.seeding import forked
-from runcard.training.evaluation import check_units
+from runcard.training.evaluation import check_units, leave_out_ignored
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
 from runcard.training.transfer import freeze, load_initial_weights
 from runcard.training.types import BalancedLoss, Loss, Monitor, Schedule
@@ -119,14 +119,15 @@ def make_setup(
     cache_features = check_cache(train.cache_features, model, augment, images, choices)
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
+    scores = resolved["metric"]["scores"]
+    metrics = MetricCollection({name: build(f"metric.scores.{name}", node, trust) for name, node in scores.items()})
+    leave_out_ignored(loss, metrics, data.samples)
     out_channels = resolved["derived"]["out_channels"]
     check_output(network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = build_with("optimizer", resolved["optimizer"], trained, trust)
     rule = build_with("scheduler.rule", resolved["scheduler"]["rule"], optimizer, trust)
     schedule = Schedule(rule, config.scheduler.every, config.scheduler.monitor)
-    scores = resolved["metric"]["scores"]
-    metrics = MetricCollection({name: build(f"metric.scores.{name}", node, trust) for name, node in scores.items()})
     monitor = check_monitors(schedule, config.metric.monitor, metrics)
     return ExperimentSetup(
         train=train,
@@ -205,7 +206,8 @@ def _balance(loss: nn.Module, data: Data) -> dict[str, list[float]]:
     if not asking:
         return {}
     targets, num_classes = data.samples.targets, len(data.classes)
-    counts = np.sum([np.bincount(targets[i].ravel(), minlength=num_classes) for i in data.split["train"]], axis=0)
+    of_images = (np.bincount(targets[i].ravel(), minlength=num_classes) for i in data.split["train"])
+    counts = np.sum([counts[:num_classes] for counts in of_images], axis=0)  # without what is IGNORED
     if absent := [name for name, count in zip(data.classes, counts, strict=True) if not count]:
         raise UserError(f"loss: balanced weights need every class, and no training image has {absent[0]}.")
     class_weights = [sum(counts.tolist()) / (num_classes * count) for count in counts.tolist()]

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from runcard import IGNORED
 from runcard.figures.grid import BLACK, Tile, grid
-from runcard.figures.overlays import BLUE, GREEN, RED, agreement, outlined, scale_to_fit, to_rgb
+from runcard.figures.overlays import BLUE, GREEN, RED, agreement, hatched, outlined, scale_to_fit, to_rgb
 
 TILE_PX = 256
 LINE_PX = 16
@@ -28,6 +29,12 @@ class Example:
     image: np.ndarray  # (H, W, C) uint8
     target: np.ndarray  # () class or (H, W) class map
     probs: np.ndarray  # (K,) or (K, H, W)
+
+    def labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (K, P) and targets (P,) of the pixels that are not IGNORED; with a class, P is 1."""
+        probs, targets = self.probs.reshape(len(self.probs), -1), self.target.reshape(-1)
+        counted = targets != IGNORED if self.target.ndim else np.ones(1, bool)
+        return probs[:, counted], targets[counted]
 
 
 def batch_figure(images: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -52,7 +59,10 @@ def mask_figure(examples: Sequence[Example]) -> Figure:
         tiles.append(Tile(np.concatenate([shown[0], gap, shown[1], gap, shown[2]], axis=1), example.title))
     falsely = "false positive" if len(examples[0].probs) == 2 else "false positive or another class"
     swatches = [np.full((LINE_PX, LINE_PX, 3), colour).astype(np.uint8) for colour in (GREEN, RED, BLUE)]
-    return grid(tiles, 1, LINE_PX, key=list(zip(swatches, ("agreement", falsely, "missed"), strict=True)))
+    key = list(zip(swatches, ("agreement", falsely, "missed"), strict=True))
+    if any((example.target == IGNORED).any() for example in examples):
+        key.append((hatched(np.zeros_like(swatches[0]), np.ones((LINE_PX, LINE_PX), bool)), "not labelled"))
+    return grid(tiles, 1, LINE_PX, key=key)
 
 
 def class_figure(examples: Sequence[Example], classes: Sequence[str]) -> Figure:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
+from runcard import IGNORED
 from runcard.config.compose import compose_config, parse_overrides, replaced
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, LossConfig, check_targets, parse_config, parse_section
@@ -39,7 +40,7 @@ from runcard.runs.run import Run
 from runcard.runs.writer import log_evaluation, write_evaluation
 from runcard.stats.calibration import Calibration
 from runcard.training.checkpoint import load_weights, read_last
-from runcard.training.evaluation import check_units, evaluate, predict, rows_per_image
+from runcard.training.evaluation import check_units, evaluate, leave_out_ignored, predict, rows_per_image
 from runcard.training.restore import SavedRun, open_run
 from runcard.training.types import BalancedLoss, Evaluation
 
@@ -56,7 +57,7 @@ class LabelledImages:
     name: str  # of the data, for people
     source: Source
     samples: Samples  # all that the source has, with the run's class indices
-    class_indices: np.ndarray  # the run's index of each class of the source
+    class_indices: np.ndarray  # the run's index of each class of the source; of IGNORED, itself
     chosen: list[int]  # the positions in samples that are evaluated
     groups: list[str]  # of all samples
 
@@ -223,7 +224,10 @@ def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Se
 
 
 def _class_indices(classes: Sequence[str], dataset: DatasetConfig, run: SavedRun) -> np.ndarray:
-    """Return the run's index of each class of the data. Raise UserError for a class that the run does not know."""
+    """Return the run's index of each class of the data, and IGNORED at its own place.
+
+    Raise UserError for a class that the run does not know.
+    """
     known: list[str] = run.config["derived"]["classes"]
     if unknown := [name for name in classes if name not in known]:
         what = f"the data have the class {', '.join(unknown)}, but {run.folder} predicts {', '.join(known)}."
@@ -232,7 +236,7 @@ def _class_indices(classes: Sequence[str], dataset: DatasetConfig, run: SavedRun
         fix = shlex.quote(f"dataset.classes=[{','.join(names)}]")
         fix = fix if same else "name the folders as the run's"
         raise UserError(f"dataset: {what}\nWhere they mean the same: {fix}")
-    return np.array([known.index(name) for name in classes])
+    return np.array([*(known.index(name) for name in classes), *range(len(classes), IGNORED + 1)])
 
 
 def _evaluate(
@@ -302,6 +306,7 @@ class _Measured:
         loss = parse_section(LossConfig, run.config["loss"], f"{run.folder}: loss.")
         self.loss = _weighed(build("loss", loss.node, run.trust), run.record).to(next(run.model.parameters()).device)
         self.metrics = self._metrics(list(run.config["metric"]["scores"])).to(next(run.model.parameters()).device)
+        leave_out_ignored(self.loss, self.metrics, images.samples)
         self.dataset = SampleDataset(images.samples, normalizer(run.config["dataset"]["normalization"]), None, 0)
 
     def _metrics(self, names: Sequence[str]) -> MetricCollection:
@@ -342,13 +347,15 @@ class _Measured:
         scores = self.run.config["metric"]["scores"]
         is_of_pixels = self.images.samples.has_masks and metric in scores and metric not in own.units
         at_size = self._metrics([metric]) if is_of_pixels else None
+        if at_size is not None:
+            leave_out_ignored(self.loss, at_size, self.images.samples)
         resize = self.run.dataset(None).resize
         hidden = not console.is_terminal
         examples = zip(self.images.chosen, self.examples(self.images.chosen), strict=True)
         for i, example in track(
             examples, "calibrating", len(self.images.chosen), console=console, transient=True, disable=hidden
         ):
-            calibration.add(example.probs, example.target)
+            calibration.add(*example.labelled())
             if at_size is not None:
                 target = self._at_size(i)
                 probs = restore_size(example.probs, target.shape[0], target.shape[1], resize)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runcard.errors import check_number
+from runcard.losses.reduction import mean_of_labelled
 
 
 class BCE(nn.Module):
@@ -19,10 +20,12 @@ class BCE(nn.Module):
     pos_weight: the weight w of class 1, >= 0; None for 1; "balanced" for the number of training targets of class 0
     over that of class 1, which weigh sets: both classes then weigh the same in sum.
 
-    An empty mask is an ordinary target: its loss falls to 0 as the logits fall. Raises ValueError unless the
-    logits have one channel.
+    An empty mask is an ordinary target: its loss falls to 0 as the logits fall. Pixels whose target is ignore_index are
+    left out: the mean is over the others of each image, then over images. Raises ValueError unless the logits have one
+    channel.
     """
 
+    ignore_index: int | None = None  # set by training.evaluation.leave_out_ignored
     pos_weight: Tensor | None
 
     def __init__(self, pos_weight: float | str | None = None) -> None:
@@ -43,4 +46,8 @@ class BCE(nn.Module):
         if logits.shape[1] != 1:
             raise ValueError(f"logits must have one channel for binary cross-entropy, got {logits.shape[1]}")
         assert not self.balanced or self.pos_weight is not None, "weigh was not called"
-        return F.binary_cross_entropy_with_logits(logits[:, 0].float(), targets.float(), pos_weight=self.pos_weight)
+        logits, truth = logits[:, 0].float(), targets.float()
+        if self.ignore_index is None:
+            return F.binary_cross_entropy_with_logits(logits, truth, pos_weight=self.pos_weight)
+        losses = F.binary_cross_entropy_with_logits(logits, truth, pos_weight=self.pos_weight, reduction="none")
+        return mean_of_labelled(losses, targets != self.ignore_index)

@@ -14,7 +14,7 @@ class CompoundLoss(nn.Module):
     """Logits (N, C, ...) and targets (N, ...) int64 -> scalar: sum over names of weights[name] * losses[name].
 
     Raises ValueError where the names of losses and weights differ, and where no weight is above zero. Each loss
-    handles empty masks in its own way.
+    handles empty masks, and pixels to be ignored, in its own way.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from runcard.errors import check_number
+from runcard.losses.reduction import mean_of_labelled
 
 
 class CrossEntropy(nn.Module):
@@ -20,12 +21,14 @@ class CrossEntropy(nn.Module):
 
     The mean is over pixels and images, whatever their weights: torch.nn.functional.cross_entropy divides by the sum of
     the weights instead, which cancels the weight of a single labelled image, as in validation. An empty mask is an
-    ordinary target of class 0.
+    ordinary target of class 0. Pixels whose target is ignore_index are left out: the mean is over the others of each
+    image, then over images.
 
     Without weights it equals torch's. It avoids NLLLoss, which CUDA refuses on masks in deterministic mode.
     Raises ValueError where the number of logits is one or is not the number of weights.
     """
 
+    ignore_index: int | None = None  # set by training.evaluation.leave_out_ignored
     weights: Tensor | None
 
     def __init__(self, weights: Sequence[float] | str | None = None) -> None:
@@ -53,4 +56,9 @@ class CrossEntropy(nn.Module):
         classes = torch.arange(num_classes, device=logits.device).view(-1, *[1] * (targets.dim() - 1))
         is_target = targets.unsqueeze(1) == classes  # (N, K, ...)
         losses = -(logits.float().log_softmax(dim=1) * is_target).sum(dim=1)  # (N, ...)
-        return losses.mean() if self.weights is None else (self.weights[targets] * losses).mean()
+        if self.ignore_index is None:
+            return losses.mean() if self.weights is None else (self.weights[targets] * losses).mean()
+        labelled = targets != self.ignore_index
+        if self.weights is not None:
+            losses = self.weights[targets.where(labelled, 0)] * losses
+        return mean_of_labelled(losses, labelled)

@@ -29,7 +29,11 @@ class DiceLoss(nn.Module):
 
     Empty masks (sum(t) = 0): with smooth > 0 the loss is sum(p) / (sum(p) + smooth), which falls to 0 as p does. With
     smooth = 0 it is 1 for any prediction, without a gradient, and 0 where p is exactly 0 too. It is always finite.
+
+    Pixels whose target is ignore_index are left out of the sums. An image without others has the loss 0.
     """
+
+    ignore_index: int | None = None  # set by training.evaluation.leave_out_ignored
 
     def __init__(self, pooling: str = "image", smooth: float = 1.0) -> None:
         super().__init__()
@@ -44,7 +48,10 @@ class DiceLoss(nn.Module):
         probs = logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)[:, 1:]
         probs = probs.reshape(*probs.shape[:2], -1)  # (N, foreground classes, pixels)
         classes = torch.arange(1, probs.shape[1] + 1, device=logits.device).view(-1, 1)
-        truth = (targets.reshape(len(targets), 1, -1) == classes).float()
+        targets = targets.reshape(len(targets), 1, -1)
+        truth = (targets == classes).float()
+        if self.ignore_index is not None:
+            probs = probs * (targets != self.ignore_index)
         over = (2,) if self.pooling == "image" else (0, 2)
         overlap = 2 * (probs * truth).sum(over) + self.smooth
         total = probs.sum(over) + truth.sum(over) + self.smooth

@@ -14,7 +14,8 @@ class LogLoss(Metric):
     """Per image: the mean over pixels of -log p[target], (N,) float32; for two classes the binary cross-entropy.
 
     update takes probabilities (N, K, ...) and targets (N, ...) int64. Probabilities are clamped at 1e-7 from below,
-    so the value is finite. An empty mask is an ordinary target of class 0.
+    so the value is finite. An empty mask is an ordinary target of class 0. Pixels whose target is ignore_index are left
+    out; without others the value is 0.
     """
 
     is_differentiable = True
@@ -22,6 +23,7 @@ class LogLoss(Metric):
     full_state_update = False
     per_image = True
     bounds = (0.0, None)  # None: no bound
+    ignore_index: int | None = None  # set by training.evaluation.leave_out_ignored
     # A MetricCollection shares one state between metrics whose states have equal names and, after the first batch,
     # equal values. The name is unique, so that equal values by coincidence cannot join it to another metric.
     log_losses: list[Tensor]
@@ -32,9 +34,19 @@ class LogLoss(Metric):
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
         """Add a batch: probabilities (N, K, ...), targets (N, ...) int64."""
-        of_target = probs.gather(1, targets.unsqueeze(1)).flatten(1)  # (N, pixels)
-        self.log_losses.append(-torch.log(of_target.clamp_min(SMALLEST_PROBABILITY)).mean(dim=1))
+        if self.ignore_index is None:
+            self.log_losses.append(_log_losses(probs, targets).mean(dim=1))
+        else:
+            labelled = targets != self.ignore_index
+            losses = _log_losses(probs, targets.where(labelled, 0)) * labelled.flatten(1)
+            self.log_losses.append(losses.sum(dim=1) / labelled.flatten(1).sum(dim=1).clamp_min(1))
 
     def compute(self) -> Tensor:
         """Compute one value per image, (N,)."""
         return dim_zero_cat(self.log_losses)
+
+
+def _log_losses(probs: Tensor, targets: Tensor) -> Tensor:
+    """Compute the log loss of each pixel, (N, pixels)."""
+    of_target = probs.gather(1, targets.unsqueeze(1)).flatten(1)
+    return -torch.log(of_target.clamp_min(SMALLEST_PROBABILITY))

@@ -9,6 +9,8 @@ attribute columns.
 
 Per image each ratio is computed for every foreground class 1 .. K-1 and then averaged over these. 0/0 is 1. So Dice is
 1 where truth and prediction are both empty, and 0 where only one of them is.
+
+Pixels whose target is ignore_index are left out. It is None, unless training.evaluation.leave_out_ignored sets it.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class _Counts(Metric):
     full_state_update = False
     per_image = True
     bounds = (0.0, 1.0)
+    ignore_index: int | None = None
     confusion: list[Tensor]  # (N, K, K) int64 each: true class, predicted class
 
     def __init__(self, num_classes: int) -> None:
@@ -44,11 +47,14 @@ class _Counts(Metric):
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
         """Add a batch: probabilities (N, K, H, W), targets (N, H, W) int64."""
-        num_images, num_cells = len(targets), self.num_classes**2
+        num_images, num_rows = len(targets), self.num_classes
+        if self.ignore_index is not None:  # they are counted in a row of their own, which is left out
+            targets, num_rows = targets.where(targets != self.ignore_index, num_rows), num_rows + 1
+        num_cells = num_rows * self.num_classes
         cells = (targets * self.num_classes + probs.max(dim=1).indices).flatten(1)
         cells = cells + num_cells * torch.arange(num_images, device=cells.device).unsqueeze(1)
         counts = torch.bincount(cells.flatten(), minlength=num_images * num_cells)
-        self.confusion.append(counts.view(num_images, self.num_classes, self.num_classes))
+        self.confusion.append(counts.view(num_images, num_rows, self.num_classes)[:, : self.num_classes])
 
     def counts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return true positives, false positives, true negatives and false negatives, each (N, K) int64."""
@@ -170,6 +176,7 @@ class SoftDice(Metric):
     full_state_update = False
     per_image = True
     bounds = (0.0, 1.0)
+    ignore_index: int | None = None
     soft_dice_losses: list[Tensor]  # a unique name, see runcard.metrics.log_loss
 
     def __init__(self) -> None:
@@ -178,9 +185,11 @@ class SoftDice(Metric):
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
         """Add a batch: probabilities (N, K, H, W), targets (N, H, W) int64."""
-        probs = probs.flatten(2)  # (N, K, pixels)
+        probs, targets = probs.flatten(2), targets.flatten(1).unsqueeze(1)  # (N, K, pixels), (N, 1, pixels)
+        if self.ignore_index is not None:
+            probs = probs * (targets != self.ignore_index)
         classes = torch.arange(probs.shape[1], device=probs.device).view(-1, 1)
-        truth = targets.flatten(1).unsqueeze(1) == classes
+        truth = targets == classes
         overlap = (probs * truth).sum(dim=2)
         total = probs.sum(dim=2) + truth.sum(dim=2)
         self.soft_dice_losses.append(1 - foreground(ratio(2 * overlap, total)))

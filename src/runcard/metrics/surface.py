@@ -12,7 +12,7 @@ Both metrics receive probabilities (N, K, H, W) with K >= 2 and targets (N, H, W
 most probable one, and compute a vector (N,): the mean over the foreground classes 1 .. K-1. Distances are in mm where
 pixel_size gives the height and width of each image's pixels, else in pixels. Two empty masks give 0. One empty mask
 gives the image's diagonal, more than any distance of two pixels but finite, so that an early epoch that predicts
-nothing still has a mean.
+nothing still has a mean. Pixels whose target is ignore_index are background in both masks.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class _SurfaceDistances(Metric):
     full_state_update = False
     per_image = True
     bounds = (0.0, None)  # None: no bound
+    ignore_index: int | None = None  # set by training.evaluation.leave_out_ignored
     pixel_size: Tensor | None = None  # (N, 2): height and width of the pixels of each image of a batch; None: 1
     # (N, K-1, 2) each, in the unit of pixel_size: hausdorff 95, average. A unique name, see runcard.metrics.log_loss.
     surface_distances: list[Tensor]
@@ -80,7 +81,10 @@ class _SurfaceDistances(Metric):
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
         """Add a batch: probabilities (N, K, H, W), targets (N, H, W) int64."""
-        predictions = probs.max(dim=1).indices.cpu().numpy()
+        predicted = probs.max(dim=1).indices
+        if self.ignore_index is not None:
+            predicted = predicted.where(targets != self.ignore_index, 0)
+        predictions = predicted.cpu().numpy()
         sizes = np.ones((len(targets), 2)) if self.pixel_size is None else self.pixel_size.numpy()
         measured = [
             [_summary(*surface_distances(prediction == k, truth == k, size)) for k in range(1, probs.shape[1])]

@@ -27,7 +27,7 @@ class Calibration:
     squares: float = 0.0  # the sum of squared errors, for the Brier score
 
     def add(self, probs: NDArray[np.float32], truth: NDArray[np.integer]) -> None:
-        """Count an image's probabilities (K,) or (K, H, W) and its class () or class map (H, W)."""
+        """Count an image's probabilities (K, …) and its class () or those of its labelled pixels (…)."""
         flat, classes = probs.reshape(self.num_classes, -1), np.asarray(truth).reshape(-1)
         if self.num_classes == 2:
             score, hit = flat[self.positive], classes == self.positive

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
+from runcard import IGNORED
 from runcard.data.loaders import Batch
 from runcard.data.source import Samples
 from runcard.errors import UserError
-from runcard.training.types import Evaluation, Loss
+from runcard.training.types import Evaluation, Ignoring, Loss
 
 Autocast = Callable[[], AbstractContextManager[Any]]  # makes a context with the precision of a run
 OUT_OF_MEMORY = "train.batch_size: too large for the GPU's memory. Lower it, and raise train.accumulate_steps instead."
@@ -117,6 +118,36 @@ def check_units(metrics: MetricCollection, samples: Samples) -> dict[str, str]:
         keys = " and ".join(f"metric.scores.{name}.pixel_mm" for name in given)
         raise UserError(f"{keys} must be null: the data have a pixel spacing of their own.")
     return {name: "mm" if name in given or samples.pixel_mm is not None else "px" for name in of_lengths}
+
+
+def leave_out_ignored(loss: nn.Module, metrics: MetricCollection, samples: Samples) -> None:
+    """Make loss and metrics leave out the pixels that are IGNORED, where samples have such.
+
+    Those that can, ours and many of other libraries, have an attribute ignore_index: None, which becomes IGNORED here,
+    or IGNORED. Raises UserError where one cannot.
+    """
+    if not samples.has_ignored:
+        return
+    parts = _parts(loss, "loss") | {f"metric.scores.{name}": metric for name, metric in metrics.items()}
+    cannot = []
+    for key, part in parts.items():
+        if isinstance(part, Ignoring) and part.ignore_index is None:
+            part.ignore_index = IGNORED
+        if not isinstance(part, Ignoring) or part.ignore_index != IGNORED:
+            cannot.append(key)
+    if cannot:
+        raise UserError(
+            f"{', '.join(cannot)}: cannot leave out the pixels that nobody labelled in the masks.\n"
+            "Use loss=bce, cross_entropy, dice or bce_dice and the scores of metric=masks, or those of a library that "
+            f"have an argument ignore_index: {IGNORED}, as torch.nn.CrossEntropyLoss has."
+        )
+
+
+def _parts(loss: nn.Module, key: str) -> dict[str, nn.Module]:
+    """Map the dotted key of a loss to it or, where it has no ignore_index but losses within it, those of these."""
+    within = {} if isinstance(loss, Ignoring) else dict(loss.named_children())
+    found = {k: part for name, child in within.items() for k, part in _parts(child, f"{key}.{name}").items()}
+    return found or {key: loss}
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

@@ -38,6 +38,13 @@ class BalancedLoss(Protocol):
         """Set the weight of each class: of all training targets over K times those of the class."""
 
 
+@runtime_checkable
+class Ignoring(Protocol):
+    """A loss or metric that leaves out the pixels whose target is ignore_index; None: there are none."""
+
+    ignore_index: int | None
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A learning-rate scheduler, its interval (step or epoch), and the column of metrics.csv that it watches."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
+from runcard import IGNORED
 from runcard.errors import UserError
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _equal(one: Sample, other: Sample) -> bool:
 
 
 def _has_foreground(sample: Sample) -> bool:
-    return sample.mask is not None and bool((np.asarray(sample.mask) > 0).any())
+    return sample.mask is not None and bool(((sample.mask > 0) & (sample.mask != IGNORED)).any())
 
 
 def _pattern(height: int, width: int) -> np.ndarray:
