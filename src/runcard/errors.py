@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 EXIT_USER_ERROR = 2
 EXTRAS = {"pytorch_grad_cam": "explain", "altair": "report", "vl_convert": "report", "jinja2": "report"}
 EXTRAS |= {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
-EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom"}
+EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom", "highdicom": "dicom"}
 NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 
 
