@@ -336,13 +336,15 @@ def message_or_image(path: Path) -> str | np.ndarray:
         return str(refused)
 
 
-@pytest.mark.parametrize("suffix", [".dcm", ".nii", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".dcm", ".dicom", ".nii", ".nii.gz"])
 def test_damaged_files_are_read_or_refused(suffix, tmp_path, capfd):
     """Other bytes anywhere, most of them in the header, in one or two places."""
     path, rng = tmp_path / f"x{suffix}", np.random.default_rng(0)
     if suffix == ".dcm":
         window = {"WindowCenter": "2048", "WindowWidth": "900", "RescaleSlope": "2", "RescaleIntercept": "1"}
         write_dicom(path, GREYS, bits=12, **window)
+    elif suffix == ".dicom":
+        write_enhanced_ct(path, FRAMES, heights_mm=range(4))
     else:
         write_nifti(path, SLICES)
     whole, read = path.read_bytes(), 0

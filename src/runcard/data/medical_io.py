@@ -32,6 +32,7 @@ MAX_VOXELS = 2**29  # of one volume: 2048 slices of 512 x 512
 NUM_VOLUMES_KEPT = 4  # an image and its mask, and those that follow them in other threads
 FUNCTIONAL_GROUPS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SOP classes: bits, or label maps
+PIXEL_KEYWORDS = {0x08: "FloatPixelData", 0x09: "DoubleFloatPixelData", 0x10: "PixelData"}  # by the end of their tags
 BYTES_OF_FRAGMENT = 8  # the least that a compressed frame takes
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # others, also unknown ones, are mm
 TRUNCATED = re.compile(r"truncated|less than expected|end of file", re.IGNORECASE)
@@ -59,14 +60,14 @@ def read_dicom(path: Path, frame: int | None = None, as_stored: bool = False) ->
     them. Raises DataError, also for several frames where none is named.
     """
     with _refused(path, "DICOM"):
-        dataset = _open_dicom(path) if frame is None else _header(path)
-        from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+        dataset = _open_dicom(path) if frame is None else _header(path)[0]
+        from pydicom.pixels import apply_color_lut, apply_modality_lut
 
         frames = _check_image(path, dataset)
         if frame is None and frames > 1:
             raise DataError("unreadable", path, "has several frames", "Name one of them, x.dcm:7.", f" ({frames})")
-        try:  # of several frames only this one is read
-            pixels = pixel_array(dataset if frame is None else path, index=frame or 0)
+        try:
+            pixels = dataset.pixel_array if frame is None else _frame_pixels(path, frame)
         except RuntimeError:
             raise _undecoded(path, "compressed in a way that no installed decoder can read", dataset) from None
         dataset = _of_frame(dataset, frame or 0)
@@ -121,7 +122,7 @@ def num_frames(path: Path) -> int | None:
     """
     try:
         with _refused(path, "DICOM"):
-            frames = _check_image(path, _header(path))
+            frames = _check_image(path, _header(path)[0])
     except DataError:
         return None
     return frames if frames > 1 else None
@@ -130,7 +131,7 @@ def num_frames(path: Path) -> int | None:
 def dicom_header(path: Path, frame: int | None = None) -> Header:
     """Read the header of a DICOM file, for one of its frames: "12-bit grey DICOM"."""
     with _refused(path, "DICOM"):
-        dataset = _header(path)
+        dataset, _ = _header(path)
         mode = "grey" if str(dataset.PhotometricInterpretation).startswith("MONOCHROME") else "RGB"
         spacing = to_spacing(_of_frame(dataset, frame or 0).get("PixelSpacing"))
         spacing = spacing or to_spacing(dataset.get("ImagerPixelSpacing"))
@@ -197,22 +198,41 @@ def _printable(text: str) -> str:
     return "".join(sign for sign in text if sign.isprintable())
 
 
-def _open_dicom(path: Path, with_pixels: bool = True) -> Any:
+def _open_dicom(path: Path) -> Any:
     import pydicom
 
     with path.open("rb") as file:
-        return pydicom.dcmread(file, stop_before_pixels=not with_pixels)
+        return pydicom.dcmread(file)
 
 
-def _header(path: Path) -> Any:
-    """Return a DICOM file without its pixels, to be read only; it is not parsed again for each of its frames."""
+def _header(path: Path) -> tuple[Any, int]:
+    """Return a DICOM file without its pixels, to be read only, and where these begin; kept for its next frames."""
     status = path.stat()
-    return _kept_header(path, status.st_mtime_ns, status.st_size)
+    return _parsed(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=NUM_VOLUMES_KEPT)
-def _kept_header(path: Path, _modified: int, _size: int) -> Any:
-    return _open_dicom(path, with_pixels=False)
+def _parsed(path: Path, _modified: int, _size: int) -> tuple[Any, int]:
+    import pydicom
+
+    with path.open("rb") as file:
+        return pydicom.dcmread(file, stop_before_pixels=True), file.tell()
+
+
+def _frame_pixels(path: Path, frame: int) -> np.ndarray:
+    """Decode one frame, where it lies in the file. pydicom.pixels.pixel_array would parse the header again for each."""
+    from pydicom.pixels import get_decoder
+    from pydicom.pixels.utils import as_pixel_options
+
+    header, start = _header(path)
+    syntax = header.file_meta.TransferSyntaxUID
+    with path.open("rb") as file:
+        file.seek(start)
+        element = file.read(8 if syntax.is_implicit_VR else 12)  # tag, type and length; the type may be absent
+        options = as_pixel_options(header, pixel_keyword=PIXEL_KEYWORDS[element[2] | element[3]])
+        if not syntax.is_implicit_VR:
+            options["pixel_vr"] = element[4:6].decode()
+        return np.asarray(get_decoder(syntax).as_array(file, index=frame, **options)[0])
 
 
 def _check_image(path: Path, dataset: Any) -> int:
