@@ -12,6 +12,7 @@ from PIL import Image
 
 pydicom = pytest.importorskip("pydicom", reason="an extra: pip install -e .[dicom]")
 nibabel = pytest.importorskip("nibabel", reason="an extra: pip install -e .[dicom]")
+highdicom = pytest.importorskip("highdicom", reason="an extra: pip install -e .[dicom]")
 
 LPS = np.diag([-0.5, -0.7, 3.0, 1.0])  # stored as DICOM stores: columns to the left, rows to the back, 0.7 mm apart
 

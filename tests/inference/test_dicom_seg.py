@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from medical import disc, greys, pydicom, write_dicom, write_enhanced_ct, write_frames
+from medical import disc, greys, highdicom, pydicom, write_dicom, write_enhanced_ct, write_frames
 from PIL import Image
 
 import runcard
 from runcard.data.image_io import read_image, read_mask
 from runcard.inference.dicom_seg import encode_segmentation
-
-highdicom = pytest.importorskip("highdicom", reason="an extra: pip install -e .[dicom]")
 
 MADE_BY = {"runs": [{"run": "outputs/a", "weights_sha256": "0" * 64}], "classes": ["background", "lung", "Herz ä"]}
 PATIENT = {"PatientName": "Grün^Ä", "PatientID": "7", "SpecificCharacterSet": "ISO_IR 100", "StudyDate": "20240131"}
@@ -22,8 +21,6 @@ PATIENT = {"PatientName": "Grün^Ä", "PatientID": "7", "SpecificCharacterSet": 
 
 def segmented(content: Path | bytes, image: Path) -> np.ndarray:
     """Read the class of each pixel (frames, H, W) in a segmentation, as highdicom finds it for the frames of image."""
-    from io import BytesIO
-
     made = highdicom.seg.segread(BytesIO(content) if isinstance(content, bytes) else content)
     source = pydicom.dcmread(image, stop_before_pixels=True)
     how = {"combine_segments": True, "assert_missing_frames_are_empty": True, "ignore_spatial_locations": True}
@@ -34,15 +31,14 @@ def segmented(content: Path | bytes, image: Path) -> np.ndarray:
 
 
 def three_classes(i: int) -> np.ndarray:
-    return (disc(i) + disc(i + 3)).astype(np.uint8)
+    return disc(i).astype(np.uint8) + disc(i + 3)
 
 
 def test_a_segmentation_holds_the_mask_and_refers_to_its_image(tmp_path):
     image = write_dicom(tmp_path / "x.dcm", greys(0), bits=12, InstanceNumber=5, **PATIENT)
     content = encode_segmentation(image, [three_classes(0)], MADE_BY, "a hash")
     assert np.array_equal(segmented(content, image), [three_classes(0)])
-    (tmp_path / "seg.dcm").write_bytes(content)
-    made, source = pydicom.dcmread(tmp_path / "seg.dcm"), pydicom.dcmread(image)
+    made, source = pydicom.dcmread(BytesIO(content)), pydicom.dcmread(image)
     assert [(each.SegmentLabel, each.SegmentAlgorithmType) for each in made.SegmentSequence] == [
         ("lung", "AUTOMATIC"),
         ("Herz ä", "AUTOMATIC"),
@@ -54,7 +50,7 @@ def test_a_segmentation_holds_the_mask_and_refers_to_its_image(tmp_path):
     assert (made.SegmentationType, made.Modality, made.ContentDate) == ("BINARY", "SEG", "20240131")
 
 
-def test_bytes_depend_on_the_runs_and_the_image_alone(tmp_path, monkeypatch):
+def test_bytes_depend_on_the_runs_and_the_image_alone(tmp_path):
     image = write_dicom(tmp_path / "x.dcm", greys(0), bits=12)
     made = encode_segmentation(image, [three_classes(0)], MADE_BY, "a hash")
     assert made == encode_segmentation(image, [three_classes(0)], MADE_BY, "a hash")
@@ -62,7 +58,7 @@ def test_bytes_depend_on_the_runs_and_the_image_alone(tmp_path, monkeypatch):
         encode_segmentation(image, [three_classes(0)], MADE_BY | {"versions": "others"}, "a hash"),
         encode_segmentation(image, [three_classes(0)], MADE_BY, "another hash"),
     ]
-    assert len({pydicom.dcmread(pydicom.filebase.DicomBytesIO(each)).SOPInstanceUID for each in (made, *others)}) == 3
+    assert len({pydicom.dcmread(BytesIO(each)).SOPInstanceUID for each in (made, *others)}) == 3
 
 
 def test_an_empty_mask_and_a_missing_class(tmp_path):
