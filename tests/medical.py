@@ -12,6 +12,7 @@ from PIL import Image
 
 pydicom = pytest.importorskip("pydicom", reason="an extra: pip install -e .[dicom]")
 nibabel = pytest.importorskip("nibabel", reason="an extra: pip install -e .[dicom]")
+highdicom = pytest.importorskip("highdicom", reason="an extra: pip install -e .[dicom]")
 
 LPS = np.diag([-0.5, -0.7, 3.0, 1.0])  # stored as DICOM stores: columns to the left, rows to the back, 0.7 mm apart
 
@@ -25,6 +26,7 @@ def write_dicom(path: Path, pixels: np.ndarray, bits: int | None = None, **eleme
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid(entropy_srcs=[path.name])
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = (generate_uid(entropy_srcs=[level]) for level in "ab")
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
     dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
@@ -40,6 +42,41 @@ def write_dicom(path: Path, pixels: np.ndarray, bits: int | None = None, **eleme
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_frames(path: Path, frames: Sequence[np.ndarray], **elements: Any) -> Path:
+    """Write frames of one size and type as one DICOM file."""
+    content = b"".join(frame.tobytes() for frame in frames)
+    pixels = {"NumberOfFrames": len(frames), "PixelData": content + bytes(len(content) % 2)}
+    return write_dicom(path, frames[0], **pixels, **elements)
+
+
+def functional_groups(**groups: dict[str, Any]) -> Any:
+    """Return an item of functional groups: the name of each sequence, and the elements of its item."""
+    item = pydicom.Dataset()
+    for name, elements in groups.items():
+        group = pydicom.Dataset()
+        for key, value in elements.items():
+            setattr(group, key, value)
+        setattr(item, name, [group])
+    return item
+
+
+def write_enhanced_ct(path: Path, frames: Sequence[np.ndarray], heights_mm: Sequence[float]) -> Path:
+    """Write frames as an enhanced CT image at these heights, rows 0.8 mm and columns 0.5 mm apart."""
+    shared = functional_groups(
+        PixelMeasuresSequence={"PixelSpacing": [0.8, 0.5], "SliceThickness": 2},
+        PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+    )
+    each = [functional_groups(PlanePositionSequence={"ImagePositionPatient": [0, 0, z]}) for z in heights_mm]
+    return write_frames(
+        path,
+        frames,
+        SOPClassUID=pydicom.uid.EnhancedCTImageStorage,
+        FrameOfReferenceUID="1.2.3",
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=each,
+    )
 
 
 def write_nifti(path: Path, slices: Sequence[np.ndarray], affine: np.ndarray = LPS) -> Path:

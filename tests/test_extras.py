@@ -62,6 +62,18 @@ def test_medical_files_without_their_extra_say_how_to_install_it(missing, suffix
     assert done.stderr == f"{tmp_path}/sick/1.{suffix}: {hint}"
 
 
+def test_a_prediction_without_highdicom_is_refused_before_the_run_is_opened(tmp_path):
+    weights = write_run(tmp_path / "run") / "checkpoints" / "best.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_bytes(b"not read")
+    (tmp_path / "x.dcm").write_bytes(b"x")
+    done = without("highdicom", ["runcard", "predict", "run", "x.dcm", "-o", "out"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "the package highdicom is not installed: pip install 'runcard[dicom]'\n"
+    as_png = without("highdicom", ["runcard", "predict", "run", "x.dcm", "-o", "out", "--values", "0,255"], tmp_path)
+    assert "highdicom" not in as_png.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -10,14 +10,25 @@ import numpy as np
 import pytest
 import torch
 from conftest import ONE_EPOCH, build_setup, compose_config
-from medical import LPS, greys, nibabel, write_dicom, write_dicom_pairs, write_nifti, write_volume_pairs
+from medical import (
+    LPS,
+    disc,
+    greys,
+    nibabel,
+    write_dicom,
+    write_dicom_pairs,
+    write_enhanced_ct,
+    write_frames,
+    write_nifti,
+    write_volume_pairs,
+)
 from PIL import Image
 from torch import Tensor, nn
 
 import runcard
 from runcard.config.schema import parse_config
 from runcard.data.datamodule import open_source, read_data
-from runcard.data.image_io import read_image
+from runcard.data.image_io import read_image, read_mask
 from runcard.errors import UserError
 from runcard.training.evaluation import evaluate
 
@@ -77,9 +88,11 @@ def test_a_run_on_dicom_files_and_its_predictions(dicoms, run_config, runcard_co
     assert recorded["images"]["kinds"] == ["12-bit grey DICOM"]
     assert "val/hd95 (mm)" in capsys.readouterr().out
     assert runcard_command("predict", folder, dicoms / "Image", "-o", "out") == (0, "10 images predicted: out/\n", "")
-    mask = np.asarray(Image.open(tmp_path / "out" / "3.png"))
+    mask = read_mask(tmp_path / "out" / "3.dcm", 2)
     assert np.array_equal(mask, runcard.load(folder).predict(dicoms / "Image" / "3.dcm").mask)
     assert mask.shape == (40, 48)
+    assert runcard_command("predict", folder, dicoms / "Image", "-o", "values", "--values", "0,255")[0] == 0
+    assert np.array_equal(Image.open(tmp_path / "values" / "3.png"), 255 * mask)
 
 
 def test_slices_of_a_volume_stay_in_one_split(volumes):
@@ -95,6 +108,23 @@ def test_slices_of_a_volume_stay_in_one_split(volumes):
     images, masks = data.samples.images[..., 0].astype(float), data.samples.targets.astype(bool)
     assert all(image[mask].mean() > image[~mask].mean() + 40 for image, mask in zip(images, masks, strict=True))
     np.testing.assert_allclose(data.samples.pixel_mm, [[0.7 * 40 / 32, 0.5 * 48 / 32]] * len(masks))
+
+
+def test_frames_of_a_dicom_file_stay_in_one_split(tmp_path):
+    for i in range(5):
+        numbers = range(7 * i, 7 * i + 3)
+        image = tmp_path / "Image" / f"p{i}.dcm"
+        write_enhanced_ct(image, [greys(n) for n in numbers], heights_mm=[0, 2, 4])
+        write_frames(tmp_path / "Mask" / f"p{i}.dcm", [disc(n).astype(np.uint8) for n in numbers])
+    config, _ = parse_config(compose_config(*SMALL, f"dataset.root={tmp_path}", WINDOW))
+    data = read_data(open_source(config.dataset), config.dataset)
+    assert data.samples.ids[:4] == ["p0:0", "p0:1", "p0:2", "p1:0"]
+    assert data.groups[:4] == ["p0", "p0", "p0", "p1"]
+    assert {data.groups[i] for i in data.split["train"]}.isdisjoint({data.groups[i] for i in data.split["val"]})
+    assert len(set(data.samples.digests)) == 15
+    images, masks = data.samples.images[..., 0].astype(float), data.samples.targets.astype(bool)
+    assert all(image[mask].mean() > image[~mask].mean() + 40 for image, mask in zip(images, masks, strict=True))
+    np.testing.assert_allclose(data.samples.pixel_mm, [[0.8 * 40 / 32, 0.5 * 48 / 32]] * 15)
 
 
 def test_volumes_are_predicted_as_volumes(volumes, run_config, runcard_command, tmp_path, capsys):

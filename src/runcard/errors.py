@@ -18,7 +18,7 @@ from natsort import natsorted
 EXIT_USER_ERROR = 2
 EXTRAS = {"pytorch_grad_cam": "explain", "altair": "report", "vl_convert": "report", "jinja2": "report"}
 EXTRAS |= {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
-EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom"}
+EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom", "highdicom": "dicom"}
 MAX_RUNS_NAMED = 3  # in a message
 NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medical import LPS, nibabel, pydicom, reoriented, write_dicom, write_nifti
+from medical import (
+    LPS,
+    functional_groups,
+    nibabel,
+    pydicom,
+    reoriented,
+    write_dicom,
+    write_enhanced_ct,
+    write_frames,
+    write_nifti,
+)
 
 from runcard.data.image_io import describe, ignore_reader_warnings, read_header, read_image, read_mask, slices
 from runcard.data.medical_io import nifti_mask
@@ -136,7 +146,8 @@ def test_one_image_in_four_encodings_is_one_image():
 
 
 REFUSED = {  # file -> what is said of it
-    "SC_rgb_rle_2frame.dcm": r"has several frames \(2\)\. Save each frame as a file",
+    "SC_rgb_rle_2frame.dcm": r"has several frames \(2\)\. Name one of them, x\.dcm:7\.",
+    "liver.dcm": r"a DICOM segmentation of several frames, which are not those of an image \(3\)",
     "SC_rgb_rle_32bit.dcm": "colours of more than 16 bits",
     "JPEGLSNearLossless_08.dcm": "compressed, and no decoder is installed: JPEG-LS",
     "rtplan.dcm": "a DICOM file without an image",
@@ -154,6 +165,124 @@ def test_real_files_that_are_refused(name, monkeypatch):
         read_image(path)
     assert str(refused.value).startswith(f"{path}: ")
     assert len(str(refused.value).splitlines()) == 1
+
+
+FRAMES = [np.random.default_rng(k).integers(0, 4096, (6, 9), np.uint16) for k in range(4)]
+
+
+def test_frames_are_images_in_the_window_of_their_file(tmp_path):
+    path = write_frames(tmp_path / "x.dcm", FRAMES, WindowCenter="2048", WindowWidth="1000", PixelSpacing=["2", "1"])
+    found = slices([path])
+    assert list(found) == [":0", ":1", ":2", ":3"]
+    for pixels, (image,) in zip(FRAMES, found.values(), strict=True):
+        alone = write_dicom(tmp_path / "alone.dcm", pixels, WindowCenter="2048", WindowWidth="1000")
+        assert np.array_equal(read_image(image), read_image(alone))
+        assert (describe(image), read_header(image).spacing_mm) == ("16-bit grey DICOM", (2.0, 1.0))
+
+
+def test_what_a_frame_says_comes_before_what_all_say_and_the_file(tmp_path):
+    shared = functional_groups(
+        PixelMeasuresSequence={"PixelSpacing": [0.8, 0.5]},
+        PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": -7},
+    )
+    each = [
+        functional_groups(),
+        functional_groups(PixelMeasuresSequence={"PixelSpacing": [3, 2]}),
+        functional_groups(PixelValueTransformationSequence={"RescaleSlope": 1, "RescaleIntercept": -1000}),
+        functional_groups(FrameVOILUTSequence={"WindowCenter": 2048.5, "WindowWidth": 1025}),
+    ]
+    groups = {"SharedFunctionalGroupsSequence": [shared], "PerFrameFunctionalGroupsSequence": each}
+    path = write_frames(tmp_path / "x.dcm", FRAMES, PixelSpacing=["9", "9"], RescaleSlope="9", **groups)
+    images = [image for (image,) in slices([path]).values()]
+    assert [read_header(image).spacing_mm for image in images] == [(0.8, 0.5), (3, 2), (0.8, 0.5), (0.8, 0.5)]
+    assert np.array_equal(read_image(images[0]), 2.0 * FRAMES[0] - 7)
+    assert np.array_equal(read_image(images[2]), FRAMES[2] - 1000.0)
+    expected = np.clip((2.0 * FRAMES[3] - 7 - 1536) / 1024 * 255, 0, 255)  # linear: from 1536 to 2560
+    assert read_image(images[3]).dtype == np.uint8
+    assert np.abs(read_image(images[3]) - expected).max() <= 0.5 + 1e-9
+
+
+def test_frames_of_colours_and_of_masks(tmp_path):
+    colours = [np.random.default_rng(k).integers(0, 256, (7, 5, 3), np.uint8) for k in range(2)]
+    path = write_frames(tmp_path / "x.dcm", colours)
+    for pixels, (image,) in zip(colours, slices([path]).values(), strict=True):
+        assert np.array_equal(read_image(image), pixels)
+    masks = [np.uint8(frame > 2000) for frame in FRAMES]
+    both = slices([write_enhanced_ct(tmp_path / "i.dcm", FRAMES, range(4)), write_frames(tmp_path / "m.dcm", masks)])
+    for k, (image, mask) in enumerate(both.values()):
+        assert np.array_equal(read_image(image), FRAMES[k])
+        assert np.array_equal(read_mask(mask, 2), masks[k])
+
+
+def test_frames_that_do_not_match_their_masks_are_refused(tmp_path):
+    image = write_frames(tmp_path / "x.dcm", FRAMES)
+    with pytest.raises(DataError, match="must have the same number of slices, got 4 and 3"):
+        slices([image, write_frames(tmp_path / "m.dcm", FRAMES[:3])])
+    with pytest.raises(DataError, match="may be in different orders"):
+        slices([image, write_nifti(tmp_path / "m.nii", SLICES)])
+
+
+def test_damaged_numbers_of_frames_are_refused(tmp_path):
+    path = write_frames(tmp_path / "x.dcm", FRAMES)
+    dataset = pydicom.dcmread(path)
+    for number in (-1, 999_999_999):
+        dataset.NumberOfFrames = number
+        dataset.save_as(path)
+        assert slices([path]) == {"": (path,)}
+        with pytest.raises(DataError, match=rf"has fewer frames than its header says \({number}\)"):
+            read_image(path)
+    dataset.NumberOfFrames = 5
+    dataset.save_as(path)
+    *found, (last,) = slices([path]).values()
+    assert [np.array_equal(read_image(image), pixels) for (image,), pixels in zip(found, FRAMES, strict=True)]
+    for beyond in (last, tmp_path / "x.dcm:5"):
+        with pytest.raises(DataError, match="cannot be read as DICOM, damaged or truncated"):
+            read_image(beyond)
+
+
+def test_one_frame_of_many_takes_the_memory_of_one(tmp_path):
+    path = write_dicom(tmp_path / "x.dcm", np.zeros((512, 512), np.uint16))
+    dataset = pydicom.dcmread(path)
+    dataset.NumberOfFrames = 2000
+    header = dataset.PixelData
+    dataset.save_as(path)
+    content = path.read_bytes()
+    start = len(content) - len(header)
+    with path.open("r+b") as file:  # 1 GiB that is not on the disk
+        file.seek(start - 4)
+        file.write((2000 * len(header)).to_bytes(4, "little"))
+        file.seek(start + 1999 * len(header))
+        file.write(b"\x07" * len(header))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_image(slices([path])[":1999"][0]).min() == 0x0707
+    assert read_image(slices([path])[":1998"][0]).max() == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kilobytes
+
+
+REAL_FRAMES = {  # file -> frames, shape, type, description, spacing
+    "SC_rgb_rle_2frame.dcm": (2, (100, 100, 3), "uint8", "8-bit RGB DICOM", (1.0, 1.0)),
+    "emri_small.dcm": (10, (64, 64), "uint16", "12-bit grey DICOM", None),
+    "emri_small_RLE.dcm": (10, (64, 64), "uint16", "12-bit grey DICOM", None),
+    "emri_small_jpeg_2k_lossless.dcm": (10, (64, 64), "uint16", "12-bit grey DICOM", None),
+    "eCT_Supplemental.dcm": (2, (512, 512), "uint8", "16-bit grey DICOM", (0.388672, 0.388672)),
+    "color3d_jpeg_baseline.dcm": (120, (480, 640, 3), "uint8", "8-bit RGB DICOM", None),
+    "OBXXXX1A_2frame.dcm": (2, (600, 800, 3), "uint16", "8-bit RGB DICOM", None),
+}
+
+
+@pytest.mark.parametrize("name", REAL_FRAMES)
+def test_frames_of_real_files(name):
+    path = real(name)
+    images = [image for (image,) in slices([path]).values()]
+    image, header = read_image(images[-1]), read_header(images[-1])
+    assert (len(images), image.shape, image.dtype.name, header.kind, header.spacing_mm) == REAL_FRAMES[name]
+    assert image.min() < image.max()
+
+
+def test_frames_in_three_encodings_are_the_same():
+    names = ("emri_small.dcm", "emri_small_RLE.dcm", "emri_small_jpeg_2k_lossless.dcm", "emri_small_big_endian.dcm")
+    files = [[read_image(image) for (image,) in slices([real(name)]).values()] for name in names]
+    assert all(np.array_equal(files[0], other) for other in files[1:])
 
 
 def test_a_truncated_dicom_file_is_never_read(tmp_path):
@@ -207,13 +336,15 @@ def message_or_image(path: Path) -> str | np.ndarray:
         return str(refused)
 
 
-@pytest.mark.parametrize("suffix", [".dcm", ".nii", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".dcm", ".dicom", ".nii", ".nii.gz"])
 def test_damaged_files_are_read_or_refused(suffix, tmp_path, capfd):
     """Other bytes anywhere, most of them in the header, in one or two places."""
     path, rng = tmp_path / f"x{suffix}", np.random.default_rng(0)
     if suffix == ".dcm":
         window = {"WindowCenter": "2048", "WindowWidth": "900", "RescaleSlope": "2", "RescaleIntercept": "1"}
         write_dicom(path, GREYS, bits=12, **window)
+    elif suffix == ".dicom":
+        write_enhanced_ct(path, FRAMES, heights_mm=range(4))
     else:
         write_nifti(path, SLICES)
     whole, read = path.read_bytes(), 0

@@ -1,8 +1,8 @@
 """Read images and masks from disk, upright, with errors that name the file.
 
 Pillow decodes images and applies their EXIF orientation. It silently truncates 16-bit colours to 8 bits, so OpenCV
-reads those. Alpha is dropped. DICOM and NIfTI are read in medical_io.py. The path of a slice of a volume is that of its
-file with the slice's number behind it, x.nii.gz:7: everything here takes it as the path of an image.
+reads those. Alpha is dropped. DICOM and NIfTI are read in medical_io.py. The path of a slice of a volume, or of a frame
+of a DICOM file, is that of its file with a number behind it, x.nii.gz:7: everything here takes it as an image's path.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runcard.data.medical_io import DICOM_SUFFIXES, FIX, NIFTI_SUFFIXES, Header
 from runcard.errors import DataError, UserError, check_integer
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
-SLICE = re.compile(r"(?P<file>.+\.nii(\.gz)?):(?P<z>\d+)", re.IGNORECASE | re.DOTALL)
+SLICE = re.compile(r"(?P<file>.+\.(nii|nii\.gz|dcm|dicom)):(?P<z>\d+)", re.IGNORECASE | re.DOTALL)
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # for any suffix: others, such as PostScript, start programs or are slow
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I": "32-bit grey", "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey"}
@@ -87,23 +87,24 @@ def without_suffix(name: str) -> str:
 def slices(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
     """Map what tells the images in one item's files (an image, or it and its mask) apart to the paths of each.
 
-    {"": paths}, but for NIfTI volumes {":0": (x.nii:0, …), ":1": …}, one per axial slice. Raises DataError where image
-    and mask have different numbers of slices, and where a volume cannot be opened.
+    {"": paths}, but {":0": (x.nii:0, …), ":1": …} for the axial slices of NIfTI volumes and the frames of DICOM files.
+    Raises DataError where image and mask have different numbers of slices, or slices that may be in different orders,
+    and where a volume cannot be opened.
     """
-    for path in paths:
-        if _is_dicom(path):
-            medical_io.check_pydicom(path)
-    counts = [medical_io.num_slices(path) if is_nifti(path) else None for path in paths]
+    counts = [_num_slices(path) for path in paths]
     if not any(counts):
         return {"": tuple(paths)}
     if len(set(counts)) > 1:
         what, fix = "image and mask must have the same number of slices", "Export the mask again, from the image."
         raise DataError("mask_size", paths[-1], what, fix, f", got {' and '.join(str(count or 1) for count in counts)}")
+    if len({is_dicom(path) for path in paths}) > 1:
+        what = "the slices of a NIfTI volume and the frames of a DICOM file may be in different orders"
+        raise DataError("mask_size", paths[-1], what, "Save image and mask in one format.")
     return {f":{z}": tuple(path.with_name(f"{path.name}:{z}") for path in paths) for z in range(counts[0] or 0)}
 
 
 def is_slice(path: Path) -> bool:
-    """Whether this is the path of a slice in a file of several."""
+    """Whether this is the path of a slice or frame in a file of several."""
     return SLICE.fullmatch(path.name) is not None
 
 
@@ -117,7 +118,7 @@ def ignore_reader_warnings() -> None:
 
     Pillow still refuses too large ones. Call this before threads read: warnings.catch_warnings is not thread-safe.
     """
-    warnings.filterwarnings("ignore", module=r"(PIL|pydicom|nibabel)\.")
+    warnings.filterwarnings("ignore", module=r"(PIL|pydicom|nibabel|highdicom)\.")
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it prints what it corrects in headers
 
 
@@ -127,8 +128,8 @@ def read_image(path: Path) -> np.ndarray:
     The type is uint8, or uint16, int32 or float32 for files deeper than 8 bits: see windowed.
     """
     file, z = _file_and_slice(path)
-    if _is_dicom(file):
-        return medical_io.read_dicom(file)
+    if is_dicom(file):
+        return medical_io.read_dicom(file, z)
     if is_nifti(file):
         return medical_io.read_nifti(file, z)
     image, deep_colour = _open(path)
@@ -252,9 +253,9 @@ def describe(path: Path) -> str:
 
 def read_header(path: Path) -> Header:
     """Read what the header of a readable image file says."""
-    file = file_of(path)
-    if _is_dicom(file):
-        return medical_io.dicom_header(file)
+    file, z = _file_and_slice(path)
+    if is_dicom(file):
+        return medical_io.dicom_header(file, z)
     if is_nifti(file):
         return medical_io.nifti_header(file)
     with Image.open(path, formats=FORMATS) as image:
@@ -262,13 +263,21 @@ def read_header(path: Path) -> Header:
         return Header(f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}")
 
 
-def _is_dicom(path: Path) -> bool:
-    return path.name.lower().endswith(DICOM_SUFFIXES)
+def is_dicom(path: Path) -> bool:
+    """Whether this is a DICOM file, or a frame of one."""
+    return file_of(path).name.lower().endswith(DICOM_SUFFIXES)
 
 
 def is_nifti(path: Path) -> bool:
     """Whether this is a NIfTI file, or a slice of one."""
     return file_of(path).name.lower().endswith(NIFTI_SUFFIXES)
+
+
+def _num_slices(path: Path) -> int | None:
+    """Count the slices of a NIfTI volume, or the frames of a DICOM file; None for a single image."""
+    if is_nifti(path):
+        return medical_io.num_slices(path)
+    return medical_io.num_frames(path) if is_dicom(path) else None
 
 
 def _file_and_slice(path: Path) -> tuple[Path, int | None]:
@@ -281,8 +290,8 @@ def _read_grey(path: Path) -> tuple[np.ndarray, bool]:
     file, z = _file_and_slice(path)
     if is_nifti(file):
         return medical_io.read_nifti(file, z), False
-    if _is_dicom(file):
-        stored = medical_io.read_dicom(file, as_stored=True)
+    if is_dicom(file):
+        stored = medical_io.read_dicom(file, z, as_stored=True)
         return cv2.cvtColor(stored, cv2.COLOR_RGB2GRAY) if stored.ndim == 3 else stored, False
     image, deep_colour = _open(path)
     if deep_colour:

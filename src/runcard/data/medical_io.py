@@ -30,6 +30,10 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of one image, as in Pillow
 MAX_VOXELS = 2**29  # of one volume: 2048 slices of 512 x 512
 NUM_VOLUMES_KEPT = 4  # an image and its mask, and those that follow them in other threads
+FUNCTIONAL_GROUPS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SOP classes: bits, or label maps
+PIXEL_KEYWORDS = {0x08: "FloatPixelData", 0x09: "DoubleFloatPixelData", 0x10: "PixelData"}  # by the end of their tags
+BYTES_OF_FRAGMENT = 8  # the least that a compressed frame takes
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # others, also unknown ones, are mm
 TRUNCATED = re.compile(r"truncated|less than expected|end of file", re.IGNORECASE)
 FIX = "Replace or remove it."  # for unreadable files, of any format
@@ -47,22 +51,27 @@ class Header:
     burned_in_text: bool = False  # the file says that its pixels contain text
 
 
-def read_dicom(path: Path, as_stored: bool = False) -> np.ndarray:
-    """Read a DICOM image as it is meant to be seen: H×W, or H×W×3 (RGB). MONOCHROME1 is inverted.
+def read_dicom(path: Path, frame: int | None = None, as_stored: bool = False) -> np.ndarray:
+    """Read a DICOM image, or frame 0, 1, … of several, as it is meant to be seen: H×W, or H×W×3 (RGB).
 
-    The modality LUT or rescaling applies, then the file's first VOI LUT or window, which gives uint8. A grey file
-    without either keeps its values, uint8, uint16, int32 or, rescaled, float32: see image_io.windowed. as_stored
-    returns the stored values of a grey file, as masks need them. Raises DataError, also for several frames.
+    MONOCHROME1 is inverted. The modality LUT or rescaling applies, then the first VOI LUT or window, which gives uint8;
+    those of a frame come before those of the file. A grey image without either keeps its values, uint8, uint16, int32
+    or, rescaled, float32: see image_io.windowed. as_stored returns the stored values of a grey image, as masks need
+    them. Raises DataError, also for several frames where none is named.
     """
     with _refused(path, "DICOM"):
-        dataset = _open_dicom(path, with_pixels=True)
+        dataset = _open_dicom(path) if frame is None else _header(path)[0]
         from pydicom.pixels import apply_color_lut, apply_modality_lut
 
-        _check_pixels(path, dataset)
+        frames = _check_image(path, dataset)
+        if frame is None and frames > 1:
+            raise DataError("unreadable", path, "has several frames", "Name one of them, x.dcm:7.", f" ({frames})")
         try:
-            pixels, mode = dataset.pixel_array, str(dataset.PhotometricInterpretation)
+            pixels = dataset.pixel_array if frame is None else _frame_pixels(path, frame)
         except RuntimeError:
             raise _undecoded(path, "compressed in a way that no installed decoder can read", dataset) from None
+        dataset = _of_frame(dataset, frame or 0)
+        mode = str(dataset.PhotometricInterpretation)
         if mode == "PALETTE COLOR" and not as_stored:
             pixels = apply_color_lut(pixels, dataset)
         if pixels.ndim == 3:  # pydicom has converted YBR
@@ -106,18 +115,26 @@ def num_slices(path: Path) -> int | None:
         return int(shape[_stored_axes(image)[2]]) if len(shape) == 3 else None
 
 
-def check_pydicom(path: Path) -> None:
-    """Raise UserError where the package that reads a DICOM file is not installed, before anything slow."""
-    with _refused(path, "DICOM"):
-        import pydicom  # noqa: F401
+def num_frames(path: Path) -> int | None:
+    """Count the frames of a DICOM file by its header; None for a single image, and for a file that cannot be read.
+
+    Reading that says why. Raises UserError where pydicom is not installed.
+    """
+    try:
+        with _refused(path, "DICOM"):
+            frames = _check_image(path, _header(path)[0])
+    except DataError:
+        return None
+    return frames if frames > 1 else None
 
 
-def dicom_header(path: Path) -> Header:
-    """Read the header of a DICOM file: "12-bit grey DICOM"."""
+def dicom_header(path: Path, frame: int | None = None) -> Header:
+    """Read the header of a DICOM file, for one of its frames: "12-bit grey DICOM"."""
     with _refused(path, "DICOM"):
-        dataset = _open_dicom(path, with_pixels=False)
+        dataset, _ = _header(path)
         mode = "grey" if str(dataset.PhotometricInterpretation).startswith("MONOCHROME") else "RGB"
-        spacing = to_spacing(dataset.get("PixelSpacing")) or to_spacing(dataset.get("ImagerPixelSpacing"))
+        spacing = to_spacing(_of_frame(dataset, frame or 0).get("PixelSpacing"))
+        spacing = spacing or to_spacing(dataset.get("ImagerPixelSpacing"))
         burned_in = str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
         return Header(f"{int(dataset.BitsStored)}-bit {mode} DICOM", spacing, burned_in)
 
@@ -181,28 +198,77 @@ def _printable(text: str) -> str:
     return "".join(sign for sign in text if sign.isprintable())
 
 
-def _open_dicom(path: Path, with_pixels: bool) -> Any:
+def _open_dicom(path: Path) -> Any:
     import pydicom
 
     with path.open("rb") as file:
-        return pydicom.dcmread(file, stop_before_pixels=not with_pixels)
+        return pydicom.dcmread(file)
 
 
-def _check_pixels(path: Path, dataset: Any) -> None:
-    """Raise DataError for pixels that cannot be decoded here, before anything is allocated for them."""
+def _header(path: Path) -> tuple[Any, int]:
+    """Return a DICOM file without its pixels, to be read only, and where these begin; kept for its next frames."""
+    status = path.stat()
+    return _parsed(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=NUM_VOLUMES_KEPT)
+def _parsed(path: Path, _modified: int, _size: int) -> tuple[Any, int]:
+    import pydicom
+
+    with path.open("rb") as file:
+        return pydicom.dcmread(file, stop_before_pixels=True), file.tell()
+
+
+def _frame_pixels(path: Path, frame: int) -> np.ndarray:
+    """Decode one frame, where it lies in the file. pydicom.pixels.pixel_array would parse the header again for each."""
+    from pydicom.pixels import get_decoder
+    from pydicom.pixels.utils import as_pixel_options
+
+    header, start = _header(path)
+    syntax = header.file_meta.TransferSyntaxUID
+    with path.open("rb") as file:
+        file.seek(start)
+        element = file.read(8 if syntax.is_implicit_VR else 12)  # tag, type and length; the type may be absent
+        options = as_pixel_options(header, pixel_keyword=PIXEL_KEYWORDS[element[2] | element[3]])
+        if not syntax.is_implicit_VR:
+            options["pixel_vr"] = element[4:6].decode()
+        return np.asarray(get_decoder(syntax).as_array(file, index=frame, **options)[0])
+
+
+def _check_image(path: Path, dataset: Any) -> int:
+    """Count the frames. Raise DataError for pixels that cannot be decoded, before anything is allocated for them."""
     from pydicom.pixels import get_decoder
 
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
-        raise DataError("unreadable", path, "has several frames", "Save each frame as a file.", f" ({frames})")
-    stored = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-    if "Rows" not in dataset or not any(name in dataset for name in stored):
+    if "Rows" not in dataset:
         raise DataError("unreadable", path, "a DICOM file without an image", "Remove it.")
-    if not 0 < int(dataset.Rows) * int(dataset.Columns) <= MAX_PIXELS:
+    frames, num_pixels = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows) * int(dataset.Columns)
+    if not 0 < num_pixels <= MAX_PIXELS:
         size = f" ({dataset.Columns}×{dataset.Rows})"
         raise DataError("unreadable", path, "too large, or damaged", FIX, size)
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
         raise _undecoded(path, "compressed, and no decoder is installed", dataset)
+    if frames == 1:
+        return 1
+    if dataset.SOPClassUID in SEGMENTATIONS:
+        what = "a DICOM segmentation of several frames, which are not those of an image"
+        raise DataError("unreadable", path, what, "Convert it to PNG or NIfTI.", f" ({frames})")
+    smallest = BYTES_OF_FRAGMENT if syntax.is_encapsulated else num_pixels * int(dataset.BitsAllocated) / 8
+    if not 0 < frames * smallest <= path.stat().st_size:
+        raise DataError("truncated", path, "has fewer frames than its header says", FIX, f" ({frames})")
+    return frames
+
+
+def _of_frame(dataset: Any, frame: int) -> Any:
+    """Return what describes the pixels of a frame (group 0028): its own functional groups, those of all, the file's."""
+    found = dataset.group_dataset(0x0028)
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    own = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    for groups in (*shared[:1], *own[frame : frame + 1]):
+        for name in FUNCTIONAL_GROUPS:
+            for group in (groups.get(name) or [])[:1]:
+                found.update(group)
+    return found
 
 
 def _undecoded(path: Path, what: str, dataset: Any) -> DataError:

@@ -35,7 +35,8 @@ class ImageFolder(Source):
 
     Item i is (image, class index, id): image H×W or H×W×3 at the depth of its file (window: see image_io), id the path
     below the data's folder, so that root never changes an id. A NIfTI volume gives an item path:z for each axial slice
-    z, and is their group. faults holds the errors of folders and names.
+    z, a DICOM file of several frames one for each frame, and is their group. faults holds the errors of folders and
+    names.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class ImageMaskFolder(Source):
     The two folders may have other usual names (images and labels, say), and lie in train, val and test folders, which
     are then the given split. Item i is (image, mask, id): image H×W or H×W×3 at the depth of its file, mask H×W uint8
     class indices, id the stem, after the split's folder where there is one. A NIfTI volume gives an item stem:z for
-    each axial slice z, and is their group.
+    each axial slice z, a DICOM file of several frames one for each frame, and is their group.
     window, mask_values and ignore_value: see image_io. A pair that differs in size, or an invalid mask, is reported
     when it is read; faults holds the errors of the folders.
     """

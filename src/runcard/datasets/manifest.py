@@ -37,8 +37,9 @@ class Manifest(Source):
     index order, null takes the labels in natural order. A mask holds class indices, or 0 and 255; mask_values and
     ignore_value: see image_io. split is train, val or test; without val it is drawn from train. spacing is the distance
     in mm between the pixels of the image's file: one number, or that of rows and that of columns ("0.7 0.5"); it comes
-    before what the file says. A NIfTI volume gives an image path:z for each axial slice z; without patient it is their
-    group. Other columns are for people. faults holds all that is wrong with the rows.
+    before what the file says. A NIfTI volume gives an image path:z for each axial slice z, a DICOM file of several
+    frames one for each frame; without patient it is their group. Other columns are for people. faults holds all that is
+    wrong with the rows.
     """
 
     def __init__(

@@ -23,11 +23,11 @@ class Input:
     path: Path  # of its file, or of a slice of it: see data.image_io
     name: str  # of its output, without suffix: the path below the folder that was named; stem:z for slice z of a volume
     volume: str  # the name of what its file holds: its own, or that of the volume it is a slice of
-    num_slices: int  # in its file; 1 for an image
+    in_file: tuple[str, ...]  # the names of all images in its file, in their order
 
 
 def find_inputs(named: Sequence[str]) -> list[Input]:
-    """List the images that the arguments name, each once; of a volume, its axial slices.
+    """List the images that the arguments name, each once; of a volume, its axial slices; of a DICOM file, its frames.
 
     An argument is an image; a folder, searched with its sub-folders; a pattern such as 'scans/*.png'; or a CSV table
     with a column image, whose paths are relative to the table. Raises UserError where an argument names no image, or
@@ -52,8 +52,9 @@ def _images(path: Path, name: str) -> Iterator[Input]:
         images = slices([path])
     except DataError:  # reading it says why
         images = {"": (path,)}
-    for which, (image,) in images.items():
-        yield Input(image, f"{stem}{which}", stem, len(images))
+    names = tuple(f"{stem}{which}" for which in images)
+    for name, (image,) in zip(names, images.values(), strict=True):
+        yield Input(image, name, stem, names)
 
 
 def _find(argument: str) -> Iterator[tuple[Path, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,15 +27,17 @@ from runcard.data.image_io import (
     describe,
     file_of,
     ignore_reader_warnings,
+    is_dicom,
     is_nifti,
     read_image,
     windowed,
     without_suffix,
 )
 from runcard.data.medical_io import nifti_mask
-from runcard.errors import DataError, UserError
+from runcard.errors import DataError, UserError, how_to_install
 from runcard.figures.overlays import outlined
 from runcard.fileio import atomic_write, csv_text, sha256, write_json, write_text
+from runcard.inference.dicom_seg import encode_segmentation
 from runcard.inference.inputs import PATTERN, Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction
 from runcard.runs.environment import versions
@@ -110,6 +113,8 @@ def predict(
     ignore_reader_warnings()
     cv2.setNumThreads(0)  # the pool below is the parallelism
     wanted = find_inputs(images)
+    if not options.values and any(is_dicom(each.path) for each in wanted) and not importlib.util.find_spec("highdicom"):
+        raise UserError(how_to_install(ModuleNotFoundError(name="highdicom")))
     predictor = _open(runs, options, trust)
     if options.values and len(options.values) != len(predictor.classes):
         raise UserError(f"--values must be one grey value for each of {', '.join(predictor.classes)}.")
@@ -132,7 +137,7 @@ def predict(
                 outcome.predicted += len(batch)
     finally:
         folder.finish([each.name for each in wanted])
-    for line in seen.lines():
+    for line in (*seen.lines(), *folder.lines()):
         console.print(f"warning: {line}", style="yellow")
     return outcome
 
@@ -143,7 +148,8 @@ class _Folder:
     def __init__(self, path: Path, made_by: dict[str, Any], images: dict[str, dict[str, Any]]) -> None:
         self.path, self.made_by, self.images = path, made_by, images
         self.written = monotonic()
-        self.slices: dict[str, list[tuple[str, dict[str, Any], np.ndarray]]] = {}  # of volumes that are not complete
+        self.slices: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = {}  # of volumes that are not complete
+        self.refused: dict[str, str] = {}  # DICOM files without a DICOM segmentation, and why
 
     @classmethod
     def open(cls, path: Path, made_by: dict[str, Any]) -> _Folder:
@@ -157,17 +163,17 @@ class _Folder:
                 raise UserError(f"-o {path}: holds {what}. Name another folder.")
         return cls(path, made_by, record.get("images", {}))
 
-    def is_done(self, name: str, sha256: str) -> bool:
-        """Whether the same file was predicted before, and its output is there."""
-        done = self.images.get(name)
-        if done is None or done["sha256"] != sha256:
+    def is_done(self, names: Sequence[str], sha256: str) -> bool:
+        """Whether the same file, with these images, was predicted before, and all its output is there."""
+        done = [self.images.get(name) for name in names]
+        if not all(entry and entry["sha256"] == sha256 for entry in done):
             return False
-        return done["mask"] is None or (self.path / done["mask"]).exists()
+        return all((self.path / mask).exists() for mask in {entry["mask"] for entry in done if entry} - {None})
 
     def write(self, read: _Read, prediction: Prediction, options: Options) -> tuple[dict[str, Any], np.ndarray | None]:
         """Write the files of one image's prediction; return its entry in the record, and a mask still to be written.
 
-        That is a slice of a NIfTI file, which is written as a whole. May be called from threads.
+        That is one of several in its file, which are written together. May be called from threads.
         """
         name, shown = read.wanted.name, None
         entry: dict[str, Any] = {"file": str(read.wanted.path), "sha256": read.sha256, "mask": None}
@@ -191,10 +197,9 @@ class _Folder:
             content = io.BytesIO()
             np.savez_compressed(content, probabilities=prediction.probs, classes=np.array(prediction.classes))
             self._write_bytes(f"probabilities/{name}.npz", content.getvalue())
-        if shown is None or is_nifti(read.wanted.path):
+        if shown is None or len(read.wanted.in_file) > 1:
             return entry, shown
-        entry["mask"] = f"{name}.png"
-        self._write_png(entry["mask"], shown)
+        (entry["mask"],) = self._write_masks(read.wanted, [shown], read.sha256)
         return entry, None
 
     def add(self, wanted: Input, entry: dict[str, Any], mask: np.ndarray | None) -> None:
@@ -220,16 +225,40 @@ class _Folder:
         rows = ([n, e["label"], *e["probabilities"], *e.get("spread", [])] for n, e in labelled.items())
         write_text(self.path / "predictions.csv", csv_text(header, rows))
 
+    def lines(self) -> Iterator[str]:
+        """Yield a sentence where DICOM files have masks as PNG."""
+        if self.refused:
+            names, files = sorted(self.refused), counted(len(self.refused), "DICOM file")
+            reason = self.refused[names[0]]
+            yield f"PNG masks of {files} that no DICOM segmentation can be made of ({reason}): {_listed(names)}"
+
     def _add_slice(self, wanted: Input, entry: dict[str, Any], mask: np.ndarray) -> None:
-        """Keep the mask of a NIfTI file's slice until its last one comes: then write the file and record all slices."""
-        file = file_of(wanted.path)
-        entry["mask"] = wanted.volume + file.name.removeprefix(without_suffix(file.name))
+        """Keep the mask of a slice until the last one of its file comes: then write the masks and record all slices."""
         slices = self.slices.setdefault(wanted.volume, [])
-        slices.append((wanted.name, entry, mask))
-        if len(slices) == wanted.num_slices:
-            self._write_bytes(entry["mask"], nifti_mask(file, [each for _, _, each in slices]))
-            self.images |= {name: of_slice for name, of_slice, _ in slices}
-            del self.slices[wanted.volume]
+        slices.append((entry, mask))
+        if len(slices) == len(wanted.in_file):
+            entries, masks = zip(*self.slices.pop(wanted.volume), strict=True)
+            files = self._write_masks(wanted, masks, entry["sha256"])
+            self.images |= {n: e | {"mask": f} for n, e, f in zip(wanted.in_file, entries, files, strict=True)}
+
+    def _write_masks(self, wanted: Input, masks: Sequence[np.ndarray], sha256: str) -> list[str]:
+        """Write the masks of all images in a file, together where its format can hold them; return the file of each."""
+        file = file_of(wanted.path)
+        if is_nifti(file):
+            whole = wanted.volume + file.name.removeprefix(without_suffix(file.name))
+            self._write_bytes(whole, nifti_mask(file, masks))
+            return [whole] * len(masks)
+        if is_dicom(file) and not self.made_by["options"]["values"]:
+            whole = f"{wanted.volume}.dcm"
+            try:
+                self._write_bytes(whole, encode_segmentation(file, masks, self.made_by, sha256))
+                return [whole] * len(masks)
+            except ValueError as error:
+                self.refused[wanted.volume] = str(error)
+        files = [f"{name}.png" for name in wanted.in_file]
+        for name, mask in zip(files, masks, strict=True):
+            self._write_png(name, mask)
+        return files
 
     def _write_record(self) -> None:
         write_json(self.path / RECORD, {"made_by": self.made_by, "images": self.images})
@@ -324,12 +353,12 @@ def _ahead(
 ) -> Iterator[_Read | DataError | None]:
     """Read images in threads, at most ahead of them before they are used, which bounds memory; in their order."""
 
-    hash_once = lru_cache(maxsize=4)(sha256)  # not again for every slice of a volume
+    hash_once, is_done = lru_cache(4)(sha256), lru_cache(4)(folder.is_done)  # not again for every slice of a volume
 
     def read(each: Input) -> _Read | DataError | None:
         try:
             hashed = hash_once(file_of(each.path))
-            if folder.is_done(each.name, hashed):
+            if is_done(each.in_file, hashed):
                 return None
             image = read_image(each.path)
             return _Read(each, hashed, image, predictor.prepare(image), describe(each.path))
