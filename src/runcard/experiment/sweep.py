@@ -39,6 +39,12 @@ from runcard.runs.sweep import (
     state_rows,
 )
 
+LAUNCHERS = {  # a choice of conf/hydra/launcher -> the package of hydra_plugins that it needs, and our extra with it
+    "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
+    "hydra/launcher=slurm": ("hydra_submitit_launcher", "sweep"),
+    "hydra/launcher=slurm_local": ("hydra_submitit_launcher", "sweep"),
+    "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
+}
 MAX_TRIES = 3  # of a job that another command, or a lost worker, left unfinished
 
 
@@ -149,9 +155,12 @@ class SweepReporter(Callback):
             raise SystemExit(exit_code)
 
 
-def use_sweeper() -> None:
-    """Let Hydra, in this process, find RunSweeper."""
+def use_sweeper(arguments: Sequence[str]) -> None:
+    """Let Hydra, in this process, find RunSweeper. Raise UserError where arguments name a launcher not installed."""
     Plugins.instance().register(RunSweeper)
+    for choice, (package, extra) in LAUNCHERS.items():
+        if choice in arguments and f"hydra_plugins.{package}" not in sys.modules:  # Hydra has loaded all there are
+            raise UserError(f"{choice}: is not installed: pip install 'runcard[{extra}]'")
 
 
 def show(failure: BaseException) -> None:

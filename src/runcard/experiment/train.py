@@ -40,7 +40,7 @@ def main() -> None:
             sys.exit()
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
         use_project()
-        use_sweeper()
+        use_sweeper(sys.argv[1:])
         with execution_whitelist([*TRUSTED_BY_HYDRA]):
             run_composed()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
