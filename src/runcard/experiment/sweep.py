@@ -27,7 +27,6 @@ from rich.console import Console
 from runcard.config.sweep import chosen_files, folder_name, relative, remove_if_empty
 from runcard.console import print_table
 from runcard.errors import EXIT_USER_ERROR, UserError
-from runcard.experiment.run import is_completed
 from runcard.runs.hold import HeldError
 from runcard.runs.sweep import (
     LOOK_EVERY_SECONDS,
@@ -183,6 +182,10 @@ def _job(config: DictConfig, overrides: Sequence[str]) -> Job:
 
 def _run_jobs(jobs: Sequence[Job], launch: Callable[[Sequence[Job]], None], retry_failed: bool) -> None:
     """Launch what is not complete; then wait for what others hold, and take over what they leave unfinished."""
+    from runcard.experiment.run import (
+        is_completed,  # imports OpenCV, a second
+    )
+
     left = [job for job in jobs if not is_completed(job.config, job.folder, job.choices)]
     if not retry_failed:
         left = [job for job in left if state_of(job.folder).state != "failed"]
