@@ -7,6 +7,7 @@ import math
 import shlex
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +15,14 @@ import typer
 from rich.console import Console
 
 from runcard import __version__
-from runcard.console import counted
+from runcard.console import counted, print_table
 from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install, runs_below
 
 if TYPE_CHECKING:
     from runcard.compare.analysis import Findings
     from runcard.compare.arms import Arm
 
-EXIT_FOUND = 1  # errors in the data, or other data than the run's
+EXIT_FOUND = 1  # errors in the data, other data than the run's, or runs that are not done
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 TEMPLATE = Path(__file__).parent / "experiment" / "template"  # of a project
 DIFFERENCES = [0.005, 0.01, 0.02]  # of Dice or accuracy, that people ask about
@@ -316,6 +317,31 @@ def card(
         print(output)
     else:
         print(text, end="")
+
+
+@app.command()
+def status(
+    folders: Annotated[list[Path], typer.Argument(help="sweeps, studies or runs: outputs/losses", show_default=False)],
+    watch: Annotated[bool, typer.Option(help="show it anew every few seconds until all have ended")] = False,
+) -> None:
+    """Say how far the runs of a sweep or a study are, wherever they run. Exits with 1 unless all are done."""
+    from runcard.runs.sweep import LOOK_EVERY_SECONDS, count, runs_of, state_of, state_rows
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    while True:
+        runs = [run for folder in folders for run in runs_of(folder)]
+        if not runs:
+            raise UserError(f"{folders[0]}: no run here or below, and no sweep that is to make one.")
+        states = [state_of(run) for run in runs]
+        if watch and console.is_terminal:
+            console.clear()
+        print_table(console, *state_rows(states))
+        console.print(f"\n{count(states)}")
+        if not watch or all(state.is_final for state in states):
+            break
+        time.sleep(LOOK_EVERY_SECONDS)
+    if any(state.exit_code for state in states):
+        raise typer.Exit(EXIT_FOUND)
 
 
 @app.command()

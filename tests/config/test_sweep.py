@@ -22,9 +22,9 @@ from hydra.errors import HydraException
 
 from make_data import write_course
 from runcard.config.hydra_errors import as_message
-from runcard.config.sweep import MAX_FOLDER_NAME, add_or_override, folder_name
+from runcard.config.sweep import MAX_FOLDER_NAME, folder_name, sweep_arguments
 from runcard.errors import UserError
-from runcard.runs.reader import find_runs
+from runcard.runs.reader import find_runs, run_folders
 
 SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
 
@@ -85,8 +85,6 @@ def test_folder_names_show_the_overrides():
 @pytest.mark.parametrize(
     ("arguments", "unsure"),
     [
-        # A single run, and a sweep over what every config has: as they are.
-        ("experiment=lab4/task4a dataset.root=a", ()),
         ("-m loss=bce,dice seed=0,1 model.base=3", ()),
         ("-m experiment=lab4/task4a loss=bce,dice dataset.root=a", ()),
         # A sweep over experiments, or over a group, has keys that the default config may lack.
@@ -98,7 +96,31 @@ def test_folder_names_show_the_overrides():
 )
 def test_a_sweep_over_configs_takes_keys_that_only_they_have(arguments, unsure):
     given = arguments.split()
-    assert add_or_override(given) == [f"++{argument}" if argument in unsure else argument for argument in given]
+    expected = [f"++{argument}" if argument in unsure else argument for argument in given]
+    assert sweep_arguments(given)[: len(given)] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        ("-m loss=bce,dice seed=0,1", ""),
+        ("-m loss=bce,dice seed=0,1 name=a dataset.root=x train.num_workers=2", ""),  # which change no number
+        ("-m loss=bce,dice model.base=8 seed=0,1", "/model.base=8"),
+        ("-m experiment=a,b ++model.base=8 scale=quick", "/model.base=8,scale=quick"),
+    ],
+)
+def test_what_all_jobs_share_stands_once_in_the_name_of_their_folder(arguments, folder):
+    given = arguments.split()
+    sweep, excluded = sweep_arguments(given)[-2:]
+    assert sweep == f"hydra.sweep.dir='outputs/${{name}}{folder}'"
+    assert excluded.startswith("hydra.job.config.override_dirname.exclude_keys=[")
+    assert "loss" not in excluded
+    assert ("model.base" in excluded) == ("model.base" in arguments)
+
+
+@pytest.mark.parametrize("arguments", ["loss=bce", "-m seed=0,1 hydra.sweep.dir=mine"])
+def test_a_single_run_and_a_folder_of_ones_own_are_left_as_they_are(arguments):
+    assert sweep_arguments(arguments.split()) == arguments.split()
 
 
 def test_a_sweep_over_experiments_runs(train, tmp_path):
@@ -107,9 +129,9 @@ def test_a_sweep_over_experiments_runs(train, tmp_path):
     tiny = (f"dataset.root={folder}", "model.base=2", "train.epochs=1")
     done = train("-m", "experiment=lab4/task4a,lab4/task4b", "scale=quick", "name=lab", *tiny)
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in (tmp_path / "outputs" / "lab").iterdir() if p.is_dir()} == {
-        f"model.base=2,train.epochs=1,experiment=lab4.{config},scale=quick" for config in ("task4a", "task4b")
-    }
+    (sweep,) = (tmp_path / "outputs" / "lab").iterdir()
+    assert sweep.name == "model.base=2,scale=quick,train.epochs=1"
+    assert {p.name for p in sweep.iterdir() if p.is_dir()} == {f"experiment=lab4.task4{letter}" for letter in "ab"}
     assert "scale=quick: a smoke test" in done.stdout
 
 
@@ -119,21 +141,20 @@ def test_a_sweep_over_experiments_runs(train, tmp_path):
 def table(done):
     """Return (value, folder) of each line of the table at the end of a sweep; a folder may be relative."""
     rows = done.stdout[done.stdout.rindex("best value") :].splitlines()[1:]
-    return [(row.split("  ")[0], row.rpartition("  ")[2].strip()) for row in rows if row.strip()]
+    return [(row.split("  ")[0], row.rstrip().rpartition("  ")[2]) for row in rows if row.strip()]
 
 
 def test_repeated_sweep_trains_nothing(train, tmp_path):
     command = ("-m", *SMALL, "loss=bce,dice", "model.dropout=0,0.2", "name=dropout")
     done = train(*command)
     assert (done.returncode, done.stderr) == (0, "")
-    folders = sorted(p for p in (tmp_path / "outputs" / "dropout").iterdir() if p.is_dir())
+    folders = run_folders(tmp_path / "outputs" / "dropout")
     assert len(folders) == 4
     for loss in ("bce", "dice"):
         for dropout in ("0", "0.2"):
-            (folder,) = [f for f in folders if f"loss={loss}," in f.name and f"model.dropout={dropout}," in f.name]
+            (folder,) = [f for f in folders if f.name == f"loss={loss},model.dropout={dropout}"]
             config = run_json(folder)["config"]
             assert (config["model"]["dropout"], config["loss"]["_target_"].split(".")[2]) == (float(dropout), loss)
-    assert all("name=" not in folder.name for folder in folders)
     expected = sorted((f"{run_json(f)['best']['value']:.4f}", f) for f in folders)
     assert sorted((value, tmp_path / folder) for value, folder in table(done)) == expected
     assert done.stdout.count("best value") == 1
@@ -157,8 +178,8 @@ def test_a_sweep_goes_on_after_a_failure(train, tmp_path):
     (first, second) = table(done)
     assert first[0] == f"failed: {fault}"
     assert float(second[0]) > 0
-    (folder,) = [p for p in (tmp_path / "outputs" / "fails").iterdir() if p.is_dir()]
-    assert "model.base=4" in folder.name
+    (folder,) = run_folders(tmp_path / "outputs" / "fails")
+    assert folder.name == "model.base=4"
     assert run_json(folder)["status"] == "completed"
 
 

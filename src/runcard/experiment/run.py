@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
 from runcard.audit.findings import check_allowed
 from runcard.config.diff import flatten
-from runcard.config.schema import UNKNOWN, parse_config
+from runcard.config.schema import UNKNOWN, Config, parse_config
 from runcard.data.datamodule import open_source
+from runcard.data.source import Source
+from runcard.errors import UserError
 from runcard.experiment.recorded import is_run_of, report_recorded
 from runcard.fileio import sha256
+from runcard.runs.hold import Hold
 from runcard.runs.reader import weights_file
 from runcard.runs.writer import recorded_run
 
@@ -22,9 +27,35 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     """Run a composed config in folder and return its best monitored value, which is what a sweep optimises.
 
     A folder that holds the same config goes on where it stopped; a completed one gives its recorded value. overrides
-    are recorded beside the config; choices names the file chosen per config group, for messages. Raises UserError.
+    are recorded beside the config; choices names the file chosen per config group, for messages. Raises UserError, and
+    HeldError where another process runs in the folder.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
+    config, source, recorded = _recorded(cfg, folder, choices)
+    if recorded:
+        return report_recorded(folder, recorded, console)
+
+    hold = Hold.take(folder)
+    try:
+        from runcard.experiment.session import train_experiment  # imports torch
+
+        return train_experiment(cfg, config, source, hold, overrides, choices, console)
+    finally:
+        hold.release()
+
+
+def is_completed(cfg: DictConfig, folder: Path, choices: dict[str, str]) -> bool:
+    """Whether folder certainly holds this config's run on the same data, completed; print its value then."""
+    with suppress(UserError):  # which the run itself reports
+        _, _, recorded = _recorded(cfg.copy(), folder, choices)
+        if recorded:
+            report_recorded(folder, recorded, Console(soft_wrap=True, highlight=False, markup=False))
+            return True
+    return False
+
+
+def _recorded(cfg: DictConfig, folder: Path, choices: dict[str, str]) -> tuple[Config, Source, dict[str, Any]]:
+    """Return the parsed config, its dataset, and the record in folder where that is certainly this run's, completed."""
     config, plain = parse_config(cfg)
     check_allowed(config.audit.allow)
     source = open_source(config.dataset, config.trust, choices.get("dataset"))
@@ -34,9 +65,5 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
         if (folder / "run.json").exists():  # else the setup alone hashes the file
             plain["init_sha256"] = sha256(weights)
     recorded = recorded_run(folder, plain, choices, [*unknown, "weights_sha256"], config.overwrite)
-    if recorded.get("status") == "completed" and is_run_of(recorded, source, folder):
-        return report_recorded(folder, recorded, console)
-
-    from runcard.experiment.session import train_experiment  # imports torch
-
-    return train_experiment(cfg, config, source, folder, overrides, choices, console)
+    done = recorded.get("status") == "completed" and is_run_of(recorded, source, folder)
+    return config, source, recorded if done else {}

@@ -32,6 +32,7 @@ from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_fe
 from runcard.fileio import is_disk_full, write_figure
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.runs.hold import Hold
 from runcard.runs.reader import read_metrics
 from runcard.runs.writer import Record, check_parent, copy_training
 from runcard.training.checkpoint import Checkpoint
@@ -45,14 +46,14 @@ def train_experiment(
     cfg: DictConfig,
     config: Config,
     source: Source,
-    folder: Path,
+    hold: Hold,
     overrides: Sequence[str],
     choices: dict[str, str],
     console: Console,
 ) -> float:
     """Build everything, audit the data, train, and return the best monitored value; see run.run.
 
-    cfg is the composed config, config the same parsed, source its dataset, opened.
+    cfg is the composed config, config the same parsed, source its dataset, opened; hold is on the run's folder.
     """
     profiles: dict[int, Profile] = {}
 
@@ -65,41 +66,38 @@ def train_experiment(
     built = summarize_model(setup.model, setup.image_shape, setup.config["model"])
     validation = setup.loaders.val.dataset
     findings = audit_before_training(setup.data, profiles, setup.augment, validation, config, built.mismatches)
-    record = Record.open(folder, setup.config, choices, fingerprint, setup.overwrite)
-    try:
-        if record.content.get("status") == "completed":
-            return report_recorded(folder, record.content, console)
-        parent = None
-        if setup.train.extend and not (folder / "checkpoints" / "last.ckpt").exists():
-            parent = Path(setup.train.extend)
-            check_parent(parent, setup.config, fingerprint)
-        _announce(setup, built, record.folder, choices, console)
-        print_findings(findings, config.audit.allow, overrides, console)
-        changed = record.start(
-            setup.config_yaml,
-            overrides,
-            session={
-                "device": str(setup.fabric.device),
-                "precision": setup.precision,
-                "reproducible": "bit for bit" if setup.bit_exact else "to rounding",
-            },
-            choices=choices,
-            data=fingerprint,
-            audit=as_json(findings, config.audit.allow),
-            **_describe(setup, built, profiles),
-        )
-        if changed:
-            what = " and ".join(changed)
-            console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
-        with _ending(record, console) as ending:
-            if parent:
-                copy_training(parent, folder)
-            record.write_split(split, samples.ids, setup.data.groups, samples.digests)
-            ending |= {"status": "completed", **_train(setup, record, console)}
-        print_summary(console, setup, ending, folder)
-        return float(ending["best"]["value"])
-    finally:
-        record.release()
+    record = Record.open(hold, setup.config, choices, fingerprint, setup.overwrite)
+    if record.content.get("status") == "completed":
+        return report_recorded(record.folder, record.content, console)
+    parent = None
+    if setup.train.extend and not (record.folder / "checkpoints" / "last.ckpt").exists():
+        parent = Path(setup.train.extend)
+        check_parent(parent, setup.config, fingerprint)
+    _announce(setup, built, record.folder, choices, console)
+    print_findings(findings, config.audit.allow, overrides, console)
+    changed = record.start(
+        setup.config_yaml,
+        overrides,
+        session={
+            "device": str(setup.fabric.device),
+            "precision": setup.precision,
+            "reproducible": "bit for bit" if setup.bit_exact else "to rounding",
+        },
+        choices=choices,
+        data=fingerprint,
+        audit=as_json(findings, config.audit.allow),
+        **_describe(setup, built, profiles),
+    )
+    if changed:
+        what = " and ".join(changed)
+        console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
+    with _ending(record, console) as ending:
+        if parent:
+            copy_training(parent, record.folder)
+        record.write_split(split, samples.ids, setup.data.groups, samples.digests)
+        ending |= {"status": "completed", **_train(setup, record, console)}
+    print_summary(console, setup, ending, record.folder)
+    return float(ending["best"]["value"])
 
 
 def _describe(setup: ExperimentSetup, built: ModelSummary, profiles: dict[int, Profile]) -> dict[str, Any]:

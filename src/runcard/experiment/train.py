@@ -20,11 +20,11 @@ from runcard.config.compose import extended_config, read_saved_config
 from runcard.config.help import help_text
 from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.config.project import CONF, use_project
-from runcard.config.sweep import JobReporter, add_or_override, relative, remove_if_empty
+from runcard.config.sweep import chosen_files, relative, remove_if_empty, sweep_arguments
 from runcard.errors import EXIT_USER_ERROR, UserError
+from runcard.experiment.sweep import SweepReporter, use_sweeper
 
-GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
-TRUSTED_BY_HYDRA = ("runcard.config.sweep.*", "hydra_plugins.*")  # what Hydra itself builds: callbacks, launchers
+TRUSTED_BY_HYDRA = ("runcard.experiment.sweep.*", "hydra_plugins.*")  # what Hydra itself builds: callbacks, launchers
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 
 
@@ -38,8 +38,9 @@ def main() -> None:
         if {"-h", "--help"} & set(sys.argv):
             print(help_text(sys.argv[1:]))
             sys.exit()
-        sys.argv[1:] = add_or_override(sys.argv[1:])
+        sys.argv[1:] = sweep_arguments(sys.argv[1:])
         use_project()
+        use_sweeper(sys.argv[1:])
         with execution_whitelist([*TRUSTED_BY_HYDRA]):
             run_composed()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -55,8 +56,8 @@ def main() -> None:
         print(f"{where}: cannot be made: {error.strerror}. Use another run_dir=…", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        if JobReporter.folder:  # Hydra made the folder, and no line of run_composed had run
-            remove_if_empty(JobReporter.folder)
+        if SweepReporter.folder:  # Hydra made the folder, and no line of run_composed had run
+            remove_if_empty(SweepReporter.folder)
         sys.exit(EXIT_INTERRUPTED)  # what to do next was said where it is known, in session.py
 
 
@@ -65,7 +66,7 @@ def run_composed(cfg: DictConfig) -> float:
     """Run a composed config in the folder that Hydra chose."""
     job = HydraConfig.get()
     folder = relative(job.runtime.output_dir)
-    choices = {str(group): choice for group, choice in job.runtime.choices.items() if group in GROUPS}
+    choices = chosen_files(job.runtime.choices)
     overrides: Any = OmegaConf.to_container(job.overrides.task, resolve=False)
     try:
         saved = None

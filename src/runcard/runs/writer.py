@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError, runs_below
 from runcard.fileio import atomic_write, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
+from runcard.runs.hold import OWN_FILES, Hold
 from runcard.runs.reader import read_metadata
 from runcard.runs.run import EVALUATIONS, Run
 from runcard.runs.schema import SCHEMA_VERSION
@@ -31,41 +31,30 @@ OTHER_FOLDER = "For this config use another name=… or run_dir=…, or overwrit
 
 
 class Record:
-    """run.json and what stands beside it, of one run folder, locked while this process runs in it."""
+    """run.json and what stands beside it, of one run folder that this process holds."""
 
-    def __init__(self, folder: Path, content: dict[str, Any], lock: FileLock) -> None:
+    def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         self.folder = folder
         self.content = content
-        self._lock = lock
 
     @classmethod
     def open(
-        cls, folder: Path, config: Config, choices: Mapping[str, str], data: Mapping[str, str], overwrite: bool
+        cls, hold: Hold, config: Config, choices: Mapping[str, str], data: Mapping[str, str], overwrite: bool
     ) -> Record:
-        """Open the record of folder: an empty one where it is free, the one that is there where it is this config's.
+        """Open the record of the folder: an empty one where it is free, the one there where it is this config's.
 
-        Raises UserError where another config, other data or something else stands there, or another process runs. With
-        overwrite, what is completed or not this config's is moved aside; what was interrupted goes on.
+        Raises UserError where another config, other data or something else stands there. With overwrite, what is
+        completed or not this config's is moved aside; what was interrupted goes on.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{folder}: another process runs in this folder. Wait for it, or use another name."
-            ) from None
-        content, fault = _read_folder(folder, config, choices)
+        content, fault = _read_folder(hold.folder, config, choices)
         if not fault and content and content["data"] != data:
-            fault = f"{folder}: holds a run of the same config on other data."
-        record = cls(folder, content, lock)
+            fault = f"{hold.folder}: holds a run of the same config on other data."
+        if fault and not overwrite:
+            raise UserError(f"{fault}\n{OTHER_FOLDER}")
         if fault or (overwrite and content.get("status") == "completed"):
-            record.release()
-            if not overwrite:
-                raise UserError(f"{fault}\n{OTHER_FOLDER}")
-            folder.rename(_free_name(folder))
-            return cls.open(folder, config, choices, data, overwrite=False)
-        return record
+            hold.move_aside(_free_name(hold.folder))
+            content = {}
+        return cls(hold.folder, content)
 
     def start(
         self, config_yaml: str, overrides: Sequence[str], session: Mapping[str, Any], **metadata: Any
@@ -94,16 +83,6 @@ class Record:
         """Write how this session ended: completed, failed or interrupted."""
         self.content["sessions"][-1] |= {"end": _now(), "seconds": session_seconds}
         self.update(status=status, error=error, end=_now(), **metadata)
-
-    def release(self) -> None:
-        """Let another process open the folder.
-
-        The lock file of a run folder stays: once it is unlocked another process may hold it, and a third would lock a
-        new file of that name. What is no run folder is left as it was.
-        """
-        if not (self.folder / "run.json").exists():
-            (self.folder / ".lock").unlink(missing_ok=True)
-        self._lock.release()
 
     def write_split(
         self, split: Mapping[str, Sequence[int]], ids: Sequence[str], groups: Sequence[str], digests: Sequence[str]
@@ -138,7 +117,7 @@ def _read_folder(
 ) -> tuple[dict[str, Any], str]:
     """Return run.json of a folder, {} where there is none, and why the folder cannot be this config's, "" if it can."""
     if not (folder / "run.json").exists():
-        others = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+        others = sorted(path.name for path in folder.iterdir() if path.name not in OWN_FILES)
         return {}, f"{folder}: is not empty and not a run folder: it has {', '.join(others[:5])}." if others else ""
     try:
         content = read_metadata(folder)

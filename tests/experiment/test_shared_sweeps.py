@@ -1,0 +1,123 @@
+"""Sweeps of the real command: shared by two commands at once, gone on with after a kill, through other launchers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ONE_THREAD, ROOT, TINY
+from evidence import numbers, run_json
+
+from runcard.errors import UserError
+from runcard.experiment.sweep import use_sweeper
+from runcard.runs.reader import run_folders
+from runcard.runs.sweep import state_of
+
+SMALL = (*TINY, "train.pictures=0", "train.log_every_steps=1")
+JOBS = ("loss=bce,dice", "model.dropout=0,2")  # the last is a mistake: two runs are done, two have failed
+
+
+def start(folder, *arguments):
+    """Start a sweep in folder; return its process."""
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
+    )
+
+
+def table(output):
+    """Return the table of a sweep without the times: what became of each run, and its folder."""
+    rows = output[output.rindex("best value") :].splitlines()[1:]
+    return [(row.partition("  ")[0], row.rstrip().rpartition("  ")[2]) for row in rows if row.strip()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A sweep that one command ran alone: its folder, table and exit code."""
+    folder = tmp_path_factory.mktemp("alone")
+    process = start(folder, *JOBS)
+    output, _ = process.communicate(timeout=600)
+    return folder, table(output), process.returncode
+
+
+def assert_same(folder, alone):
+    """Check that the runs below folder are those of the sweep alone, bit for bit, each trained once."""
+    for expected in run_folders(alone):
+        run = folder / expected.relative_to(alone)
+        assert numbers(run) == numbers(expected)
+        weights = "checkpoints/best.safetensors"
+        assert (run / weights).read_bytes()[-64:] == (expected / weights).read_bytes()[-64:]
+    assert len(run_folders(folder)) == len(run_folders(alone))
+
+
+def test_a_sweep_with_failures(alone):
+    folder, rows, returncode = alone
+    assert returncode == 2
+    assert [what.partition(":")[0] == "failed" for what, _ in rows] == [False, True, False, True]
+    assert [state_of(folder / path).state for _, path in rows] == ["done", "failed", "done", "failed"]
+    assert "dropout must be" in rows[1][0]
+
+
+def test_two_commands_at_once_share_the_jobs(alone, tmp_path):
+    folder, rows, returncode = alone
+    processes = [start(tmp_path, *JOBS) for _ in range(2)]
+    outputs = [process.communicate(timeout=600)[0] for process in processes]
+    assert [(table(output), process.returncode) for output, process in zip(outputs, processes, strict=True)] == [
+        (rows, returncode),
+        (rows, returncode),
+    ]
+    assert_same(tmp_path, folder)
+    for run in run_folders(tmp_path):
+        assert len(run_json(run)["sessions"]) == 1, "never trained twice"
+        assert sum(f"run folder   {run.relative_to(tmp_path)}\n" in output for output in outputs) == 1
+
+
+def test_a_command_takes_over_what_a_killed_one_left(alone, tmp_path):
+    folder, rows, returncode = alone
+    killed = start(tmp_path, *JOBS)
+    for line in killed.stdout:
+        if line.startswith("epoch 2/2  step"):
+            break
+    waiting = start(tmp_path, *JOBS)
+    time.sleep(1)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    output, _ = waiting.communicate(timeout=600)
+    assert (table(output), waiting.returncode) == (rows, returncode)
+    assert_same(tmp_path, folder)
+
+
+def test_the_same_command_tries_again_what_failed_unless_told_not_to(alone, tmp_path):
+    """Nothing else is trained again."""
+    folder, rows, returncode = alone
+    (tmp_path / "outputs").symlink_to(folder / "outputs")
+    times = {run: (run / "run.json").stat().st_mtime_ns for run in run_folders(folder)}
+    for options, tries in (((), 2), (("hydra.sweeper.retry_failed=false",), 0)):
+        process = start(tmp_path, *JOBS, *options)
+        output, error = process.communicate(timeout=600)
+        assert (table(output), process.returncode) == (rows, returncode)
+        assert error.count("dropout must be") == tries
+        assert output.count("completed before, ") == 2
+    assert {run: (run / "run.json").stat().st_mtime_ns for run in run_folders(folder)} == times
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "slurm_local"])
+def test_other_launchers(alone, tmp_path, launcher):
+    package = {"joblib": "hydra_joblib_launcher", "slurm_local": "hydra_submitit_launcher"}[launcher]
+    pytest.importorskip(f"hydra_plugins.{package}")
+    folder, rows, returncode = alone
+    process = start(tmp_path, *JOBS, f"hydra/launcher={launcher}")
+    output, error = process.communicate(timeout=600)
+    assert (table(output), process.returncode) == (rows, returncode), error
+    assert_same(tmp_path, folder)
+
+
+@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("slurm", "sweep"), ("ray", "ray")])
+def test_a_launcher_that_is_not_installed(monkeypatch, launcher, extra):
+    for name in [name for name in sys.modules if name.startswith("hydra_plugins.")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UserError, match=f"hydra/launcher={launcher}: is not installed: pip install 'runcard\\[{extra}"):
+        use_sweeper(["-m", f"hydra/launcher={launcher}"])

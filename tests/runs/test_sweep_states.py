@@ -1,0 +1,109 @@
+"""What `runcard status` and the table of a sweep say of its runs, read from their folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+from conftest import TINY, compose_config
+from typer.testing import CliRunner
+
+from runcard.cli import app
+from runcard.experiment.run import run
+from runcard.fileio import write_json
+from runcard.runs.hold import DEAD_AFTER_SECONDS, RUNNING
+from runcard.runs.sweep import (
+    count,
+    forget_failure,
+    read_jobs,
+    record_failure,
+    record_jobs,
+    runs_of,
+    state_of,
+)
+
+CONFIG = (*TINY, "train.pictures=0")
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory):
+    """A completed run of two epochs."""
+    folder = tmp_path_factory.mktemp("completed") / "a"
+    run(compose_config(*CONFIG), folder, [*CONFIG], choices={})
+    return folder
+
+
+@pytest.fixture
+def sweep(completed, tmp_path):
+    """A sweep of four jobs: one is done, one was killed in its second epoch, one failed, one has not begun."""
+    folder = tmp_path / "outputs" / "losses"
+    record_jobs(folder, {f"seed={i}": [f"seed={i}"] for i in range(4)})
+    for i in range(2):
+        shutil.copytree(completed, folder / f"seed={i}")
+    metadata = json.loads((folder / "seed=1" / "run.json").read_text())
+    write_json(folder / "seed=1" / "run.json", metadata | {"status": "running"})
+    lines = (folder / "seed=1" / "metrics.csv").read_text().splitlines(keepends=True)
+    (folder / "seed=1" / "metrics.csv").write_text("".join(lines[:2]))
+    record_failure(folder / "seed=2", "dataset.root: no such folder.\nSet it.", 2, "Traceback: …")
+    return folder
+
+
+def beat(folder, seconds_ago):
+    """Let a process of another machine hold the folder; its last sign of life is that long ago."""
+    (folder / RUNNING).write_text('{"host": "node7", "pid": 4711}')
+    then = time.time() - seconds_ago
+    os.utime(folder / RUNNING, (then, then))
+
+
+def test_states(sweep):
+    states = [state_of(folder) for folder in runs_of(sweep)]
+    assert [(s.folder.name, s.state, s.exit_code) for s in states] == [
+        ("seed=0", "done", 0),
+        ("seed=1", "interrupted", 1),
+        ("seed=2", "failed", 2),
+        ("seed=3", "missing", 1),
+    ]
+    best = json.loads((sweep / "seed=0" / "run.json").read_text())["best"]
+    assert states[0].detail == f"val/dice {best['value']:.4f} (epoch {best['epoch']})"
+    assert states[1].detail == "after epoch 1/2"
+    assert states[2].detail == "dataset.root: no such folder."
+    assert count(states) == "1 done, 1 interrupted, 1 failed, 1 missing"
+
+
+def test_a_run_that_another_machine_holds(sweep):
+    beat(sweep / "seed=1", 10)
+    seconds = json.loads((sweep / "seed=1" / "run.json").read_text())["seconds"]["per_epoch"]
+    state = state_of(sweep / "seed=1")
+    assert state.state == "running"
+    assert state.detail.startswith("node7, process 4711, epoch 2/2, ")
+    assert seconds < 60
+    assert state.detail.endswith(" s left")
+    beat(sweep / "seed=1", 2 * DEAD_AFTER_SECONDS)
+    assert state_of(sweep / "seed=1").state == "interrupted"
+    (sweep / "seed=3").mkdir()
+    beat(sweep / "seed=3", 0)
+    assert state_of(sweep / "seed=3").detail == "node7, process 4711, preparing"
+
+
+def test_a_job_that_is_tried_again_has_not_failed(sweep):
+    forget_failure(sweep / "seed=2")
+    assert state_of(sweep / "seed=2").state == "missing"
+
+
+def test_jobs_of_a_later_command_join_those_of_the_first(sweep):
+    record_jobs(sweep, {"seed=3": ["seed=3"], "seed=4": ["seed=4"]})
+    assert read_jobs(sweep) == {f"seed={i}": [f"seed={i}"] for i in range(5)}
+
+
+def test_the_command(sweep, monkeypatch):
+    monkeypatch.chdir(sweep.parents[1])
+    done = CliRunner().invoke(app, ["status", "outputs"])
+    assert done.exit_code == 1, done.output
+    rows = [line.split() for line in done.output.splitlines()]
+    assert [row[-1] for row in rows[1:5]] == [f"outputs/losses/seed={i}" for i in range(4)]
+    assert done.output.splitlines()[-1] == "1 done, 1 interrupted, 1 failed, 1 missing"
+    assert CliRunner().invoke(app, ["status", "outputs/losses/seed=0"]).exit_code == 0
+    assert CliRunner().invoke(app, ["status", "outputs/losses/seed=0", "--watch"]).exit_code == 0
