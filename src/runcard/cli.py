@@ -16,7 +16,7 @@ from rich.console import Console
 
 from runcard import __version__
 from runcard.console import counted, print_table
-from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install, runs_below
+from runcard.errors import EXIT_USER_ERROR, UserError, check_config_choice, how_to_install, runs_below
 
 if TYPE_CHECKING:
     from runcard.compare.analysis import Findings
@@ -46,6 +46,7 @@ def options(
 
 
 CONFIG_DIR = "a folder of further config files, as `runcard train` takes it"
+BASELINE = "the name of an arm, as the table writes it: compare all others with it alone"
 ON = "a folder that runcard evaluate wrote: compare the runs on its images"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
 
@@ -142,7 +143,6 @@ def evaluate(
 ) -> None:
     """Measure runs on other labelled images: metrics with intervals, calibration, the change against their own."""
     from runcard.compare.report.evaluation_table import print_evaluation
-    from runcard.errors import check_config_choice
     from runcard.inference.evaluate import evaluate_runs
     from runcard.runs.reader import find_runs
 
@@ -172,7 +172,6 @@ def export(
     trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
 ) -> None:
     """Write a run as one file with its preprocessing, and check it on the validation images."""
-    from runcard.errors import check_config_choice
     from runcard.inference.export import FORMATS, export_run
 
     check_config_choice("--format", kind, FORMATS)
@@ -229,17 +228,19 @@ def compare(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINE)] = None,
     on: Annotated[Path | None, typer.Option(help=ON)] = None,
+    details: Annotated[bool, typer.Option(help="print all measures and sentences of many arms")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
     from runcard.compare.report import terminal
 
-    findings = _find(runs, metric, margin, threshold, on)
+    findings = _find(runs, metric, margin, threshold, baseline, on)
     if as_json:
         print(json.dumps(terminal.as_json(findings), indent=1))
     else:
-        terminal.print_findings(Console(soft_wrap=True, highlight=False, markup=False), findings)
+        terminal.print_findings(Console(soft_wrap=True, highlight=False, markup=False), findings, details)
 
 
 @app.command()
@@ -267,6 +268,7 @@ def report(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINE)] = None,
     on: Annotated[Path | None, typer.Option(help=ON)] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: the study's or sweep's")] = None,
     figures: Annotated[
@@ -286,7 +288,7 @@ def report(
     else:
         is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
         folder = on or (first if is_sweep else Path("outputs/report"))
-        found = _find(runs, metric, margin, threshold, on)
+        found = _find(runs, metric, margin, threshold, baseline, on)
     print(write_report(found, output or folder, images))
     if figures:
         write_figures(found, figures, images)
@@ -345,6 +347,28 @@ def status(
 
 
 @app.command()
+def prune(
+    folders: Annotated[list[Path], typer.Argument(help="runs, sweeps or studies: outputs/old", show_default=False)],
+    keep: Annotated[str, typer.Option(help="best or last: these weights; record: neither, nor previews")] = "best",
+    yes: Annotated[bool, typer.Option("--yes", help="remove; without it nothing is")] = False,
+) -> None:
+    """Remove what completed runs can do without. What comparisons and reports read stays."""
+    from runcard.runs.prune import REMOVED, find_prunable
+
+    check_config_choice("--keep", keep, tuple(REMOVED))
+    prunings, unfinished = find_prunable(folders, keep)
+    rows = [[f"{p.num_bytes / 1e6:.1f} MB", " ".join(path.name for path in p.paths), str(p.folder)] for p in prunings]
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    print_table(console, ["size", "what", "run folder"], rows)
+    for pruning in prunings if yes else ():
+        pruning.apply()
+    if unfinished:
+        console.print(f"\n{counted(len(unfinished), 'run')} not completed: left as they are")
+    done = "removed" if yes else "can go: the same command with --yes removes them"
+    console.print(f"\n{sum(p.num_bytes for p in prunings) / 1e6:,.1f} MB of {counted(len(prunings), 'run')} {done}")
+
+
+@app.command()
 def study(
     file: Annotated[Path, typer.Argument(help="experiments/lab4/study.yml", show_default=False)],
     arguments: Annotated[
@@ -389,7 +413,12 @@ def _study_folder(named: Path) -> Path | None:
 
 
 def _find(
-    runs: list[str], metric: str | None, margin: float | None, threshold: float | None, on: Path | None
+    runs: list[str],
+    metric: str | None,
+    margin: float | None,
+    threshold: float | None,
+    baseline: str | None,
+    on: Path | None,
 ) -> Findings:
     """Return what the runs in these folders say about each other."""
     from runcard.compare import analysis
@@ -398,8 +427,10 @@ def _find(
         if value is not None and not (math.isfinite(value) and (value > 0 or name == "threshold")):
             raise UserError(f"--{name} must be a number{' greater than 0' if name == 'margin' else ''}, got {value:g}")
     arms, left_out = _arms(runs, metric, on)
-    asked = analysis.ask_pairs(arms, metric, margin, threshold)
-    options = {"metric": metric, "margin": margin, "threshold": threshold}
+    if baseline is not None:
+        check_config_choice("--baseline", baseline, [arm.name for arm in arms])
+    asked = analysis.ask_pairs(arms, metric, margin, threshold, baseline)
+    options = {"metric": metric, "margin": margin, "threshold": threshold, "baseline": baseline}
     given = [f"--{name}={value}" for name, value in {**options, "on": on}.items() if value is not None]
     command = shlex.join(["runcard", "report", *runs, *given])
     return analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from folders import BONE, of_classes, simulate, write_run
+from rich.console import Console
 from scipy import stats
 
 from runcard.compare.analysis import Findings, ask_pairs, find
@@ -17,7 +19,8 @@ from runcard.compare.confounds import group_arms
 from runcard.compare.contrasts import answer
 from runcard.compare.measures import Measure
 from runcard.compare.questions import Question
-from runcard.compare.report.terminal import as_json, cell, tabulate_arms
+from runcard.compare.report.tables import cell, rank, tabulate_arms
+from runcard.compare.report.terminal import as_json, print_findings
 from runcard.compare.verdicts import Evidence, judge
 from runcard.runs.reader import find_runs
 from runcard.runs.run import Images
@@ -717,3 +720,60 @@ def test_a_difference_that_cannot_be_is_not_called_detectable():
     sentence = judge(ASKED, measure, evidence, confounded=False).sentence
     assert "no possible difference would be found four times in five" in sentence
     assert "to +1.000" in sentence
+
+
+# Many arms
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Six arms of three seeds: five that differ in the loss's smoothing, of which the third is best; a smoke test."""
+    for i, effect in enumerate((0.0, -0.05, 0.05, 0.01, -0.01)):
+        (values, _) = simulate(np.random.default_rng(1), 3, IMAGES, effect)
+        write_arm(tmp_path, f"a{i}", values, **(DICE | {"config": DICE["config"] | {"loss.smooth": float(i)}}))
+    write_arm(tmp_path, "quick", values[:1], **(BCE | {"config": BCE["config"] | {"smoke_test": True}}))
+    return tmp_path
+
+
+BASELINE = "loss.smooth=0.0, loss=dice, smoke_test=False"
+
+
+def test_arms_are_ranked_with_smoke_tests_last(many):
+    found = found_in(many, baseline=BASELINE)
+    columns, groups = rank(found)
+    assert columns == ["arm", "seeds", "Dice, last epoch", "best epoch", f"against {BASELINE}"]
+    assert [title.partition(", data ")[0] for title, _ in groups] == [
+        "lungs, 47 val images",
+        "smoke tests: lungs, 47 val images",
+    ]
+    (real, quick) = ([name.partition(",")[0] for name, _ in rows] for _, rows in groups)
+    assert real == [f"loss.smooth={i}.0" for i in (2, 3, 0, 4, 1)]
+    assert len(quick) == 1
+    verdicts = {name.partition(",")[0]: cells[-1] for name, cells in groups[0][1]}
+    assert (verdicts["loss.smooth=2.0"], verdicts["loss.smooth=1.0"]) == ("better", "worse")
+    assert verdicts["loss.smooth=0.0"] == "–"
+    assert {answer.question.second for answer in found.answers} == {BASELINE}
+    assert len(found.answers) == 5
+
+
+def test_many_arms_fit_on_a_screen(many):
+    console = Console(file=io.StringIO(), width=300)
+    print_findings(console, found_in(many, baseline=BASELINE))
+    brief = console.file.getvalue()
+    print_findings(console, found_in(many, baseline=BASELINE), details=True)
+    assert len(brief.splitlines()) < 40 < len(console.file.getvalue().splitlines()) / 2
+    assert "note  6 arms make 15 pairs: each is compared with loss.smooth=0.0" in brief
+    assert "smoke_test=True: a smoke test" in brief
+
+
+def test_with_all_pairs_the_verdict_is_that_against_the_best(tmp_path):
+    for i, effect in enumerate((0.0, -0.05, 0.05)):
+        (values, _) = simulate(np.random.default_rng(1), 3, IMAGES, effect)
+        write_arm(tmp_path, f"a{i}", values, **(DICE | {"config": DICE["config"] | {"loss.smooth": float(i)}}))
+    columns, ((_, rows),) = rank(found_in(tmp_path))
+    assert columns[-1] == "against the first here"
+    assert [(name, cells[-1]) for name, cells in rows] == [
+        ("loss.smooth=2.0", "–"),
+        ("loss.smooth=0.0", "worse"),
+        ("loss.smooth=1.0", "worse"),
+    ]

@@ -17,7 +17,7 @@ from scipy import stats
 
 from runcard.compare.report.claim import CHECKLIST
 from runcard.compare.report.model_card import describe, escape_markdown, model_card, to_markdown
-from runcard.compare.report.terminal import number
+from runcard.compare.report.tables import number
 from runcard.runs.reader import find_runs
 
 EVIL = "<script>alert(1)<script> | *a* `b` [c](d) _e_ &amp; $x$"

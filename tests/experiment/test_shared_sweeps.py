@@ -117,6 +117,7 @@ def test_other_launchers(alone, tmp_path, launcher):
 
 @pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("slurm", "sweep"), ("ray", "ray")])
 def test_a_launcher_that_is_not_installed(monkeypatch, launcher, extra):
+    use_sweeper([])  # Hydra loads its plugins once in a process
     for name in [name for name in sys.modules if name.startswith("hydra_plugins.")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(UserError, match=f"hydra/launcher={launcher}: is not installed: pip install 'runcard\\[{extra}"):

@@ -15,6 +15,7 @@ from runcard.cli import app
 from runcard.experiment.run import run
 from runcard.fileio import write_json
 from runcard.runs.hold import DEAD_AFTER_SECONDS, RUNNING
+from runcard.runs.reader import find_runs
 from runcard.runs.sweep import (
     count,
     forget_failure,
@@ -107,3 +108,29 @@ def test_the_command(sweep, monkeypatch):
     assert done.output.splitlines()[-1] == "1 done, 1 interrupted, 1 failed, 1 missing"
     assert CliRunner().invoke(app, ["status", "outputs/losses/seed=0"]).exit_code == 0
     assert CliRunner().invoke(app, ["status", "outputs/losses/seed=0", "--watch"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("keep", "gone"),
+    [
+        ("best", {"checkpoints/last.ckpt"}),
+        ("last", {"checkpoints/best.safetensors"}),
+        ("record", {"checkpoints/last.ckpt", "checkpoints/best.safetensors", *(f"previews/{i}" for i in range(4))}),
+    ],
+)
+def test_prune_removes_what_is_not_kept_of_completed_runs(sweep, keep, gone):
+    done, killed = sweep / "seed=0", sweep / "seed=1"
+    before = {run: {path for path in run.rglob("*") if path.is_file()} for run in (done, killed)}
+    listed = CliRunner().invoke(app, ["prune", str(sweep), "--keep", keep])
+    assert listed.exit_code == 0, listed.output
+    assert "of 1 run can go: the same command with --yes removes them" in listed.output
+    assert "1 run not completed: left as they are" in listed.output
+    assert {path for path in done.rglob("*") if path.is_file()} == before[done]
+    assert "of 1 run removed" in CliRunner().invoke(app, ["prune", str(sweep), "--keep", keep, "--yes"]).output
+    removed = {path.relative_to(done).as_posix() for path in before[done] if not path.exists()}
+    assert {name for name in removed if not name.startswith("previews")} == {
+        name for name in gone if not name.startswith("previews")
+    }
+    assert len(removed) == len(gone)
+    assert all(path.exists() for path in before[killed])
+    assert len(find_runs([str(sweep)]).runs) == 1, "it can still be compared"

@@ -98,15 +98,20 @@ def best_title(measure: Measure, arms: Sequence[Arm]) -> str:
 
 
 def ask_pairs(
-    arms: Sequence[Arm], metric: str | None = None, margin: float | None = None, threshold: float | None = None
+    arms: Sequence[Arm],
+    metric: str | None = None,
+    margin: float | None = None,
+    threshold: float | None = None,
+    baseline: str | None = None,
 ) -> list[Question]:
     """Ask for each pair of arms whether they differ in the metric; None: the one that the first of the pair monitors.
 
-    With more than MAX_PAIRS pairs, each arm is compared with the first one only.
+    With a baseline, or with more than MAX_PAIRS pairs, each arm is compared with one only: the baseline, or the first.
     """
     pairs = list(combinations(arms, 2))
-    if len(pairs) > MAX_PAIRS:
-        pairs = [(arm, arms[0]) for arm in arms[1:]]
+    if baseline or len(pairs) > MAX_PAIRS:
+        fixed = {arm.name: arm for arm in arms}[baseline] if baseline else arms[0]
+        pairs = [(arm, fixed) for arm in arms if arm is not fixed]
     return [
         Question(
             key=f"{i + 1}",
@@ -208,7 +213,7 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
         return [f"{num_asked} of the study's {study.num_questions} questions are asked, and Holm adjusts for these"]
     num_pairs = len(arms) * (len(arms) - 1) // 2
     if not study and num_asked < num_pairs:
-        return [f"{len(arms)} arms make {num_pairs} pairs: each is compared with {arms[0].name} alone"]
+        return [f"{len(arms)} arms make {num_pairs} pairs: each is compared with {questions[0].second} alone"]
     return []
 
 

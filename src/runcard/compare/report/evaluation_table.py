@@ -12,7 +12,7 @@ from runcard.compare.arms import Arm
 from runcard.compare.confounds import group_arms
 from runcard.compare.contrasts import metric_measure
 from runcard.compare.measures import Measure
-from runcard.compare.report.terminal import number
+from runcard.compare.report.tables import number
 from runcard.compare.verdicts import format_difference, format_range
 from runcard.console import counted, print_table
 from runcard.errors import UserError

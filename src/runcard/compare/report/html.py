@@ -24,7 +24,7 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
 from runcard.compare.report.model_card import model_card
 from runcard.compare.report.sections import sections
-from runcard.compare.report.terminal import cell, number, tabulate_arms
+from runcard.compare.report.tables import cell, number, rank, tabulate_arms
 from runcard.compare.verdicts import format_ci, format_difference, format_p
 from runcard.fileio import atomic_write, csv_text, write_text
 from runcard.runs.run import Run
@@ -84,6 +84,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "claims": _claims(findings.answers),
         "colours": colours,
         "data": _data(findings.arms),
+        "ranking": dict(zip(("columns", "groups"), rank(findings), strict=True)) if len(findings.arms) > 2 else {},
         "rows": _rows(findings),
         "places": {run.folder: i + 1 for i, run in enumerate(runs)},
         "folds": any(run.is_fold for run in runs),

@@ -25,7 +25,7 @@ from runcard.compare.contrasts import metric_measure
 from runcard.compare.endpoints import Count
 from runcard.compare.measures import Value, title
 from runcard.compare.report.claim import CHECKLIST, SOURCE
-from runcard.compare.report.terminal import cell, number
+from runcard.compare.report.tables import cell, number
 from runcard.console import counted, duration
 from runcard.fileio import sha256
 from runcard.runs.run import Run

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from runcard.compare.analysis import Findings, best_title, monitored
+from runcard.compare.analysis import Findings, monitored
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
-from runcard.compare.endpoints import Count
 from runcard.compare.measures import Measure, Value, title
+from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms
 from runcard.compare.verdicts import format_difference, format_p, format_range
 from runcard.console import print_table
 from runcard.stats.mrmc import ALPHA, Effect
@@ -20,22 +20,35 @@ from runcard.stats.mrmc import ALPHA, Effect
 ARMS_ABREAST = 4  # columns of a table of arms; more arms go into the next table
 
 
-def print_findings(console: Console, findings: Findings) -> None:
-    """Print the arms measure by measure, then pair by pair the numbers and the verdict."""
-    for start in range(0, len(findings.arms), ARMS_ABREAST):
+def print_findings(console: Console, findings: Findings, details: bool = False) -> None:
+    """Print the ranking, the arms measure by measure, then pair by pair the numbers and the verdict.
+
+    Of more than ARMS_ABREAST arms, measures and sentences only with details.
+    """
+    if len(findings.arms) > 2:
+        columns, groups = rank(findings)
+        for title_of_group, rows in groups:
+            console.print(f"\n{title_of_group}", style="bold")
+            print_table(console, columns, [[name, *cells] for name, cells in rows])
+    brief = len(findings.arms) > ARMS_ABREAST and not details
+    for start in range(0, 0 if brief else len(findings.arms), ARMS_ABREAST):
         console.print()
         arms = findings.arms[start : start + ARMS_ABREAST]
         print_table(console, ["", *(arm.name for arm in arms)], _rows(findings, arms))
     console.print(
         "\nOf the last epoch, but where it says. In brackets the 95 % interval; without, the runs' own values."
     )
-    if any(findings.out_of_fold.values()):
+    if any(findings.out_of_fold.values()) and not brief:
         console.print("Out of fold: all folds' images as one set, each measured by the run that was not trained on it.")
     if findings.answers:
         console.print()
         columns = ["", "first − second", "difference", "interval", "p (Holm)", "detectable", "verdict"]
         print_table(console, columns, [_pair(i + 1, answer) for i, answer in enumerate(findings.answers)])
-    print_answers(console, findings)
+    if brief:
+        console.print("\nAll measures, and the verdicts as sentences: --details, or runcard report.\n")
+        _print_remarks(console, findings.left_out, list(_shared(findings)))
+    else:
+        print_answers(console, findings)
 
 
 def print_answers(console: Console, findings: Findings) -> None:
@@ -50,10 +63,25 @@ def print_answers(console: Console, findings: Findings) -> None:
         for confound in answer.confounds:
             console.print(f"   differs too: {confound}", style="yellow")
     console.print()
-    for line in findings.left_out:
+    _print_remarks(console, findings.left_out, findings.remarks)
+
+
+def _print_remarks(console: Console, left_out: Sequence[str], remarks: Sequence[str]) -> None:
+    for line in left_out:
         console.print(f"left out  {line}", style="yellow")
-    for line in findings.remarks:
+    for line in remarks:
         console.print(f"note  {line}", style="yellow")
+
+
+def _shared(findings: Findings) -> Iterator[str]:
+    """Yield each remark once, with the arms that it is true of."""
+    of_arms: dict[str, list[str]] = {}
+    for remark in findings.remarks:
+        arm = next((arm.name for arm in findings.arms if remark.startswith(f"{arm.name}: ")), None)
+        of_arms.setdefault(remark if arm is None else remark.removeprefix(f"{arm}: "), []).extend([arm] if arm else [])
+    for text, arms in of_arms.items():
+        which = f"all {len(arms)} arms" if len(arms) == len(findings.arms) else ", ".join(arms)
+        yield f"{which}: {text}" if arms else text
 
 
 def as_json(findings: Findings) -> dict[str, Any]:
@@ -66,54 +94,12 @@ def as_json(findings: Findings) -> dict[str, Any]:
     }
 
 
-def tabulate_arms(findings: Findings, arms: Sequence[Arm]) -> list[tuple[str, Measure, list[Value | None]]]:
-    """Tabulate the measures of arms: a title, the measure, and a value per arm, None where an arm has none."""
-    rows: list[tuple[str, Measure, list[Value | None]]] = []
-    for measure in findings.measures:
-        rows.append((measure.title, measure, [findings.values[arm.name].get(measure.title) for arm in arms]))
-        rows.append((f"{measure.title}, out of fold", measure, [_out_of_fold(findings, arm, measure) for arm in arms]))
-        bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in arms]
-        rows.append((best_title(measure, arms), measure, bests))
-    return [row for row in rows if any(row[2])]
-
-
-def _out_of_fold(findings: Findings, arm: Arm, measure: Measure) -> Value | None:
-    value = findings.out_of_fold[arm.name].get(measure.key)
-    if value is None:
-        return None
-    return Value((), None, f"{'–' if math.isnan(value) else number(value)} ({Count.of(arm).images} images)")
-
-
-def cell(measure: Measure, value: Value) -> str:
-    """Format "0.932 [0.921, 0.943]", or the runs' own values where there is no interval, and the note."""
-    if value.mean is None:
-        own = ", ".join(number(each) for each in value.runs if not math.isnan(each))
-        return "; ".join(text for text in (own, value.note) if text) or "–"
-    effect = value.mean
-    bounds = measure.mean_interval(effect)
-    shown = [number(math.exp(x) if measure.is_ratio else x) for x in (effect.estimate, *bounds)]
-    interval = f" [{shown[1]}, {shown[2]}]" if bounds[0] < bounds[1] else ""  # none where all values are equal
-    return f"{shown[0]}{interval}" + (f" {value.note}" if value.note else "")
-
-
-def number(value: float) -> str:
-    """Format a number with as many digits as its size needs: 0.932, 25.3, 246."""
-    digits = 4 if 0 < abs(value) < 0.01 else 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:.{digits}f}".replace("-", "−")
-
-
 def _rows(findings: Findings, arms: tuple[Arm, ...]) -> list[list[str]]:
-    rows = [["seeds", *(_seeds(arm) for arm in arms)]]
+    rows = [["seeds", *(seeds(arm) for arm in arms)]]
     rows += [["parameters", *(f"{arm.first.metadata['num_parameters']:,}" for arm in arms)]]
     for words, measure, values in tabulate_arms(findings, arms):
         rows.append([words, *(cell(measure, value) if value else "–" for value in values)])
     return rows
-
-
-def _seeds(arm: Arm) -> str:
-    folds = len({run.fold for run in arm.runs})
-    seeds = f"{len(arm.seeds)} ({', '.join(str(seed) for seed in arm.seeds)})"
-    return f"{seeds} × {folds} folds" if folds > 1 else seeds
 
 
 def _pair(place: int, answer: Answer) -> list[str]:

@@ -1,0 +1,130 @@
+"""Measures one sweep by each launcher, and whether kills change it.
+
+    .venv/bin/python benchmarks/sweeps.py [rounds]           # 3 by default
+    .venv/bin/python benchmarks/sweeps.py --kills [times]    # 10 by default
+
+The sweep is twelve runs, four configs with three seeds, of a small U-Net. Every way of running it must leave the same
+run folders, bit for bit but for times. For the kills, three identical commands share the sweep; all but one are killed
+with SIGKILL at a random instant, and the one that is left must finish.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from runcard.console import print_table
+from runcard.fileio import read_csv
+from runcard.runs.reader import run_folders
+
+TRAIN = Path(__file__).parents[1] / "train.py"
+CONFIG = ["dataset.num_images=60", "dataset.image_size_px=64", "model.base=8", "train.epochs=6", "train.precision=32"]
+CONFIG += ["train.accelerator=cpu", "train.pictures=0"]
+SWEPT = ["loss=bce,dice", "model.dropout=0,0.2", "seed=0,1,2"]
+TIMES = ("seconds", "images_per_second")  # columns of metrics.csv
+WAYS = {  # name -> arguments, and threads of each process: null, what the launcher gives
+    "one process, two threads": ([], "2"),
+    "one process, one thread": ([], "1"),
+    "joblib, two processes of one thread": (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], None),
+    "two identical commands of one thread": ([], "1"),
+    "slurm_local, twelve processes at once": (["hydra/launcher=slurm_local"], None),
+}
+
+
+def start(folder: Path, arguments: list[str], threads: str | None) -> subprocess.Popen[bytes]:
+    """Start the sweep in folder."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    environment |= {} if threads is None else {"OMP_NUM_THREADS": threads}
+    command = [sys.executable, str(TRAIN), "-m", *CONFIG, *SWEPT, *arguments]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet)
+
+
+def content(folder: Path) -> dict[str, tuple[list[list[str]], bytes]]:
+    """Read metrics.csv without times, and the weights, of each run, by its place in the folder."""
+    found = {}
+    for run in run_folders(folder):
+        header, rows = read_csv(run / "metrics.csv")
+        kept = [i for i, name in enumerate(header) if name not in TIMES]
+        weights = (run / "checkpoints" / "best.safetensors").read_bytes()
+        length = int.from_bytes(weights[:8], "little")  # of the header, which has the config and with it the folder
+        found[run.relative_to(folder).as_posix()] = ([[row[i] for i in kept] for row in rows], weights[8 + length :])
+    return found
+
+
+def main() -> None:
+    """Print the seconds of each way, and whether its runs are those of the first with as many threads."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    same: dict[str, bool] = {}
+    with tempfile.TemporaryDirectory() as top:
+        reference: dict[str, tuple[list[list[str]], bytes]] = {}
+        for number in range(rounds):
+            for way, (arguments, threads) in WAYS.items():
+                folder = Path(top) / str(number) / way.replace(" ", "_")
+                folder.mkdir(parents=True)
+                began = time.perf_counter()
+                commands = [start(folder, arguments, threads) for _ in range(2 if way.startswith("two") else 1)]
+                codes = [command.wait() for command in commands]
+                seconds[way].append(time.perf_counter() - began)
+                assert not any(codes), (way, codes)
+                found = content(folder)
+                assert len(found) == 12
+                reference = reference or (found if threads == "1" else {})
+                if "two threads" not in way:
+                    same[way] = same.get(way, True) and found == reference
+    rows = []
+    for way, each in seconds.items():
+        is_same = {True: "yes", False: "NO"}[same[way]] if way in same else "–"
+        rows.append([way, f"{statistics.median(each):.1f}", f"{min(each):.1f} to {max(each):.1f}", is_same])
+    print_table(Console(), ["twelve runs", "s, median", "range", "same bits"], rows)
+
+
+def kills(times: int) -> None:
+    """Print how many sweeps, of which commands were killed, ended as the undisturbed one."""
+    rng = random.Random(0)
+    with tempfile.TemporaryDirectory() as top:
+        folder = Path(top) / "undisturbed"
+        folder.mkdir()
+        began = time.perf_counter()
+        assert start(folder, [], "1").wait() == 0
+        whole, expected = time.perf_counter() - began, content(folder)
+        equal, at, interrupted = 0, [], 0
+        for number in range(times):
+            folder = Path(top) / str(number)
+            folder.mkdir()
+            commands = [start(folder, [], "1") for _ in range(3)]
+            left = commands.pop(rng.randrange(3))
+            began = time.perf_counter()
+            instants = sorted(rng.uniform(0.1, 0.6) * whole for _ in commands)
+            for instant, command in zip(instants, commands, strict=True):
+                time.sleep(max(0.0, began + instant - time.perf_counter()))
+                command.send_signal(signal.SIGKILL)
+                command.wait()
+            at += instants
+            interrupted += sum((run / ".running").exists() for run in run_folders(folder))
+            code = left.wait()
+            equal += code == 0 and content(folder) == expected
+            shutil.rmtree(folder)
+    Console().print(
+        f"{times} sweeps, two of three commands killed after {min(at):.0f} to {max(at):.0f} s, {interrupted} runs in "
+        f"progress then: {equal} ended as the undisturbed one ({whole:.0f} s)",
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    if "--kills" in sys.argv:
+        kills(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+    else:
+        main()

@@ -1,0 +1,119 @@
+"""The tables of a comparison: the ranking of its arms, and the arms measure by measure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from runcard.compare.analysis import Findings, best_title, monitored
+from runcard.compare.arms import Arm
+from runcard.compare.endpoints import Count
+from runcard.compare.measures import Measure, Value
+
+Row = tuple[str, list[str]]  # of an arm: its name, and the cells of the ranking
+TURNED = {"better": "worse", "worse": "better", "higher": "lower", "lower": "higher"}  # a verdict from the other side
+
+
+def rank(findings: Findings) -> tuple[list[str], list[tuple[str, list[Row]]]]:
+    """Return the columns of the ranking, and its groups: each a title, and its arms from the best to the worst.
+
+    Arms are ordered by the primary measure at the last epoch. The verdict is the one against the arm that all are
+    compared with; with all pairs compared, that against the best arm of the group. It is of the arm of its row.
+    """
+    measure = findings.measures[0]
+    groups: dict[str, list[Arm]] = {}
+    for arm in sorted(findings.arms, key=lambda arm: any(run.smoke_test for run in arm.runs)):
+        groups.setdefault(_title(arm), []).append(arm)
+    ranked = {title: sorted(arms, key=lambda arm: _place(findings, measure, arm)) for title, arms in groups.items()}
+    against = {answer.question.second for answer in findings.answers}
+    fixed = against.pop() if len(against) == 1 else None
+    columns = ["arm", "seeds", f"{measure.title}, last epoch", "best epoch", f"against {fixed or 'the first here'}"]
+    return columns, [
+        (title, [(arm.name, _cells(findings, measure, arm, fixed or arms[0].name)) for arm in arms])
+        for title, arms in ranked.items()
+    ]
+
+
+def _title(arm: Arm) -> str:
+    """Name the data that an arm was measured on, and whether its runs are smoke tests."""
+    metadata, (of, images) = arm.first.metadata, (arm.first.split, arm.first.split_sizes[arm.first.split])
+    data = f"{metadata['choices']['dataset']}, {images} {of} images, data {metadata['data']['hash'][:6]}"
+    return f"smoke tests: {data}" if any(run.smoke_test for run in arm.runs) else data
+
+
+def _place(findings: Findings, measure: Measure, arm: Arm) -> float:
+    """Return what arms are sorted by: their mean, such that the best comes first and an arm without it last."""
+    value = findings.values[arm.name].get(measure.title)
+    mean = _mean(value) if value else math.nan
+    return math.inf if math.isnan(mean) else -mean if measure.better == "max" else mean
+
+
+def _mean(value: Value) -> float:
+    known = [each for each in value.runs if math.isfinite(each)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _cells(findings: Findings, measure: Measure, arm: Arm, against: str) -> list[str]:
+    value, best = findings.values[arm.name].get(measure.title), findings.best[arm.name]
+    return [
+        seeds(arm),
+        cell(measure, value) if value else "–",
+        number(_mean(best)) if best.runs else "–",
+        _verdict(findings, arm.name, against),
+    ]
+
+
+def _verdict(findings: Findings, name: str, against: str) -> str:
+    """Return the word of the verdict on an arm against another, from its own side; a dash for itself."""
+    for answer in findings.answers:
+        word, pair = answer.verdict.word, (answer.question.first, answer.question.second)
+        if pair == (name, against):
+            return word
+        if pair == (against, name):
+            return TURNED.get(word, word)
+    return "–"
+
+
+def tabulate_arms(findings: Findings, arms: Sequence[Arm]) -> list[tuple[str, Measure, list[Value | None]]]:
+    """Tabulate the measures of arms: a title, the measure, and a value per arm, None where an arm has none."""
+    rows: list[tuple[str, Measure, list[Value | None]]] = []
+    for measure in findings.measures:
+        rows.append((measure.title, measure, [findings.values[arm.name].get(measure.title) for arm in arms]))
+        rows.append((f"{measure.title}, out of fold", measure, [_out_of_fold(findings, arm, measure) for arm in arms]))
+        bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in arms]
+        rows.append((best_title(measure, arms), measure, bests))
+    return [row for row in rows if any(row[2])]
+
+
+def _out_of_fold(findings: Findings, arm: Arm, measure: Measure) -> Value | None:
+    value = findings.out_of_fold[arm.name].get(measure.key)
+    if value is None:
+        return None
+    return Value((), None, f"{'–' if math.isnan(value) else number(value)} ({Count.of(arm).images} images)")
+
+
+def cell(measure: Measure, value: Value) -> str:
+    """Format "0.932 [0.921, 0.943]", or the runs' own values where there is no interval, and the note."""
+    if value.mean is None:
+        own = ", ".join(number(each) for each in value.runs if not math.isnan(each))
+        return "; ".join(text for text in (own, value.note) if text) or "–"
+    effect = value.mean
+    bounds = measure.mean_interval(effect)
+    shown = [number(math.exp(x) if measure.is_ratio else x) for x in (effect.estimate, *bounds)]
+    interval = f" [{shown[1]}, {shown[2]}]" if bounds[0] < bounds[1] else ""  # none where all values are equal
+    return f"{shown[0]}{interval}" + (f" {value.note}" if value.note else "")
+
+
+def number(value: float) -> str:
+    """Format a number with as many digits as its size needs: 0.932, 25.3, 246."""
+    digits = 4 if 0 < abs(value) < 0.01 else 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def seeds(arm: Arm) -> str:
+    """Format "3 (0, 1, 2)", or "1 (0) × 5 folds"."""
+    folds = len({run.fold for run in arm.runs})
+    seeds = f"{len(arm.seeds)} ({', '.join(str(seed) for seed in arm.seeds)})"
+    return f"{seeds} × {folds} folds" if folds > 1 else seeds

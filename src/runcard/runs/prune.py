@@ -1,0 +1,45 @@
+"""What old runs can do without: the files of completed runs that comparisons and reports do not read."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from runcard.runs.reader import run_folders
+from runcard.runs.sweep import state_of
+
+REMOVED = {  # what to keep of a run -> what goes
+    "best": ("checkpoints/last.ckpt",),  # it can predict, be evaluated and exported, but not be trained longer
+    "last": ("checkpoints/best.safetensors",),  # it can be trained longer
+    "record": ("checkpoints", "previews"),  # it can be compared and reported
+}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What would go of one run."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    num_bytes: int
+
+    def apply(self) -> None:
+        """Remove it."""
+        for path in self.paths:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def find_prunable(folders: Iterable[Path], keep: str) -> tuple[list[Pruning], list[Path]]:
+    """Return what can go of the completed runs in or below folders, and the runs that are not completed."""
+    found, unfinished = [], []
+    for run in dict.fromkeys(run for folder in folders for run in run_folders(folder)):
+        if state_of(run).state != "done":
+            unfinished.append(run)
+            continue
+        paths = tuple(path for name in REMOVED[keep] if (path := run / name).exists())
+        files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
+        if paths:
+            found.append(Pruning(run, paths, sum(file.stat().st_size for file in files)))
+    return found, unfinished
