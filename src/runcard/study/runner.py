@@ -82,7 +82,7 @@ def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = No
     above = ["--config-dir", str(config_dir)] if config_dir else []
     try:
         for sweep in sweeps(arm_configs, to_run):
-            _launch([*sweep, f"name='{name}'", f"hydra.sweep.dir='{folder}'", *of_hydra.values(), *above])
+            _launch([*sweep, f"name='{name}'", *of_hydra.values(), *above])
     finally:
         found = find(folder, arm_configs)
         if (study.questions, study.seeds) != (asked.questions, asked.seeds):
