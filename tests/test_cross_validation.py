@@ -10,6 +10,8 @@ from conftest import ROOT, TINY
 from evidence import read_csv
 from PIL import Image
 
+from runcard.runs.reader import run_folders
+
 
 def test_the_pages_commands_give_one_result_and_one_ensemble(train, runcard_command, tmp_path):
     section = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8").split("\n## Cross-validate\n")[1]
@@ -19,7 +21,7 @@ def test_the_pages_commands_give_one_result_and_one_ensemble(train, runcard_comm
 
     done = train(*sweep, *TINY, "train.epochs=1", "train.pictures=0")
     assert done.returncode == 0, done.stderr
-    folders = sorted((tmp_path / "outputs" / "folds").glob("*/"))
+    folders = run_folders(tmp_path / "outputs" / "folds")
     assert len(folders) == 5
     rows = [row for folder in folders for row in read_csv(folder / "per_image.csv")]
     last = {row["id"]: float(row["dice"]) for row in rows if row["checkpoint"] == "last"}

@@ -71,7 +71,7 @@ def test_commands_outside_the_clone(runcard, tmp_path):
         shutil.copytree(data / folder, tmp_path / "other" / folder, ignore=shutil.ignore_patterns("patient1*"))
     assert "2 runs, 61 images" in runcard("evaluate", "outputs/seeds", "dataset=lungs", "dataset.root=other")
     assert "2 (0, 1)" in runcard("compare", "outputs/seeds", "--on", "outputs/evaluations/other")
-    run = min((tmp_path / "outputs" / "seeds").glob("*/run.json")).parent
+    run = min((tmp_path / "outputs" / "seeds").glob("*/*/run.json")).parent
     assert "decisions on 61 validation images differ" in runcard("export", str(run), "-o", "model.onnx")
     assert "1 image predicted" in runcard("predict", "model.onnx", image, "-o", "by_file")
     runcard("init", "mine")

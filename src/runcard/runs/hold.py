@@ -58,8 +58,14 @@ class Hold:
     def take(cls, folder: Path) -> Hold:
         """Hold folder, which is made where it is missing. Raise HeldError where another process does."""
         hold = cls(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        hold._acquire()
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                hold._acquire()
+                break
+            except (FileExistsError, FileNotFoundError):  # in between, another process removed its empty folder
+                if folder.exists() and not folder.is_dir():
+                    raise
         Thread(target=hold._beat, daemon=True).start()
         return hold
 
