@@ -33,7 +33,7 @@ CONFIG = (*TINY, "train.pictures=0")
 def completed(tmp_path_factory):
     """A completed run of two epochs."""
     folder = tmp_path_factory.mktemp("completed") / "a"
-    run(compose_config(*CONFIG), folder, [*CONFIG], choices={})
+    run(compose_config(*CONFIG), folder, [*CONFIG], choices={"dataset": "phantom_chest"})
     return folder
 
 
