@@ -134,6 +134,8 @@ def _read(path: Path) -> Holder | None:
 
 
 def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # there os.kill would interrupt the process; the time of the file has to do
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
