@@ -134,3 +134,19 @@ def test_prune_removes_what_is_not_kept_of_completed_runs(sweep, keep, gone):
     assert len(removed) == len(gone)
     assert all(path.exists() for path in before[killed])
     assert len(find_runs([str(sweep)]).runs) == 1, "it can still be compared"
+
+
+def test_prune_never_removes_the_last_weights(sweep):
+    """Weights that were to be kept before are all that is left."""
+    weights = sweep / "seed=0" / "checkpoints" / "best.safetensors"
+    for keep in ("best", "last"):
+        assert CliRunner().invoke(app, ["prune", str(sweep), "--keep", keep, "--yes"]).exit_code == 0
+    assert weights.exists()
+
+
+@pytest.mark.parametrize("content", ['{"status": "completed"}', '{"status": "running"}', "{", "[]"])
+def test_a_damaged_record_is_a_failure(sweep, content):
+    (sweep / "seed=0" / "run.json").write_text(content)
+    state = state_of(sweep / "seed=0")
+    assert (state.state, state.exit_code) == ("failed", 1)
+    assert "damaged" in state.detail

@@ -10,10 +10,11 @@ from pathlib import Path
 from runcard.runs.reader import run_folders
 from runcard.runs.sweep import state_of
 
-REMOVED = {  # what to keep of a run -> what goes
-    "best": ("checkpoints/last.ckpt",),  # it can predict, be evaluated and exported, but not be trained longer
-    "last": ("checkpoints/best.safetensors",),  # it can be trained longer
-    "record": ("checkpoints", "previews"),  # it can be compared and reported
+BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.ckpt"
+REMOVED = {  # what to keep of a run -> the file that must be there, and what goes then
+    "best": (BEST, (LAST,)),  # it can predict, be evaluated and exported, but not be trained longer
+    "last": (LAST, (BEST,)),  # it can be trained longer
+    "record": ("run.json", ("checkpoints", "previews")),  # it can be compared and reported
 }
 
 
@@ -34,11 +35,12 @@ class Pruning:
 def find_prunable(folders: Iterable[Path], keep: str) -> tuple[list[Pruning], list[Path]]:
     """Return what can go of the completed runs in or below folders, and the runs that are not completed."""
     found, unfinished = [], []
+    kept, removed = REMOVED[keep]
     for run in dict.fromkeys(run for folder in folders for run in run_folders(folder)):
         if state_of(run).state != "done":
             unfinished.append(run)
             continue
-        paths = tuple(path for name in REMOVED[keep] if (path := run / name).exists())
+        paths = tuple(path for name in removed if (path := run / name).exists() and (run / kept).exists())
         files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
         if paths:
             found.append(Pruning(run, paths, sum(file.stat().st_size for file in files)))

@@ -42,11 +42,15 @@ class RunState:
 
 
 def state_of(folder: Path) -> RunState:
-    """Read the state of the run in a folder."""
+    """Read the state of the run in a folder; a damaged record is a failure."""
     try:
-        metadata = read_metadata(folder)
-    except ValueError:
-        metadata = {}
+        metadata = read_metadata(folder) if (folder / "run.json").exists() else {}
+        return _state(folder, metadata)
+    except (LookupError, TypeError, ValueError) as error:
+        return RunState(folder, "failed", f"run.json or metrics.csv is damaged ({error})")
+
+
+def _state(folder: Path, metadata: Mapping[str, Any]) -> RunState:
     status, holder = metadata.get("status"), holder_of(folder)
     if status == "completed":
         best, seconds = metadata["best"], metadata["seconds"]["total"]
