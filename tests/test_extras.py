@@ -17,7 +17,7 @@ def without(missing: str, argv: list[str], folder: Path) -> subprocess.Completed
     """Run train.py or runcard as if a package were not installed."""
     start = "runpy.run_path(sys.argv[0], run_name='__main__')"
     if argv[0] == "runcard":
-        start = "runpy.run_module('runcard.cli').get('main')()"
+        start = "from runcard.cli import main; main()"
     code = f"import runpy, sys; sys.modules[{missing!r}] = None; sys.argv = {argv!r}; {start}"
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
 

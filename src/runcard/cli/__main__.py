@@ -1,0 +1,5 @@
+"""Run the command line: python -m runcard.cli."""
+
+from runcard.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""The command `runcard`: what all its commands share."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runcard import __version__
+from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install
+
+EXIT_FOUND = 1  # errors in the data, other data than the run's, or runs that are not done
+EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
+CONFIG_DIR = "a folder of further config files, as `runcard train` takes it"
+TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"runcard {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version it is.")] = (
+        False
+    ),
+) -> None:
+    """Experiments on medical images whose conclusions hold."""
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in a message and exit code 2."""
+    sys.path.append(str(Path.cwd()))  # the user's own modules
+    try:
+        app()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except ModuleNotFoundError as error:
+        print(how_to_install(error), file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except PermissionError as error:
+        print(f"{error.filename}: permission denied.", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,183 @@
+"""Commands that draw conclusions: compare, power, report; and audit, of the data."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, TRUST, app
+from runcard.errors import UserError, check_config_choice
+
+if TYPE_CHECKING:
+    from runcard.compare.analysis import Findings
+    from runcard.compare.arms import Arm
+
+
+PANEL = "Check and conclude"
+BASELINE = "the name of an arm, as the table writes it: compare all others with it alone"
+ON = "a folder that runcard evaluate wrote: compare the runs on its images"
+DIFFERENCES = [0.005, 0.01, 0.02]  # of Dice or accuracy, that people ask about
+
+
+@app.command(rich_help_panel=PANEL)
+def audit(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="as `runcard train` takes them: dataset=lungs dataset.root=…"),
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
+    output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+) -> None:
+    """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
+    from runcard.audit.command import audit_against, audit_config
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if against:
+        good = audit_against(against, overrides or [], console, trust or [], config_dir)
+    else:
+        good = audit_config(overrides or [], output, console, config_dir)
+    if not good:
+        raise typer.Exit(EXIT_FOUND)
+
+
+@app.command(rich_help_panel=PANEL)
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="run folders, sweeps or patterns: outputs/lab*", show_default=False)
+    ],
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
+    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINE)] = None,
+    on: Annotated[Path | None, typer.Option(help=ON)] = None,
+    details: Annotated[bool, typer.Option(help="print all measures and sentences of many arms")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
+    from runcard.compare.report import terminal
+
+    findings = _find(runs, metric, margin, threshold, baseline, on)
+    if as_json:
+        print(json.dumps(terminal.as_json(findings), indent=1))
+    else:
+        terminal.print_findings(Console(soft_wrap=True, highlight=False, markup=False), findings, details)
+
+
+@app.command(rich_help_panel=PANEL)
+def power(
+    runs: Annotated[list[str], typer.Argument(help="run folders, sweeps or patterns", show_default=False)],
+    difference: Annotated[list[float], typer.Option(help="that should be found; may be said again")] = DIFFERENCES,
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+) -> None:
+    """Say how many seeds or images a difference would need, from how far these runs scatter (two seeds at least)."""
+    from runcard.compare.analysis import monitored
+    from runcard.compare.report.power_table import print_power
+
+    if wrong := [d for d in difference if not 0 < d < math.inf]:
+        raise UserError(f"--difference must be a number greater than 0, got {wrong[0]:g}")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    arms, left_out = _arms(runs, metric)
+    for line in left_out:
+        console.print(f"left out  {line}", style="yellow")
+    print_power(console, arms, metric or monitored(arms[0]), difference)
+
+
+@app.command(rich_help_panel=PANEL)
+def report(
+    runs: Annotated[list[str], typer.Argument(help="a study's folder; or runs, sweeps, patterns", show_default=False)],
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
+    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINE)] = None,
+    on: Annotated[Path | None, typer.Option(help=ON)] = None,
+    output: Annotated[Path | None, typer.Option(help="a folder; none: the study's or sweep's")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="a folder for every figure as SVG and PNG, and every table as CSV")
+    ] = None,
+    images: Annotated[bool, typer.Option(help="show images of the data; without, the report can be shared")] = True,
+) -> None:
+    """Write report.html, one file that opens offline: verdicts, curves, images, claims, methods."""
+    from runcard.compare import analysis
+    from runcard.compare.report.html import write_figures, write_report
+
+    first = Path(runs[0])
+    if len(runs) == 1 and (folder := _study_folder(first)):
+        if on:
+            raise UserError(f"--on: a study is answered on the images of its plan. Name its runs: {folder}/*")
+        found = analysis.of_study(folder)
+    else:
+        is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()
+        folder = on or (first if is_sweep else Path("outputs/report"))
+        found = _find(runs, metric, margin, threshold, baseline, on)
+    print(write_report(found, output or folder, images))
+    if figures:
+        write_figures(found, figures, images)
+        print(f"{figures}/")
+
+
+def _study_folder(named: Path) -> Path | None:
+    """Return the folder of a study, named by that folder or by the file of its questions; else None."""
+    if (named / "study.json").exists():
+        return named
+    if named.suffix != ".yml":
+        return None
+    from runcard.study.spec import read_study
+
+    name = read_study(named).name
+    folders = sorted(file.parent for file in Path("outputs").glob("*/study.json"))
+    folders = [folder for folder in folders if f"{folder.name},".startswith(f"{name},")]
+    if len(folders) == 1:
+        return folders[0]
+    found = f"has several folders: {', '.join(map(str, folders))}. Name one" if folders else "has not been run"
+    raise UserError(f"{named}: this study {found}. (runcard study {named} … runs it.)")
+
+
+def _find(
+    runs: list[str],
+    metric: str | None,
+    margin: float | None,
+    threshold: float | None,
+    baseline: str | None,
+    on: Path | None,
+) -> Findings:
+    """Return what the runs in these folders say about each other."""
+    from runcard.compare import analysis
+
+    for name, value in {"margin": margin, "threshold": threshold}.items():
+        if value is not None and not (math.isfinite(value) and (value > 0 or name == "threshold")):
+            raise UserError(f"--{name} must be a number{' greater than 0' if name == 'margin' else ''}, got {value:g}")
+    arms, left_out = _arms(runs, metric, on)
+    if baseline is not None:
+        check_config_choice("--baseline", baseline, [arm.name for arm in arms])
+    asked = analysis.ask_pairs(arms, metric, margin, threshold, baseline)
+    options = {"metric": metric, "margin": margin, "threshold": threshold, "baseline": baseline}
+    given = [f"--{name}={value}" for name, value in {**options, "on": on}.items() if value is not None]
+    command = shlex.join(["runcard", "report", *runs, *given])
+    return analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)
+
+
+def _arms(runs: list[str], metric: str | None, on: Path | None = None) -> tuple[list[Arm], list[str]]:
+    """Return the arms that the runs in these folders form, and the runs left out, each with the reason.
+
+    on: the folder of an evaluation, where the runs are compared instead of on their own images.
+    """
+    from runcard.compare import confounds, endpoints
+    from runcard.runs.reader import evaluations_of, find_runs
+
+    found = find_runs(runs)
+    if on:
+        found = evaluations_of(found, on)
+    if not found.runs:
+        raise UserError("\n".join(["There is no completed run to compare:", *found.left_out]))
+    arms, again = confounds.group_arms(found.runs)
+    if metric:
+        endpoints.check_measured(arms[0].first, metric)
+    return arms, [*found.left_out, *again]

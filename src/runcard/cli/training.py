@@ -1,0 +1,76 @@
+"""Commands that make runs: train, demo, init, study."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from runcard.cli.app import CONFIG_DIR, EXIT_INTERRUPTED, app
+from runcard.errors import UserError
+
+PANEL = "Train"
+HYDRAS = {"allow_extra_args": True, "ignore_unknown_options": True}  # of a command whose arguments Hydra reads
+TEMPLATE = Path(__file__).parents[1] / "experiment" / "template"  # of a project
+
+
+@app.command(rich_help_panel=PANEL, add_help_option=False, context_settings=HYDRAS)
+def train(context: typer.Context) -> None:
+    """Train one config, or with -m a sweep of them: runcard train model=unet loss=dice. --help lists all keys."""
+    from runcard.experiment.train import main as train_main
+
+    sys.argv[1:] = context.args
+    train_main()
+
+
+@app.command(rich_help_panel=PANEL, context_settings=HYDRAS)
+def demo(context: typer.Context) -> None:
+    """Train a U-Net on synthetic chest radiographs, as `runcard train model=unet loss=dice model.base=32` does."""
+    context.args = ["model=unet", "loss=dice", "model.base=32", "name=demo", *context.args]
+    train(context)
+
+
+@app.command(rich_help_panel=PANEL)
+def init(
+    folder: Annotated[Path, typer.Argument(help="the new project's folder", show_default=False)],
+) -> None:
+    """Start a project of your own: conf/ and experiments/ beside Runcard's, a dataset to replace, a README."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is there already and not empty. Name a new folder.")
+    try:
+        shutil.copytree(TEMPLATE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}. Name another folder.") from None
+    print(f"{folder}/ is ready:\n  cd {shlex.quote(str(folder))}\n  runcard train experiment=first")
+
+
+@app.command(rich_help_panel=PANEL)
+def study(
+    file: Annotated[Path, typer.Argument(help="experiments/lab4/study.yml", show_default=False)],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="seeds=0,1,2 questions=4b name=…, and what every run is given: scale=quick …"),
+    ] = None,
+    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+) -> None:
+    """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
+    from runcard.compare import analysis
+    from runcard.compare.report import terminal
+    from runcard.compare.report.html import write_report
+    from runcard.study.runner import run_study
+
+    try:
+        done = run_study(file, arguments or [], config_dir)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here.", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    found = analysis.of_study(done.folder)
+    terminal.print_answers(Console(soft_wrap=True, highlight=False, markup=False), found)
+    print(write_report(found, done.folder))
+    if done.missing:
+        raise UserError("\n".join(["Not all runs are there; the same command runs these again:", *done.missing]))
