@@ -12,7 +12,7 @@ from conftest import ONE_THREAD, ROOT, TINY
 from evidence import numbers, run_json
 
 from runcard.errors import UserError
-from runcard.experiment.sweep import use_sweeper
+from runcard.experiment.sweep import use_sweepers
 from runcard.runs.reader import run_folders
 from runcard.runs.sweep import state_of
 
@@ -117,8 +117,8 @@ def test_other_launchers(alone, tmp_path, launcher):
 
 @pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("slurm", "sweep"), ("ray", "ray")])
 def test_a_launcher_that_is_not_installed(monkeypatch, launcher, extra):
-    use_sweeper([])  # Hydra loads its plugins once in a process
+    use_sweepers([])  # Hydra loads its plugins once in a process
     for name in [name for name in sys.modules if name.startswith("hydra_plugins.")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(UserError, match=f"hydra/launcher={launcher}: is not installed: pip install 'runcard\\[{extra}"):
-        use_sweeper(["-m", f"hydra/launcher={launcher}"])
+        use_sweepers(["-m", f"hydra/launcher={launcher}"])

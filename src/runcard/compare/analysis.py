@@ -156,6 +156,7 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
     remarks = []
     if any(run.smoke_test for run in arm.runs):
         remarks.append("a smoke test (scale=quick, or a few batches only), which supports no conclusion")
+    remarks += dict.fromkeys(how for run in arm.runs if (how := run.chosen_by_search))
     remarks += [f"the audit found an error, which was allowed: {what}" for what in arm.allowed]
     every = {(run.fold, run.seed) for each in arms for run in each.runs}
     if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):

@@ -80,8 +80,8 @@ class Comparison:
 
     @property
     def claimable_p(self) -> float | None:
-        """The p of a test that can support a claim; None for smoke tests, single seeds and too few patients."""
-        if self.contrast is None or self.one_seed or self.too_few or self.smoke_test:
+        """The p of a test that can support a claim; None for smoke tests, searches, single seeds, too few patients."""
+        if self.contrast is None or self.one_seed or self.too_few or self.smoke_test or self.chosen_by_search:
             return None
         return self.contrast.p
 
@@ -99,6 +99,11 @@ class Comparison:
     def smoke_test(self) -> bool:
         """Whether any of the runs is a smoke test."""
         return any(run.smoke_test for arm in self.arms for run in arm.runs)
+
+    @property
+    def chosen_by_search(self) -> str:
+        """How a search chose an arm's config such that it supports no claim; "" where none did."""
+        return next((how for arm in self.arms for run in arm.runs if (how := run.chosen_by_search)), "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +216,11 @@ def _verdict(case: Comparison, p: float | None, alpha: float, num_questions: int
         between = f"{measure.title} {format_difference(measure, effect.estimate)}" if effect else contrast.note
         few = f"these are {units}, too few to say anything about others"
         return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.")
+    if case.chosen_by_search:
+        arms = [arm.name for arm in case.arms if any(run.chosen_by_search for run in arm.runs)]
+        how = f"{' and '.join(arms)} {'was' if len(arms) == 1 else 'were'} {case.chosen_by_search}"
+        fix = "other seeds on images that chose nothing would tell (runcard study, a test split, chosen_by=…)"
+        return Verdict("no verdict", f"No verdict: {how}; {fix}. Here: {format_effect(measure, evidence)}.")
     if endpoints.identical(*case.arms):
         what = ", ".join(each.key for each in case.studied) or "what differs"
         sentence = f"No verdict: both arms give the same value of every image. Does {what} reach the model?"

@@ -216,6 +216,7 @@ class Config(Section):
     smoke_test: bool
     trust: list[Package]
     overwrite: bool
+    chosen_by: str | None = None  # absent in configs saved before there was any
     train: TrainConfig
     audit: AuditConfig
     derived: DerivedConfig

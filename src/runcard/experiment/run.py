@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -22,13 +22,19 @@ from runcard.runs.hold import Hold
 from runcard.runs.reader import weights_file
 from runcard.runs.writer import recorded_run
 
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
-def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[str, str]) -> float:
+
+def run(
+    cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[str, str], trial: Trial | None = None
+) -> float:
     """Run a composed config in folder and return its best monitored value, which is what a sweep optimises.
 
     A folder that holds the same config goes on where it stopped; a completed one gives its recorded value. overrides
-    are recorded beside the config; choices names the file chosen per config group, for messages. Raises UserError, and
-    HeldError where another process runs in the folder.
+    are recorded beside the config; choices names the file chosen per config group, for messages; trial is that of a
+    search which may stop the run, and it returns NaN then. Raises UserError, and HeldError where another process runs
+    in the folder.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     config, source, recorded = _recorded(cfg, folder, choices)
@@ -39,7 +45,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str], choices: dict[s
     try:
         from runcard.experiment.session import train_experiment  # imports torch
 
-        return train_experiment(cfg, config, source, hold, overrides, choices, console)
+        return train_experiment(cfg, config, source, hold, overrides, choices, console, trial)
     finally:
         hold.release()
 

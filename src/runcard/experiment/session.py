@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
@@ -28,18 +29,23 @@ from runcard.experiment.finalize import print_summary, write_results
 from runcard.experiment.model_summary import ModelSummary, summarize_model
 from runcard.experiment.predictions import PredictionFigures, first_batch
 from runcard.experiment.recorded import report_recorded
+from runcard.experiment.search import Pruned, PruningLogger
 from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_features
 from runcard.fileio import is_disk_full, write_figure
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.hold import Hold
 from runcard.runs.reader import read_metrics
+from runcard.runs.search import chosen_by
 from runcard.runs.writer import Record, check_parent, copy_training
 from runcard.training.checkpoint import Checkpoint
 from runcard.training.evaluation import OUT_OF_MEMORY, columns
 from runcard.training.feature_cache import Pretrained
 from runcard.training.loop import fit
 from runcard.training.types import Logger, State
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 
 def train_experiment(
@@ -50,11 +56,13 @@ def train_experiment(
     overrides: Sequence[str],
     choices: dict[str, str],
     console: Console,
+    trial: Trial | None,
 ) -> float:
     """Build everything, audit the data, train, and return the best monitored value; see run.run.
 
     cfg is the composed config, config the same parsed, source its dataset, opened; hold is on the run's folder.
     """
+    search = {"trial": trial.number} if trial else chosen_by(config.chosen_by)
     profiles: dict[int, Profile] = {}
 
     def look(i: int, sample: Sample) -> None:  # at each image while it is decoded at full size, for the audit
@@ -86,6 +94,7 @@ def train_experiment(
         choices=choices,
         data=fingerprint,
         audit=as_json(findings, config.audit.allow),
+        search=search,
         **_describe(setup, built, profiles),
     )
     if changed:
@@ -95,7 +104,9 @@ def train_experiment(
         if parent:
             copy_training(parent, record.folder)
         record.write_split(split, samples.ids, setup.data.groups, samples.digests)
-        ending |= {"status": "completed", **_train(setup, record, console)}
+        ending |= {"status": "completed", **_train(setup, record, console, trial)}
+    if ending["status"] == "pruned":
+        return math.nan
     print_summary(console, setup, ending, record.folder)
     return float(ending["best"]["value"])
 
@@ -156,11 +167,14 @@ def _announce(
 
 @contextmanager
 def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
-    """However the block ends, run.json says so: with the metadata that the block adds, as failed, or as interrupted."""
+    """However the block ends, run.json says so: with the metadata that it adds, as pruned, failed or interrupted."""
     started = perf_counter()
     ending: dict[str, Any] = {"status": "interrupted"}
     try:
         yield ending
+    except Pruned as stop:
+        ending |= {"status": "pruned", "error": str(stop)}
+        console.print(stop)
     except Exception as error:
         ending |= {"status": "failed", "error": str(error)}
         if is_disk_full(error):  # of a file that is not written atomically: TensorBoard's
@@ -180,7 +194,7 @@ def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
             record.finish(perf_counter() - started, **ending)
 
 
-def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str, Any]:
+def _train(setup: ExperimentSetup, record: Record, console: Console, trial: Trial | None) -> dict[str, Any]:
     """Train from where the folder's checkpoint left off; returns the results that run.json ends with."""
     folder, status = record.folder, "interrupted"
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
@@ -202,7 +216,9 @@ def _train(setup: ExperimentSetup, record: Record, console: Console) -> dict[str
             write_figure(folder / "figures" / "first_batch.png", figure)
             tracker.figure("train/first_batch", figure, 0)
         resumed_epoch = state.epoch
-        state = fit_setup(trained, state, checkpoint, tracker)
+        epochs, monitor = setup.train.epochs, setup.monitor.name
+        logger = PruningLogger(tracker, trial, monitor, epochs) if trial else tracker
+        state = fit_setup(trained, state, checkpoint, logger)
         progress.close()
         if state.epoch < setup.train.epochs:
             since = f"no better {setup.monitor.name} since epoch {state.best_epoch}"

@@ -10,8 +10,9 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,30 +64,38 @@ class RunSweeper(BasicSweeper):
     def __init__(self, max_batch_size: int | None, retry_failed: bool, params: dict[str, str] | None) -> None:
         super().__init__(max_batch_size, params)
         self.retry_failed = retry_failed
+        self.returns: list[JobReturn] = []
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Run the jobs that the arguments ask for, until each is complete or has failed."""
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*self._parse_config(), *arguments])
+        (combinations,) = self.split_arguments(parsed, None)
+        if jobs := self.compose(combinations):
+            self.prepare(jobs[0].folder.parent, {job.folder.name: job.overrides for job in jobs})
+            SweepReporter.folders = [job.folder for job in jobs]
+            _run_jobs(jobs, self.launch, self.retry_failed)
+        return self.returns
+
+    def compose(self, combinations: Sequence[Sequence[str]]) -> list[Job]:
+        """Return the jobs with these overrides."""
         assert self.config is not None
         assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        return [_job(loader.load_sweep_config(self.config, list(each)), each) for each in combinations]
+
+    def prepare(self, folder: Path, jobs: Mapping[str, Sequence[str]]) -> None:
+        """Make the sweep's folder, and record its jobs there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        record_jobs(folder, jobs)
+
+    def launch(self, jobs: Sequence[Job]) -> None:
+        """Let the launcher run jobs."""
         assert self.launcher is not None
-        loader, launcher = self.hydra_context.config_loader, self.launcher
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        (combinations,) = self.split_arguments(parsed, None)
-        jobs = [_job(loader.load_sweep_config(self.config, list(each)), each) for each in combinations]
-        returns: list[JobReturn] = []
-
-        def launch(chosen: Sequence[Job]) -> None:
-            for batch in self.split_overrides_to_chunks([job.overrides for job in chosen], self.max_batch_size):
-                returns.extend(launcher.launch(batch, initial_job_idx=len(returns)))
-
-        if jobs:
-            folder = Path(self.config.hydra.sweep.dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, folder / "multirun.yaml")
-            record_jobs(folder, {job.folder.name: job.overrides for job in jobs})
-            SweepReporter.folders = [job.folder for job in jobs]
-            _run_jobs(jobs, launch, self.retry_failed)
-        return returns
+        for batch in self.split_overrides_to_chunks([job.overrides for job in jobs], self.max_batch_size):
+            self.returns.extend(self.launcher.launch(batch, initial_job_idx=len(self.returns)))
 
 
 class SweepReporter(Callback):
@@ -94,6 +103,7 @@ class SweepReporter(Callback):
 
     folder: Path | None = None  # of a single run, for train.py: where an interrupt comes before the job starts
     folders: Sequence[Path] = ()  # of the jobs of a sweep, where RunSweeper knows them
+    closing = ""  # what is printed below the table of a sweep
 
     def __init__(self) -> None:
         if not OmegaConf.has_resolver("runcard.folder"):
@@ -149,14 +159,21 @@ class SweepReporter(Callback):
             show(UserError("the sweep has no jobs: a glob or choice on the command line matches nothing."))
             raise SystemExit(EXIT_USER_ERROR)
         print_table(Console(highlight=False), *state_rows(states))
+        if SweepReporter.closing:
+            print(SweepReporter.closing)
         exit_code = max(state.exit_code for state in states)
         if exit_code and not ends_by_exception:
             raise SystemExit(exit_code)
 
 
-def use_sweeper(arguments: Sequence[str]) -> None:
-    """Let Hydra, in this process, find RunSweeper. Raise UserError where arguments name a launcher not installed."""
+def use_sweepers(arguments: Sequence[str]) -> None:
+    """Let Hydra, in this process, find our sweepers. Raise UserError where arguments name what is not installed."""
+    from runcard.experiment.search import SearchSweeper  # a RunSweeper
+
     Plugins.instance().register(RunSweeper)
+    Plugins.instance().register(SearchSweeper)
+    if "hydra/sweeper=optuna" in arguments and not find_spec("optuna"):
+        raise UserError("hydra/sweeper=optuna: is not installed: pip install 'runcard[sweep]'")
     for choice, (package, extra) in LAUNCHERS.items():
         if choice in arguments and f"hydra_plugins.{package}" not in sys.modules:  # Hydra has loaded all there are
             raise UserError(f"{choice}: is not installed: pip install 'runcard[{extra}]'")

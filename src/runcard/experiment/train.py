@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from hydra.utils import execution_whitelist
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,9 +23,11 @@ from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.config.project import CONF, use_project
 from runcard.config.sweep import chosen_files, relative, remove_if_empty, sweep_arguments
 from runcard.errors import EXIT_USER_ERROR, UserError
-from runcard.experiment.sweep import SweepReporter, use_sweeper
+from runcard.experiment.search import find_trial
+from runcard.experiment.sweep import SweepReporter, use_sweepers
 
-TRUSTED_BY_HYDRA = ("runcard.experiment.sweep.*", "hydra_plugins.*")  # what Hydra itself builds: callbacks, launchers
+# What Hydra itself builds: callbacks, launchers, sweepers, and Optuna's samplers.
+TRUSTED_BY_HYDRA = ("runcard.experiment.sweep.*", "runcard.experiment.search.*", "hydra_plugins.*", "optuna.*")
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 
 
@@ -40,7 +43,7 @@ def main() -> None:
             sys.exit()
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
         use_project()
-        use_sweeper(sys.argv[1:])
+        use_sweepers(sys.argv[1:])
         with execution_whitelist([*TRUSTED_BY_HYDRA]):
             run_composed()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -83,7 +86,8 @@ def run_composed(cfg: DictConfig) -> float:
             cfg, choices, overrides = saved.config, saved.choices, saved.overrides
         from runcard.experiment.run import run
 
-        return run(cfg, folder, overrides, choices)
+        trial = find_trial(folder, job.sweeper.get("pruner")) if job.mode == RunMode.MULTIRUN else None
+        return run(cfg, folder, overrides, choices, trial)
     except KeyboardInterrupt:
         remove_if_empty(folder)
         raise

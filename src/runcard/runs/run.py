@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from runcard.config.diff import functional_leaves
 from runcard.fileio import read_csv
+from runcard.runs.search import read_result
 
 Array = NDArray[np.float64]
 EVALUATIONS = "evaluations.csv"  # a row each time that a run is evaluated on other images than those it was made with
@@ -72,6 +73,25 @@ class Run:
     def smoke_test(self) -> bool:
         """Whether the run cannot support a conclusion: it used scale=quick, or only a few batches."""
         return bool(self.config["smoke_test"] or self.config["train.limit_batches"] is not None)
+
+    @cached_property
+    def chosen_by_search(self) -> str:
+        """Why the search that chose its config keeps the run from supporting a claim; "" where none does.
+
+        The best of many trials is too good by chance. Only another seed on images that chose nothing tells how good.
+        """
+        search = self.metadata.get("search")
+        if not search:
+            return ""
+        of, parent = "a search", self.folder.parent
+        result = read_result(parent) if "trial" in search else search
+        if result:
+            of = f"a search of {result['trials']} trials"
+        if "trial" in search:
+            return f"chosen by {of} on the validation images"
+        if {member["sha256"] for member in self.split_members[self.split]} & {*search["images"]}:
+            return f"chosen by {of} on the images that it is measured on"
+        return f"chosen by {of} with the same seed" if self.seed in search["seeds"] else ""
 
     @property
     def is_evaluation(self) -> bool:

@@ -21,7 +21,7 @@ FAILURES = ".failed"  # in a sweep's folder: a file for each job whose last try 
 LOOK_EVERY_SECONDS = 2.0  # at runs that another process holds
 NUM_EPOCHS_TIMED = 3  # the last ones, from which the time left is estimated
 
-State = Literal["done", "running", "interrupted", "failed", "missing"]
+State = Literal["done", "pruned", "running", "interrupted", "failed", "missing"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class RunState:
 
     @property
     def is_final(self) -> bool:
-        """Whether the run waits for nobody: it is done, or has failed."""
-        return self.state in ("done", "failed")
+        """Whether the run waits for nobody: it is done, or was stopped by a search, or has failed."""
+        return self.state in ("done", "pruned", "failed")
 
 
 def state_of(folder: Path) -> RunState:
@@ -56,6 +56,8 @@ def _state(folder: Path, metadata: Mapping[str, Any]) -> RunState:
         best, seconds = metadata["best"], metadata["seconds"]["total"]
         shown = f"{best['monitor']} {best['value']:.4f} (epoch {best['epoch']})"
         return RunState(folder, "done", shown, best["value"], seconds, exit_code=0)
+    if status == "pruned":
+        return RunState(folder, "pruned", str(metadata["error"]), exit_code=0)
     if holder:
         return RunState(folder, "running", _progress(folder, holder, metadata))
     if failure := _failure(folder):
@@ -125,7 +127,7 @@ def runs_of(folder: Path) -> list[Path]:
 
 def count(states: Iterable[RunState]) -> str:
     """Format "7 done, 2 running, 1 failed"."""
-    order: tuple[State, ...] = ("done", "running", "interrupted", "failed", "missing")
+    order: tuple[State, ...] = ("done", "pruned", "running", "interrupted", "failed", "missing")
     each = [run.state for run in states]
     return ", ".join(f"{each.count(state):,} {state}" for state in order if state in each)
 

@@ -40,7 +40,13 @@ def _title(arm: Arm) -> str:
     """Name the data that an arm was measured on, and whether its runs are smoke tests."""
     metadata, (of, images) = arm.first.metadata, (arm.first.split, arm.first.split_sizes[arm.first.split])
     data = f"{metadata['choices']['dataset']}, {images} {of} images, data {metadata['data']['hash'][:6]}"
-    return f"smoke tests: {data}" if any(run.smoke_test for run in arm.runs) else data
+    if any(run.smoke_test for run in arm.runs):
+        return f"smoke tests: {data}"
+    return (
+        f"trials of a search: {data}"
+        if all("trial" in (run.metadata.get("search") or {}) for run in arm.runs)
+        else data
+    )
 
 
 def _place(findings: Findings, measure: Measure, arm: Arm) -> float:

@@ -1,0 +1,285 @@
+"""Searches: Optuna proposes the values of the next jobs, and stops those that are not worth their time.
+
+A trial is a run like any other of a sweep. Optuna's journal lies in the sweep's folder: the same command goes on there
+until n_trials, and several commands at once share one search. What becomes of a trial its run folder says.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.utils import JobReturn
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+
+from runcard.errors import UserError
+from runcard.experiment.sweep import MAX_TRIES, Job, RunSweeper, SweepReporter
+from runcard.runs.reader import read_metadata
+from runcard.runs.run import Run
+from runcard.runs.search import write_result
+from runcard.runs.sweep import LOOK_EVERY_SECONDS, record_jobs, state_of
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import JournalStorage
+    from optuna.trial import FrozenTrial, Trial
+
+    from runcard.training.types import Evaluation, Logger
+
+Direction = Literal["minimize", "maximize"]
+JOURNAL = "search.journal"
+DIGITS = 4  # of a proposed number: as many as a person can read in the name of a folder
+NEVER_SEARCHED = ("seed", "dataset.split.seed", "dataset.split.fold")
+RUN = "run"  # the attribute of a trial with the name of its run folder
+
+
+class Pruned(Exception):  # noqa: N818
+    """Optuna stops this trial."""
+
+
+class SearchSweeper(RunSweeper):
+    """The sweeper of hydra/sweeper=optuna; conf/hydra/sweeper/optuna.yaml explains its keys."""
+
+    def __init__(
+        self,
+        n_trials: int,
+        n_jobs: int,
+        seed: int,
+        direction: Direction | None,
+        sampler: DictConfig,
+        pruner: DictConfig | None,  # noqa: ARG002  find_trial reads it
+        params: dict[str, str] | None,
+    ) -> None:
+        super().__init__(max_batch_size=n_jobs, retry_failed=False, params=params)
+        self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
+        self.direction, self.sampler = direction, sampler
+        self.jobs: dict[int, Job] = {}  # by trial
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Run trials until the journal has n_trials and each has ended."""
+        swept = self._parse(arguments)
+        distributions = {key: _distribution(override) for key, override in swept.items()}
+        (first,) = self.compose([self.fixed + [f"{key}={_example(d)}" for key, d in distributions.items()]])
+        self.monitor, self.folder = str(first.config.metric.monitor), first.folder.parent
+        self.prepare(self.folder, {})
+        direction = self.direction or _direction(first.config)
+        name = ", ".join(sorted(str(override.input_line) for override in swept.values()))
+        self.study = _open_study(self.folder, name, direction=direction)
+        tries: Counter[int] = Counter()
+        while numbers := self._next(distributions, tries):
+            tries.update(numbers)
+            self.launch([self.jobs[number] for number in numbers])
+        self._report()
+        return self.returns
+
+    def _parse(self, arguments: list[str]) -> dict[str, Override]:
+        """Return what is searched, by key; note what all trials share."""
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        swept = {each.get_key_element(): each for each in overrides if each.is_sweep_override()}
+        self.fixed = [
+            f"{each.get_key_element()}={each.get_value_element_as_str()}"
+            for each in overrides
+            if not each.is_sweep_override()
+        ]
+        if not swept:
+            example = "'optimizer.lr=tag(log, interval(1e-4, 1e-1))'"
+            raise UserError(f"hydra/sweeper=optuna: there is nothing to search. Give lists or intervals: {example}")
+        for key in swept:
+            if key.lstrip("+") in NEVER_SEARCHED:
+                raise UserError(f"{key}: a search for the best one would only find the luckiest. Give it one value.")
+        return swept
+
+    def _next(self, distributions: Mapping[str, BaseDistribution], tries: Mapping[int, int]) -> list[int]:
+        """Return the trials to launch now: those that nobody goes on with, and new ones; none once all have ended."""
+        while True:
+            self._tell()
+            begun = [trial for trial in self.study.trials if distributions.keys() <= trial.params.keys()]
+            left = [
+                trial for trial in begun if not trial.state.is_finished() and tries.get(trial.number, 0) < MAX_TRIES
+            ]
+            free = [trial.number for trial in left if state_of(self._job(trial).folder).state != "running"]
+            wanted = min(self.n_trials - len(begun), self.n_jobs - len(free))
+            if found := free[: self.n_jobs] + [self._ask(distributions) for _ in range(wanted)]:
+                return found
+            if not left:
+                return []
+            time.sleep(LOOK_EVERY_SECONDS)
+
+    def _ask(self, distributions: Mapping[str, BaseDistribution]) -> int:
+        """Let Optuna propose the next trial, and return its number.
+
+        The sampler is made anew with a seed of its own each time: so an interrupted search proposes what an undisturbed
+        one would, where one made with the same seed would begin again with the same points.
+        """
+        self.study.sampler = instantiate(self.sampler, seed=self.seed * 1_000_003 + len(self.study.trials))
+        trial = self.study.ask(dict(distributions))
+        self._job(trial)
+        return trial.number
+
+    def _job(self, trial: FrozenTrial | Trial) -> Job:
+        """Return the job of a trial, and let its run know the trial by its folder's name."""
+        if trial.number not in self.jobs:
+            values = [f"{key}={_text(value)}" for key, value in trial.params.items()]
+            (job,) = self.compose([[*self.fixed, *values]])
+            self.jobs[trial.number] = job
+            record_jobs(self.folder, {job.folder.name: job.overrides})
+            if RUN not in trial.user_attrs:
+                _live(self.study, trial).set_user_attr(RUN, job.folder.name)
+        return self.jobs[trial.number]
+
+    def _tell(self) -> None:
+        """Tell Optuna of the trials that have ended, whoever ran them; write search.json."""
+        from optuna.trial import TrialState
+
+        for trial in self.study.trials:
+            if trial.state.is_finished() or RUN not in trial.user_attrs:
+                continue
+            run = state_of(self.folder / trial.user_attrs[RUN])
+            if run.state == "done":
+                self.study.tell(trial.number, run.value, skip_if_finished=True)
+            elif run.state in ("failed", "pruned"):
+                ended = TrialState.FAIL if run.state == "failed" else TrialState.PRUNED
+                self.study.tell(trial.number, state=ended, skip_if_finished=True)
+
+    def _report(self) -> None:
+        """Write search.json, and leave to SweepReporter what to print: the trials from the best one on."""
+        import optuna
+
+        trials = [trial for trial in self.study.trials if RUN in trial.user_attrs]
+        folders = dict.fromkeys(self.folder / trial.user_attrs[RUN] for trial in trials)
+        sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
+        states = sorted(map(state_of, folders), key=lambda run: (run.value is None, sign * (run.value or 0.0)))
+        SweepReporter.folders = [run.folder for run in states]
+        if states[0].value is None:
+            return
+        best = states[0].folder
+        metadata = read_metadata(best)
+        number = sum(study.n_trials for study in optuna.get_all_study_summaries(_storage(self.folder)))
+        images = [member["sha256"] for member in Run(best, metadata).split_members["val"]]
+        chosen = next(trial for trial in trials if trial.user_attrs[RUN] == best.name)
+        values = [f"{key.lstrip('+')}={_text(value)}" for key, value in chosen.params.items()]
+        write_result(
+            self.folder,
+            {
+                "trials": number,
+                "monitor": self.monitor,
+                "space": self.study.study_name,
+                "best": {"run": best.name, "value": states[0].value, "overrides": values},
+                "seeds": [metadata["config"]["seed"]],
+                "images": images,
+            },
+        )
+        SweepReporter.closing = (
+            f"\nbest: {self.monitor} {states[0].value:.4f}, chosen by a search of {number} trials on the validation "
+            "images: by itself it supports no claim.\n"
+            "To confirm it, let runcard study run it with other seeds and a test split, as an arm with\n"
+            f"  {' '.join(values)} chosen_by={self.folder}"
+        )
+
+
+class PruningLogger:
+    """Passes everything on to another logger, and lets Optuna stop the trial after each epoch but the last."""
+
+    def __init__(self, logger: Logger, trial: Trial, monitor: str, num_epochs: int) -> None:
+        self.logger, self.trial, self.monitor, self.num_epochs = logger, trial, monitor, num_epochs
+
+    def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
+        """Pass on one optimizer step."""
+        self.logger.step(epoch, step, num_images, loss)
+
+    def epoch(self, row: dict[str, Any], val: Evaluation, is_best: bool) -> None:
+        """Pass on one finished epoch, and tell Optuna its value. Raise Pruned where Optuna stops the trial."""
+        self.logger.epoch(row, val, is_best)
+        epoch, value = row["epoch"], row[self.monitor]
+        self.trial.report(value, epoch)
+        if epoch < self.num_epochs and self.trial.should_prune():
+            raise Pruned(f"the search stopped it after epoch {epoch}/{self.num_epochs}, {self.monitor} {value:.4f}")
+
+
+def find_trial(folder: Path, pruner: DictConfig | None) -> Trial | None:
+    """Return the trial whose run folder this is; None where no search has asked for this run, or it has ended."""
+    if not (folder.parent / JOURNAL).exists():
+        return None
+    import optuna
+
+    for name in optuna.get_all_study_names(_storage(folder.parent)):
+        study = _open_study(folder.parent, name, pruner)
+        for trial in study.trials:
+            if trial.user_attrs.get(RUN) == folder.name and not trial.state.is_finished():
+                return _live(study, trial)
+    return None
+
+
+def _open_study(folder: Path, name: str, pruner: DictConfig | None = None, direction: Direction | None = None) -> Study:
+    """Open the study of this name in the journal of a folder; begin it, where a direction is given."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage, rule = _storage(folder), instantiate(pruner) if pruner else optuna.pruners.NopPruner()
+    if direction is None:
+        return optuna.load_study(study_name=name, storage=storage, pruner=rule)
+    return optuna.create_study(study_name=name, storage=storage, pruner=rule, direction=direction, load_if_exists=True)
+
+
+def _storage(folder: Path) -> JournalStorage:
+    """Open the journal of a folder, which several processes may write, on network drives too."""
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
+
+    path = str(folder / JOURNAL)
+    lock = JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock
+    return JournalStorage(JournalFileBackend(path, lock_obj=lock(path)))
+
+
+def _live(study: Study, trial: FrozenTrial | Trial) -> Trial:
+    """Return a trial such that it can be written."""
+    from optuna.trial import Trial
+
+    return trial if isinstance(trial, Trial) else Trial(study, trial._trial_id)
+
+
+def _direction(config: DictConfig) -> Direction:
+    """Return which way the monitored metric is better, as its class says."""
+    monitor = str(config.metric.monitor)
+    name = monitor.partition("/")[2]
+    if name == "loss":
+        return "minimize"
+    for score, node in config.metric.scores.items():
+        if name == score or name.startswith(f"{score}_"):  # dice_left is a column of dice
+            metric: Any = get_class(node._target_)
+            return "maximize" if metric.higher_is_better else "minimize"
+    raise UserError(f"hydra.sweeper.direction: say minimize or maximize; {monitor} does not say which is better.")
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    """Return the values that an override of a sweep allows: a list, a range, or an interval (of integers, of logs)."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not override.is_interval_sweep():
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
+    interval = override.value()
+    assert isinstance(interval, IntervalSweep)
+    bounds: list[Any] = [interval.start, interval.end]
+    of_integers = all(type(bound) is int for bound in bounds)  # int(interval(1, 8))
+    kind = IntDistribution if of_integers else FloatDistribution
+    return kind(low=bounds[0], high=bounds[1], log="log" in interval.tags)
+
+
+def _example(distribution: BaseDistribution) -> str:
+    """Return some value of a distribution, as an override has it."""
+    return _text(distribution.choices[0] if hasattr(distribution, "choices") else distribution.low)  # type: ignore[attr-defined]
+
+
+def _text(value: object) -> str:
+    """Return a value as an override has it; of numbers, so many digits as the name of a folder can show."""
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,37 @@
+"""What a search for the best config leaves in its folder, for those who ask later how a config was chosen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runcard.errors import UserError
+from runcard.fileio import write_json
+
+RESULT = "search.json"
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write search.json: trials (how many have ended), monitor, seeds, images (SHA-256 of validation), best."""
+    write_json(folder / RESULT, result)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return search.json of the folder of a search; {} where there is none."""
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return result
+
+
+def chosen_by(folder: str | None) -> dict[str, Any] | None:
+    """Return what a run records of the search that chose its config, the one in this folder; None without one."""
+    if folder is None:
+        return None
+    result = read_result(Path(folder))
+    if not {"trials", "seeds", "images"} <= result.keys():
+        raise UserError(f"chosen_by: {folder} holds no search (a folder that hydra/sweeper=optuna has written).")
+    return {"folder": folder, **{key: result[key] for key in ("trials", "seeds", "images")}}
