@@ -2,6 +2,7 @@
 
     .venv/bin/python benchmarks/sweeps.py [rounds]           # 3 by default
     .venv/bin/python benchmarks/sweeps.py --kills [times]    # 10 by default
+    .venv/bin/python benchmarks/sweeps.py --overhead         # what a job costs beyond its training
 
 The sweep is twelve runs, four configs with three seeds, of a small U-Net. Every way of running it must leave the same
 run folders, bit for bit but for times. For the kills, three identical commands share the sweep; all but one are killed
@@ -19,13 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from runcard.console import print_table
 from runcard.fileio import read_csv
-from runcard.runs.reader import run_folders
+from runcard.runs.reader import read_metadata, run_folders
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 CONFIG = ["dataset.num_images=60", "dataset.image_size_px=64", "model.base=8", "train.epochs=6", "train.precision=32"]
@@ -41,11 +43,13 @@ WAYS = {  # name -> arguments, and threads of each process: null, what the launc
 }
 
 
-def start(folder: Path, arguments: list[str], threads: str | None) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, arguments: Sequence[str], threads: str | None, swept: Sequence[str] = SWEPT
+) -> subprocess.Popen[bytes]:
     """Start the sweep in folder."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     environment |= {} if threads is None else {"OMP_NUM_THREADS": threads}
-    command = [sys.executable, str(TRAIN), "-m", *CONFIG, *SWEPT, *arguments]
+    command = [sys.executable, str(TRAIN), "-m", *CONFIG, *swept, *arguments]
     quiet = subprocess.DEVNULL
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet)
 
@@ -123,8 +127,36 @@ def kills(times: int) -> None:
     )
 
 
+def overhead() -> None:
+    """Print what a job costs beyond its training, of a full and a lean record: seconds, files and bytes.
+
+    The time of a sweep of ten jobs less that of one of two, and less what their epochs took: start-up is in both.
+    """
+    rows = []
+    for record in ("full", "lean"):
+        seconds, runs = [], []
+        with tempfile.TemporaryDirectory() as top:
+            for number in (2, 10):
+                folder = Path(top) / str(number)
+                folder.mkdir()
+                began = time.perf_counter()
+                swept = f"seed={','.join(map(str, range(number)))}"
+                assert start(folder, [swept, f"record={record}", "train.epochs=2"], "2", swept=[]).wait() == 0
+                runs = run_folders(folder)
+                trained = sum(read_metadata(run)["seconds"]["total"] for run in runs)
+                seconds.append(time.perf_counter() - began - trained)
+            files = [path for path in runs[0].rglob("*") if path.is_file()]
+            weights = (runs[0] / "checkpoints" / "best.safetensors").stat().st_size
+            num_bytes = sum(path.stat().st_size for path in files)
+        per_job = f"{(seconds[1] - seconds[0]) / 8:.2f}"
+        rows.append([record, per_job, str(len(files)), f"{num_bytes / 1e6:.2f}", f"{num_bytes / weights:.2f}"])
+    print_table(Console(), ["record", "s per job", "files", "MB", "× weights"], rows)
+
+
 if __name__ == "__main__":
-    if "--kills" in sys.argv:
+    if "--overhead" in sys.argv:
+        overhead()
+    elif "--kills" in sys.argv:
         kills(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
     else:
         main()

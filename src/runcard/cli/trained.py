@@ -157,3 +157,16 @@ def card(
         print(output)
     else:
         print(text, end="")
+
+
+@app.command(rich_help_panel=PANEL)
+def figures(
+    run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
+    root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+) -> None:
+    """Draw the figures and previews that a lean record (record=lean) leaves out, from the best epoch's weights."""
+    from runcard.experiment.redraw import draw_figures
+
+    draw_figures(run, root, trust or [], Console(soft_wrap=True, highlight=False, markup=False))
+    print(f"{run / 'figures'}/\n{run / 'previews'}/")

@@ -152,8 +152,11 @@ def _names(runs: Sequence[Run]) -> list[str]:
         return configs
     keys = list(dict.fromkeys(f.key for pair in pairwise(runs) for f in factors(*pair)))
     keys += [f.key for f in factors(runs[0], runs[-1]) if f.key not in keys]
-    labels = [[f"{key}={value}" for value in _values(key, runs)] for key in keys]
-    names = [", ".join(label) for label in zip(*labels, strict=True)] or ["this config"] * len(runs)
+    labels = {key: [f"{key}={value}" for value in _values(key, runs)] for key in keys}
+    told = [labels[key] for key in keys if key != "smoke_test"]  # of which tables say it anyway
+    names = [", ".join(label) for label in zip(*told, strict=True)]
+    if len(set(names)) < len(runs):
+        names = [", ".join(label) for label in zip(*labels.values(), strict=True)] or ["this config"] * len(runs)
     data = [f"data {run.metadata['data']['hash'][:6]}, split {run.metadata['data']['split_hash'][:6]}" for run in runs]
     return [name if names.count(name) == 1 else f"{name} ({of})" for name, of in zip(names, data, strict=True)]
 

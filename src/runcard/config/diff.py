@@ -11,7 +11,7 @@ Config = dict[str, Any]  # nested, plain
 
 
 NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
-    "name", "run_dir", "overwrite", "trust", "chosen_by", "dataset.root", "dataset.csv", "train.num_workers",
+    "name", "run_dir", "overwrite", "trust", "record", "chosen_by", "dataset.root", "dataset.csv", "train.num_workers",
     "train.persistent_workers", "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir",
     "audit", "derived",
 }  # fmt: skip

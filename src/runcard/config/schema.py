@@ -216,7 +216,8 @@ class Config(Section):
     smoke_test: bool
     trust: list[Package]
     overwrite: bool
-    chosen_by: str | None = None  # absent in configs saved before there was any
+    record: Literal["full", "lean"] = "full"  # this and the next: absent in configs saved before there were any
+    chosen_by: str | None = None
     train: TrainConfig
     audit: AuditConfig
     derived: DerivedConfig

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from runcard.console import duration, print_table
@@ -18,7 +19,7 @@ from runcard.explain.cam_sheet import panel
 from runcard.explain.explain import Classifier, explain
 from runcard.explain.images import Pictures
 from runcard.explain.shortcut_probe import Finding
-from runcard.figures.charts import confusion_figure, curves_figure
+from runcard.figures.charts import curves_figure
 from runcard.fileio import write_figure
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.reader import Row
@@ -41,8 +42,9 @@ def write_results(
 ) -> dict[str, Any]:
     """Write per_image.csv, previews/, figures/ and the PR curve; returns the metadata that run.json ends with.
 
-    The model holds the last weights when this begins and the best ones when it ends. bit_exact says whether evaluating
-    the last weights again must reproduce the last row of metrics.csv to the last bit, or to rounding only.
+    A lean record has one figure, of predictions. The model holds the last weights when this begins and the best ones
+    when it ends. bit_exact says whether evaluating the last weights again must reproduce the last row of metrics.csv to
+    the last bit, or to rounding only.
     """
     folder, rows, name = record.folder, tracker.rows, setup.monitor.name
     data, samples = setup.data, setup.data.samples
@@ -50,16 +52,14 @@ def write_results(
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
     last = _evaluate(setup)
     check_reproduced(rows[-1], last["val"], bit_exact)
-    write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]))
-    write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, _positive(setup.data)))
-    outcomes = figures.write_previews(folder)
-    counted = f"{outcomes.confusion.sum():,} {'pixels' if setup.data.samples.has_masks else 'images'}"
-    confusion = confusion_figure(outcomes.confusion, setup.data.classes, f"validation, last epoch: {counted}")
-    write_figure(folder / "figures" / "confusion.png", confusion)
-    tracker.figure("val/confusion", confusion, state.epoch)
-    if setup.data.positive is not None:
-        positive = setup.data.classes[setup.data.positive]
-        tracker.pr_curve(f"val/{positive}", outcomes.is_positive, outcomes.scores, state.epoch)
+    if setup.is_lean:
+        write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]))
+    else:
+        write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, positive_class(data)))
+        outcomes, confusion = figures.write(folder, last["val"], "last epoch")
+        tracker.figure("val/confusion", confusion, state.epoch)
+        if data.positive is not None:
+            tracker.pr_curve(f"val/{data.classes[data.positive]}", outcomes.is_positive, outcomes.scores, state.epoch)
     load_weights(checkpoint.best, setup.model)
     best = _evaluate(setup)
     record.write_per_image(
@@ -70,7 +70,10 @@ def write_results(
             for row in rows_per_image(evaluation, samples.ids, data.groups, samples.targets, data.classes)
         ]
     )
-    findings = _explain(setup, folder, tracker, state.epoch)
+    findings, maps = explain_validation(setup, tracker.progress.console)
+    if maps and not setup.is_lean:
+        write_figure(folder / "figures" / "activation_maps.png", maps)
+        tracker.figure("val/activation_maps", maps, state.epoch)
     seconds = [row["seconds"] for row in rows]
     caching = record.content["features"]["seconds"] if setup.cache_features else 0.0
     return {
@@ -114,7 +117,7 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
     """Print what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
     best_column = f"best {best['monitor']} (epoch {best['epoch']})"
-    columns = [_positive(setup.data), f"last (epoch {last['epoch']})", best_column]
+    columns = [positive_class(setup.data), f"last (epoch {last['epoch']})", best_column]
     names = {name: _with_unit(name, setup) for name in last["values"]}
     cells = [[names[name], f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
     console.print()
@@ -133,20 +136,20 @@ def _with_unit(name: str, setup: ExperimentSetup) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def _positive(data: Data) -> str:
+def positive_class(data: Data) -> str:
     """Name the class that sensitivity, precision and F1 are computed for."""
     return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
 
 
-def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, epoch: int) -> list[Finding]:
-    """Draw activation maps of validation images and returns what the shortcut probe finds, where images have classes.
+def explain_validation(setup: ExperimentSetup, console: Console) -> tuple[list[Finding], Figure | None]:
+    """Return what the shortcut probe finds in validation images, and their activation maps, where images have classes.
 
     The model has the best weights: those that `runcard explain` reads from the folder.
     """
     samples, val = setup.data.samples, setup.data.split["val"]
     num_images = min(setup.train.explain_images, len(val))
     if samples.has_masks or not num_images:
-        return []
+        return [], None
     chosen = [val[i] for i in np.linspace(0, len(val) - 1, num_images).round().astype(int)]
     ids, groups = ([names[i] for i in chosen] for names in (samples.ids, setup.data.groups))
     pictures = Pictures(samples.images[chosen], samples.targets[chosen], ids, groups)
@@ -155,12 +158,9 @@ def _explain(setup: ExperimentSetup, folder: Path, tracker: TensorBoardLogger, e
         explanation = explain(classifier, pictures)
     except (UserError, ModuleNotFoundError) as error:  # a model without convolutions: no reason to lose its training
         reason = how_to_install(error) if isinstance(error, ModuleNotFoundError) else error
-        tracker.progress.console.print(f"no activation maps: {reason}", style="yellow")
-        return []
-    figure = panel(explanation.tiles, "activation maps: validation, best epoch")
-    write_figure(folder / "figures" / "activation_maps.png", figure)
-    tracker.figure("val/activation_maps", figure, epoch)
-    return explanation.findings
+        console.print(f"no activation maps: {reason}", style="yellow")
+        return [], None
+    return explanation.findings, panel(explanation.tiles, "activation maps: validation, best epoch")
 
 
 def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, default_collate
 from runcard.data.image_io import without_suffix
 from runcard.data.loaders import Batch
 from runcard.experiment.setup import ExperimentSetup
+from runcard.figures.charts import confusion_figure
 from runcard.figures.predictions import Example, batch_figure, class_figure, mask_figure, preview
-from runcard.fileio import atomic_write
+from runcard.fileio import atomic_write, write_figure
 from runcard.training.evaluation import predict
 from runcard.training.types import Evaluation
 
@@ -55,7 +56,7 @@ class PredictionFigures:
         self.val_indices = setup.data.split["val"][: len(setup.loaders.val.sampler)]  # type: ignore[arg-type]
         self.classes, self.positive = setup.data.classes, setup.data.positive
         self.metric, self.mode = setup.monitor.name.partition("/")[2], setup.monitor.mode
-        times = min(setup.train.pictures, setup.train.epochs)
+        times = 0 if setup.is_lean else min(setup.train.pictures, setup.train.epochs)
         self.epochs = set(np.linspace(1, setup.train.epochs, times).round().astype(int).tolist())
 
     def epoch(self, epoch: int, val: Evaluation) -> dict[str, Figure]:
@@ -77,6 +78,18 @@ class PredictionFigures:
         titles = [f"{place}: {name} {val.per_image[name][i]:.3f}  " for place, i in places.items()]
         examples = self._examples([val.indices[i] for i in places.values()])
         return mask_figure([replace(e, title=t + e.title) for t, e in zip(titles, examples, strict=True)])
+
+    def write(self, folder: Path, val: Evaluation, epoch: str) -> tuple[Outcomes, Figure]:
+        """Write previews/ and figures/ with predictions and confusion; return what was counted, and its figure.
+
+        epoch says of which epoch the weights are, for the title.
+        """
+        write_figure(folder / "figures" / "predictions.png", self.predictions(val))
+        outcomes = self.write_previews(folder)
+        counted = f"{outcomes.confusion.sum():,} {'pixels' if self.samples.has_masks else 'images'}"
+        confusion = confusion_figure(outcomes.confusion, self.classes, f"validation, {epoch}: {counted}")
+        write_figure(folder / "figures" / "confusion.png", confusion)
+        return outcomes, confusion
 
     def write_previews(self, folder: Path) -> Outcomes:
         """Write a preview of each validation image, and return what the same pass over them counts.

@@ -107,6 +107,8 @@ def train_experiment(
         ending |= {"status": "completed", **_train(setup, record, console, trial)}
     if ending["status"] == "pruned":
         return math.nan
+    if setup.is_lean:
+        (record.folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     print_summary(console, setup, ending, record.folder)
     return float(ending["best"]["value"])
 
@@ -211,7 +213,7 @@ def _train(setup: ExperimentSetup, record: Record, console: Console, trial: Tria
     tracker = TensorBoardLogger(folder, state.epoch, progress, figures.epoch)
     try:
         tracker.start(setup.config_yaml, _hparams(setup, record))
-        if not (folder / "figures" / "first_batch.png").exists():
+        if not setup.is_lean and not (folder / "figures" / "first_batch.png").exists():
             figure = first_batch(setup)
             write_figure(folder / "figures" / "first_batch.png", figure)
             tracker.figure("train/first_batch", figure, 0)

@@ -45,6 +45,7 @@ class ExperimentSetup:
     seed: int
     smoke_test: bool
     overwrite: bool
+    is_lean: bool  # whether the run leaves few files: see conf/config.yaml, record
     fabric: Fabric
     precision: str  # resolved: 32-true | bf16-mixed
     data: Data
@@ -134,6 +135,7 @@ def make_setup(
         seed=seed,
         smoke_test=config.smoke_test,
         overwrite=config.overwrite,
+        is_lean=config.record == "lean",
         fabric=fabric,
         precision=precision,
         data=data,

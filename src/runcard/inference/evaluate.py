@@ -161,7 +161,8 @@ def _is_done(folder: Path, own: Run, data: dict[str, str]) -> bool:
 
 
 def _weights(folder: Path) -> str:
-    return digest([folder / "checkpoints" / name for name in ("best.safetensors", "last.ckpt")])
+    files = [folder / "checkpoints" / name for name in ("best.safetensors", "last.ckpt")]
+    return digest([file for file in files if file.exists()])
 
 
 def _images(
@@ -244,8 +245,15 @@ def _evaluate(
 ) -> None:
     """Evaluate one run with the last and the best weights, and write its folder; run.json comes last."""
     measured = _Measured(run, images)
-    last = read_last(own.folder / "checkpoints" / "last.ckpt", "so it cannot be evaluated", "Train the run again")
-    run.model.load_state_dict(last["model"])
+    checkpoint = own.folder / "checkpoints" / "last.ckpt"
+    if checkpoint.exists():
+        last = read_last(checkpoint, "so it cannot be evaluated", "Train the run again")
+        run.model.load_state_dict(last["model"])
+    elif own.metadata["epochs"] != own.metadata["best"]["epoch"]:  # else the best weights, already loaded, are the last
+        raise UserError(
+            f"{own.folder}/checkpoints: has no last.ckpt (record=lean and runcard prune remove it), and an evaluation "
+            "measures the last epoch too. Train the run again with record=full."
+        )
     evaluations = {"last": measured.evaluate()}
     load_weights(own.folder / "checkpoints" / "best.safetensors", run.model)
     evaluations["best"] = measured.evaluate()

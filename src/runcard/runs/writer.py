@@ -149,8 +149,12 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
     depend on the total number of steps.
     """
     path = parent / "run.json"
-    if not path.exists() or not (parent / "checkpoints" / "last.ckpt").exists():
-        raise UserError(f"train.extend: {parent} is not a run folder with a checkpoint.{runs_below(parent)}")
+    if not path.exists():
+        raise UserError(f"train.extend: {parent} is not a run folder.{runs_below(parent)}")
+    if not (parent / "checkpoints" / "last.ckpt").exists():
+        raise UserError(
+            f"train.extend: {parent}/checkpoints has no last.ckpt: record=lean and runcard prune remove it."
+        )
     content = json.loads(path.read_text(encoding="utf-8"))
     differing = differing_keys(content["config"], config, but=("train.epochs", "train.extend"))
     differing += ["the data"] * (content["data"] != data)
