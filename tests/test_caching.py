@@ -1,4 +1,4 @@
-"""The folders of results for the next run: what goes at the limit and what never does."""
+"""The folders of results for the next run: what goes at the limit, what never does, and `runcard cache`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import pytest
 from conftest import compose_config
 from filelock import FileLock
 from omegaconf import open_dict
+from typer.testing import CliRunner
 
 from runcard.caching import HALF_WRITTEN_SECONDS, audit_cache, feature_cache
+from runcard.cli import app
 from runcard.config.schema import parse_config
+from runcard.errors import UserError
 
 LIMIT_GB = 100e-9  # 100 bytes
 NUM_BYTES = 40  # of an entry: two fit
@@ -167,3 +170,51 @@ def test_a_config_saved_before_there_was_a_limit_has_the_usual_one():
     before, _ = parse_config(cfg)
     assert before == now
     assert (now.train.cache_gb, now.audit.cache_gb) == (20, 1)
+
+
+def test_the_command_shows_and_empties_the_caches(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    use(A), use(B)
+    used_before(tmp_path, A)
+    audit_cache("outputs/.audit", 1).load_or_make(f"mask_alignment-{C}", Path.read_bytes, lambda: b"{}", bytes, print)
+
+    def lines(*arguments: str) -> list[str]:
+        done = CliRunner().invoke(app, ["cache", "train.cache_dir=.", "audit.cache_gb=null", *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()
+
+    def cells(line: str) -> list[str]:
+        return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+    used = [
+        time.strftime("%Y-%m-%d %H:%M", time.localtime((tmp_path / f"{name}.safetensors").stat().st_mtime))
+        for name in (A, B)
+    ]
+    titles, features, audit = map(cells, lines()[:3])
+    assert titles == ["cache", "holds", "folder", "files", "size", "limit", "oldest use", "last use"]
+    assert features == ["features", "features of frozen layers", ".", "2", "80 bytes", "20 GB", *used]
+    assert audit[2:6] == ["outputs/.audit", "1", "2 bytes", "none"]
+    assert lines("--clear", "features")[-1] == "2 files, 80 bytes can go: the same command with --yes removes them"
+    assert kept(tmp_path) == {A, B}
+    with FileLock(f"{A}.lock"):
+        assert lines("--clear", "features", "--yes")[-2:] == [
+            "1 file, 40 bytes removed",
+            "1 file in use or of another user: left as they are",
+        ]
+    assert kept(tmp_path) == {A}
+    assert lines("--clear", "all", "--yes")[-1] == "2 files, 42 bytes removed"
+    assert (kept(tmp_path), list(Path("outputs/.audit").iterdir())) == (set(), [])
+    assert cells(lines()[1])[3:] == ["0", "0 bytes", "20 GB"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clear", "feature"], "--clear must be one of features, audit, all, got 'feature'"),
+        (["--yes"], "--yes: say what to remove"),
+        (["train.cache_gb=0"], "train.cache_gb must be a number > 0, got 0"),
+    ],
+)
+def test_the_command_names_what_is_wrong(arguments, message):
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(app, ["cache", *arguments], catch_exceptions=False)
