@@ -21,6 +21,7 @@ LAYERS = (
     ("errors",),
     ("console", "seeding", "figures"),
     ("fileio",),
+    ("caching",),
     ("config", "stats", "models", "losses", "metrics", "transforms"),
     ("data", "runs"),
     ("datasets", "training", "audit", "compare"),

@@ -9,12 +9,10 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from runcard.errors import UserError
 from runcard.figures import FIGURE_DPI
@@ -52,28 +50,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def is_disk_full(error: BaseException) -> bool:
     """Whether the error is that of a full disk or quota."""
     return isinstance(error, OSError) and error.errno in DISK_FULL
-
-
-@contextmanager
-def exclusive_lock(path: Path, key: str, fix: str, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of the file at path; waiting() is called if another process holds it.
-
-    Raises UserError about key, the config key of the folder, if the folder cannot be written.
-    """
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting()
-            lock.acquire()
-    except OSError as error:
-        raise UserError(f"{key}: {path.parent} cannot be written: {error.strerror}. {fix}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -104,6 +104,7 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "train.log_every_steps": ("2", lines_of_an_epoch, 0, 2),
     "train.pictures": ("1", lambda p: PredictionFigures(p).epochs, {1, 2}, {1}),
     "train.cache_dir": ("elsewhere", lambda p: p.train.cache_dir, "outputs/.features", "elsewhere"),
+    "train.cache_gb": ("1", lambda p: p.train.cache_gb, 20, 1),
     "seed": ("1", lambda p: p.seed, 0, 1),  # what it moves and what it leaves: test_same.py
     "overwrite": ("true", lambda p: p.overwrite, False, True),
     "dataset.image_size_px": ("40", lambda p: first_images(p).shape[2:], (32, 32), (40, 40)),
@@ -299,6 +300,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.explain_images=-1", ["train.explain_images must be an integer >= 0"]),
     ("train.cache_features=yes", ["train.cache_features must be one of auto, always, never", "'yes'"]),
     ("train.cache_dir=null", ["train.cache_dir must be a string", "None"]),
+    ("train.cache_gb=0", ["train.cache_gb must be a number > 0", "got 0"]),
     ("seed=-1", ["seed must be an integer >= 0", "-1"]),
     ("overwrite=maybe", ["overwrite must be true or false", "'maybe'"]),
     ("model.base=abc", ["model.base must be an integer >= 1", "'abc'"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from threading import Thread
@@ -133,6 +134,23 @@ def test_two_concurrent_runs_compute_the_features_once(weights, tmp_path):
     assert "another run makes the same features" in reported.getvalue()
     again = with_cached_features(setup, Console(file=reported))[1]
     assert (found[0]["reused"], again["reused"]) == (False, True)
+
+
+def test_features_are_the_same_whether_made_kept_removed_or_too_large(weights, tmp_path):
+    def features(limit_gb: float | None) -> tuple[torch.Tensor, bool]:
+        train = setup.train.model_copy(update={"cache_gb": limit_gb})
+        cached, metadata = with_cached_features(replace(setup, train=train), Console(file=reported))
+        return cached.loaders.val.dataset.features, metadata["reused"]
+
+    setup, reported = composed(weights, f"train.cache_dir={tmp_path}"), StringIO()
+    made, kept = features(1), features(None)
+    (path,) = tmp_path.glob("*.safetensors")
+    path.write_bytes(bytes(path.stat().st_size))  # not a map of the file, which another machine may remove
+    path.unlink()
+    too_large, again = features(1e-5), features(1)
+    assert [reused for _, reused in (made, kept, too_large, again)] == [False, True, False, False]
+    assert all(torch.equal(tensor, made[0]) for tensor, _ in (kept, too_large, again))
+    assert "train.cache_gb=1e-05: the features of frozen layers take 41." in reported.getvalue()
 
 
 def test_folder_that_cannot_hold_the_features_is_reported_before_they_are_computed(weights, tmp_path):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -21,6 +20,7 @@ from runcard.audit.checks import masks as mask_checks
 from runcard.audit.checks import splits as split_checks
 from runcard.audit.findings import STYLES, Finding, by_level, of_faults, stop_at_errors, summary
 from runcard.audit.profiles import Inspected, Profile
+from runcard.caching import Cache, audit_cache
 from runcard.config.schema import Config, DatasetConfig
 from runcard.data.datamodule import Data, positive_class
 from runcard.data.loaders import unaugmented
@@ -52,7 +52,7 @@ def audit_data(
     dataset: DatasetConfig,
     profiles_by_position: Mapping[int, Profile],
     faults: Sequence[DataError],
-    cache: Path | None = None,
+    cache: Cache | None = None,
 ) -> Audit:
     """Return all that is wrong with the data of a config, whose source is open.
 
@@ -102,7 +102,7 @@ def audit_before_training(
     profiles are of the samples, by their position in the source, validation is the validation loader's dataset,
     mismatches are those of the built model. Raises UserError for errors not allowed by audit.allow.
     """
-    cache = Path(config.audit.cache_dir).expanduser()
+    cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
     audit = audit_data(data.source, config.dataset, profiles, data.samples.faults, cache)
     tried = augmentation_checks.take_chosen(data.samples, audit.data)
     of_augmentation = augmentation_checks.find(augment, config.augmentation, tried, cache)

@@ -26,6 +26,7 @@ from runcard.audit.findings import (
     summary,
 )
 from runcard.audit.profiles import Inspected, inspect
+from runcard.caching import audit_cache
 from runcard.config.compose import compose_config
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
@@ -65,7 +66,7 @@ def audit_config(
         return False
     name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
-    cache = Path(config.audit.cache_dir).expanduser()
+    cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
     audit = audit_data(source, dataset, *inspect(source, console), cache)
     data, tried = audit.data, augmentation_checks.read_chosen(source, audit.data, dataset)
     findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried, cache)])

@@ -19,6 +19,7 @@ from rich.progress import track
 from runcard import IGNORED
 from runcard.audit.detectors.outliers import inverted_among_grey, is_extreme, is_inverted, polarity, usual
 from runcard.audit.findings import Finding
+from runcard.caching import Cache
 from runcard.data.image_io import file_of, grey_values, ignore_reader_warnings
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, suggest_mask_values
 from runcard.data.source import Original, Sample, Source
@@ -85,7 +86,7 @@ class Inspected:
     groups: Sequence[str]  # group of each profile: its patient, or its own id
     is_grouped: bool  # whether dataset.split.group_regex is set
     split_kind: str  # given | holdout | kfold
-    cache: Path | None = None  # where results of costly detectors are kept; None: nowhere
+    cache: Cache | None = None  # where results of costly detectors are kept; None: nowhere
 
     @cached_property
     def thumbs(self) -> np.ndarray:

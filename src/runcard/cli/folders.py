@@ -1,19 +1,26 @@
-"""Commands that look after run folders: status, prune."""
+"""Commands that look after what runs leave on the disk: status, prune, cache."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 
-from runcard.cli.app import EXIT_FOUND, app
+from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, app
 from runcard.console import counted, print_table
 from runcard.errors import UserError, check_config_choice
 
+if TYPE_CHECKING:
+    from runcard.caching import Cache, CachedFile
+
 PANEL = "Look after runs"
+CACHES = ("features", "audit")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -61,3 +68,56 @@ def prune(
         console.print(f"\n{counted(len(unfinished), 'run')} not completed: left as they are")
     done = "removed" if yes else "can go: the same command with --yes removes them"
     console.print(f"\n{sum(p.num_bytes for p in prunings) / 1e6:,.1f} MB of {counted(len(prunings), 'run')} {done}")
+
+
+@app.command(rich_help_panel=PANEL)
+def cache(
+    overrides: Annotated[list[str] | None, typer.Argument(help="train.cache_dir=… audit.cache_gb=…")] = None,
+    clear: Annotated[str | None, typer.Option(help="features, audit or all: remove what is kept there")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="remove; without it nothing is")] = False,
+    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+) -> None:
+    """Show what is kept for the next run and how much room it takes, or remove it: it is made again when needed."""
+    if clear:
+        check_config_choice("--clear", clear, (*CACHES, "all"))
+    elif yes:
+        raise UserError(f"--yes: say what to remove: --clear {', '.join(CACHES)} or all.")
+    caches = _caches(overrides or [], config_dir)
+    files = {name: each.files() for name, each in caches.items()}
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    columns = ["cache", "holds", "folder", "files", "size", "limit", "oldest use", "last use"]
+    print_table(console, columns, [[name, *_row(each, files[name])] for name, each in caches.items()])
+    if not clear:
+        console.print(
+            "\nAt its limit (train.cache_gb, audit.cache_gb) a cache loses what was not used for the longest time. "
+            "To empty it: --clear features, --clear audit, or --clear all."
+        )
+        return
+    chosen = [(caches[name], file) for name in (CACHES if clear == "all" else (clear,)) for file in files[name]]
+    going = [file for each, file in chosen if not yes or each.remove(file)]
+    what = f"{counted(len(going), 'file')}, {decimal(sum(file.num_bytes for file in going))}"
+    console.print(f"\n{what} {'removed' if yes else 'can go: the same command with --yes removes them'}")
+    if kept := len(chosen) - len(going):
+        console.print(f"{counted(kept, 'file')} in use or of another user: left as they are")
+
+
+def _caches(overrides: Sequence[str], config_dir: Path | None) -> dict[str, Cache]:
+    """Return the caches that a config names, by their names in CACHES. The rest of the config may lack values."""
+    from runcard.caching import audit_cache, feature_cache
+    from runcard.config.compose import compose_config
+    from runcard.config.schema import AuditConfig, TrainConfig, parse_section, to_plain
+
+    composed = compose_config(overrides, config_dir)
+    train = parse_section(TrainConfig, to_plain(composed.train), "train.")
+    audit = parse_section(AuditConfig, to_plain(composed.audit), "audit.")
+    caches = feature_cache(train.cache_dir, train.cache_gb), audit_cache(audit.cache_dir, audit.cache_gb)
+    return dict(zip(CACHES, caches, strict=True))
+
+
+def _row(cache: Cache, files: Sequence[CachedFile]) -> list[str]:
+    """Format what a cache holds, where, how much, its limit, and the oldest and the last use of a file."""
+    limit = "none" if cache.limit_gb is None else f"{cache.limit_gb:g} GB"
+    times = [datetime.fromtimestamp(file.last_used) for file in files]
+    used = [f"{time:%Y-%m-%d %H:%M}" for time in (min(times), max(times))] if times else ["", ""]
+    size = decimal(sum(file.num_bytes for file in files))
+    return [cache.holds, str(cache.folder), f"{len(files):,}", size, limit, *used]

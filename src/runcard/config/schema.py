@@ -155,6 +155,7 @@ class AuditConfig(Section):
 
     allow: list[str]
     cache_dir: str
+    cache_gb: PositiveFloat | None = 1.0  # absent in configs saved before there was a limit
 
 
 class TrainConfig(Section):
@@ -180,6 +181,7 @@ class TrainConfig(Section):
     freeze: list[str] | None = None
     cache_features: Literal["auto", "always", "never"]
     cache_dir: str
+    cache_gb: PositiveFloat | None = 20.0  # absent in configs saved before there was a limit
 
     @model_validator(mode="after")
     def _init_without_needs_init_from(self) -> TrainConfig:

@@ -22,16 +22,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from runcard.caching import feature_cache
 from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Batch, EpochSampler, SampleDataset, pixel_size
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
 from runcard.data.source import Samples
 from runcard.errors import UserError
-from runcard.fileio import atomic_write, exclusive_lock
 from runcard.runs.environment import hardware
 from runcard.training.evaluation import infer
-
-WAITING = "frozen layers: another run makes the same features, waiting for them"
 
 
 @runtime_checkable
@@ -73,18 +71,13 @@ def cached_features(
     """
     started = perf_counter()
     key = feature_key(front, images, precision, fabric.device.type)
-    path = Path(train.cache_dir).expanduser() / f"{key}.safetensors"
-    fix = "Choose another folder, or train.cache_features=never."
-    with exclusive_lock(path, "train.cache_dir", fix, lambda: console.print(WAITING)):
-        stored = _read(path)
-        features, made_in = stored or _make(front, images, train.batch_size, fabric, console)
-        if stored:
-            console.print(f"frozen layers: their features are those of an earlier run, made in {made_in:.0f} s")
-        else:
-            with atomic_write(path) as temporary:  # not safetensors' writer: it hides that the disk is full
-                temporary.write_bytes(save({"features": features}, metadata={"seconds": str(made_in)}))
+    (features, made_in), reused = feature_cache(train.cache_dir, train.cache_gb).load_or_make(
+        key, _load, lambda: _make(front, images, train.batch_size, fabric, console), _dump, console.print
+    )
+    if reused:
+        console.print(f"frozen layers: their features are those of an earlier run, made in {made_in:.0f} s")
     seconds = perf_counter() - started
-    metadata = {"key": key, "reused": stored is not None, "seconds": seconds, "seconds_when_made": made_in}
+    metadata = {"key": key, "reused": reused, "seconds": seconds, "seconds_when_made": made_in}
     return FeatureDataset(features, images.samples), metadata
 
 
@@ -120,13 +113,19 @@ def feature_key(front: nn.Module, images: SampleDataset, precision: str, device:
     return digest.hexdigest()[:32]
 
 
-def _read(path: Path) -> tuple[Tensor, float] | None:
-    """Read stored features and the seconds that they took; None if the file is missing or damaged."""
+def _load(path: Path) -> tuple[Tensor, float]:
+    """Read stored features and the seconds that they took. Raises OSError or ValueError."""
     try:
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor("features"), float(file.metadata()["seconds"])
-    except (FileNotFoundError, SafetensorError):
-        return None
+            # Copied: safetensors maps the file, and a map of what another machine removes ends the process.
+            return file.get_tensor("features").clone(), float(file.metadata()["seconds"])
+    except SafetensorError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _dump(made: tuple[Tensor, float]) -> bytes:
+    features, seconds = made
+    return save({"features": features}, metadata={"seconds": str(seconds)})
 
 
 def check_cache(wish: str, model: nn.Module, augment: object, images: SampleDataset, choices: dict[str, str]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from runcard.audit.cache import remember
 from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Probe, Sample, probe
 from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected
+from runcard.caching import Cache
 from runcard.config.instantiate import untrusted_targets
 from runcard.config.schema import DatasetConfig
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, with_channels
@@ -27,7 +27,7 @@ OFTEN = 0.05  # share of draws that may lose the foreground
 
 
 def find(
-    augment: Augment, node: Mapping[str, Any], samples: list[Sample], cache: Path | None = None
+    augment: Augment, node: Mapping[str, Any], samples: list[Sample], cache: Cache | None = None
 ) -> Iterator[Finding]:
     """Find faults of an augmentation on samples of the data; node is its part of the config."""
     if not samples:
