@@ -3,10 +3,12 @@
     .venv/bin/python benchmarks/sweeps.py [rounds]           # 3 by default
     .venv/bin/python benchmarks/sweeps.py --kills [times]    # 10 by default
     .venv/bin/python benchmarks/sweeps.py --overhead         # what a job costs beyond its training
+    .venv/bin/python benchmarks/sweeps.py --kills [times] --launcher ray
 
 The sweep is twelve runs, four configs with three seeds, of a small U-Net. Every way of running it must leave the same
 run folders, bit for bit but for times. For the kills, three identical commands share the sweep; all but one are killed
-with SIGKILL at a random instant, and the one that is left must finish.
+with SIGKILL at a random instant, and the one that is left must finish. With --launcher ray, sweeps of three runs
+go on while workers of Ray are killed at random instants, some of them several times in one run.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from rich.console import Console
 
 from runcard.console import print_table
 from runcard.fileio import read_csv
-from runcard.runs.reader import read_metadata, run_folders
+from runcard.runs.hold import holder_of
+from runcard.runs.reader import read_metadata, read_metrics, run_folders
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 CONFIG = ["dataset.num_images=60", "dataset.image_size_px=64", "model.base=8", "train.epochs=6", "train.precision=32"]
@@ -153,10 +156,43 @@ def overhead() -> None:
     print_table(Console(), ["record", "s per job", "files", "MB", "× weights"], rows)
 
 
+def kills_of_workers(times: int) -> None:
+    """Print how many sweeps through Ray, of which workers were killed, ended as the undisturbed one."""
+    rng, swept = random.Random(0), ["seed=0,1,2"]
+    kept: list[int] = []  # epochs behind it, of the run of each killed worker
+    ray = ["hydra/launcher=ray", f"hydra.launcher.ray.remote.max_retries={times}"]
+    with tempfile.TemporaryDirectory() as top:
+        folder = Path(top) / "undisturbed"
+        folder.mkdir()
+        assert start(folder, [], "1", swept).wait() == 0
+        expected, sweeps, equal = content(folder), 0, 0
+        while len(kept) < times:
+            folder = Path(top) / str(sweeps)
+            folder.mkdir()
+            command = start(folder, ray, None, swept)
+            behind: dict[Path, int] = {}  # epochs of each run when its worker was killed last
+            while command.poll() is None and len(kept) < times:
+                time.sleep(rng.uniform(0.0, 2.0))
+                for run in sorted(file.parent for file in folder.glob("outputs/**/.running")):
+                    holder, epochs = holder_of(run), len(read_metrics(run / "metrics.csv"))
+                    if holder and epochs > behind.get(run, 0):
+                        os.kill(holder.pid, signal.SIGKILL)
+                        behind[run] = epochs
+                        kept.append(epochs)
+            equal += command.wait() == 0 and content(folder) == expected
+            sweeps += 1
+    Console().print(
+        f"{len(kept)} workers of Ray killed, their runs after epoch {', '.join(map(str, kept))} of 6: {equal} of "
+        f"{sweeps} sweeps ended as one without Ray, undisturbed",
+        soft_wrap=True,
+    )
+
+
 if __name__ == "__main__":
+    number = next((int(each) for each in sys.argv if each.isdigit()), 10)
     if "--overhead" in sys.argv:
         overhead()
     elif "--kills" in sys.argv:
-        kills(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
+        kills_of_workers(number) if "ray" in sys.argv else kills(number)
     else:
         main()

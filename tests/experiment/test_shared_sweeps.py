@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 from conftest import ONE_THREAD, ROOT, TINY
 from evidence import numbers, run_json
 
 from runcard.errors import UserError
-from runcard.experiment.sweep import use_sweepers
+from runcard.experiment.plugins import use_plugins
 from runcard.runs.reader import run_folders
 from runcard.runs.sweep import state_of
 
@@ -115,10 +117,27 @@ def test_other_launchers(alone, tmp_path, launcher):
     assert_same(tmp_path, folder)
 
 
-@pytest.mark.parametrize(("launcher", "extra"), [("joblib", "sweep"), ("slurm", "sweep"), ("ray", "ray")])
-def test_a_launcher_that_is_not_installed(monkeypatch, launcher, extra):
-    use_sweepers([])  # Hydra loads its plugins once in a process
-    for name in [name for name in sys.modules if name.startswith("hydra_plugins.")]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(UserError, match=f"hydra/launcher={launcher}: is not installed: pip install 'runcard\\[{extra}"):
-        use_sweepers(["-m", f"hydra/launcher={launcher}"])
+def test_ray_starts_the_run_of_a_killed_worker_again(alone, tmp_path):
+    pytest.importorskip("ray")
+    folder, rows, returncode = alone
+    process = start(tmp_path, *JOBS, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
+    for line in process.stdout:
+        if "epoch 1/2  step" in line:
+            break
+    prefix, _, _ = line.partition(")")  # (loss=bce,model.dropout=0 pid=4711)
+    os.kill(int(prefix.rpartition("pid=")[2]), signal.SIGKILL)
+    output, error = process.communicate(timeout=600)
+    assert (table(output), process.returncode) == (rows, returncode), error
+    assert "its worker was lost, retry 1 of 3" in error
+    assert_same(tmp_path, folder)
+
+
+@pytest.mark.parametrize(
+    ("choice", "extra"),
+    [("launcher=joblib", "sweep"), ("launcher=slurm", "sweep"), ("launcher=ray", "ray"), ("sweeper=optuna", "sweep")],
+)
+def test_a_plugin_that_is_not_installed(monkeypatch, choice, extra):
+    use_plugins([])  # Hydra loads its plugins once in a process
+    monkeypatch.setattr(metadata, "distributions", lambda name: [])
+    with pytest.raises(UserError, match=f"hydra/{choice}: is not installed: pip install 'runcard\\[{extra}"):
+        use_plugins(["-m", f"hydra/{choice}"])

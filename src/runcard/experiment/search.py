@@ -6,12 +6,10 @@ until n_trials, and several commands at once share one search. What becomes of a
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -21,28 +19,18 @@ from omegaconf import DictConfig
 
 from runcard.errors import UserError
 from runcard.experiment.sweep import MAX_TRIES, Job, RunSweeper, SweepReporter
+from runcard.experiment.trial import RUN, Direction, open_journal, open_study, writable
 from runcard.runs.reader import read_metadata
 from runcard.runs.run import Run
 from runcard.runs.search import write_result
 from runcard.runs.sweep import LOOK_EVERY_SECONDS, record_jobs, state_of
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.distributions import BaseDistribution
-    from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial, Trial
 
-    from runcard.training.types import Evaluation, Logger
-
-Direction = Literal["minimize", "maximize"]
-JOURNAL = "search.journal"
 DIGITS = 4  # of a proposed number: as many as a person can read in the name of a folder
 NEVER_SEARCHED = ("seed", "dataset.split.seed", "dataset.split.fold")
-RUN = "run"  # the attribute of a trial with the name of its run folder
-
-
-class Pruned(Exception):  # noqa: N818
-    """Optuna stops this trial."""
 
 
 class SearchSweeper(RunSweeper):
@@ -72,7 +60,7 @@ class SearchSweeper(RunSweeper):
         self.prepare(self.folder, {})
         direction = self.direction or _direction(first.config)
         name = ", ".join(sorted(str(override.input_line) for override in swept.values()))
-        self.study = _open_study(self.folder, name, direction=direction)
+        self.study = open_study(self.folder, name, direction=direction)
         tries: Counter[int] = Counter()
         while numbers := self._next(distributions, tries):
             tries.update(numbers)
@@ -134,7 +122,7 @@ class SearchSweeper(RunSweeper):
             self.jobs[trial.number] = job
             record_jobs(self.folder, {job.folder.name: job.overrides})
             if RUN not in trial.user_attrs:
-                _live(self.study, trial).set_user_attr(RUN, job.folder.name)
+                writable(self.study, trial).set_user_attr(RUN, job.folder.name)
         return self.jobs[trial.number]
 
     def _tell(self) -> None:
@@ -164,7 +152,7 @@ class SearchSweeper(RunSweeper):
             return
         best = states[0].folder
         metadata = read_metadata(best)
-        number = sum(study.n_trials for study in optuna.get_all_study_summaries(_storage(self.folder)))
+        number = sum(study.n_trials for study in optuna.get_all_study_summaries(open_journal(self.folder)))
         images = [member["sha256"] for member in Run(best, metadata).split_members["val"]]
         chosen = next(trial for trial in trials if trial.user_attrs[RUN] == best.name)
         values = [f"{key.lstrip('+')}={_text(value)}" for key, value in chosen.params.items()]
@@ -185,67 +173,6 @@ class SearchSweeper(RunSweeper):
             "To confirm it, let runcard study run it with other seeds and a test split, as an arm with\n"
             f"  {' '.join(values)} chosen_by={self.folder}"
         )
-
-
-class PruningLogger:
-    """Passes everything on to another logger, and lets Optuna stop the trial after each epoch but the last."""
-
-    def __init__(self, logger: Logger, trial: Trial, monitor: str, num_epochs: int) -> None:
-        self.logger, self.trial, self.monitor, self.num_epochs = logger, trial, monitor, num_epochs
-
-    def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
-        """Pass on one optimizer step."""
-        self.logger.step(epoch, step, num_images, loss)
-
-    def epoch(self, row: dict[str, Any], val: Evaluation, is_best: bool) -> None:
-        """Pass on one finished epoch, and tell Optuna its value. Raise Pruned where Optuna stops the trial."""
-        self.logger.epoch(row, val, is_best)
-        epoch, value = row["epoch"], row[self.monitor]
-        self.trial.report(value, epoch)
-        if epoch < self.num_epochs and self.trial.should_prune():
-            raise Pruned(f"the search stopped it after epoch {epoch}/{self.num_epochs}, {self.monitor} {value:.4f}")
-
-
-def find_trial(folder: Path, pruner: DictConfig | None) -> Trial | None:
-    """Return the trial whose run folder this is; None where no search has asked for this run, or it has ended."""
-    if not (folder.parent / JOURNAL).exists():
-        return None
-    import optuna
-
-    for name in optuna.get_all_study_names(_storage(folder.parent)):
-        study = _open_study(folder.parent, name, pruner)
-        for trial in study.trials:
-            if trial.user_attrs.get(RUN) == folder.name and not trial.state.is_finished():
-                return _live(study, trial)
-    return None
-
-
-def _open_study(folder: Path, name: str, pruner: DictConfig | None = None, direction: Direction | None = None) -> Study:
-    """Open the study of this name in the journal of a folder; begin it, where a direction is given."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage, rule = _storage(folder), instantiate(pruner) if pruner else optuna.pruners.NopPruner()
-    if direction is None:
-        return optuna.load_study(study_name=name, storage=storage, pruner=rule)
-    return optuna.create_study(study_name=name, storage=storage, pruner=rule, direction=direction, load_if_exists=True)
-
-
-def _storage(folder: Path) -> JournalStorage:
-    """Open the journal of a folder, which several processes may write, on network drives too."""
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalFileSymlinkLock
-
-    path = str(folder / JOURNAL)
-    lock = JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock
-    return JournalStorage(JournalFileBackend(path, lock_obj=lock(path)))
-
-
-def _live(study: Study, trial: FrozenTrial | Trial) -> Trial:
-    """Return a trial such that it can be written."""
-    from optuna.trial import Trial
-
-    return trial if isinstance(trial, Trial) else Trial(study, trial._trial_id)
 
 
 def _direction(config: DictConfig) -> Direction:

@@ -29,8 +29,8 @@ from runcard.experiment.finalize import print_summary, write_results
 from runcard.experiment.model_summary import ModelSummary, summarize_model
 from runcard.experiment.predictions import PredictionFigures, first_batch
 from runcard.experiment.recorded import report_recorded
-from runcard.experiment.search import Pruned, PruningLogger
 from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_features
+from runcard.experiment.trial import Pruned, PruningLogger
 from runcard.fileio import is_disk_full, write_figure
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger

@@ -12,13 +12,11 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -39,12 +37,6 @@ from runcard.runs.sweep import (
     state_rows,
 )
 
-LAUNCHERS = {  # a choice of conf/hydra/launcher -> the package of hydra_plugins that it needs, and our extra with it
-    "hydra/launcher=joblib": ("hydra_joblib_launcher", "sweep"),
-    "hydra/launcher=slurm": ("hydra_submitit_launcher", "sweep"),
-    "hydra/launcher=slurm_local": ("hydra_submitit_launcher", "sweep"),
-    "hydra/launcher=ray": ("hydra_ray_launcher", "ray"),
-}
 MAX_TRIES = 3  # of a job that another command, or a lost worker, left unfinished
 
 
@@ -164,19 +156,6 @@ class SweepReporter(Callback):
         exit_code = max(state.exit_code for state in states)
         if exit_code and not ends_by_exception:
             raise SystemExit(exit_code)
-
-
-def use_sweepers(arguments: Sequence[str]) -> None:
-    """Let Hydra, in this process, find our sweepers. Raise UserError where arguments name what is not installed."""
-    from runcard.experiment.search import SearchSweeper  # a RunSweeper
-
-    Plugins.instance().register(RunSweeper)
-    Plugins.instance().register(SearchSweeper)
-    if "hydra/sweeper=optuna" in arguments and not find_spec("optuna"):
-        raise UserError("hydra/sweeper=optuna: is not installed: pip install 'runcard[sweep]'")
-    for choice, (package, extra) in LAUNCHERS.items():
-        if choice in arguments and f"hydra_plugins.{package}" not in sys.modules:  # Hydra has loaded all there are
-            raise UserError(f"{choice}: is not installed: pip install 'runcard[{extra}]'")
 
 
 def show(failure: BaseException) -> None:

@@ -23,11 +23,10 @@ from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.config.project import CONF, use_project
 from runcard.config.sweep import chosen_files, relative, remove_if_empty, sweep_arguments
 from runcard.errors import EXIT_USER_ERROR, UserError
-from runcard.experiment.search import find_trial
-from runcard.experiment.sweep import SweepReporter, use_sweepers
+from runcard.experiment.plugins import TRUSTED_BY_HYDRA, use_plugins
+from runcard.experiment.sweep import SweepReporter
+from runcard.experiment.trial import find_trial
 
-# What Hydra itself builds: callbacks, launchers, sweepers, and Optuna's samplers.
-TRUSTED_BY_HYDRA = ("runcard.experiment.sweep.*", "runcard.experiment.search.*", "hydra_plugins.*", "optuna.*")
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 
 
@@ -43,7 +42,7 @@ def main() -> None:
             sys.exit()
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
         use_project()
-        use_sweepers(sys.argv[1:])
+        use_plugins(sys.argv[1:])
         with execution_whitelist([*TRUSTED_BY_HYDRA]):
             run_composed()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
