@@ -145,9 +145,9 @@ class SweepReporter(Callback):
         """
         ends_by_exception = sys.exc_info()[0] is not None
         states = [state_of(folder) for folder in SweepReporter.folders or runs_of(Path(config.hydra.sweep.dir))]
+        if ends_by_exception and all(state.state == "missing" for state in states):  # nothing has begun
+            return
         if not states:
-            if ends_by_exception:
-                return
             show(UserError("the sweep has no jobs: a glob or choice on the command line matches nothing."))
             raise SystemExit(EXIT_USER_ERROR)
         print_table(Console(highlight=False), *state_rows(states))
