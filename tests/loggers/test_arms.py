@@ -128,6 +128,14 @@ def test_it_is_never_half_written(sweep, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "sweep"]
 
 
+def test_losses_that_differ_are_not_on_top(tmp_path):
+    for loss in ("runcard.losses.bce.BCE", "runcard.losses.dice.DiceLoss"):
+        add_run(tmp_path / "sweep" / loss, 0, [0.1, 0.2], config={"loss._target_": loss})
+    arms, _ = group_arms(find_runs([str(tmp_path / "sweep")]).runs)
+    assert len(arms) == 2
+    assert parse_qs(urlsplit(view(arms)).query)["pinnedCards"] == ['[{"plugin":"scalars","tag":"val/dice"}]']
+
+
 def test_the_address_shows_arms_in_a_colour_each(sweep, tmp_path):
     arms, _ = group_arms(find_runs([str(sweep)]).runs)
     options = {key: value for key, (value,) in parse_qs(urlsplit(view(arms)).query).items()}

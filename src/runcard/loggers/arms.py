@@ -55,11 +55,13 @@ def write_log_folder(folder: Path, arms: Sequence[Arm], run_folders: Sequence[Pa
 
 
 def view(arms: Sequence[Arm]) -> str:
-    """Return the query of TensorBoard's address that shows the arms alone, each in a colour, and what matters first.
+    """Return the query of TensorBoard's address that shows the arms alone, each in a colour.
 
-    Without the filter ^arms/, a field of the page, the single runs show too, in the colours of their arms.
+    On top are the monitored metric, and the loss where all arms have the same. Without the filter ^arms/ (a field of
+    the page), the single runs show too, in the colours of their arms.
     """
-    first = dict.fromkeys([*_monitors(arms), "val/loss"])
+    losses = {str([(k, v) for k, v in arm.first.config.items() if k.startswith("loss.")]) for arm in arms}
+    first = dict.fromkeys([*_monitors(arms), *(["val/loss"] if len(losses) == 1 else [])])
     options = {
         "runFilter": "^arms/",
         "runColorGroup": "regex:/([^/]*)",  # one colour for arms/NAME, arms/NAME/highest and runs/NAME/seed=0

@@ -126,9 +126,10 @@ def hyperparameters(run: Mapping[str, Any]) -> dict[str, bool | int | float | st
 def write_curves(folder: Path, curves: Mapping[str, Curve]) -> None:
     """Write curves, by column of metrics.csv, as one entry of TensorBoard: the event file of a folder."""
     with SummaryWriter(str(folder)) as writer:
-        for column, values in curves.items():
-            for epoch, value in enumerate(values, start=1):
-                writer.add_scalar(tag_of(column), value, epoch)
+        for i in range(max(map(len, curves.values()))):
+            row = {tag_of(column): values[i] for column, values in curves.items() if i < len(values)}
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in row.items()])
+            writer._get_file_writer().add_summary(summary, i + 1)  # one event per epoch: far faster than one per value
 
 
 def write_hparams(folder: Path, monitors: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> None:
@@ -138,8 +139,7 @@ def write_hparams(folder: Path, monitors: Sequence[str], runs: Sequence[Mapping[
     only: where several sweeps are shown together, each with its own, all but one are lost.
     """
     with SummaryWriter(str(folder)) as writer:
-        for monitor in monitors:
-            writer.add_custom_scalars(_charts(monitor))
+        writer.add_custom_scalars(_charts(*monitors))
         writer._get_file_writer().add_summary(_experiment(runs, monitors))
 
 
@@ -156,14 +156,14 @@ def serve(logdir: Path, port: int | None = None) -> str:
         raise UserError(f"--port: {error}") from None
 
 
-def _charts(monitor: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
-    """Lay out CUSTOM SCALARS: training and validation in one chart, the loss beside the monitored metric.
+def _charts(*monitors: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """Lay out CUSTOM SCALARS: training and validation in one chart, monitored metrics (val/dice) beside the loss.
 
     A tag is a regular expression that matches the beginning: dice is not to match dice_pooled.
     """
-    metric = monitor.partition("/")[2]
     tags = {"loss": ["train/loss", "train_eval/loss", "val/loss"]}
-    tags.setdefault(metric, [f"train_eval/{metric}", f"val/{metric}"])
+    for metric in (monitor.partition("/")[2] for monitor in monitors):
+        tags.setdefault(metric, [f"train_eval/{metric}", f"val/{metric}"])
     return {"training and validation": {k: ("Multiline", [f"{re.escape(t)}$" for t in v]) for k, v in tags.items()}}
 
 
@@ -184,14 +184,13 @@ def _experiment(runs: Sequence[Mapping[str, Any]], monitors: Sequence[str]) -> S
 
 def _column(name: str, values: Sequence[bool | int | float | str]) -> api_pb2.HParamInfo:
     """Describe a column of HPARAMS: its type, the values to filter by, and whether runs that have it differ in it."""
-    info = api_pb2.HParamInfo(name=name, differs=len({str(value) for value in values}) > 1)
-    kinds = {type(value) for value in values}
-    if kinds <= {int, float}:
+    info = api_pb2.HParamInfo(name=name, differs=len(set(values)) > 1)
+    numbers = [value for value in values if not isinstance(value, str)]  # torch writes true as the number 1
+    if len(numbers) == len(values):
         info.type = api_pb2.DATA_TYPE_FLOAT64
-        info.domain_interval.min_value, info.domain_interval.max_value = min(values), max(values)
-    elif kinds in ({bool}, {str}):
-        info.type = api_pb2.DATA_TYPE_BOOL if kinds == {bool} else api_pb2.DATA_TYPE_STRING
-        info.domain_discrete.extend(sorted(set(values)))
-    else:  # null in some runs: TensorBoard then offers a regular expression
-        info.type = api_pb2.DATA_TYPE_STRING
+        info.domain_interval.min_value, info.domain_interval.max_value = min(numbers), max(numbers)
+        return info
+    info.type = api_pb2.DATA_TYPE_STRING
+    if not numbers:  # else null in some runs: TensorBoard filters them by a regular expression
+        info.domain_discrete.extend(sorted({str(value) for value in values}))
     return info
