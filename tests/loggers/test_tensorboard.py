@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 
 import pytest
@@ -20,9 +21,12 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment
 from tensorboard.plugins.pr_curve import metadata as pr_curves
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
 
+from runcard.compare.confounds import group_arms
 from runcard.experiment.run import run
 from runcard.fileio import csv_text, write_csv
-from runcard.runs.reader import read_metrics
+from runcard.loggers.arms import write_log_folder
+from runcard.loggers.tensorboard import tag_of
+from runcard.runs.reader import find_runs, read_metrics, run_folders
 
 CONFIG = (*TINY, "train.epochs=3", "train.pictures=2", "model.dropout=0.1")
 # Three runs that differ in their keys; clip_grad_norm is null in one, a number in the others.
@@ -84,23 +88,36 @@ def test_csv_is_the_record(folder):
 
 def test_tensorboard_shows_the_csv(folder, events):
     rows = read_metrics(folder / "metrics.csv")
-    assert set(events.Tags()["scalars"]) == set(rows[0]) - {"epoch"}
+    assert set(events.Tags()["scalars"]) == {tag_of(name) for name in set(rows[0]) - {"epoch"}}
     for name in set(rows[0]) - {"epoch"}:
-        shown = [(event.step, event.value) for event in events.Scalars(name)]
+        shown = [(event.step, event.value) for event in events.Scalars(tag_of(name))]
         single = [struct.unpack("f", struct.pack("f", row[name]))[0] for row in rows]  # TensorBoard keeps 32 bits
         assert shown == list(zip((1, 2, 3), single, strict=True)), name
+
+
+def test_system_scalars_come_last(events):
+    groups = sorted({tag.partition("/")[0] for tag in events.Tags()["scalars"]})
+    assert groups == ["train", "train_eval", "val", "z_system"]
+    system = {tag for tag in events.Tags()["scalars"] if tag.startswith("z_system/")}
+    assert system == {f"z_system/{name}" for name in ("step", "lr", "grad_norm", "seconds", "images_per_second")}
 
 
 def plugin_tags(events, plugin):
     return events.PluginTagToContent(plugin)
 
 
-def test_both_losses_on_one_chart(events):
+def test_the_monitored_metric_is_charted_beside_the_loss(events):
     (event,) = events.Tensors(custom_scalars.CONFIG_SUMMARY_TAG)
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    charts = [chart for category in layout.category for chart in category.chart]
-    assert [list(chart.multiline.tag) for chart in charts] == [["train/loss", "train_eval/loss", "val/loss"]]
-    assert set(charts[0].multiline.tag) <= set(events.Tags()["scalars"]), "a line without points"
+    (category,) = layout.category
+    scalars = events.Tags()["scalars"]
+    lines = {c.title: [tag for regex in c.multiline.tag for tag in matched(regex, scalars)] for c in category.chart}
+    assert lines == {"loss": ["train/loss", "train_eval/loss", "val/loss"], "dice": ["train_eval/dice", "val/dice"]}
+
+
+def matched(regex, tags):
+    """As TensorBoard matches: val/dice alone would match val/dice_pooled too."""
+    return [tag for tag in tags if re.match(regex, tag)]
 
 
 def test_prediction_figures(events):
@@ -169,7 +186,8 @@ def runs(tmp_path_factory):
     """A log directory of three runs that differ in model, data, and keys."""
     logdir = tmp_path_factory.mktemp("hparams")
     for name, overrides in RUNS.items():
-        choices = {"model": "vgg16" if name == "vgg16" else "unet"}
+        names = ("vgg16", "phantom_bone", "bce") if name == "vgg16" else ("unet", "phantom_chest", "dice")
+        choices = dict(zip(("model", "dataset", "loss"), names, strict=True))
         run(compose_config(*overrides), logdir / name, overrides, choices)
     return logdir
 
@@ -218,18 +236,51 @@ def test_hparams_have_every_key_of_every_config(backend, runs):
     offered = {info.name for info in backend.experiment().hparam_infos}
     for name in RUNS:
         keys = {key for key in flatten(run_json(runs / name)["config"]) if key.split(".")[0] not in NON_FUNCTIONAL_KEYS}
+        keys = {key for key in keys if not key.endswith("_target_")}  # the chosen file stands for the class
         assert len(keys) > 30
         assert keys <= offered
         assert keys <= set(backend.sessions()[name][0].hparams)
+    assert not [name for name in offered if "_target_" in name]
 
 
 def test_hparams_lose_no_metric(backend, runs):
     offered = {info.name.tag for info in backend.experiment().metric_infos}
     for name in RUNS:
         (row,) = read_metrics(runs / name / "metrics.csv")
-        assert set(row) - {"epoch"} <= offered
+        shown = {tag_of(key): value for key, value in row.items() if key != "epoch"}
+        assert shown.keys() <= offered
         _, session = backend.sessions()[name]
         values = {value.name.tag: value.value for value in session.metric_values}
-        assert values == {key: pytest.approx(row[key], rel=1e-6, nan_ok=True) for key in row if key != "epoch"}
+        assert values == {tag: pytest.approx(value, rel=1e-6, nan_ok=True) for tag, value in shown.items()}
         ((_, step, value),) = backend.metric(name, "val/loss")
         assert (step, value) == (1, pytest.approx(row["val/loss"], rel=1e-6))
+
+
+@pytest.fixture(scope="module")
+def of_arms(runs, tmp_path_factory):
+    """The HPARAMS backend over the log folder that `runcard tensorboard` makes of the same runs."""
+    logdir = tmp_path_factory.mktemp("arms") / "log"
+    arms, _ = group_arms(find_runs([str(runs)]).runs)
+    assert write_log_folder(logdir, arms, run_folders(runs)) == len(RUNS)
+    return Backend(logdir)
+
+
+def test_hparams_of_arms_show_what_varies_first(of_arms, backend):
+    columns = of_arms.experiment().hparam_infos
+    assert [(info.name, info.differs) for info in columns] == [
+        (info.name, info.differs) for info in backend.experiment().hparam_infos
+    ], "as TensorBoard sorts them itself"
+    assert [info.differs for info in columns] == sorted((info.differs for info in columns), reverse=True)
+    varying = {info.name for info in columns if info.differs}
+    assert {"model", "loss", "dataset", "train.clip_grad_norm"} <= varying
+    assert not {"train.epochs", "seed"} & varying
+    assert {info.name: info.type for info in columns} == {i.name: i.type for i in backend.experiment().hparam_infos}
+
+
+def test_hparams_of_arms_have_the_monitored_metrics_alone(of_arms, runs):
+    assert [info.name.tag for info in of_arms.experiment().metric_infos] == ["val/dice", "val/accuracy"]
+    sessions = {session.name.partition("/")[0]: session for _, session in of_arms.sessions().values()}
+    assert sessions.keys() == {"runs"}, "arms are no trials"
+    by_last_value = {round(value.value, 5) for _, s in of_arms.sessions().values() for value in s.metric_values}
+    rows = [read_metrics(runs / name / "metrics.csv")[-1] for name in RUNS]
+    assert by_last_value == {round(row.get("val/dice", row.get("val/accuracy")), 5) for row in rows}

@@ -84,7 +84,7 @@ def power(
     if wrong := [d for d in difference if not 0 < d < math.inf]:
         raise UserError(f"--difference must be a number greater than 0, got {wrong[0]:g}")
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    arms, left_out = _arms(runs, metric)
+    arms, left_out = find_arms(runs, metric)
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
     print_power(console, arms, metric or monitored(arms[0]), difference)
@@ -109,7 +109,7 @@ def report(
     from runcard.compare.report.html import write_figures, write_report
 
     first = Path(runs[0])
-    if len(runs) == 1 and (folder := _study_folder(first)):
+    if len(runs) == 1 and (folder := study_folder(first)):
         if on:
             raise UserError(f"--on: a study is answered on the images of its plan. Name its runs: {folder}/*")
         found = analysis.of_study(folder)
@@ -123,7 +123,7 @@ def report(
         print(f"{figures}/")
 
 
-def _study_folder(named: Path) -> Path | None:
+def study_folder(named: Path) -> Path | None:
     """Return the folder of a study, named by that folder or by the file of its questions; else None."""
     if (named / "study.json").exists():
         return named
@@ -154,7 +154,7 @@ def _find(
     for name, value in {"margin": margin, "threshold": threshold}.items():
         if value is not None and not (math.isfinite(value) and (value > 0 or name == "threshold")):
             raise UserError(f"--{name} must be a number{' greater than 0' if name == 'margin' else ''}, got {value:g}")
-    arms, left_out = _arms(runs, metric, on)
+    arms, left_out = find_arms(runs, metric, on)
     if baseline is not None:
         check_config_choice("--baseline", baseline, [arm.name for arm in arms])
     asked = analysis.ask_pairs(arms, metric, margin, threshold, baseline)
@@ -164,7 +164,7 @@ def _find(
     return analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)
 
 
-def _arms(runs: list[str], metric: str | None, on: Path | None = None) -> tuple[list[Arm], list[str]]:
+def find_arms(runs: list[str], metric: str | None, on: Path | None = None) -> tuple[list[Arm], list[str]]:
     """Return the arms that the runs in these folders form, and the runs left out, each with the reason.
 
     on: the folder of an evaluation, where the runs are compared instead of on their own images.

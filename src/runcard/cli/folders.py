@@ -1,11 +1,15 @@
-"""Commands that look after what runs leave on the disk: status, prune, cache."""
+"""Commands that look after what runs leave on the disk: status, tensorboard, prune, cache."""
 
 from __future__ import annotations
 
+import signal
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +17,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, app
+from runcard.cli.conclusions import find_arms, study_folder
 from runcard.console import counted, print_table
 from runcard.errors import UserError, check_config_choice
 
@@ -46,6 +51,46 @@ def status(
         time.sleep(LOOK_EVERY_SECONDS)
     if any(state.exit_code for state in states):
         raise typer.Exit(EXIT_FOUND)
+
+
+@app.command(rich_help_panel=PANEL)
+def tensorboard(
+    runs: Annotated[list[str], typer.Argument(help="a study's folder; or runs, sweeps, patterns", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="only write the log folder, to this one; not below outputs/")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="none: 6006, or the next one that is free")] = None,
+) -> None:
+    """Show arms in TensorBoard: mean, lowest and highest of the runs that differ only by seed. Ctrl-C ends it."""
+    from runcard.compare import analysis
+    from runcard.loggers import arms as log_folder
+    from runcard.loggers.tensorboard import serve
+    from runcard.runs.reader import find_folders, run_folders
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    if len(runs) == 1 and (study := study_folder(Path(runs[0]))):
+        _, _, arms, left_out = analysis.read_study_folder(study)
+        folders = run_folders(study)
+    else:
+        arms, left_out = find_arms(runs, None)
+        folders = find_folders(runs)
+    for line in left_out:
+        console.print(f"in no arm  {line}", style="yellow")
+    counts = f"{counted(len(arms), 'arm')} of {counted(sum(len(arm.runs) for arm in arms), 'run')}"
+    with TemporaryDirectory(prefix="runcard-") as temporary:
+        logdir = output or Path(temporary) / "arms"
+        num_runs = log_folder.write_log_folder(logdir, arms, folders)
+        below = f", {counted(num_runs, 'single run')} below" if num_runs else ""
+        console.print(f"{counts}{below}: {logdir}")
+        if output:
+            console.print(f"look at it   tensorboard --logdir {output}")
+            return
+        url = serve(logdir, port)
+        console.print(f"arms         {url}{log_folder.view(arms)}\nall runs     {url}\nCtrl-C ends it")
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        with suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
 
 
 @app.command(rich_help_panel=PANEL)

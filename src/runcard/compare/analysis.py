@@ -219,7 +219,13 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
 
 
 def of_study(folder: Path) -> Findings:
-    """Answer the questions of a study from the runs named in its folder (study.json).
+    """Answer the questions of a study from the runs named in its folder; see read_study_folder."""
+    study, command, arms, left_out = read_study_folder(folder)
+    return find(study.questions, arms, study, left_out, command)
+
+
+def read_study_folder(folder: Path) -> tuple[Study, str, list[Arm], list[str]]:
+    """Read study.json: the study, the command that repeats it, its arms, and the runs left out, each with the reason.
 
     Raises UserError where the file cannot be read, or where none of its runs is completed.
     """
@@ -245,4 +251,4 @@ def of_study(folder: Path) -> Findings:
             arms.append(Arm(name, kept))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
-    return find(study.questions, arms, study, left_out, content["command"])
+    return study, content["command"], arms, left_out

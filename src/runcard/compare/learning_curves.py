@@ -126,6 +126,40 @@ class Training:
         return values
 
 
+@dataclass(frozen=True)
+class Band:
+    """The runs of an arm in one column of metrics.csv, epoch by epoch."""
+
+    runs: Array  # (E, S)
+
+    @property
+    def mean(self) -> Array:
+        """The mean (E,) of the runs."""
+        return np.asarray(self.runs.mean(axis=1))
+
+    @property
+    def lowest(self) -> Array:
+        """The value (E,) of the lowest run, which may be another in each epoch."""
+        return np.asarray(self.runs.min(axis=1))
+
+    @property
+    def highest(self) -> Array:
+        """The value (E,) of the highest run."""
+        return np.asarray(self.runs.max(axis=1))
+
+
+def band(arm: Arm, column: str) -> Band | None:
+    """Return the band of a column of metrics.csv over the runs that have it; None where none has.
+
+    It ends with the shortest of them: beyond it, the mean would be over fewer runs.
+    """
+    curves = [run.curves[column] for run in arm.runs if column in run.curves]
+    if not curves:
+        return None
+    shortest = min(map(len, curves))
+    return Band(np.array([curve[:shortest] for curve in curves]).T)
+
+
 MIN_RUNS = 3  # of an arm; with fewer its values are only described
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from runcard.audit.audit import audit_before_training, print_findings
 from runcard.audit.findings import as_json
 from runcard.audit.profiles import Profile, profile_of, seen_in
-from runcard.config.diff import NON_FUNCTIONAL_KEYS, config_hash, flatten
+from runcard.config.diff import config_hash
 from runcard.config.schema import Config
 from runcard.console import print_table
 from runcard.data.preprocessing import left_out
@@ -212,7 +212,7 @@ def _train(setup: ExperimentSetup, record: Record, console: Console, trial: Tria
     progress = Progress(console, setup.train, len(setup.loaders.train), setup.monitor.name)
     tracker = TensorBoardLogger(folder, state.epoch, progress, figures.epoch)
     try:
-        tracker.start(setup.config_yaml, _hparams(setup, record))
+        tracker.start(setup.config_yaml, record.content, setup.monitor.name)
         if not setup.is_lean and not (folder / "figures" / "first_batch.png").exists():
             figure = first_batch(setup)
             write_figure(folder / "figures" / "first_batch.png", figure)
@@ -253,12 +253,3 @@ def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Checkpoint, logg
         checkpoint=checkpoint,
         logger=logger,
     )
-
-
-def _hparams(setup: ExperimentSetup, record: Record) -> dict[str, Any]:
-    """Return every value of the config that a run may differ in, with lists as text, for TensorBoard's HPARAMS."""
-    leaves = {
-        key: value for key, value in flatten(setup.config).items() if key.split(".")[0] not in NON_FUNCTIONAL_KEYS
-    }
-    leaves |= {"num_parameters": record.content["num_parameters"], **record.content["choices"]}
-    return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in leaves.items()}

@@ -1,18 +1,25 @@
 """Log a run to metrics.csv, TensorBoard's event file and the terminal.
 
 This is the only SummaryWriter of the project. Other tools read metrics.csv; TensorBoard shows the same rows.
+loggers/arms.py writes what several runs have in common by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.program import TensorBoard, TensorBoardServerException
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from runcard.config.diff import NON_FUNCTIONAL_KEYS, flatten
+from runcard.errors import UserError
 from runcard.fileio import write_csv
 from runcard.loggers.progress import Progress
 from runcard.runs.reader import Row, read_metrics
@@ -22,7 +29,8 @@ if TYPE_CHECKING:
 
     from runcard.training.types import Evaluation
 
-LOSS_CHART = {"loss": {"train and validation": ["Multiline", ["train/loss", "train_eval/loss", "val/loss"]]}}
+SYSTEM = "z_system"  # TensorBoard sorts the groups of tags by name: after train, train_eval and val
+Curve = Sequence[float] | np.ndarray  # (E,), from epoch 1 on
 
 
 class TensorBoardLogger:
@@ -39,19 +47,22 @@ class TensorBoardLogger:
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= resumed_epoch]
         extended = bool(self.rows) and not any(folder.glob("events.out.tfevents.*"))  # train.extend: another run's rows
         self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else 0)
-        self.writer.add_custom_scalars(LOSS_CHART)
         self.progress = progress
         self.figures_of = figures_of  # epoch, validation -> the figures of this epoch, by tag
         if extended:
             for row in self.rows:
                 self._scalars(row)
 
-    def start(self, config: str, values: Mapping[str, Any]) -> None:
-        """Log the config as text, and start the run in the HPARAMS tab with every value of its config."""
+    def start(self, config: str, run: Mapping[str, Any], monitor: str) -> None:
+        """Log the config as text, and start the run in the HPARAMS tab with every value of its config.
+
+        run: the content of run.json; monitor: the column of metrics.csv whose chart stands beside that of the loss.
+        """
         self.writer.add_text("config", f"```yaml\n{config}\n```")
+        self.writer.add_custom_scalars(_charts(monitor))
         # The experiment tag that add_hparams also writes is left out: with it, TensorBoard would show only the columns
         # of one run. Session start and end alone combine runs with different keys.
-        _, session_start, session_end = hparams(dict(values), {})  # type: ignore[no-untyped-call]
+        _, session_start, session_end = hparams(hyperparameters(run), {})  # type: ignore[no-untyped-call]
         self._session_end = session_end
         self._summary(session_start)
 
@@ -90,4 +101,96 @@ class TensorBoardLogger:
     def _scalars(self, row: Row) -> None:
         for name, value in row.items():
             if name != "epoch":
-                self.writer.add_scalar(name, value, row["epoch"])
+                self.writer.add_scalar(tag_of(name), value, row["epoch"])
+
+
+def tag_of(column: str) -> str:
+    """Return the tag under which TensorBoard shows a column of metrics.csv: lr, seconds and the like come last."""
+    return column if "/" in column else f"{SYSTEM}/{column}"
+
+
+def hyperparameters(run: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Return what HPARAMS shows of a run, given the content of its run.json: config and chosen files; lists as text.
+
+    Classes (_target_) are left out: the chosen file stands for them.
+    """
+    leaves = {
+        key: value
+        for key, value in flatten(run["config"]).items()
+        if key.split(".")[0] not in NON_FUNCTIONAL_KEYS and not key.endswith("_target_")
+    }
+    leaves |= {"num_parameters": run["num_parameters"], **run["choices"]}
+    return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in leaves.items()}
+
+
+def write_curves(folder: Path, curves: Mapping[str, Curve]) -> None:
+    """Write curves, by column of metrics.csv, as one entry of TensorBoard: the event file of a folder."""
+    with SummaryWriter(str(folder)) as writer:
+        for i in range(max(map(len, curves.values()))):
+            row = {tag_of(column): values[i] for column, values in curves.items() if i < len(values)}
+            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in row.items()])
+            writer._get_file_writer().add_summary(summary, i + 1)  # one event per epoch: far faster than one per value
+
+
+def write_hparams(folder: Path, monitors: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> None:
+    """Write what HPARAMS and CUSTOM SCALARS show of all runs together, given the content of each run.json.
+
+    monitors (val/dice) are the only metrics of HPARAMS. TensorBoard takes this from any of its entries, but from one
+    only: where several sweeps are shown together, each with its own, all but one are lost.
+    """
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_custom_scalars(_charts(*monitors))
+        writer._get_file_writer().add_summary(_experiment(runs, monitors))
+
+
+def serve(logdir: Path, port: int | None = None) -> str:
+    """Start TensorBoard on a log folder, and return its address. It ends with this process.
+
+    port: None for 6006, or the next free one. Raises UserError where the port is taken.
+    """
+    board = TensorBoard()
+    board.configure(argv=("", "--logdir", str(logdir), *(["--port", str(port)] if port is not None else [])))
+    try:
+        return str(board.launch())
+    except TensorBoardServerException as error:
+        raise UserError(f"--port: {error}") from None
+
+
+def _charts(*monitors: str) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """Lay out CUSTOM SCALARS: training and validation in one chart, monitored metrics (val/dice) beside the loss.
+
+    A tag is a regular expression that matches the beginning: dice is not to match dice_pooled.
+    """
+    tags = {"loss": ["train/loss", "train_eval/loss", "val/loss"]}
+    for metric in (monitor.partition("/")[2] for monitor in monitors):
+        tags.setdefault(metric, [f"train_eval/{metric}", f"val/{metric}"])
+    return {"training and validation": {k: ("Multiline", [f"{re.escape(t)}$" for t in v]) for k, v in tags.items()}}
+
+
+def _experiment(runs: Sequence[Mapping[str, Any]], monitors: Sequence[str]) -> Summary:
+    """Describe the columns of HPARAMS. TensorBoard shows those that differ first, then all by name."""
+    values: dict[str, list[bool | int | float | str]] = {}
+    for run in runs:
+        for key, value in hyperparameters(run).items():
+            values.setdefault(key, []).append(value)
+    experiment = api_pb2.Experiment(
+        hparam_infos=[_column(key, of_runs) for key, of_runs in values.items()],
+        metric_infos=[api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in dict.fromkeys(monitors)],
+    )
+    content = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(experiment=experiment))
+    value = Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=content, tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])
+
+
+def _column(name: str, values: Sequence[bool | int | float | str]) -> api_pb2.HParamInfo:
+    """Describe a column of HPARAMS: its type, the values to filter by, and whether runs that have it differ in it."""
+    info = api_pb2.HParamInfo(name=name, differs=len(set(values)) > 1)
+    numbers = [value for value in values if not isinstance(value, str)]  # torch writes true as the number 1
+    if len(numbers) == len(values):
+        info.type = api_pb2.DATA_TYPE_FLOAT64
+        info.domain_interval.min_value, info.domain_interval.max_value = min(numbers), max(numbers)
+        return info
+    info.type = api_pb2.DATA_TYPE_STRING
+    if not numbers:  # else null in some runs: TensorBoard filters them by a regular expression
+        info.domain_discrete.extend(sorted({str(value) for value in values}))
+    return info

@@ -44,11 +44,11 @@ class RunSearch:
     left_out: tuple[str, ...]
 
 
-def find_runs(patterns: Sequence[str]) -> RunSearch:
-    """Return the runs in these folders, sweeps or patterns (outputs/lab*), each once, in natural order.
+def find_folders(patterns: Sequence[str]) -> list[Path]:
+    """Return the run folders in these folders, sweeps or patterns (outputs/lab*), each once, in natural order.
 
-    Raises UserError where a pattern names no run folder. Runs that did not complete, or cannot be read, are left out
-    and named; those that overwrite=true moved aside count only where they are named themselves.
+    Raises UserError where a pattern names none. Those that overwrite=true moved aside count only where they are named
+    themselves.
     """
     folders: dict[Path, None] = {}
     for pattern in patterns:
@@ -58,8 +58,16 @@ def find_runs(patterns: Sequence[str]) -> RunSearch:
         if not found:
             raise UserError(f"{pattern}: no run folder here or below (one has a run.json). Name a run or a sweep.")
         folders |= dict.fromkeys(natsorted(found, key=str))
+    return list(folders)
+
+
+def find_runs(patterns: Sequence[str]) -> RunSearch:
+    """Read the runs in the folders that find_folders finds.
+
+    Runs that did not complete, or cannot be read, are left out and named.
+    """
     runs, left_out = [], []
-    for folder in folders:
+    for folder in find_folders(patterns):
         run, reason = read_run(folder)
         if run is None:
             left_out.append(f"{folder}: {reason}")

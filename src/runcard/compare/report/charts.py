@@ -16,6 +16,7 @@ import altair as alt
 import numpy as np
 import vl_convert
 
+from runcard.compare import learning_curves
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Paired
 from runcard.compare.measures import title
@@ -76,17 +77,16 @@ def colours(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str,
 def curve_table(arms: Sequence[Arm], name: str) -> str:
     """Tabulate a metric's curves as CSV: arm, images, epoch, mean, lowest and highest run, and each run's value.
 
-    Curves end with the arm's shortest run: beyond it, the mean would be over fewer runs.
+    Curves end with the arm's shortest run: see learning_curves.band.
     """
     rows: list[tuple[Any, ...]] = []
     for arm in arms:
         for images, prefix in (("training", "train_eval"), ("validation", "val")):
-            columns = [run.curves[f"{prefix}/{name}"] for run in arm.runs if f"{prefix}/{name}" in run.curves]
-            shortest = min(map(len, columns), default=0)
-            epochs = np.array([column[:shortest] for column in columns]).T  # (E, S)
-            for epoch, values in enumerate(epochs, start=1):
-                shown = map(_short, (values.mean(), values.min(), values.max()))
-                rows.append((arm.name, images, epoch, *shown, ", ".join(map(_short, values))))
+            if not (band := learning_curves.band(arm, f"{prefix}/{name}")):
+                continue
+            epochs = zip(band.mean, band.lowest, band.highest, band.runs, strict=True)
+            for epoch, (*shown, values) in enumerate(epochs, start=1):
+                rows.append((arm.name, images, epoch, *map(_short, shown), ", ".join(map(_short, values))))
     return csv_text(("arm", "images", "epoch", "mean", "lowest", "highest", "each run"), rows)
 
 
