@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-from tensorboard.program import TensorBoard, TensorBoardServerException
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -148,6 +147,8 @@ def serve(logdir: Path, port: int | None = None) -> str:
 
     port: None for 6006, or the next free one. Raises UserError where the port is taken.
     """
+    from tensorboard.program import TensorBoard, TensorBoardServerException  # a web server, which no training needs
+
     board = TensorBoard()
     board.configure(argv=("", "--logdir", str(logdir), *(["--port", str(port)] if port is not None else [])))
     try:
