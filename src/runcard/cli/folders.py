@@ -20,9 +20,10 @@ PANEL = "Look after runs"
 def status(
     folders: Annotated[list[Path], typer.Argument(help="sweeps, studies or runs: outputs/losses", show_default=False)],
     watch: Annotated[bool, typer.Option(help="show it anew every few seconds until all have ended")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="list every run, of thousands too")] = False,
 ) -> None:
     """Say how far the runs of a sweep or a study are, wherever they run. Exits with 1 unless all are done."""
-    from runcard.runs.sweep import LOOK_EVERY_SECONDS, count, runs_of, state_of, state_rows
+    from runcard.runs.sweep import LOOK_EVERY_SECONDS, MAX_ROWS, count, runs_of, state_of, state_rows
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     while True:
@@ -32,8 +33,11 @@ def status(
         states = [state_of(run) for run in runs]
         if watch and console.is_terminal:
             console.clear()
-        print_table(console, *state_rows(states))
-        console.print(f"\n{count(states)}")
+        columns, rows = state_rows(states, show_all)
+        if rows:
+            print_table(console, columns, rows)
+            console.print()
+        console.print(f"{count(states)}{'' if show_all or len(states) <= MAX_ROWS else ' (every run: --all)'}")
         if not watch or all(state.is_final for state in states):
             break
         time.sleep(LOOK_EVERY_SECONDS)
