@@ -67,7 +67,7 @@ def measure(top: Path, number: int) -> list[list[str]]:
     folder = top / f"sweep{number}"
     if not folder.exists():
         began = perf_counter()
-        once = {name: cache(getattr(writer, name)) for name in ("commit", "hardware", "versions")}
+        once: dict[str, Any] = {name: cache(getattr(writer, name)) for name in ("commit", "hardware", "versions")}
         with patch.multiple(writer, **once), patch("os.fsync"):  # as in one process, and without waiting for the disk
             write_sweep(pattern(top), folder, number)
         print(f"{number:,} runs written in {perf_counter() - began:.0f} s", flush=True)
@@ -190,7 +190,7 @@ def write_run(
     write_csv(folder / "metrics.csv", rows)
     record.write_per_image([varied(row, gain, 0.02, rng) for row in tables["per_image.csv"]])
     best = max(rows, key=lambda row: row[made["best"]["monitor"]])
-    ends = {
+    ends: dict[str, Any] = {
         name: {"epoch": int(row["epoch"]), "values": {key: row[key] for key in made["last"]["values"]}}
         for name, row in (("last", rows[-1]), ("best", best))
     }
