@@ -17,6 +17,9 @@ from runcard.fileio import write_json
 from runcard.runs.hold import DEAD_AFTER_SECONDS, RUNNING
 from runcard.runs.reader import find_runs
 from runcard.runs.sweep import (
+    MAX_OF_STATE,
+    MAX_ROWS,
+    RunState,
     count,
     forget_failure,
     read_jobs,
@@ -24,6 +27,7 @@ from runcard.runs.sweep import (
     record_jobs,
     runs_of,
     state_of,
+    state_rows,
 )
 
 CONFIG = (*TINY, "train.pictures=0")
@@ -150,3 +154,22 @@ def test_a_damaged_record_is_a_failure(sweep, content):
     state = state_of(sweep / "seed=0")
     assert (state.state, state.exit_code) == ("failed", 1)
     assert "damaged" in state.detail
+
+
+def test_of_many_runs_only_those_not_done_are_listed(tmp_path, monkeypatch):
+    done = [RunState(tmp_path / f"seed={i}", "done", "", 0.9, 60.0, 0) for i in range(MAX_ROWS)]
+    failed = [RunState(tmp_path / f"seed={100 + i}", "failed", "no such folder") for i in range(MAX_OF_STATE + 3)]
+    running = [RunState(tmp_path / "seed=200", "running", "node7, process 4711")]
+    assert len(state_rows(done)[1]) == MAX_ROWS
+    assert len(state_rows([*done, *failed, *running], show_all=True)[1]) == MAX_ROWS + MAX_OF_STATE + 4
+    rows = state_rows([*done, *failed, *running])[1]
+    assert rows[0][0] == "running: node7, process 4711"
+    assert [row[0] for row in rows[1:-1]] == ["failed: no such folder"] * MAX_OF_STATE
+    assert rows[-1] == ["and 3 more failed", "", ""]
+    record_jobs(tmp_path / "sweep", {f"seed={i}": [f"seed={i}"] for i in range(MAX_ROWS + 1)})
+    lines = CliRunner().invoke(app, ["status", str(tmp_path / "sweep")]).output.splitlines()
+    assert lines[-1] == f"{MAX_ROWS + 1} missing (every run: --all)"
+    assert len(lines) == MAX_OF_STATE + 4
+    assert (
+        len(CliRunner().invoke(app, ["status", str(tmp_path / "sweep"), "--all"]).output.splitlines()) == MAX_ROWS + 4
+    )

@@ -32,9 +32,10 @@ CACHES = ("features", "audit")
 def status(
     folders: Annotated[list[Path], typer.Argument(help="sweeps, studies or runs: outputs/losses", show_default=False)],
     watch: Annotated[bool, typer.Option(help="show it anew every few seconds until all have ended")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="list every run, of thousands too")] = False,
 ) -> None:
     """Say how far the runs of a sweep or a study are, wherever they run. Exits with 1 unless all are done."""
-    from runcard.runs.sweep import LOOK_EVERY_SECONDS, count, runs_of, state_of, state_rows
+    from runcard.runs.sweep import LOOK_EVERY_SECONDS, MAX_ROWS, count, runs_of, state_of, state_rows
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     while True:
@@ -44,8 +45,11 @@ def status(
         states = [state_of(run) for run in runs]
         if watch and console.is_terminal:
             console.clear()
-        print_table(console, *state_rows(states))
-        console.print(f"\n{count(states)}")
+        columns, rows = state_rows(states, show_all)
+        if rows:
+            print_table(console, columns, rows)
+            console.print()
+        console.print(f"{count(states)}{'' if show_all or len(states) <= MAX_ROWS else ' (every run: --all)'}")
         if not watch or all(state.is_final for state in states):
             break
         time.sleep(LOOK_EVERY_SECONDS)
@@ -73,7 +77,7 @@ def tensorboard(
         folders = run_folders(study)
     else:
         arms, left_out = find_arms(runs, None)
-        folders = find_folders(runs)
+        folders = list(find_folders(runs))
     for line in left_out:
         console.print(f"in no arm  {line}", style="yellow")
     counts = f"{counted(len(arms), 'arm')} of {counted(sum(len(arm.runs) for arm in arms), 'run')}"

@@ -21,7 +21,7 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
 from runcard.console import counted
 from runcard.errors import UserError
-from runcard.runs.reader import read_run
+from runcard.runs.reader import read_runs
 from runcard.runs.run import Run
 
 FLAT = 0.01  # without a margin, a curve that changes by less over its last third counts as flat
@@ -158,8 +158,7 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
         remarks.append("a smoke test (scale=quick, or a few batches only), which supports no conclusion")
     remarks += dict.fromkeys(how for run in arm.runs if (how := run.chosen_by_search))
     remarks += [f"the audit found an error, which was allowed: {what}" for what in arm.allowed]
-    every = {(run.fold, run.seed) for each in arms for run in each.runs}
-    if missing := sorted(every - {(run.fold, run.seed) for run in arm.runs}):
+    if missing := sorted(set().union(*(each.by_key for each in arms)) - arm.by_key.keys()):
         which = [f"fold {fold} seed {seed}" if arm.first.is_fold else f"seed {seed}" for fold, seed in missing]
         remarks.append(f"no run of {', '.join(which)}, which other arms have")
     seeds_vary = not arm.first.is_fold or endpoints.in_folds(arm)  # on a shared test split, folds vary as seeds do
@@ -238,10 +237,11 @@ def read_study_folder(folder: Path) -> tuple[Study, str, list[Arm], list[str]]:
             f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
         ) from None
     arms = []
+    read = read_runs(folder, [folder / each for folders in members.values() for each in folders])
     for name, folders in members.items():
-        read = {folder / each: read_run(folder / each) for each in folders}
-        left_out += [f"{path}: {reason}" for path, (run, reason) in read.items() if run is None]
-        runs = sorted((run for run, _ in read.values() if run), key=lambda run: (run.fold, run.seed))
+        found = {path: read[path] for path in (folder / each for each in folders)}
+        left_out += [f"{path}: {reason}" for path, (run, reason) in found.items() if run is None]
+        runs = sorted((run for run, _ in found.values() if run), key=lambda run: (run.fold, run.seed))
         if runs:
             (config, _), *_ = Counter(map(same_config, runs)).most_common()
             mismatched = [run for run in runs if same_config(run) != config]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from runcard.runs.run import Run
@@ -23,7 +24,12 @@ class Arm:
         """The run that represents what all runs share: config, data, split."""
         return self.runs[0]
 
-    @property
+    @cached_property
+    def by_key(self) -> dict[tuple[int, int], Run]:
+        """The runs by fold and seed."""
+        return {(run.fold, run.seed): run for run in self.runs}
+
+    @cached_property
     def seeds(self) -> tuple[int, ...]:
         """The seeds, each once, in ascending order."""
         return tuple(sorted({run.seed for run in self.runs}))

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from runcard.compare.arms import WEIGHTS, Arm, same_config
@@ -134,10 +135,15 @@ def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:
     """Separate distinct runs from those left out, which have the same values although another seed gives others."""
     kept: list[Run] = []
     left_out = []
+    alike: dict[tuple[int, bytes], list[Run]] = {}  # runs with the same first column, of which few can be twins
     for run in runs:
-        twin = next((k for k in kept if k.fold == run.fold and k.images().equals(run.images())), None)
+        images = run.images()
+        first_column = next(iter(images.values.values()), np.empty(0)) + 0.0  # -0.0 becomes 0.0
+        candidates = alike.setdefault((run.fold, first_column.tobytes()), [])
+        twin = next((each for each in candidates if each.images().equals(images)), None)
         if twin is None:
             kept.append(run)
+            candidates.append(run)
         else:
             left_out.append(
                 f"{run.folder}: every value is that of {twin.folder}: a copy, or a seed that changes nothing"

@@ -159,7 +159,7 @@ def contrast(first: Arm, second: Arm, metric: str) -> Effect:
 
 def identical(first: Arm, second: Arm) -> bool:
     """Whether runs of the same seed give the same values of all images in both arms: their difference has no effect."""
-    pairs = [(a, b) for a in first.runs for b in second.runs if (a.fold, a.seed) == (b.fold, b.seed)]
+    pairs = [(first.by_key[key], second.by_key[key]) for key in first.by_key.keys() & second.by_key.keys()]
     return bool(pairs) and all(a.images().equals(b.images()) for a, b in pairs)
 
 

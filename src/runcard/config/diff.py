@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
 Config = dict[str, Any]  # nested, plain
@@ -36,6 +38,7 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], but: Collec
     return [f"{key} ({a.get(key, 'absent')} there, {b.get(key, 'absent')} here)" for key in keys]
 
 
+@cache
 def affects_results(key: str) -> bool:
     """Whether a dotted key of the config can change the numbers."""
     return not any(key == name or key.startswith(f"{name}.") for name in NON_FUNCTIONAL_KEYS)
@@ -45,7 +48,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return {"model.base": 16, …}: the leaves of a nested dict under dotted keys; lists are leaves."""
     leaves: dict[str, Any] = {}
     for key, value in config.items():
-        leaves |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, Mapping) and value:
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[sys.intern(f"{prefix}{key}")] = value  # one string for the configs of thousands of runs
     return leaves

@@ -29,6 +29,8 @@ from runcard.errors import EXIT_USER_ERROR, UserError
 from runcard.runs.hold import HeldError
 from runcard.runs.sweep import (
     LOOK_EVERY_SECONDS,
+    MAX_ROWS,
+    count,
     forget_failure,
     record_failure,
     record_jobs,
@@ -150,9 +152,14 @@ class SweepReporter(Callback):
         if not states:
             show(UserError("the sweep has no jobs: a glob or choice on the command line matches nothing."))
             raise SystemExit(EXIT_USER_ERROR)
-        print_table(Console(highlight=False), *state_rows(states))
+        console = Console(highlight=False, soft_wrap=True, markup=False)
+        columns, rows = state_rows(states)
+        if rows:
+            print_table(console, columns, rows)
+        if len(states) > MAX_ROWS:
+            console.print(f"{count(states)} (every run: runcard status {relative(config.hydra.sweep.dir)} --all)")
         if SweepReporter.closing:
-            print(SweepReporter.closing)
+            console.print(SweepReporter.closing)
         exit_code = max(state.exit_code for state in states)
         if exit_code and not ends_by_exception:
             raise SystemExit(exit_code)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ from natsort import natsorted
 
 from runcard.errors import UserError, runs_below
 from runcard.fileio import read_csv
+from runcard.runs.index import MIN_RUNS, RunIndex, stamp_of
 from runcard.runs.run import PROBABILITY, Run
 from runcard.runs.schema import SCHEMA_VERSION, CompletedRun, faults
 
@@ -34,6 +36,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 ASIDE = re.compile(r"\.old\d+$")  # the end of a folder's name that overwrite=true has moved aside
+OWN_FOLDERS = (".hydra", "checkpoints", "figures", "previews")  # of a run: no other run lies below these
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,22 @@ class RunSearch:
     left_out: tuple[str, ...]
 
 
-def find_folders(patterns: Sequence[str]) -> list[Path]:
+def find_folders(patterns: Sequence[str]) -> dict[Path, Path]:
     """Return the run folders in these folders, sweeps or patterns (outputs/lab*), each once, in natural order.
 
-    Raises UserError where a pattern names none. Those that overwrite=true moved aside count only where they are named
-    themselves.
+    Each with the folder, its own or one above it, that was named. Raises UserError where a pattern names none. Those
+    that overwrite=true moved aside count only where they are named themselves.
     """
-    folders: dict[Path, None] = {}
+    tops: dict[Path, Path] = {}
     for pattern in patterns:
         here = Path(pattern)
         matches = [here] if here.exists() else [path for path in _glob(here) if not ASIDE.search(path.name)]
-        found = [folder for match in matches for folder in run_folders(match)]
+        found = {folder: match for match in matches for folder in run_folders(match)}
         if not found:
             raise UserError(f"{pattern}: no run folder here or below (one has a run.json). Name a run or a sweep.")
-        folders |= dict.fromkeys(natsorted(found, key=str))
-    return list(folders)
+        for folder in natsorted(found, key=str):
+            tops.setdefault(folder, found[folder])
+    return tops
 
 
 def find_runs(patterns: Sequence[str]) -> RunSearch:
@@ -66,9 +70,16 @@ def find_runs(patterns: Sequence[str]) -> RunSearch:
 
     Runs that did not complete, or cannot be read, are left out and named.
     """
+    tops = find_folders(patterns)
+    below: dict[Path, list[Path]] = {}
+    for folder, top in tops.items():
+        below.setdefault(top, []).append(folder)
+    read: dict[Path, tuple[Run | None, str]] = {}
+    for top, folders in below.items():
+        read |= read_runs(top, folders)
     runs, left_out = [], []
-    for folder in find_folders(patterns):
-        run, reason = read_run(folder)
+    for folder in tops:
+        run, reason = read[folder]
         if run is None:
             left_out.append(f"{folder}: {reason}")
         else:
@@ -91,8 +102,21 @@ def evaluations_of(found: RunSearch, folder: Path) -> RunSearch:
 
 def run_folders(folder: Path) -> list[Path]:
     """Return folder where it is a run's, and the run folders below it that overwrite=true has not moved aside."""
-    found = [file.parent for file in folder.glob("**/run.json") if file.is_file()]
-    return natsorted([each for each in found if each == folder or not ASIDE.search(each.name)], key=str)
+    return natsorted([each for each, files in walk(folder) if is_run(folder, each, files)], key=str)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folder and all folders below it with the names of their files, but for those that belong to one run."""
+    for path, folders, files in os.walk(folder):
+        if "run.json" in files:
+            folders[:] = [name for name in folders if name not in OWN_FOLDERS]
+        yield Path(path), files
+
+
+def is_run(top: Path, folder: Path, files: Collection[str]) -> bool:
+    """Whether a folder of walk(top), with these files, is a run's; one that is moved aside only where it is top."""
+    here = "run.json" in files and (folder / "run.json").is_file()
+    return here and (folder == top or not ASIDE.search(folder.name))
 
 
 def weights_file(name: str) -> Path:
@@ -115,6 +139,24 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         raise ValueError(f"run.json cannot be read (it holds {reprlib.repr(metadata)}, no keys)")
     return metadata
+
+
+def read_runs(top: Path, folders: Sequence[Path]) -> dict[Path, tuple[Run | None, str]]:
+    """Read the runs in folders, all below top, as read_run does; where they are many, by the index in top."""
+    if len(folders) < MIN_RUNS:
+        return {folder: read_run(folder) for folder in folders}
+    index = RunIndex(top)
+    read: dict[Path, tuple[Run | None, str]] = {}
+    for folder in folders:
+        stamp = stamp_of(folder)
+        if run := index.get(folder, stamp):
+            read[folder] = run, ""
+            continue
+        read[folder] = run, _ = read_run(folder)
+        if run and stamp:
+            index.add(run, stamp)
+    index.save()
+    return read
 
 
 def read_run(folder: Path) -> tuple[Run | None, str]:

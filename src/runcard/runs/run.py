@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +49,36 @@ class Run:
     folder: Path
     metadata: dict[str, Any]  # run.json
 
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        metadata: dict[str, Any],
+        split_members: dict[str, list[dict[str, str]]],
+        curves: dict[str, Array],
+        tables: dict[tuple[str, str], Images],
+    ) -> Run:
+        """Return a run of which all this was read already."""
+        run = cls(folder, metadata)
+        vars(run).update(split_members=split_members, curves=curves, tables=tables)
+        return run
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The leaves of the resolved config that can change results, by dotted key."""
         return functional_leaves(self.metadata["config"])
 
-    @property
+    @cached_property
     def seed(self) -> int:
         """The run's seed."""
         return int(self.config["seed"])
 
-    @property
+    @cached_property
     def is_fold(self) -> bool:
         """Whether the run is one fold of a cross-validation."""
         return bool(self.config["dataset.split.kind"] == "kfold")
 
-    @property
+    @cached_property
     def fold(self) -> int:
         """The fold; 0 outside a cross-validation."""
         return int(self.config["dataset.split.fold"]) if self.is_fold else 0
@@ -116,7 +130,7 @@ class Run:
         header, rows = read_csv(self.folder / EVALUATIONS)
         return [dict(zip(header, row, strict=True)) for row in rows]
 
-    @property
+    @cached_property
     def split(self) -> str:
         """The split that comparisons use: test if there is one, else val."""
         return "test" if any(name.startswith("test/") for name in self.metadata["last"]["values"]) else "val"
@@ -124,13 +138,14 @@ class Run:
     @cached_property
     def split_members(self) -> dict[str, list[dict[str, str]]]:
         """The id, group and sha256 of each image in train, val and test."""
-        split = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))
-        return {part: split[part] for part in ("train", "val", "test")}
+        return _split_members((self.folder / "split.json").read_text(encoding="utf-8"))
 
     @cached_property
     def split_ids(self) -> dict[str, tuple[str, ...]]:
         """The ids of the images in train, val and test."""
-        return {part: tuple(member["id"] for member in members) for part, members in self.split_members.items()}
+        return {
+            part: one_object(tuple(member["id"] for member in members)) for part, members in self.split_members.items()
+        }
 
     @property
     def split_groups(self) -> dict[str, tuple[str, ...]]:
@@ -146,7 +161,8 @@ class Run:
     def curves(self) -> dict[str, Array]:
         """The columns (E,) of metrics.csv."""
         header, rows = read_csv(self.folder / "metrics.csv")
-        return dict(zip(header, np.array([[_number(cell) for cell in row] for row in rows]).T, strict=True))
+        values = np.array([[_number(cell) for cell in row] for row in rows])
+        return dict(zip(header, np.ascontiguousarray(values.T), strict=True))
 
     @cached_property
     def tables(self) -> dict[tuple[str, str], Images]:
@@ -171,14 +187,26 @@ class Run:
         return str(self.metadata["better"][name])
 
 
+@lru_cache(maxsize=16)  # the runs of a sweep have few splits, and thousands of them one object each
+def _split_members(text: str) -> dict[str, list[dict[str, str]]]:
+    split = json.loads(text)
+    return {part: split[part] for part in ("train", "val", "test")}
+
+
+@lru_cache(maxsize=64)
+def one_object(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the equal tuple that runs of the same images share, instead of one for each run."""
+    return texts
+
+
 def _columns(rows: Sequence[dict[str, str]]) -> Images:
     texts = ("split", "checkpoint", "id", "group", "target")
     values = {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name not in texts}
     return Images(
-        ids=tuple(row["id"] for row in rows),
-        groups=tuple(row["group"] for row in rows),
+        ids=one_object(tuple(row["id"] for row in rows)),
+        groups=one_object(tuple(row["group"] for row in rows)),
         values={name: np.where(np.isfinite(column), column, np.nan) for name, column in values.items()},
-        targets=tuple(row["target"] for row in rows) if "target" in rows[0] else (),
+        targets=one_object(tuple(row["target"] for row in rows)) if "target" in rows[0] else (),
     )
 
 

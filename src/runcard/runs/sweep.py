@@ -14,12 +14,16 @@ from natsort import natsorted
 from runcard.console import duration
 from runcard.fileio import write_json
 from runcard.runs.hold import HERE, Holder, holder_of
-from runcard.runs.reader import read_metadata, read_metrics, run_folders
+from runcard.runs.reader import is_run, read_metadata, read_metrics, walk
 
 JOBS = "sweep.json"  # in a sweep's folder: its jobs, so that those that have not begun are known too
 FAILURES = ".failed"  # in a sweep's folder: a file for each job whose last try failed
 LOOK_EVERY_SECONDS = 2.0  # at runs that another process holds
 NUM_EPOCHS_TIMED = 3  # the last ones, from which the time left is estimated
+MAX_ROWS = 40  # of a table of runs; of more runs, only those that are not done are shown
+MAX_OF_STATE = 10  # and of these so many of each state
+
+COLUMNS = ["best value", "took", "run folder"]
 
 State = Literal["done", "pruned", "running", "interrupted", "failed", "missing"]
 
@@ -70,13 +74,22 @@ def _state(folder: Path, metadata: Mapping[str, Any]) -> RunState:
     return RunState(folder, "interrupted", f"after epoch {epochs}/{_num_epochs(metadata)}")
 
 
-def state_rows(states: Sequence[RunState]) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and rows of the table of a sweep."""
+def state_rows(states: Sequence[RunState], show_all: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and rows of the table of a sweep: of many runs only those not done, some of each state."""
+    if show_all or len(states) <= MAX_ROWS:
+        return COLUMNS, [_row(run) for run in states]
     rows = []
-    for run in states:
-        what = f"{run.value:.4f}" if run.value is not None else ": ".join(filter(None, [run.state, run.detail]))
-        rows.append([what, "" if run.seconds is None else duration(run.seconds), str(run.folder)])
-    return ["best value", "took", "run folder"], rows
+    unfinished: tuple[State, ...] = ("running", "failed", "interrupted", "missing")
+    for state in unfinished:
+        here = [run for run in states if run.state == state]
+        rows += [_row(run) for run in here[:MAX_OF_STATE]]
+        rows += [[f"and {len(here) - MAX_OF_STATE:,} more {state}", "", ""]] * (len(here) > MAX_OF_STATE)
+    return COLUMNS, rows
+
+
+def _row(run: RunState) -> list[str]:
+    what = f"{run.value:.4f}" if run.value is not None else ": ".join(filter(None, [run.state, run.detail]))
+    return [what, "" if run.seconds is None else duration(run.seconds), str(run.folder)]
 
 
 def record_failure(folder: Path, error: str, exit_code: int, trace: str) -> None:
@@ -120,9 +133,13 @@ def read_jobs(sweep: Path) -> dict[str, list[str]]:
 
 def runs_of(folder: Path) -> list[Path]:
     """Return the folders of all runs in or below a folder: those there are, and those that its sweeps are to make."""
-    sweeps = [file.parent for file in folder.glob(f"**/{JOBS}")]
-    wanted = {sweep / name for sweep in sweeps for name in read_jobs(sweep)}
-    return natsorted({*run_folders(folder), *wanted}, key=str)
+    found: set[Path] = set()
+    for each, files in walk(folder):
+        if is_run(folder, each, files):
+            found.add(each)
+        if JOBS in files:
+            found.update(each / name for name in read_jobs(each))
+    return natsorted(found, key=str)
 
 
 def count(states: Iterable[RunState]) -> str:

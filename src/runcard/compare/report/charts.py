@@ -29,6 +29,8 @@ NEITHER = "#888888"
 HEIGHT_PX = 260
 PNG_WIDTH_PX = 560
 MAX_NAMED = 5  # images at one point of a chart that are listed by name
+PAIRS = ("\0name0", "\0name1", "\0colour0", "\0colour1")  # see _blanks
+NUMBERS = ("\0low", "\0high", "\0most")
 INK = ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor")
 CONFIG: dict[str, Any] = {
     "font": "Liberation Sans, Arial, sans-serif",
@@ -92,10 +94,20 @@ def curve_table(arms: Sequence[Arm], name: str) -> str:
 
 def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None) -> Chart:
     """Draw the curves of arms (name -> colour) from the table named metric, with a line at the threshold."""
+    caption = "Mean of the runs; the band reaches from the lowest to the highest run on the validation images."
+    caption += "" if threshold is None else f" Dotted: {threshold:g}."
+    names, shades = _blanks("name", len(arms)), _blanks("colour", len(arms))
+    known = dict(zip((*names, *shades), (*arms, *arms.values()), strict=True))
+    spec = _filled(_curves(metric, names, shades, threshold), known)
+    return Chart(f"curves-{metric}", f"{title(metric)} over the epochs", caption, spec)
+
+
+@cache
+def _curves(metric: str, names: tuple[str, ...], shades: tuple[str, ...], threshold: float | None) -> dict[str, Any]:
     data = alt.Chart(alt.NamedData(metric, format=_format("epoch", "mean", "lowest", "highest"))).transform_filter(
-        alt.FieldOneOfPredicate("arm", list(arms))
+        alt.FieldOneOfPredicate("arm", list(names))
     )
-    colour = alt.Color("arm:N", scale=alt.Scale(domain=list(arms), range=list(arms.values())))
+    colour = alt.Color("arm:N", scale=alt.Scale(domain=list(names), range=list(shades)))
     dashes = alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
     epoch = alt.X("epoch:Q", axis=alt.Axis(title="epoch", grid=False, tickMinStep=1))
     mean = alt.Y("mean:Q", axis=alt.Axis(title=None), scale=alt.Scale(zero=False))
@@ -116,12 +128,10 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
             opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
         ),
     ]
-    caption = "Mean of the runs; the band reaches from the lowest to the highest run on the validation images."
     if threshold is not None:
         rule = alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6)
         layers.append(rule.encode(y=alt.datum(threshold)))
-        caption += f" Dotted: {threshold:g}."
-    return Chart(f"curves-{metric}", f"{title(metric)} over the epochs", caption, _spec(alt.layer(*layers)))
+    return _spec(alt.layer(*layers))
 
 
 def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
@@ -137,15 +147,33 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
         (x, y, len(ids), ", ".join(ids[:MAX_NAMED]) + ", …" * (len(ids) > MAX_NAMED), words[sign * ((y > x) - (y < x))])
         for (x, y), ids in places.items()
     ]
-    data = alt.InlineData(csv_text(("x", "y", "images", "ids", "better"), rows), format=_format("x", "y", "images"))
     low, high = (float(end(np.concatenate([paired.first, paired.second]))) for end in (np.min, np.max))
+    known = {
+        **dict(zip(PAIRS, (first, second, *arms.values()), strict=True)),
+        "\0table": csv_text(("x", "y", "images", "ids", "better"), rows),
+        "\0along": f"{title(measure.title)}, {second}",
+        "\0up": f"{title(measure.title)}, {first}",
+        **dict(zip(NUMBERS, (low, high, max(10, *map(len, places.values()))), strict=True)),
+    }
+    caption = (
+        "A point is an image, or several where it is larger, at the mean over the runs of each arm. "
+        "Its colour is that of the better arm."
+    )
+    spec = _filled(_pairs(), known)
+    return Chart(f"pairs-{measure.key}", f"{title(measure.title)}, image by image", caption, spec)
+
+
+@cache
+def _pairs() -> dict[str, Any]:
+    low, high, most = NUMBERS
+    first, second, *shades = PAIRS
+    data = alt.InlineData("\0table", format=_format("x", "y", "images"))
     scale = alt.Scale(domain=[low, high], nice=True, zero=False)
-    most = max(10, *map(len, places.values()))
-    colour = alt.Scale(domain=[first, second, "neither"], range=[*arms.values(), NEITHER])
+    colour = alt.Scale(domain=[first, second, "neither"], range=[*shades, NEITHER])
     points = alt.Chart(data).mark_point(filled=True, opacity=0.8)
     points = points.encode(
-        x=alt.X("x:Q", scale=scale, axis=alt.Axis(title=f"{title(measure.title)}, {second}")),
-        y=alt.Y("y:Q", scale=scale, axis=alt.Axis(title=f"{title(measure.title)}, {first}")),
+        x=alt.X("x:Q", scale=scale, axis=alt.Axis(title="\0along")),
+        y=alt.Y("y:Q", scale=scale, axis=alt.Axis(title="\0up")),
         color=alt.Color("better:N", scale=colour, legend=None),
         size=alt.Size("images:Q", scale=alt.Scale(domain=[1, most], range=[45, 500]), legend=None),
         tooltip=[
@@ -157,12 +185,21 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
     )
     diagonal = alt.Chart().mark_rule(color="currentColor", opacity=0.5)
     diagonal = diagonal.encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
-    caption = (
-        "A point is an image, or several where it is larger, at the mean over the runs of each arm. "
-        "Its colour is that of the better arm."
-    )
-    spec = _spec(alt.layer(diagonal, points))
-    return Chart(f"pairs-{measure.key}", f"{title(measure.title)}, image by image", caption, spec)
+    return _spec(alt.layer(diagonal, points))
+
+
+def _blanks(word: str, count: int) -> tuple[str, ...]:
+    """Return texts that stand in a spec for values of one chart: Altair takes a tenth of a second for each spec."""
+    return tuple(f"\0{word}{i}" for i in range(count))
+
+
+def _filled(spec: Any, known: Mapping[str, Any]) -> Any:
+    """Return spec with the values of one chart in place of the texts that stand for them."""
+    if isinstance(spec, dict):
+        return {key: _filled(value, known) for key, value in spec.items()}
+    if isinstance(spec, list):
+        return [_filled(value, known) for value in spec]
+    return known.get(spec, spec) if isinstance(spec, str) else spec
 
 
 def to_png(chart: Chart, tables: Mapping[str, str]) -> bytes:

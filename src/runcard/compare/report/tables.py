@@ -12,6 +12,8 @@ from runcard.compare.arms import Arm
 from runcard.compare.endpoints import Count
 from runcard.compare.measures import Measure, Value
 
+MAX_SEEDS = 10  # of an arm that are listed
+
 Row = tuple[str, list[str]]  # of an arm: its name, and the cells of the ranking
 TURNED = {"better": "worse", "worse": "better", "higher": "lower", "lower": "higher"}  # a verdict from the other side
 
@@ -119,7 +121,10 @@ def number(value: float) -> str:
 
 
 def seeds(arm: Arm) -> str:
-    """Format "3 (0, 1, 2)", or "1 (0) × 5 folds"."""
+    """Format "3 (0, 1, 2)", "100 (0, 1, …, 99)", or "1 (0) × 5 folds"."""
     folds = len({run.fold for run in arm.runs})
-    seeds = f"{len(arm.seeds)} ({', '.join(str(seed) for seed in arm.seeds)})"
+    shown = [str(seed) for seed in arm.seeds]
+    if len(shown) > MAX_SEEDS:
+        shown = [*shown[:2], "…", shown[-1]]
+    seeds = f"{len(arm.seeds)} ({', '.join(shown)})"
     return f"{seeds} × {folds} folds" if folds > 1 else seeds

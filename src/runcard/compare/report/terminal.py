@@ -14,23 +14,31 @@ from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms
 from runcard.compare.verdicts import format_difference, format_p, format_range
-from runcard.console import print_table
+from runcard.console import counted, print_table
 from runcard.stats.mrmc import ALPHA, Effect
 
 ARMS_ABREAST = 4  # columns of a table of arms; more arms go into the next table
+MAX_ARMS = 20  # of a group of the ranking; more only with details
+MAX_LINES = 20  # of runs left out, and of remarks; more only with details
+MAX_NAMED = 4  # arms that a remark names
 
 
 def print_findings(console: Console, findings: Findings, details: bool = False) -> None:
     """Print the ranking, the arms measure by measure, then pair by pair the numbers and the verdict.
 
-    Of more than ARMS_ABREAST arms, measures and sentences only with details.
+    Of more than ARMS_ABREAST arms, measures and sentences only with details; of more than MAX_ARMS, the first ones.
     """
+    brief = len(findings.arms) > ARMS_ABREAST and not details
+    hidden: set[str] = set()  # names of arms
     if len(findings.arms) > 2:
         columns, groups = rank(findings)
         for title_of_group, rows in groups:
             console.print(f"\n{title_of_group}", style="bold")
-            print_table(console, columns, [[name, *cells] for name, cells in rows])
-    brief = len(findings.arms) > ARMS_ABREAST and not details
+            last = MAX_ARMS if brief else len(rows)
+            print_table(console, columns, [[name, *cells] for name, cells in rows[:last]])
+            if rows[last:]:
+                console.print(f"and {counted(len(rows[last:]), 'more arm')}: --details")
+            hidden.update(name for name, _ in rows[last:])
     for start in range(0, 0 if brief else len(findings.arms), ARMS_ABREAST):
         console.print()
         arms = findings.arms[start : start + ARMS_ABREAST]
@@ -43,10 +51,11 @@ def print_findings(console: Console, findings: Findings, details: bool = False) 
     if findings.answers:
         console.print()
         columns = ["", "first − second", "difference", "interval", "p (Holm)", "detectable", "verdict"]
-        print_table(console, columns, [_pair(i + 1, answer) for i, answer in enumerate(findings.answers)])
+        asked = [(i, each) for i, each in enumerate(findings.answers, start=1) if each.question.first not in hidden]
+        print_table(console, columns, [_pair(i, answer) for i, answer in asked])
     if brief:
         console.print("\nAll measures, and the verdicts as sentences: --details, or runcard report.\n")
-        _print_remarks(console, findings.left_out, list(_shared(findings)))
+        _print_remarks(console, _first_lines(findings.left_out), _first_lines(list(_shared(findings))))
     else:
         print_answers(console, findings)
 
@@ -73,6 +82,11 @@ def _print_remarks(console: Console, left_out: Sequence[str], remarks: Sequence[
         console.print(f"note  {line}", style="yellow")
 
 
+def _first_lines(lines: Sequence[str]) -> Sequence[str]:
+    more = len(lines) - MAX_LINES
+    return [*lines[:MAX_LINES], f"and {more:,} more: --details"] if more > 0 else lines
+
+
 def _shared(findings: Findings) -> Iterator[str]:
     """Yield each remark once, with the arms that it is true of."""
     of_arms: dict[str, list[str]] = {}
@@ -80,7 +94,9 @@ def _shared(findings: Findings) -> Iterator[str]:
         arm = next((arm.name for arm in findings.arms if remark.startswith(f"{arm.name}: ")), None)
         of_arms.setdefault(remark if arm is None else remark.removeprefix(f"{arm}: "), []).extend([arm] if arm else [])
     for text, arms in of_arms.items():
-        which = f"all {len(arms)} arms" if len(arms) == len(findings.arms) else ", ".join(arms)
+        which = f"all {len(arms)} arms" if len(arms) == len(findings.arms) else ", ".join(arms[:MAX_NAMED])
+        if MAX_NAMED < len(arms) < len(findings.arms):
+            which += f" and {counted(len(arms) - MAX_NAMED, 'more arm')}"
         yield f"{which}: {text}" if arms else text
 
 
