@@ -13,6 +13,7 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,5 +106,6 @@ def _become(
 
             sys.argv = list(argv)
             main()
-    finally:
+    finally:  # as the interpreter ends, which multiprocessing leaves out
+        threading._shutdown()
         atexit._run_exitfuncs()
