@@ -6,7 +6,7 @@ import math
 import struct
 
 import pytest
-from conftest import TINY, compose_config
+from conftest import TINY, blank_figures, compose_config
 from evidence import run_json
 from google.protobuf import json_format
 from tensorboard.backend.event_processing import data_provider
@@ -168,9 +168,10 @@ class Backend:
 def runs(tmp_path_factory):
     """A log directory of three runs that differ in model, data, and keys."""
     logdir = tmp_path_factory.mktemp("hparams")
-    for name, overrides in RUNS.items():
-        choices = {"model": "vgg16" if name == "vgg16" else "unet"}
-        run(compose_config(*overrides), logdir / name, overrides, choices)
+    with blank_figures():
+        for name, overrides in RUNS.items():
+            choices = {"model": "vgg16" if name == "vgg16" else "unet"}
+            run(compose_config(*overrides), logdir / name, overrides, choices)
     return logdir
 
 
