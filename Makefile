@@ -33,7 +33,7 @@ else
 endif
 
 test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(READY)  ## Check style
 	$(BIN)/ruff check .

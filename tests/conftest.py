@@ -1,17 +1,24 @@
-"""Fixtures: configs run in this process, and the real command as a process."""
+"""Fixtures: configs run in this process, and the real command as a process.
+
+What keeps the tests fast: the longest modules come first, a command is forked from a process that has imported torch
+(commands.py), and figures are left blank where a test does not look at them (blank_figures).
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import Command
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -20,8 +27,11 @@ from runcard.data.datamodule import open_source
 from runcard.experiment.setup import ExperimentSetup, make_setup
 
 ROOT = Path(__file__).parents[1]
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 torch.set_num_threads(1)  # tiny models: two threads cost more than they give, and tests run beside each other
+LONGEST = ("test_truth.py", "test_killing.py", "test_install.py", "test_sweep.py", "test_shared_sweeps.py")
+LONGEST += ("test_feature_cache.py", "test_extending.py", "test_study.py")
 # A config that trains in about a second: what tests of the machinery run.
 TINY = (
     "dataset.num_images=20",
@@ -57,15 +67,29 @@ def build_setup(cfg: DictConfig, choices: dict[str, str] | None = None) -> Exper
     return make_setup(cfg, config, open_source(config.dataset, config.trust), choices or {})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first, so that a worker which is done can take short tests from the other one."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+@contextmanager
+def blank_figures() -> Iterator[None]:
+    """Leave the figures that are saved within empty, of the right size: drawing them takes two thirds of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw", lambda figure, renderer: None)
+        yield
+
+
 @pytest.fixture
 def run_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Return a function that runs a config in tmp_path/<name>, and return that folder."""
+    """Return a function that runs a config in tmp_path/<name>, and returns that folder; figures blank unless drawn."""
     from runcard.experiment.run import run
 
     monkeypatch.chdir(tmp_path)
 
-    def run_it(name: str, *overrides: str) -> Path:
-        run(compose_config(*overrides), tmp_path / name, list(overrides), choices={})
+    def run_it(name: str, *overrides: str, drawn: bool = False) -> Path:
+        with nullcontext() if drawn else blank_figures():
+            run(compose_config(*overrides), tmp_path / name, list(overrides), choices={})
         return tmp_path / name
 
     return run_it
@@ -74,19 +98,7 @@ def run_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return a function that runs `python train.py …` in tmp_path, and return the finished process."""
-
-    def run_it(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "train.py"), *arguments]
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    return run_it
+    return lambda *arguments, drawn=False: Command("train.py", *arguments, folder=tmp_path, drawn=drawn).wait()
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +108,7 @@ def trained_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("runs")
     configs = {"masks/seed0": [*MASKS, "seed=0"], "masks/seed1": [*MASKS, "seed=1"], "classes": [*CLASSES]}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, blank_figures():
         patch.chdir(folder)
         for name, overrides in configs.items():
             choices = dict(each.split("=") for each in overrides if each.split("=")[0] in ("dataset", "model", "loss"))

@@ -6,16 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
-from conftest import ONE_THREAD, ROOT
+from commands import Command
+from conftest import ROOT
 
 PAGE = ROOT / "docs" / "extending.md"
 BLOCK = re.compile(r"^(?:`([\w./]+)`\n\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)  # file name, language, text
 GROUPS = ("dataset", "model", "loss", "metric", "augmentation")
-
-
-COMMANDS = {"python": sys.executable, "runcard": str(Path(sys.executable).with_name("runcard"))}
 
 
 def test_page_works_as_written_in_an_empty_folder(tmp_path):
@@ -30,9 +27,12 @@ def test_page_works_as_written_in_an_empty_folder(tmp_path):
         (tmp_path / name).write_text(content, encoding="utf-8")
 
     for command, *arguments in commands:
-        done = subprocess.run(
-            [COMMANDS[command], *arguments], cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, timeout=120
-        )
+        if command == "python":
+            done = subprocess.run(
+                [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            )
+        else:
+            done = Command(command, *arguments, folder=tmp_path).wait()
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
 

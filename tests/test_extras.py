@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import Command
 from conftest import ROOT, TINY
 from folders import write_run
 
@@ -96,7 +97,7 @@ def test_a_completed_run_and_a_folder_of_another_run_need_no_torch(tmp_path, run
     assert again.returncode == 0, again.stderr
     assert "completed before, val/dice " in again.stdout
     (folder / "split.json").rename(folder / "elsewhere.json")  # a damaged folder: the full comparison decides
-    damaged = subprocess.run([sys.executable, *train(*TINY, f"run_dir={folder}")], cwd=tmp_path, capture_output=True)
+    damaged = Command("train.py", *TINY, f"run_dir={folder}", folder=tmp_path).wait()
     assert damaged.returncode == 0, damaged.stderr
     other = without("torch", train(f"run_dir={folder}"), tmp_path)
     assert other.returncode == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,11 @@ import venv
 from pathlib import Path
 
 import pytest
+from commands import LIBRARIES
 from conftest import ONE_THREAD, ROOT
 
 SMALL = ("dataset=lung_ct", "dataset.image_size_px=32", "model.base=2", "train.epochs=1")
+TINY_CHEST = ("dataset.image_size_px=32", "dataset.num_images=20", "model.base=2", "train.epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +36,43 @@ def installed(tmp_path_factory):
     return folder / "env" / "bin"
 
 
+# Forks each command, a line of JSON, from a process that has imported the libraries and nothing of Runcard.
+FORK_EACH = f"""
+import importlib, json, os, sys
+for library in {LIBRARIES}:
+    importlib.import_module(library)
+for line in sys.stdin:
+    if not (child := os.fork()):
+        sys.argv = ["runcard", *json.loads(line)]
+        from runcard.cli import main
+        sys.exit(main())
+    print("exit code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
 @pytest.fixture
 def runcard(installed, tmp_path):
-    """Return a function that gives a command of the installed Runcard in an empty folder."""
+    """Return a function that gives a command of the installed Runcard in an empty folder, and returns its output."""
+    with subprocess.Popen(
+        [str(installed / "python"), "-c", FORK_EACH],
+        cwd=tmp_path,
+        env={**ONE_THREAD, "PYTHONPATH": ""},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
 
-    def command(*arguments: str) -> str:
-        done = subprocess.run(
-            [str(installed / "runcard"), *arguments],
-            cwd=tmp_path,
-            env={**ONE_THREAD, "PYTHONPATH": ""},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        def command(*arguments: str) -> str:
+            print(json.dumps(arguments), file=process.stdin, flush=True)
+            printed = ""
+            while (line := process.stdout.readline()) and not line.startswith("exit code"):
+                printed += line
+            assert line == "exit code 0\n", printed
+            return printed
 
-    return command
+        yield command
+        process.stdin.close()
 
 
 def test_the_package_is_the_installed_one(installed):
@@ -57,9 +81,15 @@ def test_the_package_is_the_installed_one(installed):
     assert Path(done.stdout.strip()).is_relative_to(installed.parent)
 
 
+def test_the_script_makes_a_project(installed, tmp_path):
+    script = [str(installed / "runcard"), "init", "mine"]
+    subprocess.run(script, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""}, check=True)
+    assert (tmp_path / "mine" / "conf" / "dataset" / "circles.yaml").exists()
+
+
 def test_commands_outside_the_clone(runcard, tmp_path):
     runcard("train", "-m", *SMALL, "seed=0,1", "name=seeds")
-    runcard("train", "experiment=phantoms/chest", "scale=quick", "model.base=2", "run_dir=recipe")
+    runcard("train", "experiment=phantoms/chest", "scale=quick", *TINY_CHEST, "run_dir=recipe")
     assert "seeds" in runcard("compare", "outputs/seeds")
     assert "report.html" in runcard("report", "outputs/seeds")
     assert "no errors" in runcard("audit", "dataset=lung_ct")
@@ -74,5 +104,3 @@ def test_commands_outside_the_clone(runcard, tmp_path):
     run = min((tmp_path / "outputs" / "seeds").glob("*/*/run.json")).parent
     assert "decisions on 61 validation images differ" in runcard("export", str(run), "-o", "model.onnx")
     assert "1 image predicted" in runcard("predict", "model.onnx", image, "-o", "by_file")
-    runcard("init", "mine")
-    assert (tmp_path / "mine" / "conf" / "dataset" / "circles.yaml").exists()

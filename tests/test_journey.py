@@ -13,7 +13,7 @@ from runcard.training.checkpoint import load_weights, read_weights
 
 
 def test_key_reaches_every_stage(train, tmp_path):
-    done = train(*TINY, "model=unet", "loss=dice", "model.base=8", "run_dir=outputs/journey/a")
+    done = train(*TINY, "model=unet", "loss=dice", "model.base=8", "run_dir=outputs/journey/a", drawn=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     folder = tmp_path / "outputs" / "journey" / "a"

@@ -5,11 +5,10 @@ That kills fell mid-epoch and inside a checkpoint write is read off what each ki
 
 from __future__ import annotations
 
-import os
 import random
 import re
+import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 from threading import Timer
 
 import pytest
-from conftest import ROOT
+from commands import Command
 from evidence import numbers, run_json
 
 EPOCHS, STEPS = 16, 3  # 12 training images in batches of 4
@@ -56,23 +55,17 @@ class Life:
 
 def live(folder: Path, delay: float | None) -> Life:
     """Run the command; send SIGKILL delay seconds after its first step line, or let it end by itself."""
-    command = [sys.executable, str(ROOT / "train.py"), *CONFIG, f"run_dir={folder}"]
     lines, times, timer = [], [], None
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1"
-    }  # so small a model is slower on two, above all on a busy machine
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=folder.parent
-    ) as process:
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            times.append(time.perf_counter())
-            if delay is not None and timer is None and STEP_LINE.match(line):
-                timer = Timer(delay, process.kill)
-                timer.start()
+    command = Command("train.py", *CONFIG, f"run_dir={folder}", folder=folder.parent)
+    for line in command.lines():
+        lines.append(line.rstrip())
+        times.append(time.perf_counter())
+        if delay is not None and timer is None and STEP_LINE.match(line):
+            timer = Timer(delay, command.send_signal, [signal.SIGKILL])
+            timer.start()
     if timer is not None:
         timer.cancel()
-    return Life(process.returncode, lines, times)
+    return Life(command.wait().returncode, lines, times)
 
 
 def unfinished(folder: Path) -> dict[str, int]:

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from conftest import TINY, compose_config
+from conftest import TINY, blank_figures, compose_config
 from evidence import numbers, read_csv, run_json
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -36,8 +36,9 @@ MOMENTS = {
 def wholes(tmp_path_factory):
     """The folders in which the configs of SCHEDULERS ran without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    for name, overrides in SCHEDULERS.items():
-        run(compose_config(*overrides), folder / name, overrides, choices={})
+    with blank_figures():
+        for name, overrides in SCHEDULERS.items():
+            run(compose_config(*overrides), folder / name, overrides, choices={})
     return folder
 
 
@@ -162,7 +163,8 @@ EXTENDED = (*FULL, "train.epochs=2")
 def parent(tmp_path_factory):
     """A run of two epochs, to be made longer."""
     folder = tmp_path_factory.mktemp("extend") / "parent"
-    run(compose_config(*EXTENDED), folder, EXTENDED, choices={})
+    with blank_figures():
+        run(compose_config(*EXTENDED), folder, EXTENDED, choices={})
     return folder
 
 

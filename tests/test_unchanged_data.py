@@ -53,7 +53,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samples, str]]:
     ],
 )
 def test_a_run_with_all_its_figures_leaves_the_samples_as_they_were(run_config, composed, overrides, channels):
-    folder = run_config("a", *overrides, *EVERY_FIGURE, f"dataset.channels={channels}")
+    folder = run_config("a", *overrides, *EVERY_FIGURE, f"dataset.channels={channels}", drawn=True)
     [(samples, before)] = composed
     assert (folder / "figures" / "predictions.png").exists()
     assert digest(samples) == before

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ONE_THREAD, ROOT
+from commands import Command
+from conftest import ROOT
 from hydra.core.object_type import ObjectType
 
 from runcard.config.compose import compose_config
 from runcard.config.project import ExperimentsSource, choices_of
 from runcard.errors import UserError
 
-RUNCARD = str(Path(sys.executable).with_name("runcard"))
 TINY_YAML = "defaults:\n  - phantom_chest\nnum_images: 20\nimage_size_px: 32\n"
 
 
@@ -80,22 +79,29 @@ def test_a_saved_config_is_not_mixed_with_a_project(run_config, project):
     """`make rerun` gives Hydra a run's .hydra/ as the whole config: a project's config.yaml must not take its place."""
     (project / "conf" / "config.yaml").write_text((ROOT / "conf" / "config.yaml").read_text())
     first = run_config("first", "dataset=tiny", "model.base=2", "train.epochs=1", "loss=bce", "seed=5")
-    command = [RUNCARD, "train", "-cp", str(first / ".hydra"), "-cn", "config", "run_dir=again", "hydra.run.dir=again"]
+    command = [
+        "runcard",
+        "train",
+        "-cp",
+        str(first / ".hydra"),
+        "-cn",
+        "config",
+        "run_dir=again",
+        "hydra.run.dir=again",
+    ]
     command += ["hydra.output_subdir=null", "hydra/hydra_logging=disabled", "hydra/job_logging=disabled"]
-    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, timeout=120)
+    done = Command(*command, folder=project).wait()
     assert done.returncode == 0, done.stderr
     again = json.loads((project / "again" / "run.json").read_text())
     assert again["config_hash"] == json.loads((first / "run.json").read_text())["config_hash"]
 
 
 def test_init_writes_a_project_that_trains(tmp_path):
-    def runcard(*arguments: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [RUNCARD, *arguments], cwd=cwd, env=ONE_THREAD, capture_output=True, text=True, timeout=120
-        )
+    def runcard(*arguments: str, folder: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        return Command("runcard", *arguments, folder=folder).wait()
 
     assert "runcard train experiment=first" in runcard("init", "my project").stdout
-    done = runcard("train", "experiment=first", "run_dir=run", "train.epochs=2", cwd=tmp_path / "my project")
+    done = runcard("train", "experiment=first", "run_dir=run", "train.epochs=2", folder=tmp_path / "my project")
     assert done.returncode == 0, done.stderr
     run = json.loads((tmp_path / "my project" / "run" / "run.json").read_text())
     assert run["config"]["dataset"]["_target_"] == "circles.Circles"

@@ -1,6 +1,6 @@
 """The real command: sweeps, mistakes, interruptions, and the help; and how a sweep's folders are named.
 
-A start of the command costs seconds, so each process answers several questions.
+A run of the command costs seconds, so each process answers several questions.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
+from commands import Command
 from conftest import ROOT, TINY
 from evidence import numbers, read_csv, run_json
 from hydra import compose, initialize_config_dir
@@ -27,12 +27,6 @@ from runcard.errors import UserError
 from runcard.runs.reader import find_runs, run_folders
 
 SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """Give each process one thread, as conftest gives this one: on a busy machine two can be far slower."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
 # Names of a sweep's folders
@@ -301,21 +295,13 @@ def test_interrupted_before_the_first_epoch_leaves_no_folder(tmp_path):
 
 def interrupted(tmp_path, sign):
     """Start a long training, sends the signal after the first line of its second epoch, and return how it ended."""
-    settings = (
-        *TINY,
-        "train.epochs=1000",
-        "train.log_every_steps=1",
-        "train.pictures=0",
-        f"run_dir=outputs/{sign.name}",
-    )
-    command = [sys.executable, str(ROOT / "train.py"), *settings]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 2/1000  step"):
-                process.send_signal(sign)
-                break
-        stdout, stderr = process.communicate(timeout=60)
-    return SimpleNamespace(returncode=process.returncode, stdout=stdout, stderr=stderr)
+    settings = (*TINY, "train.epochs=1000", "train.log_every_steps=1", "train.pictures=0")
+    command = Command("train.py", *settings, f"run_dir=outputs/{sign.name}", folder=tmp_path)
+    for line in command.lines():
+        if line.startswith("epoch 2/1000  step"):
+            command.send_signal(sign)
+            break
+    return command.wait()
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
@@ -401,7 +387,7 @@ def parent(tmp_path_factory):
     """A completed run of the real command, of a config that differs from the default one in four groups."""
     folder = tmp_path_factory.mktemp("parent")
     command = ["loss=bce", "augmentation=light", "optimizer=sgd", "model.dropout=0.2", "run_dir=a", *SMALL]
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *command], cwd=folder, check=True, capture_output=True)
+    assert Command("train.py", *command, folder=folder).wait().returncode == 0
     return folder / "a"
 
 

@@ -13,7 +13,7 @@ from conftest import TINY
 from runcard.errors import UserError
 
 TINY_MASKS = [override for override in TINY if not override.startswith("model.")] + ["train.epochs=1", "loss=dice"]
-TINY_CLASSES = [*TINY_MASKS, "dataset=phantom_bone", "loss=cross_entropy"]
+TINY_CLASSES = [*TINY_MASKS, "dataset=phantom_bone", "loss=cross_entropy", "train.explain_images=0"]
 
 
 def node(group: str, **values: object) -> list[str]:

@@ -45,31 +45,29 @@ def trials(folder):
 def test_a_killed_search_goes_on_as_an_undisturbed_one(tmp_path):
     (whole := tmp_path / "whole").mkdir()
     (broken := tmp_path / "broken").mkdir()
-    undisturbed = start(whole, *SEARCH)
-    output, error = undisturbed.communicate(timeout=600)
-    assert undisturbed.returncode == 0, error
+    undisturbed = start(whole, *SEARCH).wait()
+    assert undisturbed.returncode == 0, undisturbed.stderr
     expected = trials(whole)
     assert [number for number, *_ in expected] == [0, 1, 2, 3]
     assert {state for _, state, *_ in expected} == {"COMPLETE", "PRUNED"}
 
     killed, num_epochs = start(broken, *SEARCH), 0
-    for line in killed.stdout:
+    for line in killed.lines():
         num_epochs += line.startswith("epoch 1/2  step")
         if num_epochs > 6:  # in the second trial: an epoch has five steps
             break
     killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
+    killed.wait()
     assert len(trials(broken)) == 2
-    again = start(broken, *SEARCH)
-    resumed, error = again.communicate(timeout=600)
-    assert again.returncode == 0, error
+    again = start(broken, *SEARCH).wait()
+    assert again.returncode == 0, again.stderr
     assert trials(broken) == expected
     for run in run_folders(whole):
         if (run / "checkpoints").exists():  # else it was stopped after its first epoch
             assert numbers(broken / run.relative_to(whole)) == numbers(run)
-    closing = output[output.rindex("best: ") :]
+    closing = undisturbed.stdout[undisturbed.stdout.rindex("best: ") :]
     assert "chosen by a search of 4 trials on the validation images: by itself it supports no claim" in closing
-    assert resumed.endswith(closing)
+    assert again.stdout.endswith(closing)
 
 
 def override(text):
@@ -107,11 +105,10 @@ def test_mistakes(tmp_path):
         "seed=0,1": "seed: a search for the best one would only find the luckiest",
         "model.base=8": "hydra/sweeper=optuna: there is nothing to search",
     }.items():
-        process = start(tmp_path, "hydra/sweeper=optuna", argument)
-        _, error = process.communicate(timeout=100)
-        assert process.returncode == 2
-        assert message in error
-        assert error.count("\n") == 1
+        done = start(tmp_path, "hydra/sweeper=optuna", argument).wait()
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 class Stop:

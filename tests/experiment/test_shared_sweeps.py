@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from importlib import metadata
 
 import pytest
-from conftest import ONE_THREAD, ROOT, TINY
+from commands import Command
+from conftest import TINY
 from evidence import numbers, run_json
 
 from runcard.errors import UserError
@@ -24,10 +23,7 @@ JOBS = ("loss=bce,dice", "model.dropout=0,2")  # the last is a mistake: two runs
 
 def start(folder, *arguments):
     """Start a sweep in folder; return its process."""
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD
-    )
+    return Command("train.py", "-m", *SMALL, *arguments, folder=folder)
 
 
 def table(output):
@@ -40,9 +36,8 @@ def table(output):
 def alone(tmp_path_factory):
     """A sweep that one command ran alone: its folder, table and exit code."""
     folder = tmp_path_factory.mktemp("alone")
-    process = start(folder, *JOBS)
-    output, _ = process.communicate(timeout=600)
-    return folder, table(output), process.returncode
+    done = start(folder, *JOBS).wait()
+    return folder, table(done.stdout), done.returncode
 
 
 def assert_same(folder, alone):
@@ -65,30 +60,27 @@ def test_a_sweep_with_failures(alone):
 
 def test_two_commands_at_once_share_the_jobs(alone, tmp_path):
     folder, rows, returncode = alone
-    processes = [start(tmp_path, *JOBS) for _ in range(2)]
-    outputs = [process.communicate(timeout=600)[0] for process in processes]
-    assert [(table(output), process.returncode) for output, process in zip(outputs, processes, strict=True)] == [
-        (rows, returncode),
-        (rows, returncode),
-    ]
+    both = [start(tmp_path, *JOBS) for _ in range(2)]
+    done = [command.wait() for command in both]
+    assert [(table(each.stdout), each.returncode) for each in done] == [(rows, returncode), (rows, returncode)]
     assert_same(tmp_path, folder)
     for run in run_folders(tmp_path):
         assert len(run_json(run)["sessions"]) == 1, "never trained twice"
-        assert sum(f"run folder   {run.relative_to(tmp_path)}\n" in output for output in outputs) == 1
+        assert sum(f"run folder   {run.relative_to(tmp_path)}\n" in each.stdout for each in done) == 1
 
 
 def test_a_command_takes_over_what_a_killed_one_left(alone, tmp_path):
     folder, rows, returncode = alone
     killed = start(tmp_path, *JOBS)
-    for line in killed.stdout:
+    for line in killed.lines():
         if line.startswith("epoch 2/2  step"):
             break
     waiting = start(tmp_path, *JOBS)
     time.sleep(1)
     killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
-    output, _ = waiting.communicate(timeout=600)
-    assert (table(output), waiting.returncode) == (rows, returncode)
+    killed.wait()
+    done = waiting.wait()
+    assert (table(done.stdout), done.returncode) == (rows, returncode)
     assert_same(tmp_path, folder)
 
 
@@ -98,11 +90,10 @@ def test_the_same_command_tries_again_what_failed_unless_told_not_to(alone, tmp_
     (tmp_path / "outputs").symlink_to(folder / "outputs")
     times = {run: (run / "run.json").stat().st_mtime_ns for run in run_folders(folder)}
     for options, tries in (((), 2), (("hydra.sweeper.retry_failed=false",), 0)):
-        process = start(tmp_path, *JOBS, *options)
-        output, error = process.communicate(timeout=600)
-        assert (table(output), process.returncode) == (rows, returncode)
-        assert error.count("dropout must be") == tries
-        assert output.count("completed before, ") == 2
+        done = start(tmp_path, *JOBS, *options).wait()
+        assert (table(done.stdout), done.returncode) == (rows, returncode)
+        assert done.stderr.count("dropout must be") == tries
+        assert done.stdout.count("completed before, ") == 2
     assert {run: (run / "run.json").stat().st_mtime_ns for run in run_folders(folder)} == times
 
 
@@ -111,24 +102,23 @@ def test_other_launchers(alone, tmp_path, launcher):
     package = {"joblib": "hydra_joblib_launcher", "slurm_local": "hydra_submitit_launcher"}[launcher]
     pytest.importorskip(f"hydra_plugins.{package}")
     folder, rows, returncode = alone
-    process = start(tmp_path, *JOBS, f"hydra/launcher={launcher}")
-    output, error = process.communicate(timeout=600)
-    assert (table(output), process.returncode) == (rows, returncode), error
+    done = start(tmp_path, *JOBS, f"hydra/launcher={launcher}").wait()
+    assert (table(done.stdout), done.returncode) == (rows, returncode), done.stderr
     assert_same(tmp_path, folder)
 
 
 def test_ray_starts_the_run_of_a_killed_worker_again(alone, tmp_path):
     pytest.importorskip("ray")
     folder, rows, returncode = alone
-    process = start(tmp_path, *JOBS, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
-    for line in process.stdout:
+    command = start(tmp_path, *JOBS, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2")
+    for line in command.lines():
         if "epoch 1/2  step" in line:
             break
     prefix, _, _ = line.partition(")")  # (loss=bce,model.dropout=0 pid=4711)
     os.kill(int(prefix.rpartition("pid=")[2]), signal.SIGKILL)
-    output, error = process.communicate(timeout=600)
-    assert (table(output), process.returncode) == (rows, returncode), error
-    assert "its worker was lost, retry 1 of 3" in error
+    done = command.wait()
+    assert (table(done.stdout), done.returncode) == (rows, returncode), done.stderr
+    assert "its worker was lost, retry 1 of 3" in done.stderr
     assert_same(tmp_path, folder)
 
 

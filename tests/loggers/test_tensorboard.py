@@ -7,7 +7,7 @@ import re
 import struct
 
 import pytest
-from conftest import TINY, compose_config
+from conftest import TINY, blank_figures, compose_config
 from evidence import run_json
 from google.protobuf import json_format
 from tensorboard.backend.event_processing import data_provider
@@ -185,10 +185,11 @@ class Backend:
 def runs(tmp_path_factory):
     """A log directory of three runs that differ in model, data, and keys."""
     logdir = tmp_path_factory.mktemp("hparams")
-    for name, overrides in RUNS.items():
-        names = ("vgg16", "phantom_bone", "bce") if name == "vgg16" else ("unet", "phantom_chest", "dice")
-        choices = dict(zip(("model", "dataset", "loss"), names, strict=True))
-        run(compose_config(*overrides), logdir / name, overrides, choices)
+    with blank_figures():
+        for name, overrides in RUNS.items():
+            names = ("vgg16", "phantom_bone", "bce") if name == "vgg16" else ("unet", "phantom_chest", "dice")
+            choices = dict(zip(("model", "dataset", "loss"), names, strict=True))
+            run(compose_config(*overrides), logdir / name, overrides, choices)
     return logdir
 
 

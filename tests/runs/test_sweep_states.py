@@ -8,7 +8,7 @@ import shutil
 import time
 
 import pytest
-from conftest import TINY, compose_config
+from conftest import TINY, blank_figures, compose_config
 from typer.testing import CliRunner
 
 from runcard.cli import app
@@ -37,7 +37,8 @@ CONFIG = (*TINY, "train.pictures=0")
 def completed(tmp_path_factory):
     """A completed run of two epochs."""
     folder = tmp_path_factory.mktemp("completed") / "a"
-    run(compose_config(*CONFIG), folder, [*CONFIG], choices={"dataset": "phantom_chest"})
+    with blank_figures():
+        run(compose_config(*CONFIG), folder, [*CONFIG], choices={"dataset": "phantom_chest"})
     return folder
 
 

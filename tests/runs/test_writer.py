@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import TINY, compose_config
+from conftest import TINY, blank_figures, compose_config
 from evidence import numbers, run_json
 from omegaconf import OmegaConf
 
@@ -33,7 +33,8 @@ CONFIG = (*TINY, "train.pictures=0")
 def finished(tmp_path_factory):
     """A completed run."""
     folder = tmp_path_factory.mktemp("finished") / "a"
-    run(compose_config(*CONFIG, "seed=3"), folder, [*CONFIG, "seed=3"], choices={"model": "unet", "loss": "dice"})
+    with blank_figures():
+        run(compose_config(*CONFIG, "seed=3"), folder, [*CONFIG, "seed=3"], choices={"model": "unet", "loss": "dice"})
     return folder
 
 
@@ -49,7 +50,8 @@ def contents(folder):
 
 
 def start(folder, *overrides):
-    return run(compose_config(*CONFIG, "seed=3", *overrides), folder, list(overrides), choices={})
+    with blank_figures():
+        return run(compose_config(*CONFIG, "seed=3", *overrides), folder, list(overrides), choices={})
 
 
 # Whose folder it is

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import TINY, build_setup, compose_config
+from conftest import TINY, blank_figures, build_setup, compose_config
 from evidence import numbers, run_json
 from safetensors.torch import save_file
 from torch import nn
@@ -34,7 +34,7 @@ def layers() -> nn.Sequential:
 def origin(tmp_path_factory):
     """The folder of a run of one epoch."""
     folder = tmp_path_factory.mktemp("origin")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, blank_figures():
         patch.chdir(folder)
         run(compose_config(*TINY, "train.epochs=1"), folder / "a", [], choices={})
     return folder / "a"
