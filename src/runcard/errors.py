@@ -19,6 +19,7 @@ EXIT_USER_ERROR = 2
 EXTRAS = {"pytorch_grad_cam": "explain", "altair": "report", "vl_convert": "report", "jinja2": "report"}
 EXTRAS |= {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
 EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom", "highdicom": "dicom"}
+EXTRAS |= {"optuna": "sweep", "ray": "ray"}
 MAX_RUNS_NAMED = 3  # in a message
 NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 

@@ -23,10 +23,14 @@ class RayError(Exception):
     """As in Ray, the base of all that becomes of a task."""
 
 
+class RayTaskError(RayError):
+    """As in Ray, an exception that the task raised."""
+
+
 class LosingRay:
     """Runs nothing: task returns the name of its job, or is lost as many times as losses says."""
 
-    exceptions = SimpleNamespace(RayError=RayError)
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __init__(self, losses):
         self.losses, self.tries = dict(losses), []

@@ -15,9 +15,11 @@ from test_shared_sweeps import start
 from runcard.compare import analysis
 from runcard.compare.confounds import group_arms
 from runcard.errors import UserError
-from runcard.experiment.search import _direction, _distribution
+from runcard.experiment.run import run as run_experiment
+from runcard.experiment.search import SearchSweeper, _direction, _distribution
 from runcard.fileio import write_json
 from runcard.runs.reader import read_run, run_folders
+from runcard.runs.search import search_behind
 from runcard.runs.sweep import state_of
 
 optuna = pytest.importorskip("optuna")
@@ -85,7 +87,7 @@ def test_what_an_override_lets_optuna_propose():
         "a=range(1, 4)": CategoricalDistribution(["1", "2", "3"]),
         "loss=bce,dice": CategoricalDistribution(["bce", "dice"]),
     }.items():
-        assert _distribution(override(text)) == expected
+        assert _distribution("a", override(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,18 @@ def test_which_way_is_better(monitor, direction):
     assert _direction(compose_config(f"metric.monitor={monitor}")) == direction
 
 
+def test_an_interval_that_cannot_be():
+    with pytest.raises(UserError, match="^a: "):
+        _distribution("a", override("a=tag(log, interval(0, 1))"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_trials", 0), ("n_jobs", "two"), ("direction", "max")])
+def test_a_sweeper_key_that_cannot_be(key, value):
+    keys = {"n_trials": 1, "n_jobs": 1, "seed": 0, "direction": None, "sampler": None, "pruner": None, "params": None}
+    with pytest.raises(UserError, match=rf"^hydra\.sweeper\.{key} must be .*, got {value!r}"):
+        SearchSweeper(**keys | {key: value})
+
+
 def test_a_monitor_that_does_not_say_which_way_is_better():
     with pytest.raises(UserError, match=r"hydra\.sweeper\.direction: say minimize or maximize"):
         _direction(compose_config("metric.monitor=val/unknown"))
@@ -102,7 +116,7 @@ def test_a_monitor_that_does_not_say_which_way_is_better():
 
 def test_mistakes(tmp_path):
     for argument, message in {
-        "seed=0,1": "seed: a search for the best one would only find the luckiest",
+        "dataset.split.val_fraction=0.1,0.2": "dataset.split.val_fraction: a search for the best one would only find the",
         "model.base=8": "hydra/sweeper=optuna: there is nothing to search",
     }.items():
         done = start(tmp_path, "hydra/sweeper=optuna", argument).wait()
@@ -124,12 +138,10 @@ class Stop:
 
 
 def test_a_stopped_trial_is_no_run_to_compare(tmp_path, monkeypatch):
-    from runcard.experiment.run import run
-
     monkeypatch.chdir(tmp_path)
     overrides = [*MASKS, "train.epochs=2"]
     trial = Stop()
-    assert math.isnan(run(compose_config(*overrides), tmp_path / "sweep" / "run", overrides, {}, trial))
+    assert math.isnan(run_experiment(compose_config(*overrides), tmp_path / "sweep" / "run", overrides, {}, trial))
     folder = tmp_path / "sweep" / "run"
     assert trial.reported[1] == 1
     assert run_json(folder)["status"] == "pruned"
@@ -185,5 +197,32 @@ def test_what_a_search_chose_supports_no_claim_until_other_seeds_and_images_do(t
 
 
 def test_chosen_by_names_a_search(run_config):
-    with pytest.raises(UserError, match="chosen_by: nowhere holds no search"):
+    with pytest.raises(UserError, match="chosen_by: nowhere holds no search of which a trial has ended"):
         run_config("run", *MASKS, "chosen_by=nowhere")
+
+
+def test_a_completed_run_records_the_search_that_is_named_later(tmp_path):
+    overrides = [*MASKS]
+    run_experiment(compose_config(*overrides), tmp_path / "run", overrides, {})
+    assert run_json(tmp_path / "run")["search"] is None
+    result = {"trials": 20, "seeds": [9], "images": ["a"]}
+    write_json(tmp_path / "search" / "search.json", result)
+    overrides += [f"chosen_by={tmp_path / 'search'}"]
+    run_experiment(compose_config(*overrides), tmp_path / "run", overrides, {})
+    assert run_json(tmp_path / "run")["search"] == {"folder": str(tmp_path / "search"), **result}
+
+
+def test_which_search_is_behind_a_run(tmp_path):
+    run = tmp_path / "sweep" / "run"
+    assert search_behind(tmp_path / "nowhere") is None
+    for search, folder in ((None, None), ({"trial": 3}, str(run.parent)), ({"folder": "outputs/a"}, "outputs/a")):
+        write_json(run / "run.json", {"search": search})
+        assert search_behind(run) == folder
+
+
+def test_of_two_runs_of_a_config_the_one_of_a_search_counts(tmp_path):
+    trial = write_run(tmp_path / "trial", metadata={"search": {"trial": 1}})
+    again = write_run(tmp_path / "again", metadata={"end": "2030-01-01T00:00:00+00:00"})
+    (arm,), left_out = group_arms([read_run(folder)[0] for folder in (trial, again)])
+    assert arm.first.folder == trial
+    assert left_out[0].startswith(str(again))

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 from commands import Command
@@ -14,6 +15,7 @@ from evidence import numbers, run_json
 
 from runcard.errors import UserError
 from runcard.experiment.plugins import use_plugins
+from runcard.experiment.sweep import Job, RunSweeper
 from runcard.runs.reader import run_folders
 from runcard.runs.sweep import state_of
 
@@ -120,6 +122,16 @@ def test_ray_starts_the_run_of_a_killed_worker_again(alone, tmp_path):
     assert (table(done.stdout), done.returncode) == (rows, returncode), done.stderr
     assert "its worker was lost, retry 1 of 3" in done.stderr
     assert_same(tmp_path, folder)
+
+
+def test_a_launcher_that_loses_a_worker_does_not_end_the_sweep(capsys):
+    def lose(overrides, initial_job_idx):
+        raise ChildProcessError("a worker was killed")
+
+    sweeper = RunSweeper(None, True, None)
+    sweeper.launcher = SimpleNamespace(launch=lose)
+    sweeper.launch([Job([], None, None, {})])
+    assert "ChildProcessError: a worker was killed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

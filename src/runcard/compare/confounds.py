@@ -113,11 +113,12 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
 def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
     """Group runs into arms, named by what distinguishes them; also return the runs left out, with the reason.
 
-    A second run of the same config and seed is not another sample: the run that ended last counts.
+    A second run of the same config and seed is not another sample: the run that ended last counts; before it, one of a
+    search, whose mark another run of the same config may lack.
     """
     configs: dict[Any, dict[tuple[int, int], Run]] = {}
     left_out = []
-    for run in sorted(runs, key=lambda run: str(run.metadata["end"]), reverse=True):
+    for run in sorted(runs, key=_rank, reverse=True):
         arm = configs.setdefault(same_config(run), {})
         if (known := arm.setdefault((run.fold, run.seed), run)) is not run:
             left_out.append(f"{run.folder}: the same config and seed as {known.folder}, which is newer")
@@ -129,6 +130,10 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
         left_out += copies
     members.sort(key=lambda arm: min(place[run.folder] for run in arm))
     return [Arm(name, arm) for name, arm in zip(_names([arm[0] for arm in members]), members, strict=True)], left_out
+
+
+def _rank(run: Run) -> tuple[bool, str]:
+    return bool(run.metadata.get("search")), str(run.metadata["end"])
 
 
 def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:

@@ -69,6 +69,9 @@ class RayLauncher(Launcher):
                 job, tries = pending.pop(done)
                 try:
                     returns[job] = ray.get(done)
+                except ray.exceptions.RayTaskError as error:  # the worker is there, but cannot begin the job
+                    _failed(configs[job], f"cannot be run: {str(error).strip().splitlines()[-1]}", str(error))
+                    returns[job] = JobReturn(status=JobStatus.COMPLETED, _return_value=math.nan)
                 except ray.exceptions.RayError as error:
                     _lost(configs[job], error, tries, self.max_retries)
                     if tries < self.max_retries:
@@ -127,13 +130,17 @@ def _wait_for_the_lost(folder: Path) -> None:
 def _lost(config: DictConfig, error: BaseException, tries: int, max_retries: int) -> None:
     """Say that the worker of a job was lost; record it as a failure where it is not tried again."""
     reason = str(error).partition("\n")[0].partition(". ")[0]  # the rest is long advice about Ray's logs
-    name = config.hydra.sweep.subdir
     if tries < max_retries:
         lost = f"its worker was lost, retry {tries + 1} of {max_retries} ({reason})"
+        print(f"{config.hydra.sweep.subdir}: {lost}", file=sys.stderr, flush=True)
     else:
-        lost = f"its worker was lost, {tries + 1} times ({reason})"
-        record_failure(Path(config.hydra.sweep.dir) / name, lost, 1, str(error))
-    print(f"{name}: {lost}", file=sys.stderr, flush=True)
+        _failed(config, f"its worker was lost, {tries + 1} times ({reason})", str(error))
+
+
+def _failed(config: DictConfig, reason: str, trace: str) -> None:
+    name = config.hydra.sweep.subdir
+    record_failure(Path(config.hydra.sweep.dir) / name, reason, 1, trace)
+    print(f"{name}: {reason}", file=sys.stderr, flush=True)
 
 
 def _connect(init: dict[str, Any]) -> Any:

@@ -35,14 +35,12 @@ def draw_figures(folder: Path, root: Path | None, trust: Sequence[str], console:
         raise UserError(f"{folder}: {reason}")
     cfg = saved.config
     cfg.trust = list(trust)  # a config read from a run folder trusts nobody by itself
-    # The best weights replace whatever the run began with.
-    cfg.train.init_from = cfg.train.init_without = cfg.train.extend = None
     if root:
         if OmegaConf.select(cfg, "dataset.root") is None:
             raise UserError(f"--root: the data of {folder} are not files ({cfg.dataset._target_}).")
         cfg.dataset.root = str(root)
     config, _ = parse_config(cfg, f"{folder}: ")
-    setup = make_setup(cfg, config, open_source(config.dataset, config.trust), saved.choices)
+    setup = make_setup(cfg, config, open_source(config.dataset, config.trust), saved.choices, begins=False)
     samples, rows, best = setup.data.samples, read_metrics(folder / "metrics.csv"), run.metadata["best"]
     if data_fingerprint(setup.data.split, samples.ids, samples.digests) != run.metadata["data"]:
         raise UserError(f"{folder}: the images are not those it was made of. Name their folder: --root …")

@@ -17,9 +17,10 @@ from runcard.data.datamodule import open_source
 from runcard.data.source import Source
 from runcard.errors import UserError
 from runcard.experiment.recorded import is_run_of, report_recorded
-from runcard.fileio import sha256
+from runcard.fileio import sha256, write_json
 from runcard.runs.hold import Hold
 from runcard.runs.reader import weights_file
+from runcard.runs.search import chosen_by
 from runcard.runs.writer import recorded_run
 
 if TYPE_CHECKING:
@@ -72,4 +73,7 @@ def _recorded(cfg: DictConfig, folder: Path, choices: dict[str, str]) -> tuple[C
             plain["init_sha256"] = sha256(weights)
     recorded = recorded_run(folder, plain, choices, [*unknown, "weights_sha256"], config.overwrite)
     done = recorded.get("status") == "completed" and is_run_of(recorded, source, folder)
+    if done and config.chosen_by and not recorded.get("search"):  # named only now
+        recorded["search"] = chosen_by(config.chosen_by)
+        write_json(folder / "run.json", recorded)
     return config, source, recorded if done else {}

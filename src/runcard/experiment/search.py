@@ -9,28 +9,31 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.utils import JobReturn
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from runcard.errors import UserError
 from runcard.experiment.sweep import MAX_TRIES, Job, RunSweeper, SweepReporter
-from runcard.experiment.trial import RUN, Direction, open_journal, open_study, writable
+from runcard.experiment.trial import JOURNAL, RUN, Direction, open_journal, open_study, writable
 from runcard.runs.reader import read_metadata
 from runcard.runs.run import Run
-from runcard.runs.search import write_result
-from runcard.runs.sweep import LOOK_EVERY_SECONDS, record_jobs, state_of
+from runcard.runs.search import RESULT, write_result
+from runcard.runs.sweep import LOOK_EVERY_SECONDS, RunState, record_jobs, state_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
 
 DIGITS = 4  # of a proposed number: as many as a person can read in the name of a folder
-NEVER_SEARCHED = ("seed", "dataset.split.seed", "dataset.split.fold")
+NEVER_SEARCHED = ("seed", "dataset", "dataset.split", "dataset.root", "dataset.csv")  # and the keys below the split
+ASKED_SECONDS = 30.0  # a trial that another command asked for so recently is about to be held by it
 
 
 class SearchSweeper(RunSweeper):
@@ -47,14 +50,20 @@ class SearchSweeper(RunSweeper):
         params: dict[str, str] | None,
     ) -> None:
         super().__init__(max_batch_size=n_jobs, retry_failed=False, params=params)
+        for key, value in {"n_trials": n_trials, "n_jobs": n_jobs}.items():
+            if type(value) is not int or value < 1:
+                raise UserError(f"hydra.sweeper.{key} must be an integer >= 1, got {value!r}")
+        if direction not in (None, *get_args(Direction)):
+            raise UserError(f"hydra.sweeper.direction must be minimize, maximize or null, got {direction!r}")
         self.n_trials, self.n_jobs, self.seed = n_trials, n_jobs, seed
         self.direction, self.sampler = direction, sampler
         self.jobs: dict[int, Job] = {}  # by trial
+        self.asked: set[int] = set()  # the trials that this command has asked for
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
         """Run trials until the journal has n_trials and each has ended."""
         swept = self._parse(arguments)
-        distributions = {key: _distribution(override) for key, override in swept.items()}
+        distributions = {key: _distribution(key, override) for key, override in swept.items()}
         (first,) = self.compose([self.fixed + [f"{key}={_example(d)}" for key, d in distributions.items()]])
         self.monitor, self.folder = str(first.config.metric.monitor), first.folder.parent
         self.prepare(self.folder, {})
@@ -83,7 +92,8 @@ class SearchSweeper(RunSweeper):
             example = "'optimizer.lr=tag(log, interval(1e-4, 1e-1))'"
             raise UserError(f"hydra/sweeper=optuna: there is nothing to search. Give lists or intervals: {example}")
         for key in swept:
-            if key.lstrip("+") in NEVER_SEARCHED:
+            plain = key.lstrip("+")
+            if plain in NEVER_SEARCHED or plain.startswith("dataset.split."):
                 raise UserError(f"{key}: a search for the best one would only find the luckiest. Give it one value.")
         return swept
 
@@ -91,17 +101,27 @@ class SearchSweeper(RunSweeper):
         """Return the trials to launch now: those that nobody goes on with, and new ones; none once all have ended."""
         while True:
             self._tell()
-            begun = [trial for trial in self.study.trials if distributions.keys() <= trial.params.keys()]
-            left = [
-                trial for trial in begun if not trial.state.is_finished() and tries.get(trial.number, 0) < MAX_TRIES
-            ]
-            free = [trial.number for trial in left if state_of(self._job(trial).folder).state != "running"]
-            wanted = min(self.n_trials - len(begun), self.n_jobs - len(free))
-            if found := free[: self.n_jobs] + [self._ask(distributions) for _ in range(wanted)]:
-                return found
-            if not left:
+            with FileLock(self.folder / f".{JOURNAL}.asking"):  # so that no two commands ask for the last trial
+                begun = [trial for trial in self.study.trials if distributions.keys() <= trial.params.keys()]
+                left = [t for t in begun if not t.state.is_finished() and tries.get(t.number, 0) < MAX_TRIES]
+                free = [trial.number for trial in left if self._is_free(trial)]
+                wanted = min(self.n_trials - len(begun), self.n_jobs - len(free))
+                found = free[: self.n_jobs] + [self._ask(distributions) for _ in range(wanted)]
+            self._tell()  # a proposal may repeat a run that is there
+            if to_run := [number for number in found if not state_of(self.jobs[number].folder).is_final]:
+                return to_run
+            if not left and not found:
                 return []
-            time.sleep(LOOK_EVERY_SECONDS)
+            if not found:
+                time.sleep(LOOK_EVERY_SECONDS)
+
+    def _is_free(self, trial: FrozenTrial) -> bool:
+        """Whether no command goes on with a trial that has not ended, nor is about to begin it."""
+        state = state_of(self._job(trial).folder).state
+        asked = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+        return state != "running" and (
+            trial.number in self.asked or state != "missing" or time.time() - asked > ASKED_SECONDS
+        )
 
     def _ask(self, distributions: Mapping[str, BaseDistribution]) -> int:
         """Let Optuna propose the next trial, and return its number.
@@ -112,6 +132,7 @@ class SearchSweeper(RunSweeper):
         self.study.sampler = instantiate(self.sampler, seed=self.seed * 1_000_003 + len(self.study.trials))
         trial = self.study.ask(dict(distributions))
         self._job(trial)
+        self.asked.add(trial.number)
         return trial.number
 
     def _job(self, trial: FrozenTrial | Trial) -> Job:
@@ -126,53 +147,76 @@ class SearchSweeper(RunSweeper):
         return self.jobs[trial.number]
 
     def _tell(self) -> None:
-        """Tell Optuna of the trials that have ended, whoever ran them; write search.json."""
+        """Tell Optuna of the trials that have ended, whoever ran them; then write search.json."""
         from optuna.trial import TrialState
 
+        ended = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
+        num_told = 0
         for trial in self.study.trials:
             if trial.state.is_finished() or RUN not in trial.user_attrs:
                 continue
             run = state_of(self.folder / trial.user_attrs[RUN])
-            if run.state == "done":
-                self.study.tell(trial.number, run.value, skip_if_finished=True)
-            elif run.state in ("failed", "pruned"):
-                ended = TrialState.FAIL if run.state == "failed" else TrialState.PRUNED
-                self.study.tell(trial.number, state=ended, skip_if_finished=True)
+            if run.is_final:
+                self.study.tell(trial.number, run.value, state=ended.get(run.state), skip_if_finished=True)
+                num_told += 1
+        if num_told:
+            self._write_result()
+
+    def _runs(self) -> list[RunState]:
+        """Return the runs of the trials, from the best one on."""
+        names = dict.fromkeys(trial.user_attrs[RUN] for trial in self.study.trials if RUN in trial.user_attrs)
+        sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
+        states = [state_of(self.folder / name) for name in names]
+        return sorted(states, key=lambda run: (run.value is None, sign * (run.value or 0.0)))
+
+    def _write_result(self) -> None:
+        """Write search.json, where a trial has been completed."""
+        runs = [run for run in self._runs() if run.value is not None]
+        if not runs:
+            return
+        best = runs[0].folder.name
+        splits: dict[str, Run] = {}  # of the runs, each once: those of the best are enough unless data were searched
+        for run in runs:
+            read = Run(run.folder, read_metadata(run.folder))
+            splits.setdefault(read.metadata["data"]["split_hash"], read)
+        result = {
+            "trials": num_ended(self.folder),
+            "monitor": self.monitor,
+            "space": self.study.study_name,
+            "best": {"run": best, "value": runs[0].value, "overrides": self._values(best)},
+            "seeds": sorted({read.seed for read in splits.values()}),
+            "images": sorted({member["sha256"] for read in splits.values() for member in read.split_members["val"]}),
+        }
+        with FileLock(self.folder / f".{RESULT}.lock"):
+            write_result(self.folder, result)
+
+    def _values(self, name: str) -> list[str]:
+        """Return what the trial with a run folder of this name tried, as overrides."""
+        trial = next(trial for trial in self.study.trials if trial.user_attrs.get(RUN) == name)
+        return [f"{key.lstrip('+')}={_text(value)}" for key, value in trial.params.items()]
 
     def _report(self) -> None:
-        """Write search.json, and leave to SweepReporter what to print: the trials from the best one on."""
-        import optuna
-
-        trials = [trial for trial in self.study.trials if RUN in trial.user_attrs]
-        folders = dict.fromkeys(self.folder / trial.user_attrs[RUN] for trial in trials)
-        sign = -1 if self.study.direction.name == "MAXIMIZE" else 1
-        states = sorted(map(state_of, folders), key=lambda run: (run.value is None, sign * (run.value or 0.0)))
-        SweepReporter.folders = [run.folder for run in states]
-        if states[0].value is None:
+        """Leave to SweepReporter what to print: the trials from the best one on, and what the best supports."""
+        runs = self._runs()
+        SweepReporter.folders = [run.folder for run in runs]
+        if not runs or runs[0].value is None:
             return
-        best = states[0].folder
-        metadata = read_metadata(best)
-        number = sum(study.n_trials for study in optuna.get_all_study_summaries(open_journal(self.folder)))
-        images = [member["sha256"] for member in Run(best, metadata).split_members["val"]]
-        chosen = next(trial for trial in trials if trial.user_attrs[RUN] == best.name)
-        values = [f"{key.lstrip('+')}={_text(value)}" for key, value in chosen.params.items()]
-        write_result(
-            self.folder,
-            {
-                "trials": number,
-                "monitor": self.monitor,
-                "space": self.study.study_name,
-                "best": {"run": best.name, "value": states[0].value, "overrides": values},
-                "seeds": [metadata["config"]["seed"]],
-                "images": images,
-            },
-        )
+        number = num_ended(self.folder)
+        chosen = " ".join([*self._values(runs[0].folder.name), f'chosen_by="{self.folder}"'])
         SweepReporter.closing = (
-            f"\nbest: {self.monitor} {states[0].value:.4f}, chosen by a search of {number} trials on the validation "
+            f"\nbest: {self.monitor} {runs[0].value:.4f}, chosen by a search of {number} trials on the validation "
             "images: by itself it supports no claim.\n"
             "To confirm it, let runcard study run it with other seeds and a test split, as an arm with\n"
-            f"  {' '.join(values)} chosen_by={self.folder}"
+            f"  {chosen}"
         )
+
+
+def num_ended(folder: Path) -> int:
+    """Return how many trials have ended of all searches in a folder."""
+    import optuna
+
+    studies = [open_study(folder, name) for name in optuna.get_all_study_names(open_journal(folder))]
+    return sum(trial.state.is_finished() for study in studies for trial in study.trials)
 
 
 def _direction(config: DictConfig) -> Direction:
@@ -181,14 +225,15 @@ def _direction(config: DictConfig) -> Direction:
     name = monitor.partition("/")[2]
     if name == "loss":
         return "minimize"
-    for score, node in config.metric.scores.items():
-        if name == score or name.startswith(f"{score}_"):  # dice_left is a column of dice
-            metric: Any = get_class(node._target_)
-            return "maximize" if metric.higher_is_better else "minimize"
+    scores = [score for score in config.metric.scores if f"{name}_".startswith(f"{score}_")]  # dice_left is one of dice
+    if scores:
+        target = get_object(config.metric.scores[max(scores, key=len)]._target_)
+        if isinstance(is_better := getattr(target, "higher_is_better", None), bool):
+            return "maximize" if is_better else "minimize"
     raise UserError(f"hydra.sweeper.direction: say minimize or maximize; {monitor} does not say which is better.")
 
 
-def _distribution(override: Override) -> BaseDistribution:
+def _distribution(key: str, override: Override) -> BaseDistribution:
     """Return the values that an override of a sweep allows: a list, a range, or an interval (of integers, of logs)."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -199,7 +244,10 @@ def _distribution(override: Override) -> BaseDistribution:
     bounds: list[Any] = [interval.start, interval.end]
     of_integers = all(type(bound) is int for bound in bounds)  # int(interval(1, 8))
     kind = IntDistribution if of_integers else FloatDistribution
-    return kind(low=bounds[0], high=bounds[1], log="log" in interval.tags)
+    try:
+        return kind(low=bounds[0], high=bounds[1], log="log" in interval.tags)
+    except ValueError as error:
+        raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
 
 
 def _example(distribution: BaseDistribution) -> str:

@@ -97,6 +97,8 @@ def train_experiment(
         search=search,
         **_describe(setup, built, profiles),
     )
+    if search and not record.content.get("search"):  # named only when the run was resumed
+        record.update(search=search)
     if changed:
         what = " and ".join(changed)
         console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
@@ -105,10 +107,10 @@ def train_experiment(
             copy_training(parent, record.folder)
         record.write_split(split, samples.ids, setup.data.groups, samples.digests)
         ending |= {"status": "completed", **_train(setup, record, console, trial)}
-    if ending["status"] == "pruned":
-        return math.nan
     if setup.is_lean:
         (record.folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+    if ending["status"] == "pruned":
+        return math.nan
     print_summary(console, setup, ending, record.folder)
     return float(ending["best"]["value"])
 

@@ -95,11 +95,12 @@ def make_setup(
     source: Source,
     choices: dict[str, str],
     look: Look | None = None,
+    begins: bool = True,
 ) -> ExperimentSetup:
     """Build all that one run needs: cfg is the composed config, config the same parsed, source its dataset, opened.
 
-    choices names the file chosen per config group, for messages; look sees each sample as it is decoded. Fills in
-    cfg.derived. Raises UserError.
+    choices names the file chosen per config group, for messages; look sees each sample as it is decoded; begins says
+    whether the model needs the weights that training begins with. Fills in cfg.derived. Raises UserError.
     """
     unresolved, train, seed, trust = cfg.copy(), config.train, config.seed, config.trust
     fabric, precision = _fabric(train)
@@ -108,7 +109,7 @@ def make_setup(
     _derive(cfg, config, source)
     with forked(seed, "weights"):
         model = build("model", to_plain(cfg.model), trust, choices.get("model"))
-    origin = _load_weights(model, train, to_plain(cfg.model))
+    origin = _load_weights(model, train, to_plain(cfg.model)) if begins else {}
     freeze(model, train.freeze or [])
     data = read_data(source, config.dataset, config.audit.allow, look)
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))

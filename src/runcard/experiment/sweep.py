@@ -18,9 +18,11 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from runcard.config.sweep import chosen_files, folder_name, relative, remove_if_empty
@@ -89,7 +91,12 @@ class RunSweeper(BasicSweeper):
         """Let the launcher run jobs."""
         assert self.launcher is not None
         for batch in self.split_overrides_to_chunks([job.overrides for job in jobs], self.max_batch_size):
-            self.returns.extend(self.launcher.launch(batch, initial_job_idx=len(self.returns)))
+            try:
+                self.returns.extend(self.launcher.launch(batch, initial_job_idx=len(self.returns)))
+            except (UserError, HydraException, OmegaConfBaseException):
+                raise
+            except Exception as error:  # a worker was lost: killed for its memory, by a cluster's limit
+                show(error)  # what becomes of its run is seen by the folder
 
 
 class SweepReporter(Callback):

@@ -26,6 +26,7 @@ from runcard.errors import EXIT_USER_ERROR, UserError
 from runcard.experiment.plugins import TRUSTED_BY_HYDRA, use_plugins
 from runcard.experiment.sweep import SweepReporter
 from runcard.experiment.trial import find_trial
+from runcard.runs.search import search_behind
 
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 
@@ -83,6 +84,7 @@ def run_composed(cfg: DictConfig) -> float:
             saved = extended_config(cfg, overrides)
         if saved:
             cfg, choices, overrides = saved.config, saved.choices, saved.overrides
+        _keep_mark_of_search(cfg, Path(main_source.path).parent)
         from runcard.experiment.run import run
 
         trial = find_trial(folder, job.sweeper.get("pruner")) if job.mode == RunMode.MULTIRUN else None
@@ -90,6 +92,16 @@ def run_composed(cfg: DictConfig) -> float:
     except KeyboardInterrupt:
         remove_if_empty(folder)
         raise
+
+
+def _keep_mark_of_search(cfg: DictConfig, rerun: Path) -> None:
+    """Let a run that begins with what another has, by rerun, train.extend or train.init_from, record its search too."""
+    origins = [
+        rerun,
+        *(Path(each) for key in ("extend", "init_from") if (each := OmegaConf.select(cfg, f"train.{key}"))),
+    ]
+    if not OmegaConf.select(cfg, "chosen_by") and (behind := next(filter(None, map(search_behind, origins)), None)):
+        OmegaConf.update(cfg, "chosen_by", behind, force_add=True)
 
 
 def _interrupt(*_: Any) -> None:

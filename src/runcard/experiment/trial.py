@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from runcard.errors import UserError, how_to_install
+
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import JournalStorage
@@ -38,24 +40,33 @@ class PruningLogger:
     def epoch(self, row: dict[str, Any], val: Evaluation, is_best: bool) -> None:
         """Pass on one finished epoch, and tell Optuna its value. Raise Pruned where Optuna stops the trial."""
         self.logger.epoch(row, val, is_best)
+        import optuna
+
         epoch, value = row["epoch"], row[self.monitor]
-        self.trial.report(value, epoch)
+        try:
+            self.trial.report(value, epoch)
+        except optuna.exceptions.UpdateFinishedTrialError:  # its end was told before, such as a failure
+            return
         if epoch < self.num_epochs and self.trial.should_prune():
             raise Pruned(f"the search stopped it after epoch {epoch}/{self.num_epochs}, {self.monitor} {value:.4f}")
 
 
 def find_trial(folder: Path, pruner: DictConfig | None) -> Trial | None:
-    """Return the trial whose run folder this is; None where no search has asked for this run, or it has ended."""
+    """Return the last trial whose run folder this is, ended or not; None where no search has asked for this run."""
     if not (folder.parent / JOURNAL).exists():
         return None
-    import optuna
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise UserError(how_to_install(error)) from None
 
+    found = None
     for name in optuna.get_all_study_names(open_journal(folder.parent)):
         study = open_study(folder.parent, name, pruner)
         for trial in study.trials:
-            if trial.user_attrs.get(RUN) == folder.name and not trial.state.is_finished():
-                return writable(study, trial)
-    return None
+            if trial.user_attrs.get(RUN) == folder.name:
+                found = writable(study, trial)
+    return found
 
 
 def open_study(folder: Path, name: str, pruner: DictConfig | None = None, direction: Direction | None = None) -> Study:

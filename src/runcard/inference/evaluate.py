@@ -161,8 +161,7 @@ def _is_done(folder: Path, own: Run, data: dict[str, str]) -> bool:
 
 
 def _weights(folder: Path) -> str:
-    files = [folder / "checkpoints" / name for name in ("best.safetensors", "last.ckpt")]
-    return digest([file for file in files if file.exists()])
+    return digest([folder / "checkpoints" / "best.safetensors"])
 
 
 def _images(

@@ -67,9 +67,11 @@ class RunIndex:
     def get(self, folder: Path, stamp: str) -> Run | None:
         """Return the run in a folder where the index has it with this stamp (see stamp_of), else None."""
         entry = self._entries.get(self._place(folder))
-        if entry is None or not stamp or entry.stamp != stamp or entry.checksum != _checksum(*entry[:-1]):
+        if entry is None or not stamp or entry.stamp != stamp:
             return None
         try:
+            if entry.checksum != _checksum(*entry[:-1]):
+                return None
             content = self._parse(entry.content)
         except (LookupError, TypeError, ValueError):  # a part is lost or damaged
             return None

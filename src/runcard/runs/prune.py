@@ -1,4 +1,4 @@
-"""What old runs can do without: the files of completed runs that comparisons and reports do not read."""
+"""What old runs can do without: the files of runs that have ended that comparisons and reports do not read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runcard.runs.sweep import state_of
 
 BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.ckpt"
 REMOVED = {  # what to keep of a run -> the file that must be there, and what goes then
-    "best": (BEST, (LAST,)),  # it can predict, be evaluated and exported, but not be trained longer
+    "best": (BEST, (LAST,)),  # it can predict and be exported, not be trained longer
     "last": (LAST, (BEST,)),  # it can be trained longer
     "record": ("run.json", ("checkpoints", "previews")),  # it can be compared and reported
 }
@@ -37,7 +37,7 @@ def find_prunable(folders: Iterable[Path], keep: str) -> tuple[list[Pruning], li
     found, unfinished = [], []
     kept, removed = REMOVED[keep]
     for run in dict.fromkeys(run for folder in folders for run in run_folders(folder)):
-        if state_of(run).state != "done":
+        if state_of(run).state not in ("done", "pruned"):
             unfinished.append(run)
             continue
         paths = tuple(path for name in removed if (path := run / name).exists() and (run / kept).exists())

@@ -97,15 +97,13 @@ class Run:
         search = self.metadata.get("search")
         if not search:
             return ""
-        of, parent = "a search", self.folder.parent
-        result = read_result(parent) if "trial" in search else search
-        if result:
-            of = f"a search of {result['trials']} trials"
+        result = read_result(self.folder.parent) if "trial" in search else search
+        of = f"a search of {result['trials']} trials" if "trials" in result else "a search"
         if "trial" in search:
             return f"chosen by {of} on the validation images"
-        if {member["sha256"] for member in self.split_members[self.split]} & {*search["images"]}:
+        if {member.get("sha256") for member in self.split_members[self.split]} & {*search.get("images", [None])}:
             return f"chosen by {of} on the images that it is measured on"
-        return f"chosen by {of} with the same seed" if self.seed in search["seeds"] else ""
+        return f"chosen by {of} with the same seed" if self.seed in search.get("seeds", [self.seed]) else ""
 
     @property
     def is_evaluation(self) -> bool:

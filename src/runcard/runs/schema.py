@@ -111,6 +111,7 @@ class CompletedRun(Part):
     bounds: dict[str, Any]
     units: dict[str, str] = {}  # of metrics that are lengths: mm | px
     audit: list[_Finding]
+    search: dict[str, Any] | None = None  # of a trial of a search, and of a run whose config a search chose
     features: _Features | None = None  # of a run that trained on the cached features of a frozen backbone
 
 

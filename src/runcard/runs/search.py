@@ -27,11 +27,24 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
+def search_behind(run: Path) -> str | None:
+    """Return the folder of the search that a run belongs to, or whose choice its config is; None without one."""
+    try:
+        search = json.loads((run / "run.json").read_text(encoding="utf-8")).get("search")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if not search:
+        return None
+    return run.parent.as_posix() if "trial" in search else str(search.get("folder"))
+
+
 def chosen_by(folder: str | None) -> dict[str, Any] | None:
     """Return what a run records of the search that chose its config, the one in this folder; None without one."""
     if folder is None:
         return None
     result = read_result(Path(folder))
     if not {"trials", "seeds", "images"} <= result.keys():
-        raise UserError(f"chosen_by: {folder} holds no search (a folder that hydra/sweeper=optuna has written).")
+        raise UserError(
+            f"chosen_by: {folder} holds no search of which a trial has ended. Name the folder where a search.json is."
+        )
     return {"folder": folder, **{key: result[key] for key in ("trials", "seeds", "images")}}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
 from natsort import natsorted
 
 from runcard.console import duration
@@ -60,10 +61,10 @@ def _state(folder: Path, metadata: Mapping[str, Any]) -> RunState:
         best, seconds = metadata["best"], metadata["seconds"]["total"]
         shown = f"{best['monitor']} {best['value']:.4f} (epoch {best['epoch']})"
         return RunState(folder, "done", shown, best["value"], seconds, exit_code=0)
-    if status == "pruned":
-        return RunState(folder, "pruned", str(metadata["error"]), exit_code=0)
     if holder:
         return RunState(folder, "running", _progress(folder, holder, metadata))
+    if status == "pruned":
+        return RunState(folder, "pruned", str(metadata["error"]), exit_code=0)
     if failure := _failure(folder):
         return RunState(folder, "failed", failure["error"].partition("\n")[0], exit_code=failure["exit_code"])
     if status == "failed":
@@ -117,9 +118,10 @@ def _failure_file(folder: Path) -> Path:
 
 def record_jobs(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
     """Add jobs, the overrides of each by the name of its folder, to those of a sweep."""
-    known = read_jobs(sweep)
-    if jobs.keys() - known.keys():
-        write_json(sweep / JOBS, {"jobs": {**known, **jobs}})
+    with FileLock(sweep / f".{JOBS}.lock"):  # several commands may share the sweep
+        known = read_jobs(sweep)
+        if jobs.keys() - known.keys():
+            write_json(sweep / JOBS, {"jobs": {**known, **jobs}})
 
 
 def read_jobs(sweep: Path) -> dict[str, list[str]]:

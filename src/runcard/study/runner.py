@@ -29,6 +29,7 @@ from runcard.console import duration, print_table
 from runcard.errors import UserError, did_you_mean
 from runcard.fileio import write_json
 from runcard.runs.environment import code_hash
+from runcard.runs.search import chosen_by
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.spec import read_study
 
@@ -73,6 +74,7 @@ def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = No
 
     wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
     found = find(folder, arm_configs)
+    _mark_chosen(found, arm_configs)
     done, code = [key for key in wanted if is_done(found, key)], code_hash()
     otherwise = {key: [*arm_configs[key[0]].made_otherwise(found[key].metadata, code)] for key in done}
     again = {arm for arm, config in arm_configs.items() if config.config.overwrite}
@@ -91,6 +93,14 @@ def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = No
         missing = tuple(_missing(wanted, found))
         _write(folder, study, command, found, missing)
     return StudyRun(folder, missing)
+
+
+def _mark_chosen(found: Mapping[Key, ArmRun], arm_configs: Mapping[str, ArmConfig]) -> None:
+    """Let runs that are there record the search that chose their arm's config, where it is named only now."""
+    for (arm, _), run in found.items():
+        if (folder := arm_configs[arm].config.get("chosen_by")) and not run.metadata.get("search"):
+            run.metadata["search"] = chosen_by(folder)
+            write_json(run.folder / "run.json", run.metadata)
 
 
 def _asked(study: Study, own: Mapping[str, str]) -> Study:
