@@ -98,7 +98,7 @@ def test_which_way_is_better(monitor, direction):
 
 
 def test_an_interval_that_cannot_be():
-    with pytest.raises(UserError, match="^a: "):
+    with pytest.raises(UserError, match=r"^a: "):
         _distribution("a", override("a=tag(log, interval(0, 1))"))
 
 
@@ -116,7 +116,7 @@ def test_a_monitor_that_does_not_say_which_way_is_better():
 
 def test_mistakes(tmp_path):
     for argument, message in {
-        "dataset.split.val_fraction=0.1,0.2": "dataset.split.val_fraction: a search for the best one would only find the",
+        "dataset.split.val_fraction=0.1,0.2": "dataset.split.val_fraction: a search for the best one would only find",
         "model.base=8": "hydra/sweeper=optuna: there is nothing to search",
     }.items():
         done = start(tmp_path, "hydra/sweeper=optuna", argument).wait()

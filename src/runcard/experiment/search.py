@@ -118,10 +118,9 @@ class SearchSweeper(RunSweeper):
     def _is_free(self, trial: FrozenTrial) -> bool:
         """Whether no command goes on with a trial that has not ended, nor is about to begin it."""
         state = state_of(self._job(trial).folder).state
-        asked = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-        return state != "running" and (
-            trial.number in self.asked or state != "missing" or time.time() - asked > ASKED_SECONDS
-        )
+        if state == "missing" and trial.number not in self.asked and trial.datetime_start:
+            return time.time() - trial.datetime_start.timestamp() > ASKED_SECONDS
+        return state != "running"
 
     def _ask(self, distributions: Mapping[str, BaseDistribution]) -> int:
         """Let Optuna propose the next trial, and return its number.
