@@ -21,7 +21,7 @@ from runcard.config.project import CONF, choices_of, config_folders
 from runcard.config.sweep import relative
 from runcard.errors import did_you_mean
 
-MAX_LISTED = 15  # keys: all at the top of the config
+MAX_LISTED = 18  # keys: all at the top of the config
 RENAMED = {  # former name -> its name now
     "dataset=labelled": "dataset=image_folder",
     "augmentation=lab": "augmentation=light",
