@@ -1,6 +1,6 @@
 """Measures one sweep by each launcher, and whether kills change it.
 
-    .venv/bin/python benchmarks/sweeps.py [rounds]           # 3 by default
+    .venv/bin/python benchmarks/sweeps.py [rounds] [way …]   # 3 by default; only the ways that begin so: "one process" joblib
     .venv/bin/python benchmarks/sweeps.py --kills [times]    # 10 by default
     .venv/bin/python benchmarks/sweeps.py --overhead         # what a job costs beyond its training
     .venv/bin/python benchmarks/sweeps.py --kills [times] --launcher ray
@@ -71,13 +71,15 @@ def content(folder: Path) -> dict[str, tuple[list[list[str]], bytes]]:
 
 def main() -> None:
     """Print the seconds of each way, and whether its runs are those of the first with as many threads."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    rounds = next((int(each) for each in sys.argv[1:] if each.isdigit()), 3)
+    named = tuple(each for each in sys.argv[1:] if not each.isdigit())
+    ways = {way: how for way, how in WAYS.items() if not named or way.startswith(named)}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
     same: dict[str, bool] = {}
     with tempfile.TemporaryDirectory() as top:
         reference: dict[str, tuple[list[list[str]], bytes]] = {}
         for number in range(rounds):
-            for way, (arguments, threads) in WAYS.items():
+            for way, (arguments, threads) in ways.items():
                 folder = Path(top) / str(number) / way.replace(" ", "_")
                 folder.mkdir(parents=True)
                 began = time.perf_counter()
@@ -85,9 +87,10 @@ def main() -> None:
                 codes = [command.wait() for command in commands]
                 seconds[way].append(time.perf_counter() - began)
                 assert not any(codes), (way, codes)
+                print(f"{way}: {seconds[way][-1]:.1f} s", flush=True)
                 found = content(folder)
                 assert len(found) == 12
-                reference = reference or (found if threads == "1" else {})
+                reference = reference or (found if "two threads" not in way else {})
                 if "two threads" not in way:
                     same[way] = same.get(way, True) and found == reference
     rows = []
