@@ -1,6 +1,6 @@
 """Measures one sweep by each launcher, and whether kills change it.
 
-    .venv/bin/python benchmarks/sweeps.py [rounds] [way …]   # 3 by default; only the ways that begin so: "one process" joblib
+    .venv/bin/python benchmarks/sweeps.py [rounds] [way …]   # 3 by default; of WAYS, only those that begin so
     .venv/bin/python benchmarks/sweeps.py --kills [times]    # 10 by default
     .venv/bin/python benchmarks/sweeps.py --overhead         # what a job costs beyond its training
     .venv/bin/python benchmarks/sweeps.py --kills [times] --launcher ray
