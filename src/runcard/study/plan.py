@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runcard.config.compose import compose_config
-from runcard.config.diff import differing_keys
+from runcard.config.diff import affects_results, differing_keys
 from runcard.config.hydra_errors import as_message
 from runcard.config.schema import parse_config
 from runcard.config.sweep import folder_name
@@ -145,5 +145,6 @@ def arm_config(where: str, text: str, common: Mapping[str, str], config_dir: Pat
 
 def _subfolder(own: Sequence[str]) -> str:
     """Return the name of a run's folder in the study's: its config, what its arm sets on it, its seed."""
-    middle = f",{folder_name(','.join(own))}" if own else ""
+    counting = [text for text in own if affects_results(text.partition("=")[0])]
+    middle = f",{folder_name(','.join(counting))}" if counting else ""
     return f"experiment=${{runcard.folder:${{hydra.runtime.choices.experiment}}}}{middle},seed=${{seed}}"
