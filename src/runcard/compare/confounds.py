@@ -121,7 +121,9 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
     for run in sorted(runs, key=_rank, reverse=True):
         arm = configs.setdefault(same_config(run), {})
         if (known := arm.setdefault((run.fold, run.seed), run)) is not run:
-            left_out.append(f"{run.folder}: the same config and seed as {known.folder}, which is newer")
+            is_newer = bool(known.metadata.get("search")) == bool(run.metadata.get("search"))
+            why = "which is newer" if is_newer else "of which a search is recorded"
+            left_out.append(f"{run.folder}: the same config and seed as {known.folder}, {why}")
     place = {run.folder: i for i, run in enumerate(runs)}
     members = []
     for each in configs.values():
@@ -164,8 +166,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
     keys = list(dict.fromkeys(f.key for pair in pairwise(runs) for f in factors(*pair)))
     keys += [f.key for f in factors(runs[0], runs[-1]) if f.key not in keys]
     labels = {key: [f"{key}={value}" for value in _values(key, runs)] for key in keys}
-    told = [labels[key] for key in keys if key != "smoke_test"]  # of which tables say it anyway
-    names = [", ".join(label) for label in zip(*told, strict=True)]
+    named = [labels[key] for key in keys if key != "smoke_test"]  # of which tables say it anyway
+    names = [", ".join(label) for label in zip(*named, strict=True)]
     if len(set(names)) < len(runs):
         names = [", ".join(label) for label in zip(*labels.values(), strict=True)] or ["this config"] * len(runs)
     data = [f"data {run.metadata['data']['hash'][:6]}, split {run.metadata['data']['split_hash'][:6]}" for run in runs]

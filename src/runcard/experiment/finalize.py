@@ -55,7 +55,7 @@ def write_results(
     if setup.is_lean:
         write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]))
     else:
-        write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, positive_class(data)))
+        write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, positive_title(data)))
         outcomes, confusion = figures.write(folder, last["val"], "last epoch")
         tracker.figure("val/confusion", confusion, state.epoch)
         if data.positive is not None:
@@ -117,7 +117,7 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
     """Print what a person sees at the end: the values of the last and the best epoch, and where to look next."""
     last, best = results["last"], results["best"]
     best_column = f"best {best['monitor']} (epoch {best['epoch']})"
-    columns = [positive_class(setup.data), f"last (epoch {last['epoch']})", best_column]
+    columns = [positive_title(setup.data), f"last (epoch {last['epoch']})", best_column]
     names = {name: _with_unit(name, setup) for name in last["values"]}
     cells = [[names[name], f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
     console.print()
@@ -136,7 +136,7 @@ def _with_unit(name: str, setup: ExperimentSetup) -> str:
     return f"{name} ({unit})" if unit else name
 
 
-def positive_class(data: Data) -> str:
+def positive_title(data: Data) -> str:
     """Name the class that sensitivity, precision and F1 are computed for."""
     return "" if data.positive is None else f"positive: {data.classes[data.positive]}"
 

@@ -13,7 +13,7 @@ from runcard.config.schema import parse_config
 from runcard.data.datamodule import open_source
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
-from runcard.experiment.finalize import explain_validation, positive_class
+from runcard.experiment.finalize import explain_validation, positive_title
 from runcard.experiment.predictions import PredictionFigures, first_batch
 from runcard.experiment.setup import make_setup
 from runcard.figures.charts import curves_figure
@@ -47,7 +47,7 @@ def draw_figures(folder: Path, root: Path | None, trust: Sequence[str], console:
     load_weights(folder / "checkpoints" / "best.safetensors", setup.model)
     val = evaluate(setup.network, setup.loss, setup.metrics, setup.loaders.val)
     write_figure(folder / "figures" / "first_batch.png", first_batch(setup))
-    write_figure(folder / "figures" / "curves.png", curves_figure(rows, best["monitor"], positive_class(setup.data)))
+    write_figure(folder / "figures" / "curves.png", curves_figure(rows, best["monitor"], positive_title(setup.data)))
     PredictionFigures(setup).write(folder, val, f"best epoch ({best['epoch']})")
     _, maps = explain_validation(setup, console)
     if maps:

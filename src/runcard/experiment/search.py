@@ -150,15 +150,15 @@ class SearchSweeper(RunSweeper):
         from optuna.trial import TrialState
 
         ended = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED}
-        num_told = 0
+        has_ended = False
         for trial in self.study.trials:
             if trial.state.is_finished() or RUN not in trial.user_attrs:
                 continue
             run = state_of(self.folder / trial.user_attrs[RUN])
             if run.is_final:
                 self.study.tell(trial.number, run.value, state=ended.get(run.state), skip_if_finished=True)
-                num_told += 1
-        if num_told:
+                has_ended = True
+        if has_ended:
             self._write_result()
 
     def _runs(self) -> list[RunState]:

@@ -45,7 +45,7 @@ class PruningLogger:
         epoch, value = row["epoch"], row[self.monitor]
         try:
             self.trial.report(value, epoch)
-        except optuna.exceptions.UpdateFinishedTrialError:  # its end was told before, such as a failure
+        except optuna.exceptions.UpdateFinishedTrialError:  # Optuna knew its end before, such as a failure
             return
         if epoch < self.num_epochs and self.trial.should_prune():
             raise Pruned(f"the search stopped it after epoch {epoch}/{self.num_epochs}, {self.monitor} {value:.4f}")

@@ -96,9 +96,10 @@ def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = No
 
 
 def _mark_chosen(found: Mapping[Key, ArmRun], arm_configs: Mapping[str, ArmConfig]) -> None:
-    """Let runs that are there record the search that chose their arm's config, where it is named only now."""
+    """Let completed runs record the search that chose their arm's config, where it is named only now."""
     for (arm, _), run in found.items():
-        if (folder := arm_configs[arm].config.get("chosen_by")) and not run.metadata.get("search"):
+        folder = arm_configs[arm].config.get("chosen_by")
+        if folder and not run.fault and not run.metadata.get("search"):  # others record it when they go on
             run.metadata["search"] = chosen_by(folder)
             write_json(run.folder / "run.json", run.metadata)
 
