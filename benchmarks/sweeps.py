@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -43,6 +44,7 @@ WAYS = {  # name -> arguments, and threads of each process: null, what the launc
     "joblib, two processes of one thread": (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], None),
     "two identical commands of one thread": ([], "1"),
     "slurm_local, twelve processes at once": (["hydra/launcher=slurm_local"], None),
+    "ray, two workers of one thread": (["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"], None),
 }
 
 
@@ -73,7 +75,9 @@ def main() -> None:
     """Print the seconds of each way, and whether its runs are those of the first with as many threads."""
     rounds = next((int(each) for each in sys.argv[1:] if each.isdigit()), 3)
     named = tuple(each for each in sys.argv[1:] if not each.isdigit())
-    ways = {way: how for way, how in WAYS.items() if not named or way.startswith(named)}
+    ways = {way: how for way, how in WAYS.items() if way.startswith(named or ("",))}
+    if find_spec("ray") is None:
+        ways = {way: how for way, how in ways.items() if not way.startswith("ray")}
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     same: dict[str, bool] = {}
     with tempfile.TemporaryDirectory() as top:

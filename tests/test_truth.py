@@ -12,7 +12,7 @@ from conftest import ONE_THREAD, ROOT
 
 from runcard.compare.analysis import of_study
 
-SMALLER = ("dataset.image_size_px=32", "dataset.num_images=80", "train.epochs=20", "optimizer.lr=3e-3")
+SMALLER = ("dataset.image_size_px=32", "dataset.num_images=80", "train.epochs=20", "optimizer.lr=3e-3", "record=lean")
 
 
 @pytest.fixture(scope="module")

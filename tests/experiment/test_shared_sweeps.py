@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
 from commands import Command
-from conftest import TINY
+from conftest import ONE_THREAD, ROOT, TINY
 from evidence import numbers, run_json
 
 from runcard.errors import UserError
@@ -58,6 +60,16 @@ def test_a_sweep_with_failures(alone):
     assert [what.partition(":")[0] == "failed" for what, _ in rows] == [False, True, False, True]
     assert [state_of(folder / path).state for _, path in rows] == ["done", "failed", "done", "failed"]
     assert "dropout must be" in rows[1][0]
+
+
+def test_the_basic_launcher_imports_torch_once(tmp_path):
+    """Neither again for each job, nor in a process that does nothing else."""
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *SMALL, "seed=0,1", "record=lean"]
+    environment = {**ONE_THREAD, "PYTHONPROFILEIMPORTTIME": "1"}  # Python's own: a line on stderr for each import
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert len(run_folders(tmp_path)) == 2
+    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert imported.count("torch") == 1
 
 
 def test_two_commands_at_once_share_the_jobs(alone, tmp_path):

@@ -53,7 +53,7 @@ def write_results(
     last = _evaluate(setup)
     check_reproduced(rows[-1], last["val"], bit_exact)
     if setup.is_lean:
-        write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]))
+        write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]), palette=True)
     else:
         write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, positive_title(data)))
         outcomes, confusion = figures.write(folder, last["val"], "last epoch")
