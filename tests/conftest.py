@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from PIL import Image
 
-from runcard.config.schema import parse_config
-from runcard.data.datamodule import open_source
+from runcard.config.schema import DatasetConfig, parse_config
+from runcard.data.datamodule import Data, make_data, open_source, read_samples
 from runcard.experiment.setup import ExperimentSetup, make_setup
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +59,12 @@ def compose_config(*overrides: str) -> DictConfig:
     """Return the composed config."""
     with initialize_config_dir(str(ROOT / "conf")):
         return compose("config", overrides=list(overrides))
+
+
+def read_data(dataset: DatasetConfig) -> Data:
+    """Return the data that a config names, decoded and split."""
+    source = open_source(dataset)
+    return make_data(source, dataset, read_samples(source, dataset))
 
 
 def build_setup(cfg: DictConfig, choices: dict[str, str] | None = None) -> ExperimentSetup:

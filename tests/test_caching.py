@@ -166,7 +166,7 @@ def test_a_config_saved_before_there_was_a_limit_has_the_usual_one():
     cfg = compose_config()
     now, _ = parse_config(cfg)
     with open_dict(cfg):
-        del cfg.train.cache_gb, cfg.audit.cache_gb
+        del cfg.train.cache_gb, cfg.audit.cache_gb, cfg.images
     before, _ = parse_config(cfg)
     assert before == now
     assert (now.train.cache_gb, now.audit.cache_gb) == (20, 1)
@@ -210,7 +210,7 @@ def test_the_command_shows_and_empties_the_caches(use, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--clear", "feature"], "--clear must be one of features, audit, all, got 'feature'"),
+        (["--clear", "feature"], "--clear must be one of features, audit, images, all, got 'feature'"),
         (["--yes"], "--yes: say what to remove"),
         (["train.cache_gb=0"], "train.cache_gb must be a number > 0, got 0"),
     ],

@@ -142,9 +142,10 @@ def test_only_tracking_opens_a_summary_writer():
 
 
 def test_only_checkpoint_writes_checkpoints():
-    """Features of a frozen part are stored too, a run is exported, and weights are read in one more place."""
+    """Decoded images and features of a frozen part are stored too, a run is exported, weights are read in one more."""
     formats = [m for m in MODULES if within(imports(m), "safetensors", "pickle")]
     assert formats == [
+        "runcard.audit.decoded",
         "runcard.inference.export",
         "runcard.models.pretrained",
         "runcard.training.checkpoint",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_EPOCH, build_setup, compose_config
+from conftest import ONE_EPOCH, build_setup, compose_config, read_data
 from medical import (
     LPS,
     disc,
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 import runcard
 from runcard.config.schema import parse_config
-from runcard.data.datamodule import open_source, read_data
 from runcard.data.image_io import read_image, read_mask
 from runcard.errors import UserError
 from runcard.training.evaluation import evaluate
@@ -99,7 +98,7 @@ def test_slices_of_a_volume_stay_in_one_split(volumes):
     config, _ = parse_config(
         compose_config(*SMALL, f"dataset.root={volumes}", WINDOW, "dataset.split.val_fraction=0.4")
     )
-    data = read_data(open_source(config.dataset), config.dataset)
+    data = read_data(config.dataset)
     assert data.samples.ids[:4] == ["p0:0", "p0:1", "p0:2", "p1:0"]
     assert len(data.samples.ids) == 3 + 4 + 5 + 3 + 4
     assert data.groups[:4] == ["p0", "p0", "p0", "p1"]
@@ -117,7 +116,7 @@ def test_frames_of_a_dicom_file_stay_in_one_split(tmp_path):
         write_enhanced_ct(image, [greys(n) for n in numbers], heights_mm=[0, 2, 4])
         write_frames(tmp_path / "Mask" / f"p{i}.dcm", [disc(n).astype(np.uint8) for n in numbers])
     config, _ = parse_config(compose_config(*SMALL, f"dataset.root={tmp_path}", WINDOW))
-    data = read_data(open_source(config.dataset), config.dataset)
+    data = read_data(config.dataset)
     assert data.samples.ids[:4] == ["p0:0", "p0:1", "p0:2", "p1:0"]
     assert data.groups[:4] == ["p0", "p0", "p0", "p1"]
     assert {data.groups[i] for i in data.split["train"]}.isdisjoint({data.groups[i] for i in data.split["val"]})
@@ -159,7 +158,7 @@ def test_a_classifier_reads_volumes_too(tmp_path):
         for i in range(4):
             write_nifti(tmp_path / name / f"{i}.nii", [greys(i).astype(np.int16), greys(i + 1).astype(np.int16)])
     config, _ = parse_config(compose_config("dataset=image_folder", f"dataset.root={tmp_path}", WINDOW))
-    data = read_data(open_source(config.dataset), config.dataset)
+    data = read_data(config.dataset)
     assert data.samples.ids[:3] == ["sick/0.nii:0", "sick/0.nii:1", "sick/1.nii:0"]
     assert data.groups[:3] == ["sick/0.nii", "sick/0.nii", "sick/1.nii"]
     assert data.samples.labels == [0] * 8 + [1] * 8

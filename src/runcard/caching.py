@@ -57,10 +57,10 @@ class Cache:
         name: str,
         load: Callable[[Path], T],
         make: Callable[[], T],
-        dump: Callable[[T], bytes],
+        dump: Callable[[T], bytes | None],
         report: Callable[[str], None],
     ) -> tuple[T, bool]:
-        """Return the entry of this name, and whether it was there; make it and keep dump() of it otherwise.
+        """Return the entry of this name, and whether it was there; else make it and keep dump() of it, unless None.
 
         load raises OSError or ValueError for a file that is missing or damaged; what it returns must not need the
         file. While another process makes the same entry this one waits. Raises UserError if the folder cannot be
@@ -68,17 +68,20 @@ class Cache:
         """
         path = self.folder / f"{name}{self.suffix}"
         with self._locked(path, report):
-            try:
-                found = load(path)
-            except (OSError, ValueError):
-                pass
-            else:
-                with suppress(OSError):  # another user's file
-                    os.utime(path)
-                return found, True
+            with suppress(OSError, ValueError):
+                return self.load(name, load), True
             made = make()
-            self._store(path, dump(made), report)
+            if (content := dump(made)) is not None:
+                self._store(path, content, report)
             return made, False
+
+    def load(self, name: str, load: Callable[[Path], T]) -> T:
+        """Return the entry of this name. Raises OSError or ValueError where it is missing or damaged."""
+        path = self.folder / f"{name}{self.suffix}"
+        found = load(path)
+        with suppress(OSError):  # another user's file
+            os.utime(path)
+        return found
 
     def files(self) -> list[CachedFile]:
         """List the files in the order in which they go: half-written ones, then the least recently used."""
@@ -155,6 +158,19 @@ def feature_cache(folder: str, limit_gb: float | None) -> Cache:
         suffix=".safetensors",
         fix="Choose another folder, or train.cache_features=never.",
         waiting="frozen layers: another run makes the same features, waiting for them",
+    )
+
+
+def image_cache(folder: str, limit_gb: float | None) -> Cache:
+    """Return the cache of what audit/decoded.py decodes."""
+    return Cache(
+        holds="decoded images",
+        section="images",
+        folder=Path(folder).expanduser(),
+        limit_gb=limit_gb,
+        suffix=".images",
+        fix="Choose another folder.",
+        waiting="images: another run decodes the same files, waiting for it",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import compose_config
 from omegaconf import OmegaConf
 
@@ -15,7 +16,7 @@ from runcard.audit.checks.augmentation import find, no_op_parameters
 from runcard.audit.detectors.augmentation_probe import Sample, probe
 from runcard.caching import audit_cache
 from runcard.config.instantiate import build
-from runcard.data.loaders import SampleDataset, unaugmented
+from runcard.data.loaders import BatchLoader, SampleDataset, unaugmented
 from runcard.data.preprocessing import normalizer, prepare
 from runcard.datasets.synthetic.chest import PhantomChest
 from runcard.errors import UserError
@@ -226,7 +227,8 @@ def test_unaugmented_is_bit_for_bit():
     samples, normalization = prepare(PhantomChest(4, 32), 32, 1), normalizer("symmetric")
 
     def is_plain(augment: Callable[..., Any] | None) -> bool:
-        return unaugmented(SampleDataset(samples, normalization, augment, seed=0), samples, normalization, range(4))
+        dataset = SampleDataset(samples, normalization, augment, seed=0)
+        return unaugmented(BatchLoader(dataset, 2, [], torch.device("cpu")), samples, normalization, range(4))
 
     assert is_plain(None)
     assert is_plain(pipeline())
@@ -234,4 +236,5 @@ def test_unaugmented_is_bit_for_bit():
     assert not is_plain(lambda image, mask, seed: (image, mask[::-1]))
     assert not is_plain(lambda image, mask, seed: (image + (seed % 8 == 0), mask))
     other = normalizer("unit")
-    assert not unaugmented(SampleDataset(samples, other, None, seed=0), samples, normalization, [0])
+    loader = BatchLoader(SampleDataset(samples, other, None, seed=0), 2, [], torch.device("cpu"))
+    assert not unaugmented(loader, samples, normalization, [0])

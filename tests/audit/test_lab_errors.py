@@ -94,8 +94,8 @@ def test_1_image_augmented_and_mask_not(run_config, tmp_path):
 
 def test_1_validation_augmented(run_config, monkeypatch, tmp_path):
 
-    def careless(plain, augmented, split, train, seed, pin_memory):
-        return make_loaders(augmented, augmented, split, train, seed, pin_memory)
+    def careless(plain, augmented, split, train, seed, device):
+        return make_loaders(augmented, augmented, split, train, seed, device)
 
     monkeypatch.setattr(parts, "make_loaders", careless)
     with pytest.raises(UserError, match="validation_augmented: validation images are not as they are on disk"):

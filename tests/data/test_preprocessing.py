@@ -40,7 +40,7 @@ def loaders_of(
 ) -> Loaders:
     scale = normalizer(normalization)
     images, augmented = (SampleDataset(samples, scale, change, seed) for change in (None, augmentation(augment)))
-    return make_loaders(images, augmented, SPLIT, SETTINGS.model_copy(update=settings), seed, pin_memory=False)
+    return make_loaders(images, augmented, SPLIT, SETTINGS.model_copy(update=settings), seed, torch.device("cpu"))
 
 
 def epochs(loaders: Loaders, num_epochs: int) -> list[tuple[torch.Tensor, ...]]:
@@ -417,5 +417,5 @@ def test_limit_batches_shortens_every_split():
 
 def test_without_a_test_split_there_is_no_test_loader():
     images = SampleDataset(CHESTS, normalizer("unit"), None, 0)
-    loaders = make_loaders(images, images, {**SPLIT, "test": []}, SETTINGS, 0, pin_memory=False)
+    loaders = make_loaders(images, images, {**SPLIT, "test": []}, SETTINGS, 0, torch.device("cpu"))
     assert loaders.test is None

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, compose_config
+from conftest import ROOT, compose_config, read_data
 from PIL import Image
 
 from make_data import write_course
 from runcard import IGNORED
 from runcard.config.schema import DatasetConfig, SplitConfig, parse_section, to_plain
-from runcard.data.datamodule import Data, open_source, read_data
+from runcard.data.datamodule import Data
 from runcard.data.preprocessing import prepare
 from runcard.data.splits import make_split
 from runcard.datasets.image_folder import ImageFolder
@@ -224,7 +224,7 @@ def test_the_printed_overrides_read_the_masks(masks, config, printed, tmp_path):
 
     def read(*overrides: str) -> Data:
         dataset = parse_section(DatasetConfig, to_plain(compose_config(*given, *overrides).dataset))
-        return read_data(open_source(dataset), dataset)
+        return read_data(dataset)
 
     with pytest.raises(UserError, match="not a mask") as caught:
         read()

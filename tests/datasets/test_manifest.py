@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import compose_config
+from conftest import compose_config, read_data
 from PIL import Image
 
 from runcard.config.schema import parse_config
-from runcard.data.datamodule import open_source, read_data
 from runcard.errors import UserError
 
 
@@ -33,7 +32,7 @@ def table(tmp_path, monkeypatch):
 
 def read(choice: str, path: Path, *overrides: str):
     config, _ = parse_config(compose_config(f"dataset={choice}", f"dataset.csv={path}", *overrides))
-    return read_data(open_source(config.dataset), config.dataset)
+    return read_data(config.dataset)
 
 
 def test_labels_patients_and_splits(table):

@@ -17,9 +17,8 @@ from evidence import run_json
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
 
-from runcard.data.loaders import EpochSampler
+from runcard.data.loaders import BatchLoader, EpochSampler
 from runcard.errors import UserError
 from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.session import fit_setup
@@ -128,7 +127,8 @@ def test_train_loss_is_the_mean_over_images_of_what_was_trained_on(tmp_path):
     """With nothing moving, the running loss of all training images is the loss that evaluation finds."""
     trained = train(tmp_path, *PLAIN, "optimizer.lr=0", "train.epochs=1", "dataset.num_images=18")
     setup = trained.setup
-    loader = DataLoader(setup.loaders.train.dataset, 1, sampler=EpochSampler(setup.data.split["train"], 0, False, None))
+    sampler = EpochSampler(setup.data.split["train"], 0, False, None)
+    loader = BatchLoader(setup.loaders.train.dataset, 1, sampler, setup.fabric.device)
     everything = evaluate(setup.network, setup.loss, setup.metrics, loader)
     assert trained.column("train/loss") == pytest.approx([everything.values["loss"]], rel=1e-5)
 
@@ -313,7 +313,7 @@ def uneven() -> ExperimentSetup:
 
 def evaluated(setup: ExperimentSetup, batch_size: int) -> Any:
     sampler = EpochSampler(setup.data.split["val"], seed=0, shuffle=False, limit=None)
-    loader = DataLoader(setup.loaders.val.dataset, batch_size, sampler=sampler)
+    loader = BatchLoader(setup.loaders.val.dataset, batch_size, sampler, setup.fabric.device)
     return evaluate(setup.network, setup.loss, setup.metrics, loader)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -23,15 +22,10 @@ from runcard.audit.profiles import Inspected, Profile
 from runcard.caching import Cache, audit_cache
 from runcard.config.schema import Config, DatasetConfig
 from runcard.data.datamodule import Data, positive_class
-from runcard.data.loaders import unaugmented
+from runcard.data.loaders import Augment, BatchLoader, unaugmented
 from runcard.data.source import Source
 from runcard.data.splits import Split, make_split, split_kind
 from runcard.errors import DataError, UserError
-
-if TYPE_CHECKING:
-    from torch.utils.data import Dataset
-
-    from runcard.data.loaders import Augment, Batch
 
 OF_DATA = ("dataset", "augmentation", "experiment")  # the overrides of a run that an audit depends on
 OF_RUN = ("validation_augmented", "ignored_model_key")  # not checked by runcard audit, which builds no model
@@ -93,13 +87,13 @@ def audit_before_training(
     data: Data,
     profiles: Mapping[int, Profile],
     augment: Augment,
-    validation: Dataset[Batch],
+    validation: BatchLoader,
     config: Config,
     mismatches: Sequence[str],
 ) -> list[Finding]:
     """Audit a run's data, augmentation and model.
 
-    profiles are of the samples, by their position in the source, validation is the validation loader's dataset,
+    profiles are of the samples, by their position in the source, validation is the validation loader,
     mismatches are those of the built model. Raises UserError for errors not allowed by audit.allow.
     """
     cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
@@ -125,7 +119,7 @@ def print_findings(
         console.print(f"{summary(findings)} Files and fixes: {shlex.join(command)}")
 
 
-def _of_run(data: Data, validation: Dataset[Batch], mismatches: Sequence[str]) -> Iterator[Finding]:
+def _of_run(data: Data, validation: BatchLoader, mismatches: Sequence[str]) -> Iterator[Finding]:
     """Find faults in how this run uses its data and model."""
     if not unaugmented(validation, data.samples, data.normalization, data.split["val"][:NUM_VALIDATION]):
         what = "validation images are not as they are on disk"

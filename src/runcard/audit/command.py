@@ -13,6 +13,7 @@ from rich.console import Console
 from runcard.audit.audit import Audit, audit_data
 from runcard.audit.checks import augmentation as augmentation_checks
 from runcard.audit.contact_sheet import MAX_TILES, NUM_COLUMNS, Tile, contact_sheet
+from runcard.audit.decoded import decoded_before
 from runcard.audit.detectors.augmentation_probe import draws
 from runcard.audit.findings import (
     MAX_PLACES_SHOWN,
@@ -26,7 +27,7 @@ from runcard.audit.findings import (
     summary,
 )
 from runcard.audit.profiles import Inspected, inspect
-from runcard.caching import audit_cache
+from runcard.caching import audit_cache, image_cache
 from runcard.config.compose import compose_config
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
@@ -67,7 +68,9 @@ def audit_config(
     name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
     cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
-    audit = audit_data(source, dataset, *inspect(source, console), cache)
+    before = decoded_before(source, dataset, image_cache(config.images.cache_dir, config.images.cache_gb))
+    profiles, faults = (before.profiles, []) if before else inspect(source, console)
+    audit = audit_data(source, dataset, profiles, faults, cache)
     data, tried = audit.data, augmentation_checks.read_chosen(source, audit.data, dataset)
     findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried, cache)])
     originals = [profile.original for profile in data.profiles]

@@ -135,16 +135,16 @@ def profile_of(source: Source, i: int, sample: Sample) -> Profile:
     files = source.files[i]
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
     mean, sd = (float(value[0, 0]) for value in cv2.meanStdDev(grey))
-    status = file_of(files[0]).stat() if files else None
+    num_bytes = file_of(files[0]).stat().st_size if files else image.nbytes
     return Profile(
         id=source.ids[i],
         position=i,
         name=name_of(source, i, 0),
         files=files,
         digest=digest,
-        inode=(status.st_dev, status.st_ino) if status else None,
+        inode=inode_of(files),
         pixel_hash=_hash(str(image.shape).encode() + image.tobytes()),
-        num_bytes=status.st_size if status else image.nbytes,
+        num_bytes=num_bytes,
         original=original,
         mean=mean,
         sd=sd,
@@ -154,6 +154,12 @@ def profile_of(source: Source, i: int, sample: Sample) -> Profile:
         target=None if isinstance(target, np.ndarray) else int(target),
         mask=_mask(source, i, grey, target) if isinstance(target, np.ndarray) else None,
     )
+
+
+def inode_of(files: Sequence[Path]) -> tuple[int, int] | None:
+    """Return what is equal for links to one file, the image's; None for generated data."""
+    status = file_of(files[0]).stat() if files else None
+    return (status.st_dev, status.st_ino) if status else None
 
 
 def seen_in(profiles: Sequence[Profile]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runcard.caching import Cache, CachedFile
 
 PANEL = "Look after runs"
-CACHES = ("features", "audit")
+CACHES = ("features", "audit", "images")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -138,8 +138,8 @@ def cache(
     print_table(console, columns, [[name, *_row(each, files[name])] for name, each in caches.items()])
     if not clear:
         console.print(
-            "\nAt its limit (train.cache_gb, audit.cache_gb) a cache loses what was not used for the longest time. "
-            "To empty it: --clear features, --clear audit, or --clear all."
+            "\nAt its limit (train.cache_gb, audit.cache_gb, images.cache_gb) a cache loses what was not used for the "
+            "longest time. To empty it: --clear features, --clear audit, --clear images, or --clear all."
         )
         return
     chosen = [(caches[name], file) for name in (CACHES if clear == "all" else (clear,)) for file in files[name]]
@@ -152,14 +152,19 @@ def cache(
 
 def _caches(overrides: Sequence[str], config_dir: Path | None) -> dict[str, Cache]:
     """Return the caches that a config names, by their names in CACHES. The rest of the config may lack values."""
-    from runcard.caching import audit_cache, feature_cache
+    from runcard.caching import audit_cache, feature_cache, image_cache
     from runcard.config.compose import compose_config
-    from runcard.config.schema import AuditConfig, TrainConfig, parse_section, to_plain
+    from runcard.config.schema import AuditConfig, ImagesConfig, TrainConfig, parse_section, to_plain
 
     composed = compose_config(overrides, config_dir)
     train = parse_section(TrainConfig, to_plain(composed.train), "train.")
     audit = parse_section(AuditConfig, to_plain(composed.audit), "audit.")
-    caches = feature_cache(train.cache_dir, train.cache_gb), audit_cache(audit.cache_dir, audit.cache_gb)
+    images = parse_section(ImagesConfig, to_plain(composed.images), "images.")
+    caches = (
+        feature_cache(train.cache_dir, train.cache_gb),
+        audit_cache(audit.cache_dir, audit.cache_gb),
+        image_cache(images.cache_dir, images.cache_gb),
+    )
     return dict(zip(CACHES, caches, strict=True))
 
 

@@ -158,6 +158,13 @@ class AuditConfig(Section):
     cache_gb: PositiveFloat | None = 1.0  # absent in configs saved before there was a limit
 
 
+class ImagesConfig(Section):
+    """Where decoded images are kept for the next run."""
+
+    cache_dir: str
+    cache_gb: PositiveFloat | None
+
+
 class TrainConfig(Section):
     """How one run is trained; conf/config.yaml explains each key."""
 
@@ -222,6 +229,7 @@ class Config(Section):
     chosen_by: str | None = None
     train: TrainConfig
     audit: AuditConfig
+    images: ImagesConfig = ImagesConfig(cache_dir="outputs/.images", cache_gb=20.0)  # absent in configs saved before
     derived: DerivedConfig
 
 

@@ -51,14 +51,9 @@ def read_samples(
     return prepare(source, dataset.image_size_px, dataset.channels, allowed, look, dataset.resize)
 
 
-def read_data(source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look | None = None) -> Data:
-    """Decode and split the data of an open source. Raises UserError for all that is wrong with them.
-
-    allowed are the checks (audit.allow) whose faults leave an image out rather than stop; look sees each sample as it
-    is decoded, see preprocessing.prepare.
-    """
+def make_data(source: Source, dataset: DatasetConfig, samples: Samples) -> Data:
+    """Split the decoded images of an open source. Raises UserError for what is wrong with them."""
     classes, positive = list(source.classes), positive_class(dataset, source)
-    samples = read_samples(source, dataset, allowed, look)
     if samples.has_masks and len(classes) > IGNORED:
         raise UserError(f"dataset.classes: masks can have {IGNORED} classes at most, got {len(classes)}.")
     given = source.given_split and [source.given_split[i] for i in samples.positions]

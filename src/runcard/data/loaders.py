@@ -5,9 +5,10 @@ Augmentation is random and can reach the training split only: only the training 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,47 +21,77 @@ from runcard.data.source import Samples
 from runcard.data.splits import Split
 from runcard.seeding import derive
 
+Key = tuple[int, int]  # epoch, position in Samples
 Augment = Callable[[np.ndarray, np.ndarray | None, int], tuple[np.ndarray, np.ndarray | None]]
 
 
 class Batch(NamedTuple):
-    """One item, or after collation one batch, of a loader."""
+    """One batch. A dataset gives it as it is stored; a loader as the model takes it, on the run's device."""
 
-    images: torch.Tensor  # (N, C, H, W) float32
-    targets: torch.Tensor  # (N,) or (N, H, W) int64
+    images: torch.Tensor  # (N, C, H, W) float32, channels_last; of SampleDataset (N, H, W, C) uint8
+    targets: torch.Tensor  # (N,) or (N, H, W) int64; of SampleDataset masks are uint8
     indices: torch.Tensor  # (N,) positions in Samples
     pixel_size: torch.Tensor  # (N, 2) float64: height and width of a pixel in mm; 1 where the data have no spacing
 
 
-class SampleDataset(Dataset[Batch]):
-    """Samples as tensors. The key is (epoch, index): with persistent workers, an epoch kept here would go stale."""
+class BatchDataset(Dataset[Batch]):
+    """A dataset that gives whole batches, by keys that name the epoch: persistent workers would keep an old one."""
+
+    samples: Samples
+    normalization: Normalizer | None  # what a loader does to the images; None: nothing
+
+    @abstractmethod
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """Return the samples with these keys."""
+
+    def __getitem__(self, key: Key) -> Batch:
+        """Return a batch of one sample."""
+        return self.__getitems__([key])
+
+    def batch(self, images: torch.Tensor, targets: torch.Tensor, indices: Sequence[int]) -> Batch:
+        """Return the batch of these samples, with the sizes of their pixels."""
+        sizes = self.samples.pixel_mm
+        of_batch = np.ones((len(indices), 2)) if sizes is None else sizes[indices]
+        return Batch(images, targets, torch.tensor(indices), torch.from_numpy(of_batch))
+
+
+class SampleDataset(BatchDataset):
+    """Samples, augmented where augment is given."""
+
+    normalization: Normalizer
 
     def __init__(self, samples: Samples, normalization: Normalizer, augment: Augment | None, seed: int) -> None:
         self.samples = samples
         self.normalization = normalization
         self.augment = augment
         self.seed = seed
+        self.on_device: tuple[torch.Tensor, torch.Tensor] | None = None  # all images and targets
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, index = key
-        image, target = self.samples.images[index], self.samples.targets[index]
+    def move(self, device: torch.device) -> None:
+        """Keep a copy of all images and targets on a device, from which batches are taken."""
+        samples = self.samples
+        self.on_device = torch.tensor(samples.images, device=device), torch.tensor(samples.targets, device=device)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        indices = [index for _, index in keys]
         if self.augment is not None:
-            draw = derive(self.seed, "augmentation", epoch, self.samples.ids[index])
-            mask = target.copy() if self.samples.has_masks else None
-            image, mask = self.augment(image.copy(), mask, draw)  # copies: transforms may work in place
-            target = target if mask is None else mask
-        pixels = torch.from_numpy(self.normalization(image))
-        target = torch.from_numpy(np.asarray(target, np.int64))
-        return Batch(pixels, target, torch.tensor(index), pixel_size(self.samples, index))
+            pairs = [self._augmented(self.augment, *key) for key in keys]
+            images, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
+        elif self.on_device:
+            images, targets = (tensor[indices] for tensor in self.on_device)
+        else:
+            images, targets = (torch.from_numpy(a[indices]) for a in (self.samples.images, self.samples.targets))
+        return self.batch(images, targets, indices)
+
+    def _augmented(self, augment: Augment, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, target = self.samples.images[index], self.samples.targets[index]
+        draw = derive(self.seed, "augmentation", epoch, self.samples.ids[index])
+        mask = target.copy() if self.samples.has_masks else None
+        image, mask = augment(image.copy(), mask, draw)  # copies: transforms may work in place
+        return image, target if mask is None else mask
 
 
-def pixel_size(samples: Samples, index: int) -> torch.Tensor:
-    """Return the height and width (2,) float64 of a sample's pixels in mm; 1 where the data have no spacing."""
-    one = torch.ones(2, dtype=torch.float64)
-    return one if samples.pixel_mm is None else torch.from_numpy(samples.pixel_mm[index])
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
+class EpochSampler(Sampler[Key]):
     """Yields (epoch, index), shuffled anew for every epoch from the seed alone, or in order."""
 
     def __init__(self, indices: Sequence[int], seed: int, shuffle: bool, limit: int | None) -> None:
@@ -74,7 +105,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """Choose the order and the augmentations that the next iteration gives."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[Key]:
         order = self.indices
         if self.shuffle:
             order = np.random.default_rng(derive(self.seed, "order", self.epoch)).permutation(order)
@@ -84,45 +115,91 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return self.num_images
 
 
+class BatchLoader(DataLoader[Batch]):
+    """Batches on a device, as the model takes them. Images travel as uint8 and are normalised there.
+
+    sampler gives the keys of the dataset.
+    """
+
+    dataset: BatchDataset
+    batch_size: int
+
+    def __init__(
+        self,
+        dataset: BatchDataset,
+        batch_size: int,
+        sampler: Sampler[Key] | Sequence[Key],
+        device: torch.device,
+        seed: int = 0,
+        num_workers: int = 0,
+        persistent_workers: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_size,
+            sampler=sampler,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            persistent_workers=persistent_workers and num_workers > 0,
+            worker_init_fn=_single_threaded,
+            pin_memory=device.type == "cuda" and not getattr(dataset, "on_device", None),
+            generator=_generator(seed),
+        )
+        self.device = device
+        self.normalization = dataset.normalization and [torch.from_numpy(a).to(device) for a in dataset.normalization]
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return map(self.prepare, super().__iter__())
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return a batch of the dataset as the model takes it, on the device."""
+        images = batch.images.to(self.device, non_blocking=True)
+        if self.normalization:
+            scale, shift = self.normalization
+            images = images.movedim(-1, -3) * scale + shift
+        targets = batch.targets.to(self.device, non_blocking=True).long()
+        return batch._replace(images=to_device(images, self.device), targets=targets)
+
+
+def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Move images (N, C, H, W) to the device, in channels_last."""
+    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Loaders:
     """The loaders of one run. train_eval: unaugmented training images, as many as validation has."""
 
-    train: DataLoader[Batch]
-    train_eval: DataLoader[Batch]
-    val: DataLoader[Batch]
-    test: DataLoader[Batch] | None
+    train: BatchLoader
+    train_eval: BatchLoader
+    val: BatchLoader
+    test: BatchLoader | None
     train_sampler: EpochSampler
 
 
 def make_loaders(
-    plain: Dataset[Batch], augmented: Dataset[Batch], split: Split, train: TrainConfig, seed: int, pin_memory: bool
+    plain: BatchDataset, augmented: BatchDataset, split: Split, train: TrainConfig, seed: int, device: torch.device
 ) -> Loaders:
     """Return the loaders; only the training one sees augmented. Evaluation reads in order and drops nothing."""
     limit = train.limit_batches and train.limit_batches * train.batch_size
 
-    def evaluation(indices: Sequence[int]) -> DataLoader[Batch]:
-        sampler = EpochSampler(indices, seed, shuffle=False, limit=limit)
-        return DataLoader(plain, train.batch_size, sampler=sampler, pin_memory=pin_memory, generator=_generator(seed))
+    def evaluation(indices: Sequence[int]) -> BatchLoader:
+        return BatchLoader(plain, train.batch_size, EpochSampler(indices, seed, False, limit), device, seed)
 
     shuffled = np.random.default_rng(derive(seed, "train_eval")).permutation(split["train"])
     sampler = EpochSampler(split["train"], seed, shuffle=True, limit=limit)
+    workers = (train.num_workers, train.persistent_workers)
     return Loaders(
-        train=DataLoader(
-            augmented,
-            train.batch_size,
-            sampler=sampler,
-            num_workers=train.num_workers,
-            persistent_workers=train.persistent_workers and train.num_workers > 0,
-            worker_init_fn=_single_threaded,
-            pin_memory=pin_memory,
-            generator=_generator(seed),
-        ),
+        train=BatchLoader(augmented, train.batch_size, sampler, device, seed, *workers),
         train_eval=evaluation(np.sort(shuffled[: len(split["val"])]).tolist()),
         val=evaluation(split["val"]),
         test=evaluation(split["test"]) if split["test"] else None,
         train_sampler=sampler,
     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -134,11 +211,12 @@ def _single_threaded(_: int) -> None:
     cv2.setNumThreads(0)  # a worker is one core; OpenCV's own threads would compete with the others
 
 
-def unaugmented(dataset: Dataset[Batch], samples: Samples, normalization: Normalizer, indices: Sequence[int]) -> bool:
-    """Whether a loader's dataset gives these samples normalised and otherwise unchanged, bit for bit, in two epochs."""
+def unaugmented(loader: BatchLoader, samples: Samples, normalization: Normalizer, indices: Sequence[int]) -> bool:
+    """Whether a loader gives these samples normalised and otherwise unchanged, bit for bit, in two epochs."""
 
     def as_it_is(batch: Batch, i: int) -> bool:
-        pixels = normalization(samples.images[i])
-        return np.array_equal(batch.images, pixels) and np.array_equal(batch.targets, samples.targets[i])
+        pixels, target = normalization(samples.images[i]), samples.targets[i]
+        return np.array_equal(batch.images[0].cpu(), pixels) and np.array_equal(batch.targets[0].cpu(), target)
 
-    return all(as_it_is(dataset[epoch, i], i) for epoch in (1, 2) for i in indices)
+    dataset = loader.dataset
+    return all(as_it_is(loader.prepare(dataset[epoch, i]), i) for epoch in (1, 2) for i in indices)

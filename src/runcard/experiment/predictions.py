@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from torch.utils.data import DataLoader, default_collate
 
 from runcard.data.image_io import without_suffix
-from runcard.data.loaders import Batch
+from runcard.data.loaders import BatchLoader
 from runcard.experiment.setup import ExperimentSetup
 from runcard.figures.charts import confusion_figure
 from runcard.figures.predictions import Example, batch_figure, class_figure, mask_figure, preview
@@ -32,8 +31,9 @@ def first_batch(setup: ExperimentSetup) -> Figure:
     """Draw the first training batch of the first epoch, augmented, exactly as it will be trained on."""
     setup.loaders.train_sampler.set_epoch(1)
     keys = islice(setup.loaders.train_sampler, min(setup.train.batch_size, MAX_TILES))
-    batch = default_collate([setup.loaders.train.dataset[key] for key in keys])
-    return batch_figure(batch.images.numpy(), batch.targets.numpy(), setup.data.classes)
+    loader = setup.loaders.train
+    batch = loader.prepare(loader.dataset.__getitems__(list(keys)))
+    return batch_figure(batch.images.cpu().numpy(), batch.targets.cpu().numpy(), setup.data.classes)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class PredictionFigures:
     def _examples(self, indices: Sequence[int]) -> Iterator[Example]:
         """Yield the named samples with the model's probabilities for them, titled by id."""
         val, keys = self.loaders.val, [(0, i) for i in indices]
-        loader: DataLoader[Batch] = DataLoader(val.dataset, val.batch_size, sampler=keys, generator=val.generator)
+        loader = BatchLoader(val.dataset, val.batch_size, keys, val.device)
         batches = predict(self.model, (batch.images for batch in loader))
         of_images = chain.from_iterable(probs.cpu().numpy() for probs in batches)
         for index, probs in zip(indices, of_images, strict=True):

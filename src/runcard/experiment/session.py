@@ -14,13 +14,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runcard.audit.audit import audit_before_training, print_findings
+from runcard.audit.decoded import read_decoded
 from runcard.audit.findings import as_json
-from runcard.audit.profiles import Profile, profile_of, seen_in
+from runcard.audit.profiles import Profile, seen_in
+from runcard.caching import image_cache
 from runcard.config.diff import config_hash
 from runcard.config.schema import Config
 from runcard.console import print_table
 from runcard.data.preprocessing import left_out
-from runcard.data.source import Sample, Source
+from runcard.data.source import Samples, Source
 from runcard.data.splits import data_fingerprint
 from runcard.data.summary import count_classes, describe_images, summary_rows
 from runcard.errors import UserError
@@ -65,14 +67,17 @@ def train_experiment(
     search = {"trial": trial.number} if trial else chosen_by(config.chosen_by)
     profiles: dict[int, Profile] = {}
 
-    def look(i: int, sample: Sample) -> None:  # at each image while it is decoded at full size, for the audit
-        profiles[i] = profile_of(source, i, sample)
+    def read() -> Samples:
+        cache = image_cache(config.images.cache_dir, config.images.cache_gb)
+        decoded = read_decoded(source, config.dataset, config.audit.allow, cache)
+        profiles.update(decoded.profiles)
+        return decoded.samples
 
-    setup = make_setup(cfg, config, source, choices, look)
+    setup = make_setup(cfg, config, source, choices, read)
     samples, split = setup.data.samples, setup.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
     built = summarize_model(setup.model, setup.image_shape, setup.config["model"])
-    validation = setup.loaders.val.dataset
+    validation = setup.loaders.val
     findings = audit_before_training(setup.data, profiles, setup.augment, validation, config, built.mismatches)
     record = Record.open(hold, setup.config, choices, fingerprint, setup.overwrite)
     if record.content.get("status") == "completed":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ from torchmetrics import MetricCollection
 from runcard.config.diff import flatten
 from runcard.config.instantiate import build, build_with
 from runcard.config.schema import Config, TrainConfig, to_plain
-from runcard.data.datamodule import Data, positive_class, read_data
+from runcard.data.datamodule import Data, make_data, positive_class, read_samples
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
-from runcard.data.preprocessing import Look
-from runcard.data.source import Source
+from runcard.data.source import Samples, Source
 from runcard.errors import UserError
 from runcard.experiment.checks import check_monitors, check_output
 from runcard.fileio import sha256
@@ -68,7 +68,7 @@ class ExperimentSetup:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """What the model takes of one image: (C, H, W)."""
-        channels, height, width = self.images[0, 0].images.shape
+        height, width, channels = self.data.samples.images.shape[1:]
         return channels, height, width
 
     @property
@@ -84,8 +84,7 @@ def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[Expe
     assert divided is not None
     front, rest = divided
     data, metadata = cached_features(front, setup.images, setup.train, setup.fabric, setup.precision, console)
-    on_gpu = setup.fabric.device.type == "cuda"
-    loaders = make_loaders(data, data, setup.data.split, setup.train, setup.seed, pin_memory=on_gpu)
+    loaders = make_loaders(data, data, setup.data.split, setup.train, setup.seed, setup.fabric.device)
     return replace(setup, network=setup.fabric.setup_module(rest), loaders=loaders), metadata
 
 
@@ -94,12 +93,12 @@ def make_setup(
     config: Config,
     source: Source,
     choices: dict[str, str],
-    look: Look | None = None,
+    read: Callable[[], Samples] | None = None,
     begins: bool = True,
 ) -> ExperimentSetup:
     """Build all that one run needs: cfg is the composed config, config the same parsed, source its dataset, opened.
 
-    choices names the file chosen per config group, for messages; look sees each sample as it is decoded; begins says
+    choices names the file chosen per config group, for messages; read gives the decoded images; begins says
     whether the model needs the weights that training begins with. Fills in cfg.derived. Raises UserError.
     """
     unresolved, train, seed, trust = cfg.copy(), config.train, config.seed, config.trust
@@ -111,9 +110,10 @@ def make_setup(
         model = build("model", to_plain(cfg.model), trust, choices.get("model"))
     origin = _load_weights(model, train, to_plain(cfg.model)) if begins else {}
     freeze(model, train.freeze or [])
-    data = read_data(source, config.dataset, config.audit.allow, look)
+    read = read or partial(read_samples, source, config.dataset, config.audit.allow)
+    data = make_data(source, config.dataset, read())
     images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
-    loaders = make_loaders(images, augmented, data.split, train, seed, pin_memory=fabric.device.type == "cuda")
+    loaders = make_loaders(images, augmented, data.split, train, seed, fabric.device)
     cfg.derived.steps = train.epochs * math.ceil(len(loaders.train) / train.accumulate_steps)
     resolved = to_plain(cfg)
     balanced_weights = _balance(loss, data)

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from torch import nn
-from torch.utils.data import DataLoader
 from torchmetrics import MetricCollection
 
 from runcard import IGNORED
@@ -27,7 +26,7 @@ from runcard.config.compose import compose_config, parse_overrides, replaced
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, LossConfig, check_targets, parse_config, parse_section
 from runcard.data.datamodule import open_source, read_samples
-from runcard.data.loaders import Batch, SampleDataset
+from runcard.data.loaders import BatchLoader, SampleDataset
 from runcard.data.preprocessing import normalizer, read_sample, restore_size
 from runcard.data.source import Samples, Source
 from runcard.data.splits import data_fingerprint, name_groups
@@ -320,10 +319,10 @@ class _Measured:
         scores = self.run.config["metric"]["scores"]
         return MetricCollection({name: build(f"metric.scores.{name}", scores[name], self.run.trust) for name in names})
 
-    def _batches(self, chosen: Sequence[int]) -> DataLoader[Batch]:
+    def _batches(self, chosen: Sequence[int]) -> BatchLoader:
         """Return a loader of these samples, in batches as large as the training's: the same sums, to the last bit."""
         size = int(self.run.config["train"]["batch_size"])
-        return DataLoader(self.dataset, size, sampler=[(0, i) for i in chosen])
+        return BatchLoader(self.dataset, size, [(0, i) for i in chosen], next(self.run.model.parameters()).device)
 
     def evaluate(self) -> Evaluation:
         """Evaluate the model as it is now."""

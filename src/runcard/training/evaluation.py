@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from runcard import IGNORED
-from runcard.data.loaders import Batch
+from runcard.data.loaders import Batch, to_device
 from runcard.data.source import Samples
 from runcard.errors import UserError
 from runcard.training.types import Evaluation, Ignoring, Loss
@@ -58,7 +58,7 @@ def evaluate(
     kept: list[Tensor] = []
     for batch in loader:
         logits = infer(model, batch.images, autocast)
-        targets = batch.targets.to(logits.device, non_blocking=True)
+        targets = batch.targets
         probs = probabilities(logits)
         losses += [loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(targets))]
         for metric in of_lengths:
@@ -148,11 +148,6 @@ def _parts(loss: nn.Module, key: str) -> dict[str, nn.Module]:
     within = {} if isinstance(loss, Ignoring) else dict(loss.named_children())
     found = {k: part for name, child in within.items() for k, part in _parts(child, f"{key}.{name}").items()}
     return found or {key: loss}
-
-
-def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Move images (N, C, H, W) to the device, in channels_last."""
-    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -20,11 +21,10 @@ from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from runcard.caching import feature_cache
 from runcard.config.schema import TrainConfig
-from runcard.data.loaders import Batch, EpochSampler, SampleDataset, pixel_size
+from runcard.data.loaders import Batch, BatchDataset, BatchLoader, EpochSampler, Key, SampleDataset
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
 from runcard.data.source import Samples
 from runcard.errors import UserError
@@ -48,17 +48,19 @@ class PartlyFrozen(Protocol):
         """Return the front and the rest, such that rest(front(images)) is the model; None if nothing is frozen."""
 
 
-class FeatureDataset(Dataset[Batch]):
-    """The features of every sample, with the keys (epoch, index) of SampleDataset."""
+class FeatureDataset(BatchDataset):
+    """The features of every sample."""
+
+    normalization = None
 
     def __init__(self, features: Tensor, samples: Samples) -> None:
         self.features = features  # (N, C, H, W), in the front's output dtype
         self.samples = samples
         self.targets = torch.tensor(samples.targets, dtype=torch.int64)
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        _, index = key
-        return Batch(self.features[index], self.targets[index], torch.tensor(index), pixel_size(self.samples, index))
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        indices = [index for _, index in keys]
+        return self.batch(self.features[indices], self.targets[indices], indices)
 
 
 def cached_features(
@@ -84,7 +86,7 @@ def cached_features(
 def size_bytes(front: nn.Module, images: SampleDataset) -> int:
     """Compute the size of the float32 features of all samples."""
     with torch.inference_mode():
-        features: Tensor = front(images[0, 0].images.unsqueeze(0))
+        features: Tensor = front(torch.from_numpy(images.normalization(images.samples.images[:1])))
     return 4 * features.numel() * len(images.samples.ids)
 
 
@@ -94,7 +96,7 @@ def _make(
     """Compute the features (N, C, H, W) of all samples in the run's precision, and measure the seconds."""
     started = perf_counter()
     everything = EpochSampler(range(len(images.samples.ids)), seed=0, shuffle=False, limit=None)
-    loader = DataLoader(images, batch_size, sampler=everything)
+    loader = BatchLoader(images, batch_size, everything, fabric.device)
     batches = track(loader, "frozen layers", len(loader), console=console)
     features = [infer(front, batch.images, fabric.autocast).cpu().contiguous() for batch in batches]
     return torch.cat(features), perf_counter() - started

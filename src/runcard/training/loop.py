@@ -23,7 +23,7 @@ from runcard.data.loaders import Batch, Loaders
 from runcard.errors import UserError
 from runcard.seeding import seed_epoch
 from runcard.training.checkpoint import Checkpoint
-from runcard.training.evaluation import evaluate, to_device
+from runcard.training.evaluation import evaluate
 from runcard.training.types import Logger, Loss, Monitor, Schedule, State
 
 
@@ -53,10 +53,8 @@ def fit(
             num_images = sum(len(batch.targets) for batch in micro_batches)
             step_loss = torch.zeros((), device=fabric.device)
             for batch in micro_batches:
-                images = to_device(batch.images, fabric.device)
-                targets = batch.targets.to(fabric.device, non_blocking=True)
-                share = len(targets) / num_images  # so that accumulated gradients equal those of one large batch
-                micro_loss = loss(model(images), targets) * share
+                share = len(batch.targets) / num_images  # accumulated gradients then equal those of one large batch
+                micro_loss = loss(model(batch.images), batch.targets) * share
                 fabric.backward(micro_loss)
                 step_loss += micro_loss.detach()
             grads = [p.grad for p in model.parameters() if p.grad is not None]

@@ -18,7 +18,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from sklearn.ensemble import HistGradientBoostingRegressor
 
 Array = NDArray[np.float32]
 
@@ -119,6 +118,8 @@ def _predict(images: np.ndarray, areas: Array, by_place: bool = False) -> Array:
 
     by_place adds a pixel's position, and the frequency of foreground there, to the features.
     """
+    from sklearn.ensemble import HistGradientBoostingRegressor  # half a second, and the result is mostly kept
+
     rng = np.random.default_rng(0)
     fold = rng.permutation(len(images)) % FOLDS
     place = _place(areas) if by_place else None

@@ -1,0 +1,162 @@
+"""Decoded images that are kept for the next run: they and their profiles are those of the files, and only those."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from conftest import ROOT, compose_config
+from medical import write_dicom_pairs
+from PIL import Image
+from typer.testing import CliRunner
+
+from runcard.audit import decoded
+from runcard.caching import image_cache
+from runcard.cli import app
+from runcard.config.schema import parse_config
+from runcard.data.datamodule import open_source
+from runcard.datasets.image_mask import ImageMaskFolder
+from runcard.errors import UserError
+
+LUNGS = ROOT / "src" / "runcard" / "datasets" / "lung_ct"
+
+
+@pytest.fixture
+def lungs(tmp_path):
+    """Twelve slices with masks, in a folder of their own."""
+    for part in ("Image", "Mask"):
+        (tmp_path / "lungs" / part).mkdir(parents=True)
+        for path in sorted((LUNGS / part).iterdir())[:12]:
+            shutil.copy(path, tmp_path / "lungs" / part)
+    return tmp_path / "lungs"
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Eight images in two classes: grey and RGB, one of 16 bits."""
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        (tmp_path / "photographs" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        shape = (30, 40, 3) if i % 3 else (30, 40)
+        image = rng.integers(0, 255, shape, np.uint8) if i else rng.integers(0, 65535, (30, 40), np.uint16)
+        Image.fromarray(image).save(tmp_path / "photographs" / "ab"[i % 2] / f"{i}.png")
+    return tmp_path / "photographs"
+
+
+class Reader:
+    """Reads the images of a config as a run does, and knows whether they were decoded or kept."""
+
+    def __init__(self, folder, monkeypatch):
+        self.cache = image_cache(str(folder / "cache"), None)
+        self.num_decoded = 0
+        self.read_samples = decoded.read_samples
+        monkeypatch.setattr(decoded, "read_samples", self._counted)
+
+    def _counted(self, *arguments):
+        self.num_decoded += 1
+        return self.read_samples(*arguments)
+
+    def __call__(self, *overrides):
+        """Return what was read, and whether it was decoded."""
+        before, (config, _) = self.num_decoded, parse_config(compose_config(*overrides))
+        found = decoded.read_decoded(open_source(config.dataset, config.trust), config.dataset, [], self.cache)
+        return found, self.num_decoded > before
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+    return Reader(tmp_path, monkeypatch)
+
+
+def assert_equal(one, other):
+    """Check that two arrays, records or containers of such are equal, types included."""
+    assert type(one) is type(other)
+    if isinstance(one, np.ndarray):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+    elif hasattr(one, "__dataclass_fields__"):
+        for field in fields(one):
+            assert_equal(getattr(one, field.name), getattr(other, field.name))
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        assert_equal(list(one.values()), list(other.values()))
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == other
+
+
+def masks(folder, *overrides):
+    return ("dataset=lungs", f"dataset.root={folder}", "dataset.image_size_px=32", *overrides)
+
+
+def test_what_is_kept_is_what_was_decoded(read, lungs, photographs, tmp_path):
+    """Masks, classes, 16 bits, letterboxed images and pixels of a known size."""
+    dicoms = write_dicom_pairs(tmp_path / "dicoms")
+    for overrides in (
+        masks(lungs),
+        masks(lungs, "dataset.resize=letterbox"),
+        ("dataset=image_folder", f"dataset.root={photographs}", "dataset.image_size_px=16", "dataset.channels=3"),
+        ("dataset=image_mask", f"dataset.root={dicoms}", "dataset.image_size_px=32", "dataset.window=[0,4095]"),
+    ):
+        (first, was_decoded), (second, again) = read(*overrides), read(*overrides)
+        assert (was_decoded, again) == (True, False)
+        assert_equal(first, second)
+        assert not second.samples.images.flags.writeable
+    assert second.samples.pixel_mm is not None
+
+
+def test_only_what_changes_images_makes_them_be_decoded_again(read, lungs):
+    assert read(*masks(lungs))[1]
+    same = ("dataset.split.seed=1", "dataset.normalization=unit", "train.epochs=3", "seed=4", "model.base=2")
+    assert [read(*masks(lungs, each))[1] for each in same] == [False] * 5
+    others = ("dataset.channels=3", "dataset.image_size_px=33", "dataset.resize=letterbox", "dataset.window=[0,300]")
+    assert [read(*masks(lungs, each))[1] for each in others] == [True] * 4
+    path = next((lungs / "Image").iterdir())
+    with path.open("ab") as file:
+        file.write(b"\0")  # after the end of the image: the pixels stay, the digest does not
+    assert read(*masks(lungs))[1]
+    path.unlink(), (lungs / "Mask" / path.name).unlink()
+    found, was_decoded = read(*masks(lungs))
+    assert (was_decoded, len(found.samples.ids)) == (True, 11)
+
+
+@pytest.mark.parametrize("damage", [b"", b"nothing of the kind", None])
+def test_a_damaged_file_is_decoded_again(read, lungs, damage):
+    expected, _ = read(*masks(lungs))
+    (kept,) = read.cache.folder.glob("*.images")
+    kept.write_bytes(kept.read_bytes()[:-100] if damage is None else damage)
+    found, was_decoded = read(*masks(lungs))
+    assert was_decoded
+    assert_equal(found, expected)
+    assert not read(*masks(lungs))[1]
+
+
+class Mine(ImageMaskFolder):
+    """A dataset of a user's own, whose code may change."""
+
+
+def test_what_is_not_known_well_is_not_kept(read, lungs, tmp_path):
+    """Generated images, a user's own code, and data with faults."""
+    read("dataset=phantom_chest", "dataset.num_images=4", "dataset.image_size_px=32")
+    read(*masks(lungs, "dataset._target_=test_decoded.Mine", "trust=[test_decoded]"))
+    (lungs / "Image" / "alone.png").write_bytes(b"")
+    with pytest.raises(UserError):
+        read(*masks(lungs))
+    assert not list(tmp_path.glob("cache/*.images"))
+
+
+def test_a_run_and_an_audit_decode_once(lungs, run_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = masks(lungs, "model.base=2", "train.epochs=1", "train.pictures=0", "dataset.split.group_regex=null")
+    run_config("a", *overrides)
+    monkeypatch.setattr(decoded, "read_samples", lambda *_: pytest.fail("decoded again"))
+    run_config("b", *overrides, "seed=1")
+    monkeypatch.setattr("runcard.audit.command.inspect", lambda *_: pytest.fail("decoded again"))
+    done = CliRunner().invoke(app, ["audit", *overrides])
+    assert "no errors" in done.output
+    assert done.exit_code == 0
