@@ -122,6 +122,22 @@ def test_interrupted_twice_in_one_epoch(wholes, run_config, monkeypatch, tmp_pat
     assert [step for step, _ in scalars(tmp_path / "a")["val/dice"]] == [1, 2, 3]
 
 
+def test_a_run_with_few_checkpoints_goes_on_from_the_last_one(wholes, run_config, monkeypatch, tmp_path):
+    overrides = [*SCHEDULERS["onecycle"], "train.checkpoint_every=3", "metric.monitor=val/specificity"]
+    run_config("whole", *overrides)
+    saved, save = [], Checkpoint.save
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", lambda *arguments: (saved.append(arguments[1].epoch), save(*arguments)))
+        interrupt(patch, TensorBoardLogger, "step", 3, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run_config("a", *overrides)
+    assert saved == [1], "the second epoch is not better"
+    next_second()
+    run_config("a", *overrides)
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "whole")
+    assert [step for step, _ in scalars(tmp_path / "a")["val/dice"]] == [1, 2, 3]
+
+
 def test_interrupted_between_folder_and_first_epoch(run_config, monkeypatch, tmp_path):
     def stop():
         raise KeyboardInterrupt

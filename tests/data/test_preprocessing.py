@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from PIL import Image
 import runcard.data.preprocessing
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, TrainConfig, parse_section
-from runcard.data.loaders import Loaders, SampleDataset, make_loaders
+from runcard.data.loaders import Loaders, SampleDataset, make_loaders, num_workers
 from runcard.data.preprocessing import normalizer, place, prepare, resize_image, resize_mask, restore_size
 from runcard.data.source import Samples
 from runcard.datasets.image_mask import ImageMaskFolder
@@ -287,6 +288,45 @@ def test_no_way_past_is_offered_where_no_image_would_be_left():
 
 
 # Loaders
+
+
+def test_images_that_lie_on_the_device_give_the_same_batches():
+    there, here = loaders_of(augment="none"), loaders_of(augment="none")
+    for loader in (there.train, there.val):
+        loader.dataset.augment = None
+        loader.dataset.move(torch.device("cpu"))
+    for ours, theirs in zip(epochs(there, 2), epochs(here, 2), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+    for ours, theirs in zip(there.val, here.val, strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+def test_workers_that_are_not_forked_share_the_images(way):
+    loaders = loaders_of(num_workers=2)
+    loaders.train.multiprocessing_context = way
+    for ours, theirs in zip(epochs(loaders, 1)[0], epochs(loaders_of(), 1)[0], strict=True):
+        assert torch.equal(ours, theirs)
+    sent = bytes(ForkingPickler.dumps(loaders.train.dataset))  # to each worker
+    assert CHESTS.images[0].tobytes() not in sent
+
+
+def test_workers_are_as_many_as_there_is_work_for():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert num_workers("auto", cpu, is_augmented=True) == 0
+    assert num_workers("auto", gpu, is_augmented=False) == 0
+    assert num_workers("auto", gpu, is_augmented=True) == min(8, max(1, torch.get_num_threads() - 1))
+    assert num_workers(3, cpu, is_augmented=False) == 3
+
+
+def test_images_travel_as_bytes_and_arrive_as_channels_last():
+    loaders = loaders_of(augment="light")
+    for loader in (loaders.train, loaders.val):
+        stored = loader.dataset[1, 0]
+        assert (stored.images.dtype, stored.targets.dtype) == (torch.uint8, torch.uint8)
+        batch = next(iter(loader))
+        assert (batch.images.dtype, batch.targets.dtype) == (torch.float32, torch.int64)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("persistent", [False, True])

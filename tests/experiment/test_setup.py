@@ -99,10 +99,12 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "train.precision": ("bf16", lambda p: p.precision, "32-true", "bf16-mixed"),
     "train.accelerator": ("auto", lambda p: p.train.accelerator, "cpu", "auto"),
     "train.deterministic": ("true", lambda _: torch.are_deterministic_algorithms_enabled(), False, True),
-    "train.num_workers": ("2", lambda p: p.loaders.train.num_workers, 0, 2),
+    "train.num_workers": ("2", lambda p: p.loaders.train.num_workers, 0, 2),  # auto: see tests/data/test_preprocessing
+    "train.checkpoint_every": ("3", lambda p: p.train.checkpoint_every, 1, 3),
     "train.limit_batches": ("1", lambda p: [len(p.loaders.train), len(p.loaders.val)], [4, 1], [1, 1]),
     "train.log_every_steps": ("2", lines_of_an_epoch, 0, 2),
     "train.pictures": ("1", lambda p: PredictionFigures(p).epochs, {1, 2}, {1}),
+    "train.data_on_device": ("never", lambda p: p.train.data_on_device, "auto", "never"),
     "train.cache_dir": ("elsewhere", lambda p: p.train.cache_dir, "outputs/.features", "elsewhere"),
     "train.cache_gb": ("1", lambda p: p.train.cache_gb, 20, 1),
     "seed": ("1", lambda p: p.seed, 0, 1),  # what it moves and what it leaves: test_same.py
@@ -291,7 +293,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.precision=16", ["train.precision must be one of auto, 32, bf16", "mean 'bf16'"]),
     ("train.accelerator=cuda", ["train.accelerator must be one of auto, cpu, gpu", "'cuda'"]),
     ("train.deterministic=1", ["train.deterministic must be true or false", "got 1"]),
-    ("train.num_workers=-1", ["train.num_workers must be an integer >= 0"]),
+    ("train.num_workers=-1", ["train.num_workers must be auto or an integer >= 0"]),
     ("train.persistent_workers=yes", ["train.persistent_workers must be true or false", "'yes'"]),
     ("train.limit_batches=0", ["train.limit_batches must be an integer >= 1"]),
     ("train.log_every_steps=0", ["train.log_every_steps must be an integer >= 1"]),

@@ -18,6 +18,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from runcard.config.instantiate import build
+from runcard.config.schema import parse_config
 from runcard.data.loaders import BatchLoader, EpochSampler
 from runcard.errors import UserError
 from runcard.experiment.predictions import PredictionFigures
@@ -27,7 +29,7 @@ from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.losses.dice import DiceLoss
 from runcard.training.checkpoint import Checkpoint, read_weights
-from runcard.training.evaluation import columns, evaluate, probabilities
+from runcard.training.evaluation import columns, evaluate, losses_of_images, probabilities
 from runcard.training.loop import train_mode
 from runcard.training.types import Monitor, State
 
@@ -347,6 +349,28 @@ def test_the_loss_is_that_of_each_image_by_hand(uneven):
         t = torch.from_numpy(uneven.data.samples.targets[index]).double()
         by_hand = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
         assert evaluation.per_image["loss"][i].item() == pytest.approx(by_hand.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["bce", "cross_entropy", "dice", "bce_dice"])
+def test_losses_of_all_images_in_one_call_are_those_one_by_one(choice):
+    config, _ = parse_config(compose_config(*TINY, f"loss={choice}"))
+    loss = build("loss", config.loss.node)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, config.loss.two_class_logits, 16, 16, generator=generator)
+    targets = (torch.rand(5, 16, 16, generator=generator) > 0.7).long()
+    one_by_one = losses_of_images(loss, logits, targets, vectorized=False)
+    calls = []
+    counted = lambda *arguments: (calls.append(arguments), loss(*arguments))[1]  # noqa: E731
+    torch.testing.assert_close(losses_of_images(counted, logits, targets, vectorized=True), one_by_one)
+    assert len(calls) == 1
+
+
+def test_a_loss_that_looks_at_values_is_computed_one_by_one():
+    def loss(logits, targets):
+        return logits.mean() if targets.any() else logits.sum()
+
+    logits, targets = torch.arange(12.0).reshape(3, 1, 2, 2), torch.tensor([0, 1, 0])[:, None, None].expand(3, 2, 2)
+    assert losses_of_images(loss, logits, targets, vectorized=True).tolist() == [6.0, 5.5, 38.0]
 
 
 def test_evaluating_twice_gives_the_same_and_leaves_the_model_in_evaluation_mode(uneven):

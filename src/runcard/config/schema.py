@@ -63,6 +63,9 @@ def _is_package(name: object) -> bool:
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
 NonNegativeInt = Annotated[int, rule("be an integer >= 0", lambda value: type(value) is int and value >= 0)]
+Workers = Annotated[
+    int | str, rule("be auto or an integer >= 0", lambda value: value == "auto" or (type(value) is int and value >= 0))
+]
 PositiveInt = Annotated[int, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
 PositiveFloat = Annotated[float, rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
 Fraction = Annotated[float, rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
@@ -176,8 +179,10 @@ class TrainConfig(Section):
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(str)]
     accelerator: Literal["auto", "cpu", "gpu"]
     deterministic: bool
-    num_workers: NonNegativeInt
+    num_workers: Workers
     persistent_workers: bool
+    data_on_device: Literal["auto", "never"] = "auto"  # this and the next: absent in configs saved before
+    checkpoint_every: PositiveInt = 1
     limit_batches: PositiveInt | None
     log_every_steps: PositiveInt
     pictures: NonNegativeInt

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -21,6 +21,8 @@ from runcard.data.source import Samples
 from runcard.data.splits import Split
 from runcard.seeding import derive
 
+MAX_WORKERS = 8  # of train.num_workers=auto
+NOTHING = np.empty(0, np.uint8)
 Key = tuple[int, int]  # epoch, position in Samples
 Augment = Callable[[np.ndarray, np.ndarray | None, int], tuple[np.ndarray, np.ndarray | None]]
 
@@ -66,6 +68,19 @@ class SampleDataset(BatchDataset):
         self.augment = augment
         self.seed = seed
         self.on_device: tuple[torch.Tensor, torch.Tensor] | None = None  # all images and targets
+        self._shared: list[torch.Tensor] = []  # the same, in memory that other processes can map
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Where workers are not forked, let all of them share one copy of the images."""
+        if not self._shared:
+            self._shared = [torch.tensor(a) for a in (self.samples.images, self.samples.targets)]
+            for tensor in self._shared:
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        return self.__dict__ | {"samples": replace(self.samples, images=NOTHING, targets=NOTHING)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        images, targets = (tensor.numpy() for tensor in state["_shared"])
+        self.__dict__ = state | {"samples": replace(state["samples"], images=images, targets=targets)}
 
     def move(self, device: torch.device) -> None:
         """Keep a copy of all images and targets on a device, from which batches are taken."""
@@ -188,7 +203,7 @@ def make_loaders(
 
     shuffled = np.random.default_rng(derive(seed, "train_eval")).permutation(split["train"])
     sampler = EpochSampler(split["train"], seed, shuffle=True, limit=limit)
-    workers = (train.num_workers, train.persistent_workers)
+    workers = (num_workers(train.num_workers, device, augmented is not plain), train.persistent_workers)
     return Loaders(
         train=BatchLoader(augmented, train.batch_size, sampler, device, seed, *workers),
         train_eval=evaluation(np.sort(shuffled[: len(split["val"])]).tolist()),
@@ -196,6 +211,17 @@ def make_loaders(
         test=evaluation(split["test"]) if split["test"] else None,
         train_sampler=sampler,
     )
+
+
+def num_workers(wish: int | str, device: torch.device, is_augmented: bool) -> int:
+    """Return how many processes load training images; auto: none where they would take cores from the training.
+
+    That is on a CPU, and where they have nothing to do: without augmentation.
+    """
+    if isinstance(wish, int):
+        return wish
+    threads = torch.get_num_threads()  # which launchers divide among their runs
+    return min(MAX_WORKERS, max(1, threads - 1)) if is_augmented and device.type != "cpu" else 0
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -34,6 +34,7 @@ from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_feat
 from runcard.training.transfer import freeze, load_initial_weights
 from runcard.training.types import BalancedLoss, Loss, Monitor, Schedule
 
+MAX_SHARE_OF_GPU = 0.25  # of a GPU's free memory, that the data may take
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 
 
@@ -112,7 +113,11 @@ def make_setup(
     freeze(model, train.freeze or [])
     read = read or partial(read_samples, source, config.dataset, config.audit.allow)
     data = make_data(source, config.dataset, read())
-    images, augmented = (SampleDataset(data.samples, data.normalization, change, seed) for change in (None, augment))
+    images = SampleDataset(data.samples, data.normalization, None, seed)
+    is_plain = getattr(augment, "is_identity", False)
+    augmented = images if is_plain else SampleDataset(data.samples, data.normalization, augment, seed)
+    if train.data_on_device == "auto" and _fits(data.samples, fabric.device):
+        images.move(fabric.device)
     loaders = make_loaders(images, augmented, data.split, train, seed, fabric.device)
     cfg.derived.steps = train.epochs * math.ceil(len(loaders.train) / train.accumulate_steps)
     resolved = to_plain(cfg)
@@ -164,9 +169,18 @@ def _fabric(train: TrainConfig) -> tuple[Fabric, str]:
     if train.accelerator == "gpu" and not gpu:
         raise UserError("train.accelerator=gpu: no GPU was found on this machine. Use train.accelerator=auto or cpu.")
     torch.use_deterministic_algorithms(train.deterministic)
+    torch.backends.cudnn.benchmark = not train.deterministic  # tries which convolution is the fastest here
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's first lines name device and precision
     precision = PRECISIONS.get(str(train.precision)) or PRECISIONS["bf16" if _has_bf16(train) else "32"]
     return Fabric(accelerator=train.accelerator, devices=1, precision=precision), precision  # type: ignore[arg-type]
+
+
+def _fits(samples: Samples, device: torch.device) -> bool:
+    """Whether all images and targets take little of a GPU's free memory."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return samples.images.nbytes + samples.targets.nbytes <= MAX_SHARE_OF_GPU * free
 
 
 def _has_bf16(train: TrainConfig) -> bool:

@@ -88,8 +88,10 @@ def fit(
         state.epoch = epoch
         if monitor.is_improvement(row[monitor.name], state.best):
             state.best, state.best_epoch = row[monitor.name], epoch
-        logger.epoch(row, val, is_best=state.best_epoch == epoch)
-        checkpoint.save(state)
+        is_best = state.best_epoch == epoch
+        logger.epoch(row, val, is_best)
+        if is_best or epoch % train.checkpoint_every == 0 or epoch == train.epochs or _stopped_early(state, train):
+            checkpoint.save(state)
     return state
 
 
