@@ -106,7 +106,7 @@ class PredictionFigures:
                 stem = without_suffix(example.title)
                 name = stem if stems[stem] == 1 else example.title
                 with atomic_write(folder / "previews" / f"{name}.png") as temporary:  # ids may have folders
-                    Image.fromarray(preview(example, self.classes)).save(temporary)
+                    Image.fromarray(preview(example, self.classes)).save(temporary, compress_level=1)  # twice as fast
             probs, target = example.labelled()
             cells = num_classes * target.astype(np.int64) + probs.argmax(axis=0)
             confusion += np.bincount(cells, minlength=num_classes**2)
