@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -71,6 +72,22 @@ def train(
     finally:
         tracker.close("interrupted")
     return Trained(setup, state, tracker.rows, checkpoint)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux shows it")
+def test_memory_does_not_grow_with_the_epochs(tmp_path, monkeypatch):
+    """A batch kept in each of a hundred epochs would be 6 MB, a graph more than that."""
+    resident: list[int] = []
+    original = TensorBoardLogger.epoch
+
+    def measured(self: TensorBoardLogger, *arguments: Any) -> None:
+        original(self, *arguments)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+
+    monkeypatch.setattr(TensorBoardLogger, "epoch", measured)
+    train(tmp_path, "train.epochs=120", "train.checkpoint_every=50", "dataset.num_images=20", "train.batch_size=16")
+    assert resident[-1] - resident[19] < 4e6
 
 
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
