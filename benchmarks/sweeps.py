@@ -6,9 +6,9 @@
     .venv/bin/python benchmarks/sweeps.py --kills [times] --launcher ray
 
 The sweep is twelve runs, four configs with three seeds, of a small U-Net. Every way of running it must leave the same
-run folders, bit for bit but for times. For the kills, three identical commands share the sweep; all but one are killed
-with SIGKILL at a random instant, and the one that is left must finish. With --launcher ray, sweeps of three runs
-go on while workers of Ray are killed at random instants, some of them several times in one run.
+run folders, bit for bit but for times. The kills, of sweeps of six runs, are SIGKILL at random instants: of two of
+three identical commands, of a command with its workers left alone, and of one of its workers. With --launcher ray,
+sweeps of three runs go on while workers of Ray are killed, some of them several times in one run.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ TRAIN = Path(__file__).parents[1] / "train.py"
 CONFIG = ["dataset.num_images=60", "dataset.image_size_px=64", "model.base=8", "train.epochs=6", "train.precision=32"]
 CONFIG += ["train.accelerator=cpu", "train.pictures=0"]
 SWEPT = ["loss=bce,dice", "model.dropout=0,0.2", "seed=0,1,2"]
+JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 TIMES = ("seconds", "images_per_second")  # columns of metrics.csv
 WAYS = {  # name -> arguments, and threads of each process: null, what the launcher gives
     "one process, two threads": ([], "2"),
     "one process, one thread": ([], "1"),
-    "joblib, two processes of one thread": (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], None),
+    "joblib, two processes of one thread": (JOBLIB, None),
     "two identical commands of one thread": ([], "1"),
     "slurm_local, twelve processes at once": (["hydra/launcher=slurm_local"], None),
     "ray, two workers of one thread": (["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"], None),
@@ -105,36 +106,74 @@ def main() -> None:
 
 
 def kills(times: int) -> None:
-    """Print how many sweeps, of which commands were killed, ended as the undisturbed one."""
-    rng = random.Random(0)
+    """Print how many sweeps that were killed in three ways ended as the undisturbed one."""
+    swept = SWEPT[::2]  # six runs
     with tempfile.TemporaryDirectory() as top:
         folder = Path(top) / "undisturbed"
         folder.mkdir()
         began = time.perf_counter()
-        assert start(folder, [], "1").wait() == 0
+        assert start(folder, [], "1", swept).wait() == 0
         whole, expected = time.perf_counter() - began, content(folder)
-        equal, at, interrupted = 0, [], 0
-        for number in range(times):
-            folder = Path(top) / str(number)
-            folder.mkdir()
-            commands = [start(folder, [], "1") for _ in range(3)]
-            left = commands.pop(rng.randrange(3))
-            began = time.perf_counter()
-            instants = sorted(rng.uniform(0.1, 0.6) * whole for _ in commands)
-            for instant, command in zip(instants, commands, strict=True):
-                time.sleep(max(0.0, began + instant - time.perf_counter()))
-                command.send_signal(signal.SIGKILL)
-                command.wait()
-            at += instants
-            interrupted += sum((run / ".running").exists() for run in run_folders(folder))
-            code = left.wait()
-            equal += code == 0 and content(folder) == expected
-            shutil.rmtree(folder)
-    Console().print(
-        f"{times} sweeps, two of three commands killed after {min(at):.0f} to {max(at):.0f} s, {interrupted} runs in "
-        f"progress then: {equal} ended as the undisturbed one ({whole:.0f} s)",
-        soft_wrap=True,
-    )
+        for what, disturb in {
+            "two of three identical commands": _kill_commands,
+            "the parent of two joblib workers": _kill_parent,
+            "a joblib worker": _kill_worker,
+        }.items():
+            rng, equal, at, interrupted = random.Random(0), 0, [], 0
+            for number in range(times):
+                folder = Path(top) / f"{number}"
+                folder.mkdir()
+                began = time.perf_counter()
+                left = disturb(folder, swept, rng, whole)
+                at.append(time.perf_counter() - began)
+                interrupted += len(list(folder.glob("outputs/**/.running")))
+                code = left.wait()
+                tries = 0
+                while code != 0 and tries < 3:
+                    code = start(folder, JOBLIB, None, swept).wait()
+                    tries += 1
+                equal += code == 0 and content(folder) == expected
+                shutil.rmtree(folder)
+            print(
+                f"{times} sweeps, killed {what} after {min(at):.0f} to {max(at):.0f} s, {interrupted} runs in progress "
+                f"then: {equal} ended as the undisturbed one ({whole:.0f} s)",
+                flush=True,
+            )
+
+
+def _kill_commands(folder: Path, swept: Sequence[str], rng: random.Random, whole: float) -> subprocess.Popen[bytes]:
+    """Start three identical commands, kill two at random instants, and return the one that is left."""
+    commands = [start(folder, [], "1", swept) for _ in range(3)]
+    left = commands.pop(rng.randrange(3))
+    began = time.perf_counter()
+    instants = sorted(rng.uniform(0.1, 0.6) * whole for _ in commands)
+    for instant, command in zip(instants, commands, strict=True):
+        time.sleep(max(0.0, began + instant - time.perf_counter()))
+        command.send_signal(signal.SIGKILL)
+        command.wait()
+    return left
+
+
+def _kill_parent(folder: Path, swept: Sequence[str], rng: random.Random, whole: float) -> subprocess.Popen[bytes]:
+    """Start a sweep through joblib, kill the command alone, and give it again."""
+    command = start(folder, JOBLIB, None, swept)
+    time.sleep(rng.uniform(0.1, 0.6) * whole)
+    command.send_signal(signal.SIGKILL)
+    command.wait()
+    return start(folder, JOBLIB, None, swept)
+
+
+def _kill_worker(folder: Path, swept: Sequence[str], rng: random.Random, whole: float) -> subprocess.Popen[bytes]:
+    """Start a sweep through joblib, and kill one of the processes that train."""
+    command = start(folder, JOBLIB, None, swept)
+    time.sleep(rng.uniform(0.1, 0.6) * whole)
+    while command.poll() is None:
+        running = sorted(folder.glob("outputs/**/.running"))
+        if running and (holder := holder_of(rng.choice(running).parent)):
+            os.kill(holder.pid, signal.SIGKILL)
+            break
+        time.sleep(0.1)
+    return command
 
 
 def overhead() -> None:
