@@ -50,7 +50,7 @@ class Reader:
 
     def __init__(self, folder, monkeypatch):
         self.cache = image_cache(str(folder / "cache"), None)
-        self.num_decoded = 0
+        self.num_decoded, self.allowed = 0, []
         self.read_samples = decoded.read_samples
         monkeypatch.setattr(decoded, "read_samples", self._counted)
 
@@ -61,7 +61,8 @@ class Reader:
     def __call__(self, *overrides):
         """Return what was read, and whether it was decoded."""
         before, (config, _) = self.num_decoded, parse_config(compose_config(*overrides))
-        found = decoded.read_decoded(open_source(config.dataset, config.trust), config.dataset, [], self.cache)
+        source = open_source(config.dataset, config.trust)
+        found = decoded.read_decoded(source, config.dataset, self.allowed, self.cache)
         return found, self.num_decoded > before
 
 
@@ -76,6 +77,8 @@ def assert_equal(one, other):
     if isinstance(one, np.ndarray):
         assert one.dtype == other.dtype
         assert np.array_equal(one, other)
+    elif isinstance(one, UserError):
+        assert vars(one) == vars(other)
     elif hasattr(one, "__dataclass_fields__"):
         for field in fields(one):
             assert_equal(getattr(one, field.name), getattr(other, field.name))
@@ -136,14 +139,65 @@ def test_a_damaged_file_is_decoded_again(read, lungs, damage):
     assert not read(*masks(lungs))[1]
 
 
+@pytest.mark.parametrize(("before", "after"), [("cat", "dog"), ("0.5", "0.7")])
+def test_what_a_table_says_is_no_older_than_the_table(read, photographs, before, after):
+    names = [path.relative_to(photographs) for path in sorted(photographs.glob("*/*"))]
+    rows = [f"{name},{'cat' if i % 2 else 'dog'},0.5" for i, name in enumerate(names)]
+    table = photographs / "table.csv"
+    overrides = ("dataset=manifest", f"dataset.csv={table}", "dataset.image_size_px=16", "dataset.channels=3")
+    found = []
+    for swapped in (False, True, False):
+        text = "\n".join(["image,label,spacing", *rows])
+        if swapped:
+            text = text.replace(before, "x").replace(after, before).replace("x", after)
+        table.write_text(text, encoding="utf-8")
+        found.append(read(*overrides))
+    assert [was_decoded for _, was_decoded in found] == [True, True, False]
+    labels, spacings = zip(*((each.samples.labels, each.samples.pixel_mm.tolist()) for each, _ in found), strict=True)
+    assert (labels[0], spacings[0]) == (labels[2], spacings[2])
+    assert (labels[0], spacings[0]) != (labels[1], spacings[1])
+
+
+def test_what_an_allowed_fault_leaves_out_is_kept_too(read, lungs):
+    (lungs / "Image" / "alone.png").write_bytes(b"")
+    (broken, *_) = (lungs / "Image").glob("patient*")
+    broken.write_bytes(broken.read_bytes()[:50])
+    read.allowed = ["unpaired", "truncated", "unreadable"]
+    (first, was_decoded), (second, again) = read(*masks(lungs)), read(*masks(lungs))
+    assert (was_decoded, again) == (True, False)
+    assert_equal(first.samples, second.samples)
+    assert_equal([first.profiles[i] for i in first.samples.positions], list(second.profiles.values()))
+    assert len(second.samples.ids) == 11
+    assert len(second.samples.faults) == 2
+
+
+def test_files_that_change_while_they_are_read_are_not_kept(read, lungs, monkeypatch, tmp_path):
+    (path, *_) = (lungs / "Image").iterdir()
+    content, decode = path.read_bytes(), decoded.read_samples
+
+    def disturbed(*arguments):
+        path.write_bytes(content + b"\0")
+        return decode(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "read_samples", disturbed)
+        read(*masks(lungs))
+    path.write_bytes(content)
+    assert not list(tmp_path.glob("cache/*.images"))
+    assert read(*masks(lungs))[1]
+
+
 class Mine(ImageMaskFolder):
     """A dataset of a user's own, whose code may change."""
 
 
 def test_what_is_not_known_well_is_not_kept(read, lungs, tmp_path):
-    """Generated images, a user's own code, and data with faults."""
+    """Generated images, a user's own code, what is too large, and data with faults."""
     read("dataset=phantom_chest", "dataset.num_images=4", "dataset.image_size_px=32")
     read(*masks(lungs, "dataset._target_=test_decoded.Mine", "trust=[test_decoded]"))
+    read.cache = image_cache(str(tmp_path / "cache"), 1e-6)
+    read(*masks(lungs))
+    read.cache = image_cache(str(tmp_path / "cache"), None)
     (lungs / "Image" / "alone.png").write_bytes(b"")
     with pytest.raises(UserError):
         read(*masks(lungs))

@@ -29,6 +29,7 @@ HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed":
 HOLDOUT |= {"num_folds": 5, "fold": 0}
 CHESTS = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
 SPLIT = {"train": [2, 3, 5, 6, 7, 8, 9, 11, 12, 13], "val": [0, 1, 4, 10, 14, 19], "test": [15, 16, 17, 18]}
+CPU = torch.device("cpu")
 SETTINGS = TrainConfig(**compose_config("train.batch_size=4").train)
 
 
@@ -41,7 +42,7 @@ def loaders_of(
 ) -> Loaders:
     scale = normalizer(normalization)
     images, augmented = (SampleDataset(samples, scale, change, seed) for change in (None, augmentation(augment)))
-    return make_loaders(images, augmented, SPLIT, SETTINGS.model_copy(update=settings), seed, torch.device("cpu"))
+    return make_loaders(images, augmented, SPLIT, SETTINGS.model_copy(update=settings), seed, CPU)
 
 
 def epochs(loaders: Loaders, num_epochs: int) -> list[tuple[torch.Tensor, ...]]:
@@ -294,11 +295,16 @@ def test_images_that_lie_on_the_device_give_the_same_batches():
     there, here = loaders_of(augment="none"), loaders_of(augment="none")
     for loader in (there.train, there.val):
         loader.dataset.augment = None
-        loader.dataset.move(torch.device("cpu"))
+        loader.dataset.move(CPU)
     for ours, theirs in zip(epochs(there, 2), epochs(here, 2), strict=True):
         assert all(map(torch.equal, ours, theirs))
     for ours, theirs in zip(there.val, here.val, strict=True):
         assert all(map(torch.equal, ours, theirs))
+    images = there.train.dataset
+    assert (
+        make_loaders(images, images, SPLIT, SETTINGS.model_copy(update={"num_workers": 2}), 0, CPU).train.num_workers
+        == 0
+    )
 
 
 @pytest.mark.parametrize("way", ["spawn", "forkserver"])
@@ -311,11 +317,13 @@ def test_workers_that_are_not_forked_share_the_images(way):
     assert CHESTS.images[0].tobytes() not in sent
 
 
-def test_workers_are_as_many_as_there_is_work_for():
-    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+def test_workers_are_as_many_as_there_is_work_for(monkeypatch):
+    gpu, cpu = torch.device("cuda"), CPU
     assert num_workers("auto", cpu, is_augmented=True) == 0
     assert num_workers("auto", gpu, is_augmented=False) == 0
-    assert num_workers("auto", gpu, is_augmented=True) == min(8, max(1, torch.get_num_threads() - 1))
+    for threads, workers in ((1, 1), (4, 3), (64, 8)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert num_workers("auto", gpu, is_augmented=True) == workers
     assert num_workers(3, cpu, is_augmented=False) == 3
 
 
@@ -457,5 +465,5 @@ def test_limit_batches_shortens_every_split():
 
 def test_without_a_test_split_there_is_no_test_loader():
     images = SampleDataset(CHESTS, normalizer("unit"), None, 0)
-    loaders = make_loaders(images, images, {**SPLIT, "test": []}, SETTINGS, 0, torch.device("cpu"))
+    loaders = make_loaders(images, images, {**SPLIT, "test": []}, SETTINGS, 0, CPU)
     assert loaders.test is None

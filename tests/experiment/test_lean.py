@@ -44,7 +44,9 @@ def test_a_lean_record(kind, tmp_path, runcard_command):
     assert untimed(lean) == untimed(full)
     for name in ("per_image.csv", "split.json"):
         assert left[name] == files(full)[name]
-    picture, reduced = (Image.open(run / "figures" / "predictions.png").convert("RGB") for run in (full, lean))
+    picture, reduced = (Image.open(run / "figures" / "predictions.png") for run in (full, lean))
+    assert (picture.mode, reduced.mode) == ("RGBA", "P")
+    picture, reduced = picture.convert("RGB"), reduced.convert("RGB")
     assert np.abs(np.asarray(picture, int) - np.asarray(reduced, int)).mean() < 5, "the same picture in 256 colours"
     assert run_json(lean)["shortcut"] == run_json(full)["shortcut"]
 

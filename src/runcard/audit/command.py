@@ -68,8 +68,8 @@ def audit_config(
     name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
     cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
-    before = decoded_before(source, dataset, image_cache(config.images.cache_dir, config.images.cache_gb))
-    profiles, faults = (before.profiles, []) if before else inspect(source, console)
+    before = decoded_before(source, dataset, allowed, image_cache(config.images.cache_dir, config.images.cache_gb))
+    profiles, faults = (before.profiles, before.samples.faults) if before else inspect(source, console)
     audit = audit_data(source, dataset, profiles, faults, cache)
     data, tried = audit.data, augmentation_checks.read_chosen(source, audit.data, dataset)
     findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried, cache)])

@@ -20,8 +20,8 @@ from runcard import IGNORED
 from runcard.audit.detectors.outliers import inverted_among_grey, is_extreme, is_inverted, polarity, usual
 from runcard.audit.findings import Finding
 from runcard.caching import Cache
-from runcard.data.image_io import file_of, grey_values, ignore_reader_warnings
-from runcard.data.preprocessing import read_sample, resize_image, resize_mask, suggest_mask_values
+from runcard.data.image_io import file_of, grey_values
+from runcard.data.preprocessing import prepare_process, read_sample, resize_image, resize_mask, suggest_mask_values
 from runcard.data.source import Original, Sample, Source
 from runcard.errors import DataError
 
@@ -112,8 +112,7 @@ class Inspected:
 
 def inspect(source: Source, console: Console) -> tuple[dict[int, Profile], list[DataError]]:
     """Decode every sample of source; return the profiles of those that can be read, by position, and all faults."""
-    ignore_reader_warnings()
-    cv2.setNumThreads(0)  # the pool is the parallelism
+    prepare_process()
 
     def look(i: int) -> Profile | DataError:
         try:

@@ -122,7 +122,7 @@ def prune(
 @app.command(rich_help_panel=PANEL)
 def cache(
     overrides: Annotated[list[str] | None, typer.Argument(help="train.cache_dir=… audit.cache_gb=…")] = None,
-    clear: Annotated[str | None, typer.Option(help="features, audit or all: remove what is kept there")] = None,
+    clear: Annotated[str | None, typer.Option(help="features, audit, images or all: remove what is kept there")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="remove; without it nothing is")] = False,
     config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
 ) -> None:

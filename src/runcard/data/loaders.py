@@ -41,6 +41,7 @@ class BatchDataset(Dataset[Batch]):
 
     samples: Samples
     normalization: Normalizer | None  # what a loader does to the images; None: nothing
+    on_device: tuple[torch.Tensor, torch.Tensor] | None = None  # all images and targets, where a GPU keeps them
 
     @abstractmethod
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
@@ -67,8 +68,7 @@ class SampleDataset(BatchDataset):
         self.normalization = normalization
         self.augment = augment
         self.seed = seed
-        self.on_device: tuple[torch.Tensor, torch.Tensor] | None = None  # all images and targets
-        self._shared: list[torch.Tensor] = []  # the same, in memory that other processes can map
+        self._shared: list[torch.Tensor] = []  # all images and targets, in memory that other processes can map
 
     def __getstate__(self) -> dict[str, Any]:
         """Where workers are not forked, let all of them share one copy of the images."""
@@ -157,7 +157,7 @@ class BatchLoader(DataLoader[Batch]):
             num_workers=num_workers,
             persistent_workers=persistent_workers and num_workers > 0,
             worker_init_fn=_single_threaded,
-            pin_memory=device.type == "cuda" and not getattr(dataset, "on_device", None),
+            pin_memory=device.type == "cuda" and not dataset.on_device,
             generator=_generator(seed),
         )
         self.device = device
@@ -203,9 +203,9 @@ def make_loaders(
 
     shuffled = np.random.default_rng(derive(seed, "train_eval")).permutation(split["train"])
     sampler = EpochSampler(split["train"], seed, shuffle=True, limit=limit)
-    workers = (num_workers(train.num_workers, device, augmented is not plain), train.persistent_workers)
+    workers = 0 if augmented.on_device else num_workers(train.num_workers, device, augmented is not plain)
     return Loaders(
-        train=BatchLoader(augmented, train.batch_size, sampler, device, seed, *workers),
+        train=BatchLoader(augmented, train.batch_size, sampler, device, seed, workers, train.persistent_workers),
         train_eval=evaluation(np.sort(shuffled[: len(split["val"])]).tolist()),
         val=evaluation(split["val"]),
         test=evaluation(split["test"]) if split["test"] else None,
@@ -214,14 +214,14 @@ def make_loaders(
 
 
 def num_workers(wish: int | str, device: torch.device, is_augmented: bool) -> int:
-    """Return how many processes load training images; auto: none where they would take cores from the training.
+    """Return how many processes load training images; auto: some where images are augmented and a CUDA device trains.
 
-    That is on a CPU, and where they have nothing to do: without augmentation.
+    On a CPU they would take its cores from the training.
     """
     if isinstance(wish, int):
         return wish
     threads = torch.get_num_threads()  # which launchers divide among their runs
-    return min(MAX_WORKERS, max(1, threads - 1)) if is_augmented and device.type != "cpu" else 0
+    return min(MAX_WORKERS, max(1, threads - 1)) if is_augmented and device.type == "cuda" else 0
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -56,8 +56,7 @@ def prepare(
     fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down) or linearly
     (up), masks by nearest neighbour; resize: see place. Grey becomes RGB by repetition, RGB grey by luminance.
     """
-    ignore_reader_warnings()
-    cv2.setNumThreads(0)  # the pool below is the parallelism, and OpenCV's threads would not survive a worker's fork
+    prepare_process()
     size = (len(source), image_size_px, image_size_px, channels)
     images = _allocate(size)
 
@@ -102,6 +101,15 @@ def prepare(
         faults,
         _pixel_mm(originals, image_size_px, resize),
     )
+
+
+def prepare_process() -> None:
+    """Silence the readers' warnings and OpenCV's own threads, in this process, before images are read or augmented.
+
+    Those threads would compete with our pool and other runs, and not survive the fork of a worker.
+    """
+    ignore_reader_warnings()
+    cv2.setNumThreads(0)
 
 
 def _pixel_mm(originals: Sequence[Original], size_px: int, resize: str) -> np.ndarray | None:

@@ -37,7 +37,6 @@ from runcard.fileio import is_disk_full, write_figure
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.hold import Hold
-from runcard.runs.reader import read_metrics
 from runcard.runs.search import chosen_by
 from runcard.runs.writer import Record, check_parent, copy_training
 from runcard.training.checkpoint import Checkpoint
@@ -107,11 +106,12 @@ def train_experiment(
     if changed:
         what = " and ".join(changed)
         console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
-    with _ending(record, console) as ending:
+    checkpoint = Checkpoint(record.folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
+    with _ending(record, checkpoint, console) as ending:
         if parent:
             copy_training(parent, record.folder)
         record.write_split(split, samples.ids, setup.data.groups, samples.digests)
-        ending |= {"status": "completed", **_train(setup, record, console, trial)}
+        ending |= {"status": "completed", **_train(setup, record, checkpoint, console, trial)}
     if setup.is_lean:
         (record.folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     if ending["status"] == "pruned":
@@ -175,7 +175,7 @@ def _announce(
 
 
 @contextmanager
-def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
+def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterator[dict[str, Any]]:
     """However the block ends, run.json says so: with the metadata that it adds, as pruned, failed or interrupted."""
     started = perf_counter()
     ending: dict[str, Any] = {"status": "interrupted"}
@@ -192,9 +192,8 @@ def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
             raise UserError(OUT_OF_MEMORY) from None
         raise
     except KeyboardInterrupt:
-        epoch = len(read_metrics(record.folder / "metrics.csv"))
         console.print(
-            f"\ninterrupted after epoch {epoch}. The same command goes on from there; a single run with "
+            f"\ninterrupted after epoch {checkpoint.epoch}. The same command goes on from there; a single run with "
             f"run_dir='\"{record.folder}\"' added."
         )
         raise
@@ -203,10 +202,11 @@ def _ending(record: Record, console: Console) -> Iterator[dict[str, Any]]:
             record.finish(perf_counter() - started, **ending)
 
 
-def _train(setup: ExperimentSetup, record: Record, console: Console, trial: Trial | None) -> dict[str, Any]:
+def _train(
+    setup: ExperimentSetup, record: Record, checkpoint: Checkpoint, console: Console, trial: Trial | None
+) -> dict[str, Any]:
     """Train from where the folder's checkpoint left off; returns the results that run.json ends with."""
     folder, status = record.folder, "interrupted"
-    checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     state = checkpoint.resume()
     if state.epoch:
         instead = ", with its weights and not those of train.init_from" if setup.train.init_from else ""

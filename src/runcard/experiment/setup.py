@@ -85,6 +85,7 @@ def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[Expe
     assert divided is not None
     front, rest = divided
     data, metadata = cached_features(front, setup.images, setup.train, setup.fabric, setup.precision, console)
+    setup.images.on_device = None  # only the features are needed from here on
     loaders = make_loaders(data, data, setup.data.split, setup.train, setup.seed, setup.fabric.device)
     return replace(setup, network=setup.fabric.setup_module(rest), loaders=loaders), metadata
 

@@ -39,6 +39,7 @@ class Checkpoint:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.config = config
+        self.epoch = 0  # the last one saved, from which a killed run goes on
 
     def resume(self) -> State:
         """Restore last.ckpt and return its State; a new State if there is none."""
@@ -51,6 +52,7 @@ class Checkpoint:
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         state = State(**content["state"])
+        self.epoch = state.epoch
         if 0 < state.epoch == state.best_epoch:  # killed between the two writes: these are the best weights
             self.save_best()
         return state
@@ -66,6 +68,7 @@ class Checkpoint:
         refuse_code(content, "checkpoint")
         with atomic_write(self.last) as temporary, temporary.open("wb") as file:
             torch.save(content, file)  # to an open file: given a path, torch hides that the disk is full
+        self.epoch = state.epoch
         if state.epoch == state.best_epoch:
             self.save_best()
 

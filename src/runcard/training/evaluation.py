@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -82,9 +82,13 @@ def losses_of_images(loss: Loss, logits: Tensor, targets: Tensor, vectorized: bo
     launches of N; on a CPU it is no faster, and of large images slower.
     """
     if vectorized:
-        with suppress(RuntimeError, NotImplementedError):
+        try:
             of_images: Tensor = vmap(lambda *image: loss(*(each.unsqueeze(0) for each in image)))(logits, targets)
             return of_images
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            pass
     return torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
 
 
