@@ -14,6 +14,7 @@ from torch import nn
 
 from runcard import IGNORED
 from runcard.errors import UserError
+from runcard.experiment.setup import ExperimentSetup
 from runcard.metrics.surface import surface_distances
 from runcard.runs.reader import read_metrics
 from runcard.training.checkpoint import load_weights
@@ -63,6 +64,11 @@ def logits_of(model: nn.Module, images: list[torch.Tensor]) -> np.ndarray:
         return model(torch.stack(images))[:, 0].numpy()
 
 
+def image_of(setup: ExperimentSetup, i: int) -> torch.Tensor:
+    """Return sample i as the model takes it, (C, H, W)."""
+    return setup.loaders.val.prepare(setup.images[0, i]).images[0]
+
+
 def test_a_run_is_what_is_computed_by_hand(run_config, tmp_path):
     overrides = (*TRAIN, write_pairs(tmp_path / "data", INDICES), "dataset.ignore_value=255")
     folder = run_config("a", *overrides)
@@ -71,12 +77,12 @@ def test_a_run_is_what_is_computed_by_hand(run_config, tmp_path):
     assert 0.2 < (targets == IGNORED).mean() < 0.5
 
     (row,) = read_metrics(folder / "metrics.csv")
-    before = logits_of(setup.model.train(), [setup.images[0, i].images for i in split["train"]])
+    before = logits_of(setup.model.train(), [image_of(setup, i) for i in split["train"]])
     losses = [by_hand(logits, targets[i])["loss"] for i, logits in zip(split["train"], before, strict=True)]
     assert row["train/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
     load_weights(folder / "checkpoints" / "best.safetensors", setup.model)
-    after = logits_of(setup.model.eval(), [setup.images[0, i].images for i in split["val"]])
+    after = logits_of(setup.model.eval(), [image_of(setup, i) for i in split["val"]])
     with (folder / "per_image.csv").open(newline="") as file:
         recorded = {each["id"]: each for each in csv.DictReader(file) if each["checkpoint"] == "best"}
     for i, logits in zip(split["val"], after, strict=True):

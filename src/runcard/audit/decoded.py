@@ -114,9 +114,9 @@ def _dump(decoded: Decoded) -> bytes:
     samples, profiles = decoded.samples, [decoded.profiles[i] for i in decoded.samples.positions]
     masks = [profile.mask.thumb for profile in profiles if profile.mask]
     arrays = {name: getattr(samples, name) for name in ARRAYS if getattr(samples, name) is not None}
-    arrays |= {"thumbs": np.stack([profile.thumb for profile in profiles])} | (
-        {"masks": np.stack(masks)} if masks else {}
-    )
+    arrays["thumbs"] = np.stack([profile.thumb for profile in profiles])
+    if masks:
+        arrays["masks"] = np.stack(masks)
     faults = [[getattr(fault, name) for name in OF_FAULT] for fault in samples.faults]
     content = {"digests": samples.digests, "faults": faults, "profiles": [_plain(profile) for profile in profiles]}
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
