@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint format types check tensorboard bench simulate golden rerun clean
+.PHONY: help setup demo lab test lint format types check tensorboard bench peers simulate golden rerun clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -54,6 +54,15 @@ tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
 bench: $(READY)  ## Measure our epoch against bare loops
 	$(BIN)/python benchmarks/epoch.py
 
+.peers/.ready: $(READY) benchmarks/peers.txt
+	$(PYTHON) -m venv .peers
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$(.peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	.peers/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	@touch $@
+
+peers: .peers/.ready  ## Measure our training step against Lightning, MONAI and Keras
+	$(BIN)/python benchmarks/peers.py
+
 simulate: $(READY)  ## Measure how often verdicts err, on data whose truth is known
 	$(BIN)/python benchmarks/inference.py
 
@@ -69,4 +78,4 @@ rerun: $(READY)  ## Repeat a saved config in a new folder: make rerun RUN=output
 	  hydra/hydra_logging=disabled hydra/job_logging=disabled
 
 clean:  ## Remove .venv and caches; outputs/ stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
+	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
