@@ -1,6 +1,6 @@
 """Measures a training step of ours against Lightning, MONAI and Keras, as a beginner writes them: images per second.
 
-    make peers                                        # installs them into .peers, then measures: half an hour
+    make peers                                        # installs them into .peers, then measures all networks
     .venv/bin/python benchmarks/peers.py 1 unet-8     # one round, of one network
 
 Every peer trains the same network (Keras one of the same layers) with the same loss, Adam and batches of 8, in a

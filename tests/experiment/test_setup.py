@@ -16,7 +16,7 @@ from rich.console import Console
 
 from runcard.errors import UserError
 from runcard.experiment.predictions import PredictionFigures
-from runcard.experiment.setup import ExperimentSetup
+from runcard.experiment.setup import ExperimentSetup, _fits
 from runcard.loggers.progress import Progress
 
 CHOICES = {
@@ -133,6 +133,15 @@ ELSEWHERE = {  # key -> the test that sees it
     "dataset.split.num_folds": "tests/data/test_splits.py",
     "scheduler.monitor": "test_plateau_monitors_what_the_config_names",
 }
+
+
+def test_data_go_to_a_gpu_that_has_four_times_their_size(monkeypatch):
+    samples = composed().data.samples
+    size = samples.images.nbytes + samples.targets.nbytes
+    for free, fits in ((4 * size, True), (4 * size - 4, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 0))
+        assert _fits(samples, torch.device("cuda")) == fits
+    assert not _fits(samples, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("key", EFFECTS)
