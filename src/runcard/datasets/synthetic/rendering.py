@@ -137,6 +137,7 @@ def develop(
 ) -> NDArray[np.uint8]:
     """Render the image (uint8): exposure, a slope across it, collimation, lens blur and noise of sd grain (0 to 1)."""
     size_px = len(density)
+    density = density.astype(np.float64)  # float32 powers differ between processors: here and there by a grey level
     image = 1 - np.exp(-exposure.uniform(0.95, 1.7) * np.maximum(density, 0))
     image = image ** exposure.uniform(0.85, 1.25)
     ramp = np.linspace(-1, 1, size_px, dtype=np.float32)
