@@ -120,6 +120,8 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "metric.monitor": ("val/iou", lambda p: p.monitor.name, "val/dice", "val/iou"),
 }
 ELSEWHERE = {  # key -> the test that sees it
+    "train.devices": "tests/experiment/test_devices.py",
+    "train.sync_batchnorm": "tests/experiment/test_devices.py",
     "train.persistent_workers": "test_workers_are_kept_between_epochs_where_there_are_any",
     "train.extend": "tests of the run folder",
     "train.init_from": "tests/training/test_transfer.py",

@@ -219,11 +219,17 @@ def test_fingerprints_tell_what_changed():
 NEUTRAL = ["name=b", "run_dir=b", "overwrite=true", "train.num_workers=2", "train.persistent_workers=false"]
 NEUTRAL += ["train.log_every_steps=1", "train.pictures=0", "train.explain_images=0", "train.cache_dir=b"]
 NEUTRAL += ["train.cache_gb=1", "audit.cache_gb=null", "images.cache_dir=b", "images.cache_gb=1"]
-NEUTRAL += ["train.data_on_device=never", "train.checkpoint_every=4"]
+NEUTRAL += ["train.devices=2", "train.data_on_device=never", "train.checkpoint_every=4"]
 NEUTRAL += ["dataset.root=/b", "chosen_by=b", "record=lean"]
 COUNTING = ["model.base=5", "seed=1", "train.epochs=3", "train.batch_size=2", "train.accumulate_steps=2"]
 COUNTING += ["train.clip_grad_norm=1", "train.early_stopping=2", "train.precision=bf16", "train.accelerator=gpu"]
-COUNTING += ["train.deterministic=true", "train.limit_batches=1", "train.extend=b", "optimizer.lr=0.1"]
+COUNTING += [
+    "train.sync_batchnorm=false",
+    "train.deterministic=true",
+    "train.limit_batches=1",
+    "train.extend=b",
+    "optimizer.lr=0.1",
+]
 COUNTING += ["train.cache_features=never", "smoke_test=true", "train.init_from=b", "train.freeze=[b]"]
 COUNTING += ["train.init_without=[b]"]
 COUNTING += ["dataset.image_size_px=64", "dataset.split.seed=1", "dataset.folder=b", "metric.monitor=val/iou"]

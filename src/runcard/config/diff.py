@@ -13,12 +13,13 @@ Config = dict[str, Any]  # nested, plain
 
 
 NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
-    "name", "run_dir", "overwrite", "trust", "record", "chosen_by", "dataset.root", "dataset.csv", "train.num_workers",
-    "train.persistent_workers", "train.data_on_device", "train.checkpoint_every", "train.log_every_steps",
-    "train.pictures", "train.explain_images", "train.cache_dir", "train.cache_gb", "audit", "images", "derived",
+    "name", "run_dir", "overwrite", "trust", "record", "chosen_by", "dataset.root", "dataset.csv", "train.devices",
+    "train.num_workers", "train.persistent_workers", "train.data_on_device", "train.checkpoint_every",
+    "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "train.cache_gb", "audit",
+    "images", "derived",
 }  # fmt: skip
 # Of a later version -> what a config without the key has always done.
-ADDED_KEYS = {"dataset.resize": "stretch", "dataset.ignore_value": None}
+ADDED_KEYS = {"dataset.resize": "stretch", "dataset.ignore_value": None, "train.sync_batchnorm": True}
 
 
 def config_hash(config: Config) -> str:

@@ -176,6 +176,8 @@ class TrainConfig(Section):
     accumulate_steps: PositiveInt
     clip_grad_norm: PositiveFloat | None
     early_stopping: PositiveInt | None
+    devices: PositiveInt = 1  # this and the next: absent in configs saved before
+    sync_batchnorm: bool = True
     precision: Annotated[Literal["auto", "32", "bf16"], BeforeValidator(str)]
     accelerator: Literal["auto", "cpu", "gpu"]
     deterministic: bool

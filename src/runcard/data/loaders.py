@@ -5,10 +5,11 @@ Augmentation is random and can reach the training split only: only the training 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +25,9 @@ from runcard.seeding import derive
 MAX_WORKERS = 8  # of train.num_workers=auto
 NOTHING = np.empty(0, np.uint8)
 Key = tuple[int, int]  # epoch, position in Samples
+Share = tuple[int, int]  # which part, of how many
+WHOLE = (0, 1)
+T = TypeVar("T")
 Augment = Callable[[np.ndarray, np.ndarray | None, int], tuple[np.ndarray, np.ndarray | None]]
 
 
@@ -55,7 +59,7 @@ class BatchDataset(Dataset[Batch]):
         """Return the batch of these samples, with the sizes of their pixels."""
         sizes = self.samples.pixel_mm
         of_batch = np.ones((len(indices), 2)) if sizes is None else sizes[indices]
-        return Batch(images, targets, torch.tensor(indices), torch.from_numpy(of_batch))
+        return Batch(images, targets, torch.tensor(indices, dtype=torch.int64), torch.from_numpy(of_batch))
 
 
 class SampleDataset(BatchDataset):
@@ -89,7 +93,7 @@ class SampleDataset(BatchDataset):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         indices = [index for _, index in keys]
-        if self.augment is not None:
+        if self.augment is not None and keys:
             pairs = [self._augmented(self.augment, *key) for key in keys]
             images, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*pairs, strict=True))
         elif self.on_device:
@@ -130,10 +134,33 @@ class EpochSampler(Sampler[Key]):
         return self.num_images
 
 
+class SharedBatches(Sampler[list[Key]]):
+    """The same share of each batch of a sampler's keys. It may be empty in a batch with fewer keys than shares."""
+
+    def __init__(self, sampler: Sampler[Key] | Sequence[Key], batch_size: int, share: Share) -> None:
+        self.sampler, self.batch_size, self.share = sampler, batch_size, share
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        keys = list(self.sampler)
+        starts = range(0, len(keys), self.batch_size)
+        return (list(part(keys[start : start + self.batch_size], self.share)) for start in starts)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.batch_size)  # type: ignore[arg-type]
+
+
+def part(items: Sequence[T], share: Share) -> Sequence[T]:
+    """Return one of the contiguous parts that items are divided into; the first parts are one longer where need be."""
+    which, number = share
+    size, longer = divmod(len(items), number)
+    start = which * size + min(which, longer)
+    return items[start : start + size + (which < longer)]
+
+
 class BatchLoader(DataLoader[Batch]):
     """Batches on a device, as the model takes them. Images travel as uint8 and are normalised there.
 
-    sampler gives the keys of the dataset.
+    sampler gives the keys of the dataset, batch after batch; of each batch the loader gives one share.
     """
 
     dataset: BatchDataset
@@ -148,11 +175,12 @@ class BatchLoader(DataLoader[Batch]):
         seed: int = 0,
         num_workers: int = 0,
         persistent_workers: bool = False,
+        share: Share = WHOLE,
     ) -> None:
+        batches: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler}
         super().__init__(
             dataset,
-            batch_size,
-            sampler=sampler,
+            **(batches if share == WHOLE else {"batch_sampler": SharedBatches(sampler, batch_size, share)}),
             collate_fn=_as_it_is,
             num_workers=num_workers,
             persistent_workers=persistent_workers and num_workers > 0,
@@ -193,19 +221,29 @@ class Loaders:
 
 
 def make_loaders(
-    plain: BatchDataset, augmented: BatchDataset, split: Split, train: TrainConfig, seed: int, device: torch.device
+    plain: BatchDataset,
+    augmented: BatchDataset,
+    split: Split,
+    train: TrainConfig,
+    seed: int,
+    device: torch.device,
+    share: Share = WHOLE,
 ) -> Loaders:
-    """Return the loaders; only the training one sees augmented. Evaluation reads in order and drops nothing."""
+    """Return the loaders; only the training one sees augmented. Evaluation reads in order and drops nothing.
+
+    With a share, the training loader gives that of every batch, and the others that of their images.
+    """
     limit = train.limit_batches and train.limit_batches * train.batch_size
 
     def evaluation(indices: Sequence[int]) -> BatchLoader:
-        return BatchLoader(plain, train.batch_size, EpochSampler(indices, seed, False, limit), device, seed)
+        shared = part(indices[:limit], share)
+        return BatchLoader(plain, train.batch_size, EpochSampler(shared, seed, False, None), device, seed)
 
     shuffled = np.random.default_rng(derive(seed, "train_eval")).permutation(split["train"])
     sampler = EpochSampler(split["train"], seed, shuffle=True, limit=limit)
     workers = 0 if augmented.on_device else num_workers(train.num_workers, device, augmented is not plain)
     return Loaders(
-        train=BatchLoader(augmented, train.batch_size, sampler, device, seed, workers, train.persistent_workers),
+        train=BatchLoader(augmented, train.batch_size, sampler, device, seed, workers, train.persistent_workers, share),
         train_eval=evaluation(np.sort(shuffled[: len(split["val"])]).tolist()),
         val=evaluation(split["val"]),
         test=evaluation(split["test"]) if split["test"] else None,

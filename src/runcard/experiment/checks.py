@@ -10,7 +10,9 @@ import torch
 from torch import nn
 from torchmetrics import MetricCollection
 
+from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Loaders
+from runcard.data.splits import Split
 from runcard.errors import UserError, check_config_choice
 from runcard.training.evaluation import OUT_OF_MEMORY, columns, infer
 from runcard.training.types import Loss, Monitor, Schedule
@@ -109,3 +111,11 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
 def metric_mode(name: str, metrics: MetricCollection) -> str:
     """Return max where larger values of the loss or of a metric's column are better, else min."""
     return "max" if name != "loss" and columns(metrics)[name].higher_is_better else "min"
+
+
+def check_shares(train: TrainConfig, split: Split, size: int) -> None:
+    """Check that each of several ranks gets images of a whole batch, and of validation."""
+    images = min(len(split["val"]), (train.limit_batches or len(split["val"])) * train.batch_size)
+    for what, number in (("train.batch_size", train.batch_size), ("dataset.split: validation", images)):
+        if number < size:
+            raise UserError(f"{what} has {number} image(s), fewer than train.devices={size}: each device needs one.")

@@ -7,15 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from runcard.audit.findings import check_allowed
 from runcard.config.diff import flatten
 from runcard.config.schema import UNKNOWN, Config, parse_config
+from runcard.config.sweep import remove_if_empty
 from runcard.data.datamodule import open_source
 from runcard.data.source import Source
 from runcard.errors import UserError
+from runcard.experiment.launch import follow, launched_place, leading
 from runcard.experiment.recorded import is_run_of, report_recorded
 from runcard.fileio import sha256, write_json
 from runcard.runs.hold import Hold
@@ -37,16 +39,21 @@ def run(
     search which may stop the run, and it returns NaN then. Raises UserError, and HeldError where another process runs
     in the folder.
     """
+    place = launched_place(OmegaConf.select(cfg, "train.devices"))
+    if place and place[0] > 0:
+        remove_if_empty(folder)  # Hydra made it; the first rank has the record
+        return follow(place, cfg, choices)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     config, source, recorded = _recorded(cfg, folder, choices)
-    if recorded:
+    if recorded and place is None:
         return report_recorded(folder, recorded, console)
 
     hold = Hold.take(folder)
     try:
-        from runcard.experiment.session import train_experiment  # imports torch
+        with leading(place, cfg, choices, config.train.devices) as ranks:
+            from runcard.experiment.session import train_experiment  # imports torch
 
-        return train_experiment(cfg, config, source, hold, overrides, choices, console, trial)
+            return train_experiment(cfg, config, source, hold, overrides, choices, console, trial, ranks)
     finally:
         hold.release()
 

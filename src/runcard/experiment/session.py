@@ -14,13 +14,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runcard.audit.audit import audit_before_training, print_findings
-from runcard.audit.decoded import read_decoded
+from runcard.audit.decoded import Decoded, read_decoded
 from runcard.audit.findings import as_json
 from runcard.audit.profiles import Profile, seen_in
 from runcard.caching import image_cache
 from runcard.config.diff import config_hash
 from runcard.config.schema import Config
 from runcard.console import print_table
+from runcard.data.loaders import make_loaders
 from runcard.data.preprocessing import left_out
 from runcard.data.source import Samples, Source
 from runcard.data.splits import data_fingerprint
@@ -39,11 +40,12 @@ from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.hold import Hold
 from runcard.runs.search import chosen_by
 from runcard.runs.writer import Record, check_parent, copy_training
-from runcard.training.checkpoint import Checkpoint
+from runcard.training.checkpoint import Checkpoint, from_bytes, restore
 from runcard.training.evaluation import OUT_OF_MEMORY, columns
 from runcard.training.feature_cache import Pretrained
 from runcard.training.loop import fit
-from runcard.training.types import Logger, State
+from runcard.training.ranks import ALONE, Ranks, is_of_ranks
+from runcard.training.types import Evaluation, Logger, Saver, State
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -58,21 +60,22 @@ def train_experiment(
     choices: dict[str, str],
     console: Console,
     trial: Trial | None,
+    ranks: Ranks,
 ) -> float:
     """Build everything, audit the data, train, and return the best monitored value; see run.run.
 
-    cfg is the composed config, config the same parsed, source its dataset, opened; hold is on the run's folder.
+    cfg is the composed config, config the same parsed, source its dataset, opened; hold is on the run's folder, and
+    this process is the first of ranks.
     """
     search = {"trial": trial.number} if trial else chosen_by(config.chosen_by)
     profiles: dict[int, Profile] = {}
 
     def read() -> Samples:
-        cache = image_cache(config.images.cache_dir, config.images.cache_gb)
-        decoded = read_decoded(source, config.dataset, config.audit.allow, cache)
+        decoded = _decoded(config, source)
         profiles.update(decoded.profiles)
         return decoded.samples
 
-    setup = make_setup(cfg, config, source, choices, read)
+    setup = make_setup(cfg, config, source, choices, read, ranks=ranks)
     samples, split = setup.data.samples, setup.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
     built = summarize_model(setup.model, setup.image_shape, setup.config["model"])
@@ -85,13 +88,14 @@ def train_experiment(
     if setup.train.extend and not (record.folder / "checkpoints" / "last.ckpt").exists():
         parent = Path(setup.train.extend)
         check_parent(parent, setup.config, fingerprint)
-    _announce(setup, built, record.folder, choices, console)
+    _announce(setup, built, record.folder, choices, console, ranks.size)
     print_findings(findings, config.audit.allow, overrides, console)
     changed = record.start(
         setup.config_yaml,
         overrides,
         session={
             "device": str(setup.fabric.device),
+            "devices": ranks.size,
             "precision": setup.precision,
             "reproducible": "bit for bit" if setup.bit_exact else "to rounding",
         },
@@ -111,7 +115,7 @@ def train_experiment(
         if parent:
             copy_training(parent, record.folder)
         record.write_split(split, samples.ids, setup.data.groups, samples.digests)
-        ending |= {"status": "completed", **_train(setup, record, checkpoint, console, trial)}
+        ending |= {"status": "completed", **_train(setup, record, checkpoint, console, trial, ranks)}
     if setup.is_lean:
         (record.folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     if ending["status"] == "pruned":
@@ -144,7 +148,7 @@ def _describe(setup: ExperimentSetup, built: ModelSummary, profiles: dict[int, P
 
 
 def _announce(
-    setup: ExperimentSetup, built: ModelSummary, folder: Path, choices: dict[str, str], console: Console
+    setup: ExperimentSetup, built: ModelSummary, folder: Path, choices: dict[str, str], console: Console, devices: int
 ) -> None:
     """Print what is about to be trained, and where."""
     counts = ", ".join(f"{len(members)} {part}" for part, members in setup.data.split.items() if members)
@@ -169,7 +173,8 @@ def _announce(
     for key, weights in setup.balanced_weights.items():
         of_classes = (f"{name} {weight:.3g}" for name, weight in zip(setup.data.classes, weights, strict=True))
         console.print(f"balanced weights of {key}: {', '.join(of_classes)}")
-    console.print(f"{dataset}: {counts} · {model} · {loss} · {setup.fabric.device} {setup.precision}")
+    shared = f" · every batch on {devices} devices" if devices > 1 else ""
+    console.print(f"{dataset}: {counts} · {model} · {loss} · {setup.fabric.device} {setup.precision}{shared}")
     if setup.smoke_test:
         console.print("scale=quick: a smoke test of this config. It supports no conclusion.", style="yellow")
 
@@ -203,7 +208,12 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
 
 
 def _train(
-    setup: ExperimentSetup, record: Record, checkpoint: Checkpoint, console: Console, trial: Trial | None
+    setup: ExperimentSetup,
+    record: Record,
+    checkpoint: Checkpoint,
+    console: Console,
+    trial: Trial | None,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Train from where the folder's checkpoint left off; returns the results that run.json ends with."""
     folder, status = record.folder, "interrupted"
@@ -227,14 +237,25 @@ def _train(
         resumed_epoch = state.epoch
         epochs, monitor = setup.train.epochs, setup.monitor.name
         logger = PruningLogger(tracker, trial, monitor, epochs) if trial else tracker
-        state = fit_setup(trained, state, checkpoint, logger)
+        try:
+            if ranks.size > 1 and ranks.meet():
+                last = checkpoint.last.read_bytes() if checkpoint.last.exists() else None
+                _join(ranks, setup, {"data": record.content["data"], "last": last})
+            state = fit_setup(trained, state, checkpoint, logger, ranks)
+            ranks.leave()
+        except RuntimeError as error:
+            if not is_of_ranks(error):
+                raise
+            raise UserError(
+                f"Another rank was lost, so training ends. The same command goes on after epoch {checkpoint.epoch}."
+            ) from None
         progress.close()
         if state.epoch < setup.train.epochs:
             since = f"no better {setup.monitor.name} since epoch {state.best_epoch}"
             patience = f"train.early_stopping={setup.train.early_stopping}"
             console.print(f"stopped early after epoch {state.epoch}: {since} ({patience})")
         # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
-        bit_exact = trained.bit_exact and state.epoch > resumed_epoch
+        bit_exact = trained.bit_exact and state.epoch > resumed_epoch and ranks.size == 1
         results = write_results(trained, state, tracker, figures, checkpoint, record, bit_exact)
         status = "completed"
         return results
@@ -243,20 +264,70 @@ def _train(
             tracker.close(status)
 
 
-def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Checkpoint, logger: Logger) -> State:
+def train_along(ranks: Ranks, cfg: DictConfig, config: Config, source: Source, choices: dict[str, str]) -> None:
+    """Train with the first rank, which records the run, if there is anything to train. Raises UserError."""
+    setup = make_setup(cfg, config, source, choices, lambda: _decoded(config, source).samples, ranks=ranks)
+    trained = with_cached_features(setup, Console(quiet=True))[0] if setup.cache_features else setup
+    if not ranks.meet():
+        return
+    begun = _join(ranks, setup, None)
+    samples = setup.data.samples
+    if data_fingerprint(setup.data.split, samples.ids, samples.digests) != begun["data"]:
+        raise UserError("dataset: its files here are not those that the first rank has.")
+    state = State()
+    if begun["last"]:
+        state = restore(from_bytes(begun["last"]), setup.model, setup.optimizer, setup.schedule.rule)
+    nowhere = Nowhere()
+    fit_setup(trained, state, nowhere, nowhere, ranks)
+
+
+class Nowhere:
+    """The logger and the checkpoint of a rank that records nothing."""
+
+    def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
+        """Report nothing."""
+
+    def epoch(self, row: dict[str, Any], val: Evaluation, is_best: bool) -> None:
+        """Report nothing."""
+
+    def save(self, state: State) -> None:
+        """Save nothing."""
+
+
+def _join(ranks: Ranks, setup: ExperimentSetup, begun: dict[str, Any] | None) -> dict[str, Any]:
+    """Connect the ranks and give all the first one's weights; return what it says of its data and its checkpoint."""
+    ranks.join(setup.fabric.device)
+    ranks.copy_first(setup.model)
+    of_first: dict[str, Any] = ranks.of_first(begun)
+    return of_first
+
+
+def _decoded(config: Config, source: Source) -> Decoded:
+    """Return the decoded images, with what the audit saw of them; see audit.decoded."""
+    cache = image_cache(config.images.cache_dir, config.images.cache_gb)
+    return read_decoded(source, config.dataset, config.audit.allow, cache)
+
+
+def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Saver, logger: Logger, ranks: Ranks = ALONE) -> State:
     """Train from state on, and return the final state; see training.loop.fit."""
+    loaders, seed = setup.loaders, setup.seed
+    if ranks.size > 1:
+        plain, augmented = loaders.val.dataset, loaders.train.dataset
+        device = setup.fabric.device
+        loaders = make_loaders(plain, augmented, setup.data.split, setup.train, seed, device, ranks.share)
     return fit(
         fabric=setup.fabric,
         model=setup.network,
         loss=setup.loss,
         optimizer=setup.optimizer,
         schedule=setup.schedule,
-        loaders=setup.loaders,
+        loaders=loaders,
         metrics=setup.metrics,
         monitor=setup.monitor,
         train=setup.train,
-        seed=setup.seed,
+        seed=seed,
         state=state,
         checkpoint=checkpoint,
         logger=logger,
+        ranks=ranks,
     )

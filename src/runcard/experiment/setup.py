@@ -25,12 +25,13 @@ from runcard.data.datamodule import Data, make_data, positive_class, read_sample
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
 from runcard.data.source import Samples, Source
 from runcard.errors import UserError
-from runcard.experiment.checks import check_monitors, check_output
+from runcard.experiment.checks import check_monitors, check_output, check_shares
 from runcard.fileio import sha256
 from runcard.runs.reader import weights_file
 from runcard.seeding import forked
 from runcard.training.evaluation import check_units, leave_out_ignored
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
+from runcard.training.ranks import ALONE, Ranks, synchronize_batchnorm
 from runcard.training.transfer import freeze, load_initial_weights
 from runcard.training.types import BalancedLoss, Loss, Monitor, Schedule
 
@@ -97,14 +98,16 @@ def make_setup(
     choices: dict[str, str],
     read: Callable[[], Samples] | None = None,
     begins: bool = True,
+    ranks: Ranks = ALONE,
 ) -> ExperimentSetup:
     """Build all that one run needs: cfg is the composed config, config the same parsed, source its dataset, opened.
 
     choices names the file chosen per config group, for messages; read gives the decoded images; begins says
-    whether the model needs the weights that training begins with. Fills in cfg.derived. Raises UserError.
+    whether the model needs the weights that training begins with; ranks are those that train it. Fills in cfg.derived.
+    Raises UserError.
     """
     unresolved, train, seed, trust = cfg.copy(), config.train, config.seed, config.trust
-    fabric, precision = _fabric(train)
+    fabric, precision = _fabric(train, ranks)
     loss = build("loss", config.loss.node, trust, choices.get("loss"))
     augment = build("augmentation", config.augmentation, trust, choices.get("augmentation"))
     _derive(cfg, config, source)
@@ -112,8 +115,11 @@ def make_setup(
         model = build("model", to_plain(cfg.model), trust, choices.get("model"))
     origin = _load_weights(model, train, to_plain(cfg.model)) if begins else {}
     freeze(model, train.freeze or [])
+    if ranks.size > 1 and train.sync_batchnorm:
+        model = synchronize_batchnorm(model, fabric.device)
     read = read or partial(read_samples, source, config.dataset, config.audit.allow)
     data = make_data(source, config.dataset, read())
+    check_shares(train, data.split, ranks.size)
     images = SampleDataset(data.samples, data.normalization, None, seed)
     is_plain = getattr(augment, "is_identity", False)
     augmented = images if is_plain else SampleDataset(data.samples, data.normalization, augment, seed)
@@ -164,8 +170,8 @@ def make_setup(
     )
 
 
-def _fabric(train: TrainConfig) -> tuple[Fabric, str]:
-    """Return Fabric on the chosen device, and the resolved precision."""
+def _fabric(train: TrainConfig, ranks: Ranks) -> tuple[Fabric, str]:
+    """Return Fabric on the device of this rank, and the resolved precision."""
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if train.accelerator == "gpu" and not gpu:
         raise UserError("train.accelerator=gpu: no GPU was found on this machine. Use train.accelerator=auto or cpu.")
@@ -173,7 +179,13 @@ def _fabric(train: TrainConfig) -> tuple[Fabric, str]:
     torch.backends.cudnn.benchmark = not train.deterministic  # tries which convolution is the fastest here
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's first lines name device and precision
     precision = PRECISIONS.get(str(train.precision)) or PRECISIONS["bf16" if _has_bf16(train) else "32"]
-    return Fabric(accelerator=train.accelerator, devices=1, precision=precision), precision  # type: ignore[arg-type]
+    devices: Any = 1
+    if ranks.size > 1 and gpu and train.accelerator != "cpu":
+        if ranks.local_rank >= torch.cuda.device_count():
+            raise UserError(f"train.devices: this machine has {max(1, torch.cuda.device_count())} GPU(s), not more.")
+        devices = [ranks.local_rank]
+        torch.cuda.set_device(ranks.local_rank)
+    return Fabric(accelerator=train.accelerator, devices=devices, precision=precision), precision  # type: ignore[arg-type]
 
 
 def _fits(samples: Samples, device: torch.device) -> bool:

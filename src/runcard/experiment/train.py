@@ -42,6 +42,8 @@ def main() -> None:
             print(help_text(sys.argv[1:]))
             sys.exit()
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
+        if "TORCHELASTIC_RUN_ID" in os.environ and {"-m", "--multirun"} & set(sys.argv):
+            raise UserError("torchrun trains one run. For a sweep: runcard train -m train.devices=…, without torchrun.")
         use_project()
         use_plugins(sys.argv[1:])
         with execution_whitelist([*TRUSTED_BY_HYDRA]):

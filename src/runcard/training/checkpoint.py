@@ -10,6 +10,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,7 @@ class Checkpoint:
         content = read_last(
             self.last, "so the run cannot go on from it", "overwrite=true moves the run aside and starts anew"
         )
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scheduler.load_state_dict(content["scheduler"])
-        state = State(**content["state"])
+        state = restore(content, self.model, self.optimizer, self.scheduler)
         self.epoch = state.epoch
         if 0 < state.epoch == state.best_epoch:  # killed between the two writes: these are the best weights
             self.save_best()
@@ -77,6 +75,20 @@ class Checkpoint:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
         with atomic_write(self.best) as temporary:
             temporary.write_bytes(to_bytes(weights, metadata={"config": json.dumps(self.config)}))
+
+
+def from_bytes(last: bytes) -> dict[str, Any]:
+    """Return the content of a last.ckpt that another process has read."""
+    content: dict[str, Any] = torch.load(BytesIO(last), map_location="cpu", weights_only=True)
+    return content
+
+
+def restore(content: dict[str, Any], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> State:
+    """Restore the content of a last.ckpt, and return its State."""
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    scheduler.load_state_dict(content["scheduler"])
+    return State(**content["state"])
 
 
 def refuse_code(content: Any, name: str) -> None:

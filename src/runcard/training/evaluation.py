@@ -16,6 +16,7 @@ from runcard import IGNORED
 from runcard.data.loaders import Batch, to_device
 from runcard.data.source import Samples
 from runcard.errors import UserError
+from runcard.training.ranks import ALONE, Ranks
 from runcard.training.types import Evaluation, Ignoring, Loss
 
 Autocast = Callable[[], AbstractContextManager[Any]]  # makes a context with the precision of a run
@@ -43,14 +44,20 @@ def predict(model: nn.Module, batches: Iterable[Tensor], autocast: Autocast = nu
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, loss: Loss, metrics: MetricCollection, loader: Iterable[Batch], autocast: Autocast = nullcontext
+    model: nn.Module,
+    loss: Loss,
+    metrics: MetricCollection,
+    loader: Iterable[Batch],
+    autocast: Autocast = nullcontext,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Compute the loss and every metric over all images of loader.
 
     The loss is computed per image and then averaged, so it does not depend on the batch size. A metric with the
     attribute per_image computes a vector (N,), and its mean is the value; any other computes a scalar of the whole set.
     A metric that fills several columns computes a dict of these. One that measures lengths has the attribute
-    pixel_size, which is set to that of each batch; see Batch.
+    pixel_size, which is set to that of each batch; see Batch. Of several ranks each has a loader of its own images, and
+    all return the evaluation of all images, in the order of ranks: torchmetrics joins the states of metrics.
     """
     metrics.reset()
     of_lengths = [metric for metric in metrics.modules() if hasattr(metric, "pixel_size")]
@@ -68,11 +75,22 @@ def evaluate(
         indices += batch.indices.tolist()
         if targets.ndim == 1:
             kept.append(probs.cpu())
+    if ranks.size > 1:
+        losses, indices, kept = _joined(ranks, losses, indices, kept)
     computed = {"loss": torch.cat(losses)} | metrics.compute()
     of_images = {"loss"} | {name for name, metric in columns(metrics).items() if getattr(metric, "per_image", False)}
     per_image = {name: computed[name].float().cpu().reshape(-1) for name in computed if name in of_images}
     values = {name: value.float().mean().item() for name, value in computed.items()}
     return Evaluation(values, per_image, indices, torch.cat(kept) if kept else None)
+
+
+def _joined(
+    ranks: Ranks, losses: list[Tensor], indices: list[int], kept: list[Tensor]
+) -> tuple[list[Tensor], list[int], list[Tensor]]:
+    """Join what the ranks have of their images."""
+    parts = ranks.gather(([of_batch.cpu() for of_batch in losses], indices, kept))
+    losses, indices, kept = ([each for part in column for each in part] for column in zip(*parts, strict=True))
+    return losses, indices, kept
 
 
 def losses_of_images(loss: Loss, logits: Tensor, targets: Tensor, vectorized: bool) -> Tensor:

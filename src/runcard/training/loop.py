@@ -22,9 +22,9 @@ from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Batch, Loaders
 from runcard.errors import UserError
 from runcard.seeding import seed_epoch
-from runcard.training.checkpoint import Checkpoint
 from runcard.training.evaluation import evaluate
-from runcard.training.types import Logger, Loss, Monitor, Schedule, State
+from runcard.training.ranks import Ranks, is_synchronized
+from runcard.training.types import Logger, Loss, Monitor, Saver, Schedule, State
 
 
 def fit(
@@ -39,24 +39,34 @@ def fit(
     train: TrainConfig,
     seed: int,
     state: State,
-    checkpoint: Checkpoint,
+    checkpoint: Saver,
     logger: Logger,
+    ranks: Ranks,
 ) -> State:
-    """Train from state until train.epochs or early stopping, and return the final state."""
+    """Train from state until train.epochs or early stopping, and return the final state.
+
+    The loaders give this rank's share of every batch. All ranks end with the same model, optimizer and state.
+    """
+    images_per_epoch, images_per_step = len(loaders.train_sampler), train.batch_size * train.accumulate_steps
     while state.epoch < train.epochs and not _stopped_early(state, train):
         epoch, started = state.epoch + 1, perf_counter()
-        seed_epoch(seed, epoch)
+        seed_epoch(seed, epoch, ranks.rank)
         loaders.train_sampler.set_epoch(epoch)
         train_mode(model)
         loss_sum, norm_sum, steps, lr = 0.0, 0.0, 0, optimizer.param_groups[0]["lr"]
         for micro_batches in _groups(loaders.train, train.accumulate_steps):
-            num_images = sum(len(batch.targets) for batch in micro_batches)
+            num_images = min(images_per_step, images_per_epoch - images_per_step * steps)  # of all ranks
             step_loss = torch.zeros((), device=fabric.device)
             for batch in micro_batches:
+                if not len(batch.targets):  # the last batch of an epoch may have fewer images than there are ranks
+                    if is_synchronized(model):
+                        fabric.backward(model(batch.images).sum() * 0)
+                    continue
                 share = len(batch.targets) / num_images  # accumulated gradients then equal those of one large batch
                 micro_loss = loss(model(batch.images), batch.targets) * share
                 fabric.backward(micro_loss)
                 step_loss += micro_loss.detach()
+            ranks.add_up(step_loss, model.parameters())
             grads = [p.grad for p in model.parameters() if p.grad is not None]
             grad_norm = nn.utils.get_total_norm(grads)
             if train.clip_grad_norm is not None:
@@ -75,14 +85,15 @@ def fit(
             logger.step(epoch, steps, num_images, loss_value)
         trained = perf_counter() - started
 
-        train_eval = evaluate(model, loss, metrics, loaders.train_eval)
-        val = evaluate(model, loss, metrics, loaders.val)
-        num_images = len(loaders.train_sampler)
-        row = {"epoch": epoch, "step": state.step, "lr": lr, "train/loss": loss_sum / num_images}
+        ranks.copy_first(model)  # batch norm's running statistics, of the first rank's shares unless synchronised
+        train_eval = evaluate(model, loss, metrics, loaders.train_eval, ranks=ranks)
+        val = evaluate(model, loss, metrics, loaders.val, ranks=ranks)
+        row = {"epoch": epoch, "step": state.step, "lr": lr, "train/loss": loss_sum / images_per_epoch}
         row |= {f"train_eval/{name}": value for name, value in train_eval.values.items()}
         row |= {f"val/{name}": value for name, value in val.values.items()}
         row |= {"grad_norm": norm_sum / steps, "seconds": perf_counter() - started}
-        row |= {"images_per_second": num_images / trained}
+        row |= {"images_per_second": images_per_epoch / trained}
+        row = ranks.of_first(row)  # so that all decide alike
         if schedule.every == "epoch":
             schedule.rule.step(*([row[schedule.monitor]] if schedule.monitor else []))
         state.epoch = epoch

@@ -21,6 +21,13 @@ class Logger(Protocol):
         """Report one finished epoch: its row of metrics.csv and the evaluation of validation."""
 
 
+class Saver(Protocol):
+    """What saves the training after an epoch: a Checkpoint."""
+
+    def save(self, state: State) -> None:
+        """Save model, optimizer, scheduler and state."""
+
+
 class Loss(Protocol):
     """(logits (N, C, …), int64 targets (N,) or (N, H, W)) -> scalar, the mean over images. See losses/."""
 
