@@ -96,7 +96,7 @@ def _started(cfg: DictConfig, choices: dict[str, str], devices: int) -> Iterator
         torch.set_num_threads(threads)
         for process in others:
             if process.pid is not None:
-                process.terminate()
+                process.kill()  # one that is stopped would not hear of a gentler end
                 process.join()
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from runcard.errors import UserError
 
-NO_ANSWER = timedelta(seconds=60)  # of another rank, once all have joined: it is lost
+NO_ANSWER = timedelta(seconds=50)  # of another rank, once all have joined: it is lost
 SETUP = timedelta(hours=12)  # how long the ranks wait for the slowest to read its data
 GOODBYE = timedelta(seconds=10)
 POLL_SECONDS = 0.05
