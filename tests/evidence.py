@@ -20,11 +20,13 @@ def numbers(folder: Path) -> dict[str, Any]:
     """Return the rows of metrics.csv without its times, per_image.csv, the best weights and the last checkpoint."""
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_csv(folder / "metrics.csv")]
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    kept = {key: last[key] for key in ("model", "optimizer", "scheduler")}
+    kept["state"] = {key: value for key, value in last["state"].items() if key != "rows"}
     return {
         "metrics.csv": rows,
         "per_image.csv": read_csv(folder / "per_image.csv"),
         "best.safetensors": _hashed(read_weights(folder / "checkpoints" / "best.safetensors")[0]),
-        "last.ckpt": _hashed(last),
+        "last.ckpt": _hashed(kept),
     }
 
 

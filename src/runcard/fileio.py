@@ -9,9 +9,12 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -26,8 +29,10 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, previous: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which is renamed to path if the block succeeds.
+
+    What is at path until then is renamed to previous, where such a name is given.
 
     The temporary name is fixed, so that files left by killed processes are overwritten and do not accumulate. Raises
     UserError if the disk is full; an existing file at path is then kept.
@@ -38,7 +43,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        if previous and path.exists():
+            path.replace(previous)
         temporary.replace(path)
+        _flush_folder(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if is_disk_full(error):
@@ -47,6 +55,46 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 "it goes on from what is there."
             ) from None
         raise
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let a rename in folder survive a power cut, where the system can."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let the block end before an interrupt (Ctrl-C, SIGTERM) takes effect; a second one takes effect at once.
+
+    Libraries in C turn an interrupt within them into an error of their own: of a file that cannot be written, say.
+    """
+    if current_thread() is not main_thread():
+        yield
+        return
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    came: list[int] = []
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        if came:
+            handlers[number](number, frame)
+        came.append(number)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        if callable(handler := signal.getsignal(each)):
+            handlers[each] = handler
+            signal.signal(each, keep)
+    try:
+        yield
+    finally:
+        for number, known in handlers.items():
+            signal.signal(number, known)
+        if came:
+            handlers[came[0]](came[0], None)
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -93,7 +141,7 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def write_figure(path: Path, figure: Figure, *, palette: bool = False) -> None:
     """Write figure to path as PNG, atomically; with a palette of 256 colours it takes half the bytes."""
-    with atomic_write(path) as temporary:
+    with uninterrupted(), atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=FIGURE_DPI)
         if palette:
             with Image.open(temporary, formats=["PNG"]) as picture:

@@ -108,8 +108,8 @@ def test_last_ckpt_is_plain_data(tmp_path):
     training = Training(tmp_path, "adamw", "onecycle").steps(range(2))
     training.checkpoint.save(State(1, 2))
     content = torch.load(training.checkpoint.last, weights_only=True)
-    assert content["state"] == {"epoch": 1, "step": 2, "best": None, "best_epoch": 0}
-    assert set(content) == {"state", "model", "optimizer", "scheduler"}
+    assert content["state"] == {"epoch": 1, "step": 2, "best": None, "best_epoch": 0, "rows": []}
+    assert set(content) == {"state", "model", "optimizer", "scheduler", "config", "data", "best_sha256", "sha256"}
     assert leftovers(tmp_path) == []
 
 

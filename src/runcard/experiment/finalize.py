@@ -20,7 +20,7 @@ from runcard.explain.explain import Classifier, explain
 from runcard.explain.images import Pictures
 from runcard.explain.shortcut_probe import Finding
 from runcard.figures.charts import curves_figure
-from runcard.fileio import write_figure
+from runcard.fileio import sha256, write_figure
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.reader import Row
 from runcard.runs.writer import Record
@@ -82,6 +82,7 @@ def write_results(
         "seconds": {"total": sum(seconds), "per_epoch": sum(seconds) / len(seconds), "caching": caching},
         "last": {"epoch": state.epoch, "values": _values(last)},
         "best": {"epoch": state.best_epoch, "monitor": name, "value": state.best, "values": _values(best)},
+        "best_sha256": sha256(checkpoint.best),  # by which a reader sees that the file is what it was
         "shortcut": [finding.to_json() for finding in findings],
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from runcard.experiment.predictions import PredictionFigures, first_batch
 from runcard.experiment.recorded import report_recorded
 from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_features
 from runcard.experiment.trial import Pruned, PruningLogger
-from runcard.fileio import is_disk_full, write_figure
+from runcard.fileio import is_disk_full, write_csv, write_figure
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.hold import Hold
@@ -110,14 +111,14 @@ def train_experiment(
     if changed:
         what = " and ".join(changed)
         console.print(f"warning: not the {what} of the last session; numbers may differ by it.", style="yellow")
-    checkpoint = Checkpoint(record.folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
+    folder = record.folder
+    checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config, fingerprint)
     with _ending(record, checkpoint, console) as ending:
         if parent:
             copy_training(parent, record.folder)
         record.write_split(split, samples.ids, setup.data.groups, samples.digests)
         ending |= {"status": "completed", **_train(setup, record, checkpoint, console, trial, ranks)}
-    if setup.is_lean:
-        (record.folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+    checkpoint.finish(keep_last=not setup.is_lean)
     if ending["status"] == "pruned":
         return math.nan
     print_summary(console, setup, ending, record.folder)
@@ -217,7 +218,9 @@ def _train(
 ) -> dict[str, Any]:
     """Train from where the folder's checkpoint left off; returns the results that run.json ends with."""
     folder, status = record.folder, "interrupted"
-    state = checkpoint.resume()
+    state = checkpoint.resume(partial(console.print, style="yellow"))
+    if state.rows:
+        write_csv(folder / "metrics.csv", state.rows)  # whatever became of it
     if state.epoch:
         instead = ", with its weights and not those of train.init_from" if setup.train.init_from else ""
         console.print(f"going on after epoch {state.epoch}{instead}")
@@ -239,7 +242,7 @@ def _train(
         logger = PruningLogger(tracker, trial, monitor, epochs) if trial else tracker
         try:
             if ranks.size > 1 and ranks.meet():
-                last = checkpoint.last.read_bytes() if checkpoint.last.exists() else None
+                last = checkpoint.last.read_bytes() if state.epoch else None
                 _join(ranks, setup, {"data": record.content["data"], "last": last})
             state = fit_setup(trained, state, checkpoint, logger, ranks)
             ranks.leave()

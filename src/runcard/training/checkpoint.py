@@ -6,9 +6,9 @@ config in its header. Neither runs code when it is opened.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -21,60 +21,141 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from runcard.config.diff import differing_keys
 from runcard.errors import UserError
-from runcard.fileio import atomic_write
+from runcard.fileio import atomic_write, sha256, uninterrupted
 from runcard.training.types import State
 
+ANEW = "overwrite=true moves the run aside and starts anew"
 PLAIN = (Tensor, str, int, float, bool, type(None))
 
 
 class Checkpoint:
-    """The files in folder/checkpoints with model, optimizer, scheduler and State."""
+    """The files in folder/checkpoints with model, optimizer, scheduler and State.
+
+    config and data say whose they are: the resolved config and the hashes of the data. The files of the save before are
+    kept too, for the case that the last ones are damaged.
+    """
 
     def __init__(
-        self, folder: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, config: dict[str, Any]
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        config: dict[str, Any],
+        data: Mapping[str, str] | None = None,
     ) -> None:
         self.last = folder / "checkpoints" / "last.ckpt"
+        self.previous = folder / "checkpoints" / "previous.ckpt"
         self.best = folder / "checkpoints" / "best.safetensors"
+        self.previous_best = folder / "checkpoints" / "previous.safetensors"
         self.model = model
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.config = config
+        self.data = dict(data or {})
+        self.best_sha256: str | None = None  # of best.safetensors
         self.epoch = 0  # the last one saved, from which a killed run goes on
 
-    def resume(self) -> State:
-        """Restore last.ckpt and return its State; a new State if there is none."""
-        if not self.last.exists():
+    def resume(self, warn: Callable[[str], None] = lambda _: None) -> State:
+        """Restore last.ckpt, or previous.ckpt where it is damaged, and return its State; a new one if there is none.
+
+        Raises UserError where what is there is damaged, or is another run's: no run goes on from other numbers.
+        """
+        found = [path for path in (self.last, self.previous) if path.exists()]
+        if not found:
             return State()
-        content = read_last(
-            self.last, "so the run cannot go on from it", "overwrite=true moves the run aside and starts anew"
-        )
+        path, content = self._first_whole(found, warn)
+        self._check_owner(path, content)
+        if path == self.previous:
+            path.replace(self.last)
         state = restore(content, self.model, self.optimizer, self.scheduler)
-        self.epoch = state.epoch
+        self.epoch, self.best_sha256 = state.epoch, content.get("best_sha256")
         if 0 < state.epoch == state.best_epoch:  # killed between the two writes: these are the best weights
             self.save_best()
+        elif self.best_sha256 and not self._restore_best(self.best_sha256):
+            raise UserError(
+                f"{self.best}: damaged or replaced: not the weights of epoch {state.best_epoch} that {path.name} knows."
+                f"\n{ANEW}."
+            )
         return state
+
+    def _first_whole(self, paths: Sequence[Path], warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]]:
+        """Read the first of some checkpoints that is not damaged."""
+        faults = []
+        for path in paths:
+            try:
+                content = read_last(path, "so the run cannot go on from it", ANEW)
+            except UserError as fault:
+                faults.append(fault)
+                continue
+            if path == self.previous:
+                epoch = content["state"]["epoch"]
+                warn(f"{self.last}: damaged or missing: going on from the checkpoint before it, of epoch {epoch}.")
+            return path, content
+        raise faults[0]
+
+    def _check_owner(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Check that a checkpoint is of this run, or of the one that it extends; those of old versions do not say."""
+        if "config" not in content:
+            return
+        differing = differing_keys(content["config"], self.config, but=("train.epochs", "train.extend"))
+        if content["data"] != self.data and self.data:
+            differing.append("the data")
+        if differing:
+            raise UserError(f"{path}: the checkpoint of another run, which differs in {', '.join(differing[:3])}.")
 
     def save(self, state: State) -> None:
         """Write last.ckpt, from which a killed run resumes; then best.safetensors if this epoch is the best."""
+        best = self._best_bytes() if state.epoch == state.best_epoch else None
+        if best:
+            self.best_sha256 = hashlib.sha256(best).hexdigest()
         content = {
             "state": asdict(state),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "config": self.config,
+            "data": self.data,
+            "best_sha256": self.best_sha256,
         }
         refuse_code(content, "checkpoint")
-        with atomic_write(self.last) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)  # to an open file: given a path, torch hides that the disk is full
-        self.epoch = state.epoch
-        if state.epoch == state.best_epoch:
-            self.save_best()
+        written = BytesIO()  # not a file: torch would hide that the disk is full
+        with uninterrupted():
+            torch.save(content | {"sha256": _hashed(content)}, written)
+            with atomic_write(self.last, self.previous) as temporary:
+                temporary.write_bytes(written.getbuffer())
+            self.epoch = state.epoch
+            if best:
+                self.save_best(best)
 
-    def save_best(self) -> None:
-        """Write best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
+    def finish(self, keep_last: bool) -> None:
+        """Remove what only an interrupted run needs."""
+        self.previous.unlink(missing_ok=True)
+        self.previous_best.unlink(missing_ok=True)
+        if not keep_last:
+            self.last.unlink(missing_ok=True)
+
+    def _best_bytes(self) -> bytes:
+        """Return best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        with atomic_write(self.best) as temporary:
-            temporary.write_bytes(to_bytes(weights, metadata={"config": json.dumps(self.config)}))
+        return to_bytes(weights, metadata={"config": json.dumps(self.config)})
+
+    def save_best(self, content: bytes | None = None) -> None:
+        """Write best.safetensors: these bytes, or the weights that the model has now."""
+        content = content or self._best_bytes()
+        self.best_sha256 = hashlib.sha256(content).hexdigest()
+        with atomic_write(self.best, self.previous_best) as temporary:
+            temporary.write_bytes(content)
+
+    def _restore_best(self, digest: str) -> bool:
+        """Whether best.safetensors has this SHA-256, or did before it was replaced; it does then again."""
+        for path in (self.best, self.previous_best):
+            if path.exists() and sha256(path) == digest:
+                path.replace(self.best)
+                return True
+        return False
 
 
 def from_bytes(last: bytes) -> dict[str, Any]:
@@ -107,10 +188,39 @@ def read_last(path: Path, consequence: str, fix: str) -> dict[str, Any]:
     """Read a last.ckpt: model, optimizer, scheduler, state. Raise UserError, ending with fix, where it is damaged."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:80]
+        if "sha256" in content and content.pop("sha256") != _hashed(content):  # absent in files of old versions
+            raise RuntimeError("its content is not what was written")
+        missing = {"state", "model", "optimizer", "scheduler"} - content.keys()
+        if missing:
+            raise RuntimeError(f"it has no {', '.join(sorted(missing))}")
+    except Exception as error:
+        reason = str(error).partition("\n")[0][:80] or type(error).__name__
         raise UserError(f"{path}: damaged, {consequence} ({reason}).\n{fix}.") from None
     return content
+
+
+def _hashed(content: Any) -> str:
+    """Compute the SHA-256 of plain data and tensors, by their values."""
+    total = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Mapping):
+            total.update(f"mapping {len(value)}".encode())
+            for key, each in value.items():
+                total.update(repr(key).encode())
+                add(each)
+        elif isinstance(value, (list, tuple)):
+            total.update(f"sequence {len(value)}".encode())
+            for each in value:
+                add(each)
+        elif isinstance(value, Tensor):
+            total.update(f"{value.dtype} {tuple(value.shape)}".encode())
+            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            total.update(repr(value).encode())
+
+    add(content)
+    return total.hexdigest()
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -97,6 +97,7 @@ def fit(
         if schedule.every == "epoch":
             schedule.rule.step(*([row[schedule.monitor]] if schedule.monitor else []))
         state.epoch = epoch
+        state.rows.append(row)
         if monitor.is_improvement(row[monitor.name], state.best):
             state.best, state.best_epoch = row[monitor.name], epoch
         is_best = state.best_epoch == epoch

@@ -17,6 +17,7 @@ from runcard.config.schema import DatasetConfig, check_targets, parse_section
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.source import Samples
 from runcard.errors import UserError, runs_below
+from runcard.fileio import sha256
 from runcard.training.checkpoint import read_weights
 
 
@@ -79,6 +80,10 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     if not path.exists() or not (folder / "run.json").exists():
         fix = runs_below(folder) or " Name a folder such as outputs/<name>/<stamp>."
         raise UserError(f"{folder}: no run with trained weights.{fix}")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    recorded = record.get("best_sha256")  # absent in runs of old versions, and until a run is completed
+    if recorded and sha256(path) != recorded:
+        raise UserError(f"{path}: damaged or replaced: its SHA-256 is not the one in run.json.")
     weights, config = read_weights(path)
     check_targets({key: config[key] for key in ("model", "dataset")}, trust, "--trust {}")  # what is rebuilt here
     model: nn.Module = build("model", config["model"], trust)
@@ -87,6 +92,5 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     except RuntimeError as error:  # names and shapes, a line each
         raise UserError(f"{path}: not the weights of its own config: {str(error).splitlines()[-1].strip()}") from None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     model = model.to(device).to(memory_format=torch.channels_last).eval()  # as it was trained: the same sums
     return SavedRun(folder, config, model, record, trust)

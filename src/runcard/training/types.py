@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -91,3 +91,4 @@ class State:
     step: int = 0
     best: float | None = None
     best_epoch: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics.csv
