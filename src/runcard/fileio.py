@@ -9,11 +9,13 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from PIL import Image
 
 from runcard.errors import UserError
@@ -22,6 +24,8 @@ from runcard.figures import FIGURE_DPI
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+MAX_NAME_BYTES = 255  # of a file, on the file systems in use
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -33,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     UserError if the disk is full; an existing file at path is then kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # keeps the suffix, which image writers need
+    temporary = path.with_name(short_name(f".{path.name}", f".tmp{path.suffix}"))  # image writers need the suffix
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -47,6 +51,53 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 "it goes on from what is there."
             ) from None
         raise
+
+
+def short_name(name: str, suffix: str = "") -> str:
+    """Return name with suffix where a file can have that name, else its beginning with a hash of the whole name."""
+    encoded, room = os.fsencode(name), MAX_NAME_BYTES - len(os.fsencode(suffix))
+    if len(encoded) <= room:
+        return name + suffix
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return encoded[: room - len(mark)].decode(errors="ignore") + mark + suffix
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return folder/name. Raises ValueError where it leads out of the folder: by .., an absolute path or a link.
+
+    A run folder may be another person's, and the names of its images are what that person wrote. All that is read from
+    a run folder goes through here, so that no command shows or copies another file of its reader's disk.
+    """
+    path = folder / name
+    try:
+        leads_out = not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself, a name that is too long
+        raise ValueError(f"{name!r:.200} is no path") from None
+    if leads_out:
+        raise ValueError(f"{name!r:.200} leads out of the folder")
+    return path
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """Read a JSON file that lies inside a folder. Raises OSError or ValueError."""
+    return parse_json(inside(folder, name).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """Return the content of JSON. Raises ValueError, also where it is nested too deeply or cannot be printed."""
+    try:
+        content = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # raises where half of a pair is alone
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return content
+
+
+def check_no_aliases(yaml_text: str) -> None:
+    """Raise ValueError, or YAMLError, for YAML with aliases, of which a short file can stand for gigabytes."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(yaml_text, Loader=yaml.CSafeLoader)):
+        raise ValueError("it has YAML aliases")
 
 
 def is_disk_full(error: BaseException) -> bool:

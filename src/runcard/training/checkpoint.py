@@ -21,9 +21,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from runcard.errors import UserError
-from runcard.fileio import atomic_write
+from runcard.fileio import atomic_write, parse_json
 from runcard.training.types import State
 
+# What torch.load raises for a file that it did not write. LookupError and the like: its unpickler meets foreign bytes.
+READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 PLAIN = (Tensor, str, int, float, bool, type(None))
 
 
@@ -95,8 +106,12 @@ def read_last(path: Path, consequence: str, fix: str) -> dict[str, Any]:
     """Read a last.ckpt: model, optimizer, scheduler, state. Raise UserError, ending with fix, where it is damaged."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:80]
+        if missing := [
+            key for key in ("model", "optimizer", "scheduler", "state") if not isinstance(content[key], dict)
+        ]:
+            raise ValueError(f"{missing[0]} is no group of values")
+    except READ_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise UserError(f"{path}: damaged, {consequence} ({reason}).\n{fix}.") from None
     return content
 
@@ -104,7 +119,16 @@ def read_last(path: Path, consequence: str, fix: str) -> dict[str, Any]:
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load best.safetensors into model; every name and shape must match."""
     weights, _ = read_weights(path)
-    model.load_state_dict(weights, strict=True)
+    load_tensors(model, weights, path)
+
+
+def load_tensors(model: nn.Module, weights: Any, path: Path) -> None:
+    """Load weights into model; every name and shape must match. path is their file, for messages."""
+    try:
+        model.load_state_dict(weights, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:  # names and shapes, a line each; or no tensors
+        last = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise UserError(f"{path}: not the weights of this model: {last:.300}") from None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -112,7 +136,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights, header = read_tensors(path)
     if "config" not in header:
         raise UserError(f"{path}: no config in its header, so it is not a run's best.safetensors.")
-    return weights, json.loads(header["config"])
+    try:
+        config = parse_json(header["config"])
+    except ValueError as error:
+        raise UserError(f"{path}: the config in its header is damaged ({error}).") from None
+    return weights, config
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -120,5 +148,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, FileNotFoundError) as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: weights cannot be read: {error}") from None
