@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from runcard.data.image_io import without_suffix
+from runcard.data.image_io import preview_name, without_suffix
 from runcard.data.loaders import BatchLoader
 from runcard.experiment.setup import ExperimentSetup
 from runcard.figures.charts import confusion_figure
@@ -105,7 +105,7 @@ class PredictionFigures:
             if i < MAX_PREVIEWS:
                 stem = without_suffix(example.title)
                 name = stem if stems[stem] == 1 else example.title
-                with atomic_write(folder / "previews" / f"{name}.png") as temporary:  # ids may have folders
+                with atomic_write(folder / "previews" / preview_name(name)) as temporary:
                     Image.fromarray(preview(example, self.classes)).save(temporary, compress_level=1)  # twice as fast
             probs, target = example.labelled()
             cells = num_classes * target.astype(np.int64) + probs.argmax(axis=0)
