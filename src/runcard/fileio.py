@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_NAME_BYTES = 255  # of a file, on the file systems in use
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet computes, and what csv_text has made of it
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -117,12 +118,26 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Format a table as CSV, floats at full precision."""
+    """Format a table as CSV, floats at full precision.
+
+    A text that a spreadsheet would compute, such as a class named =HYPERLINK("…"), gets an apostrophe in front, which
+    spreadsheets take as "this is text" and read_csv removes.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(_as_text, header))
+    writer.writerows(map(_as_text, row) for row in rows)
     return text.getvalue()
+
+
+def _as_text(cell: Any) -> Any:
+    if not isinstance(cell, str) or not FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -134,7 +149,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read the header and the rows of a CSV file. Raises ValueError if there are no rows, or a row is truncated."""
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        text = file.read()
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if "'" in text:
+        header, *rows = [[c[1:] if c[:1] == "'" and FORMULA.match(c) else c for c in row] for row in (header, *rows)]
     if not rows:
         raise ValueError(f"{path.name} is empty")
     if cut := [i for i, row in enumerate(rows, start=2) if len(row) != len(header)]:

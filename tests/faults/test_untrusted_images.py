@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import zlib
 
@@ -99,6 +100,33 @@ def test_records_are_no_links(tmp_path, runcard_command, name):
         code, _, err = runcard_command(command, run)
         assert code == 2
         assert f"'{name}' leads out of the folder" in err
+
+
+@pytest.mark.parametrize("link", ["checkpoints", "checkpoints/last.ckpt", "previews"])
+def test_prune_removes_nothing_outside_of_the_run(tmp_path, runcard_command, link):
+    run, mine = write_run(tmp_path / "run", previews=True), tmp_path / "mine"
+    mine.mkdir()
+    for name in ("last.ckpt", "best.safetensors", "a.png"):
+        (mine / name).write_bytes(b"mine")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best.safetensors").write_bytes(b"weights")
+    place = run / link
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(mine / place.name if place.suffix else mine)
+    for keep in ("best", "record"):
+        assert runcard_command("prune", run, "--keep", keep, "--yes")[0] in (0, 2)
+    assert sorted(path.name for path in mine.iterdir()) == ["a.png", "best.safetensors", "last.ckpt"]
+
+
+def test_explain_removes_nothing_outside_of_the_run(tmp_path, runcard_command, trained_runs):
+    run = shutil.copytree(trained_runs / "classes", tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.png").write_bytes(b"mine")
+    (run / "explain").symlink_to(tmp_path / "mine")
+    code, _, err = runcard_command("explain", run)
+    assert (code, "leads out of the folder" in err) == (2, True), err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.png"]
 
 
 def test_links_within_a_folder_and_to_a_folder_are_followed(tmp_path, runcard_command):

@@ -73,6 +73,7 @@ Workers = Annotated[
     int | str, rule("be auto or an integer >= 0", lambda value: value == "auto" or (type(value) is int and value >= 0))
 ]
 PositiveInt = Annotated[int, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
+ImageSize = Annotated[PositiveInt, rule("be at most 16384", lambda value: type(value) is not int or value <= 16384)]
 PositiveFloat = Annotated[float, rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
 Fraction = Annotated[float, rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
 Regex = Annotated[str, rule("be a regular expression", _is_regex)]
@@ -110,7 +111,7 @@ class SplitConfig(Section):
 class DatasetConfig(Section, extra="allow"):
     """The keys that every dataset has; all others are arguments of its class."""
 
-    image_size_px: Annotated[int, rule("be an integer from 1 to 16384", lambda v: type(v) is int and 1 <= v <= 16384)]
+    image_size_px: ImageSize
     resize: Literal["stretch", "letterbox"] = "stretch"  # absent in runs of older versions
     channels: Literal[1, 3]
     positive: Text | None

@@ -275,7 +275,16 @@ def read_header(path: Path) -> Header:
         return medical_io.nifti_header(file)
     with open_picture(path) as image:
         bits = 16 if _has_deep_colour(image) else 8
-        return Header(f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}")
+        kind = f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}"
+        return Header(kind, num_pages=_num_pages(image))
+
+
+def _num_pages(image: ImageFile.ImageFile) -> int:
+    """Count the pages of a TIFF, or the frames of an animated PNG; the further images of an MPO are previews."""
+    try:
+        return 1 if image.format in LOSSY_FORMATS else int(getattr(image, "n_frames", 1))
+    except (OSError, SyntaxError, ValueError, LookupError):  # a damaged page behind the first one
+        return 1
 
 
 def is_dicom(path: Path) -> bool:
