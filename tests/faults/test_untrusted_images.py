@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
-from folders import simulate, write_run
+from folders import write_run
 from PIL import Image
 
 from runcard.data.image_io import preview_name, read_image, read_picture
@@ -34,10 +34,10 @@ def secret(tmp_path):
 
 
 def two_runs(folder, names):
-    """Write two runs of these images, with figures and previews, that a report compares."""
-    values = simulate(np.random.default_rng(0), 1, len(names), effect=0.03)
-    for arm, y in zip(("a", "b"), values, strict=True):
-        run = write_run(folder / arm, images={"dice": y[0]}, ids=names, config={"model.dropout": 0.1 * (arm == "b")})
+    """Write two runs that differ most in the first and the last of these images, which a report then shows."""
+    gain = np.linspace(-0.3, 0.3, len(names))
+    for arm, y in {"a": 0.6 + gain, "b": 0.6 - gain / 2}.items():
+        run = write_run(folder / arm, images={"dice": y}, ids=names, config={"model.dropout": 0.1 * (arm == "b")})
         (run / "figures").mkdir()
         for place in ("figures/predictions.png", *(f"previews/p{i}.png" for i in range(len(names)))):
             (run / place).parent.mkdir(exist_ok=True)
