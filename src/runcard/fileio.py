@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from PIL import Image
 
 from runcard.errors import UserError
@@ -25,6 +27,9 @@ from runcard.figures import FIGURE_DPI
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+MAX_NAME_BYTES = 255  # of a file, on the file systems in use
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet computes, and what csv_text has made of it
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -38,7 +43,7 @@ def atomic_write(path: Path, previous: Path | None = None) -> Iterator[Path]:
     UserError if the disk is full; an existing file at path is then kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{path.suffix}")  # keeps the suffix, which image writers need
+    temporary = path.with_name(short_name(f".{path.name}", f".tmp{path.suffix}"))  # image writers need the suffix
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -97,6 +102,53 @@ def uninterrupted() -> Iterator[None]:
             handlers[came[0]](came[0], None)
 
 
+def short_name(name: str, suffix: str = "") -> str:
+    """Return name with suffix where a file can have that name, else its beginning with a hash of the whole name."""
+    encoded, room = os.fsencode(name), MAX_NAME_BYTES - len(os.fsencode(suffix))
+    if len(encoded) <= room:
+        return name + suffix
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:16]}"
+    return encoded[: room - len(mark)].decode(errors="ignore") + mark + suffix
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return folder/name. Raises ValueError where it leads out of the folder: by .., an absolute path or a link.
+
+    A run folder may be another person's, and the names of its images are what that person wrote. All that is read from
+    a run folder goes through here, so that no command shows or copies another file of its reader's disk.
+    """
+    path = folder / name
+    try:
+        leads_out = not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself, a name that is too long
+        raise ValueError(f"{name!r:.200} is no path") from None
+    if leads_out:
+        raise ValueError(f"{name!r:.200} leads out of the folder")
+    return path
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """Read a JSON file that lies inside a folder. Raises OSError or ValueError."""
+    return parse_json(inside(folder, name).read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """Return the content of JSON. Raises ValueError, also where it is nested too deeply or cannot be printed."""
+    try:
+        content = json.loads(text)
+        if SURROGATE.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # raises where half of a pair is alone
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return content
+
+
+def check_no_aliases(yaml_text: str) -> None:
+    """Raise ValueError, or YAMLError, for YAML with aliases, of which a short file can stand for gigabytes."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(yaml_text, Loader=yaml.CSafeLoader)):
+        raise ValueError("it has YAML aliases")
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether the error is that of a full disk or quota."""
     return isinstance(error, OSError) and error.errno in DISK_FULL
@@ -114,12 +166,26 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Format a table as CSV, floats at full precision."""
+    """Format a table as CSV, floats at full precision.
+
+    A text that a spreadsheet would compute, such as a class named =HYPERLINK("…"), gets an apostrophe in front, which
+    spreadsheets take as "this is text" and read_csv removes.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerow(map(_as_text, header))
+    writer.writerows(map(_as_text, row) for row in rows)
     return text.getvalue()
+
+
+def _as_text(cell: Any) -> Any:
+    if not isinstance(cell, str) or not FORMULA.match(cell):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -131,7 +197,13 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """Read the header and the rows of a CSV file. Raises ValueError if there are no rows, or a row is truncated."""
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        text = file.read()
+    try:
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    if "'" in text:
+        header, *rows = [[c[1:] if c[:1] == "'" and FORMULA.match(c) else c for c in row] for row in (header, *rows)]
     if not rows:
         raise ValueError(f"{path.name} is empty")
     if cut := [i for i, row in enumerate(rows, start=2) if len(row) != len(header)]:

@@ -44,7 +44,8 @@ OF_CARDS = {  # checks of an augmentation or a model: test_lab_errors.py and tes
     "validation_augmented",
     "ignored_model_key",
 }
-ELSEWHERE = {"table", "mixed_spacing", "burned_in_text"}  # datasets/test_manifest.py and test_medical_files.py
+# In datasets/test_manifest.py, test_medical_files.py and faults/test_silent_losses.py.
+ELSEWHERE = {"table", "mixed_spacing", "burned_in_text", "several_pages"}
 REAL = [
     ("dataset=lungs", "dataset.folder=Lab3/X_ray"),
     ("dataset=image_folder", "dataset.folder=Lab2/Skin", "dataset.classes=[Mel,Nev]"),

@@ -284,5 +284,5 @@ def test_weights_of_another_model_are_refused(tmp_path):
     training = Training(tmp_path)
     training.checkpoint.save_best()
     for other in (nn.Linear(2, 2), nn.Sequential(*training.model, nn.Linear(1, 1))):
-        with pytest.raises(RuntimeError, match="key"):
+        with pytest.raises(UserError, match="not the weights of this model"):
             load_weights(training.checkpoint.best, other)

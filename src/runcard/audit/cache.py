@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,9 +35,17 @@ def remember(cache: Cache | None, name: str, kind: Any, compute: Callable[[], T]
         else:
             key.update(json.dumps(value, sort_keys=True, default=str).encode())
     adapter = TypeAdapter[T](kind)
+
+    def load(path: Path) -> T:
+        content = path.read_bytes()
+        result = adapter.validate_json(content)
+        if adapter.dump_json(result, indent=1) != content:  # {}, say, in which a finding is missing, not absent
+            raise ValueError(f"{path}: not as it was written")
+        return result
+
     result, _ = cache.load_or_make(
         f"{name}-{key.hexdigest()[:32]}",
-        load=lambda path: adapter.validate_json(path.read_bytes()),
+        load=load,
         make=compute,
         dump=lambda made: adapter.dump_json(made, indent=1),
         report=partial(print, flush=True),

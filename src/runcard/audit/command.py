@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from runcard.audit.profiles import Inspected, inspect
 from runcard.caching import audit_cache, image_cache
 from runcard.config.compose import compose_config
 from runcard.config.instantiate import build
-from runcard.config.schema import DatasetConfig, check_targets, parse_config, parse_section
+from runcard.config.schema import DatasetConfig, check_recorded, parse_config, parse_recorded
 from runcard.console import counted, print_table
 from runcard.data.datamodule import open_source
 from runcard.data.preprocessing import digest_or_none, read_sample, unpaired
@@ -40,6 +39,7 @@ from runcard.data.summary import summary_rows
 from runcard.errors import DataError, UserError
 from runcard.fileio import write_figure, write_json
 from runcard.runs.reader import read_metadata
+from runcard.runs.run import read_split
 from runcard.runs.schema import AuditedRun, faults
 
 AUDITS = Path("outputs") / "audit"
@@ -100,11 +100,11 @@ def audit_against(
         config, _ = parse_config(compose_config(overrides, config_dir))
         dataset, trust = config.dataset, [*config.trust, *trust]
     else:
-        check_targets({"dataset": metadata["config"]["dataset"]}, trust, "--trust {}")
-        dataset = parse_section(DatasetConfig, metadata["config"]["dataset"], f"{run}: dataset.")
+        check_recorded({"dataset": metadata["config"]["dataset"]}, trust, str(run))
+        dataset = parse_recorded(DatasetConfig, metadata["config"]["dataset"], f"{run}: dataset.")
     source = open_source(dataset, trust)
     left_out = metadata.get("left_out", {})  # absent in runs of older versions
-    recorded = _recorded(run / "split.json") | left_out
+    recorded = _recorded(run) | left_out
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]
     alone = unpaired(source)
@@ -140,13 +140,13 @@ def _run_metadata(run: Path) -> dict[str, Any]:
     return metadata
 
 
-def _recorded(path: Path) -> dict[str, str | None]:
+def _recorded(run: Path) -> dict[str, str | None]:
     """Read the hash of each image that a run used, by id; None if it recorded none."""
     try:
-        split: Mapping[str, Sequence[Mapping[str, str]]] = json.loads(path.read_text(encoding="utf-8"))
-        return {member["id"]: member.get("sha256") for members in split.values() for member in members}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from None
+        split = read_split(run)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run}: split.json is missing or damaged ({error}).") from None
+    return {member["id"]: member.get("sha256") for members in split.values() for member in members}
 
 
 def _emptied(folder: Path) -> Path:

@@ -144,7 +144,7 @@ def _load(path: Path, source: Source) -> Decoded:
             for row, plain in enumerate(content["profiles"])
         ]
         faults = [DataError(*fault) for fault in content["faults"]]
-    except (SafetensorError, LookupError, TypeError, AttributeError) as error:
+    except (SafetensorError, LookupError, RecursionError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}") from None
     samples = Samples(
         images=read_only(arrays["images"]),

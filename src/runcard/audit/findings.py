@@ -31,6 +31,7 @@ CHECKS = {  # name -> what it looks for; the level is set where a finding is mad
     "truncated": "a file that ends too early",
     "empty_file": "a file of zero bytes",
     "wrong_extension": "a file whose format is not that of its extension",
+    "several_pages": "a TIFF or PNG of several images, of which only the first one is read",
     "window": "16-bit images that are constant under `dataset.window`",
     "mixed_depths": "images of 8 bits beside deeper ones: only these are windowed",
     "mixed_spacing": "images with a known pixel spacing beside others without: distances are then in pixels",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -36,7 +35,6 @@ def options(
 
 def main() -> None:
     """Run the command; a user's mistake ends in a message and exit code 2."""
-    sys.path.append(str(Path.cwd()))  # the user's own modules
     try:
         app()
     except UserError as error:

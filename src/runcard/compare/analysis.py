@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
 from runcard.console import counted
 from runcard.errors import UserError
+from runcard.fileio import inside, read_json
 from runcard.runs.reader import read_runs
 from runcard.runs.run import Run
 
@@ -230,9 +230,11 @@ def read_study_folder(folder: Path) -> tuple[Study, str, list[Arm], list[str]]:
     """
     file = folder / "study.json"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(folder, "study.json")
         study, members, left_out = from_json(content["study"]), content["runs"], list(content.get("missing", []))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for each in chain(*members.values()):
+            inside(folder, each)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
         ) from None

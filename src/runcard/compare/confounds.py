@@ -14,9 +14,12 @@ import yaml
 
 from runcard.compare.arms import WEIGHTS, Arm, same_config
 from runcard.config.diff import flatten
+from runcard.fileio import check_no_aliases
+from runcard.runs.reader import has_file
 from runcard.runs.run import Run
 
 OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in
+CONFIG = ".hydra/config.yaml"  # in a run folder
 DERIVED = "${derived."  # begins a config's reference to a value that follows from data and loss
 
 
@@ -177,10 +180,16 @@ def _names(runs: Sequence[Run]) -> list[str]:
 @cache
 def _derived_keys(folder: Path) -> frozenset[str]:
     """Return the keys of a run's config that refer to derived values, such as model.out_channels."""
-    file = folder / ".hydra" / "config.yaml"
-    if not file.exists():
+    if not has_file(folder, CONFIG):
         return frozenset()
-    config = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+    try:
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+        check_no_aliases(text)
+        config = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # damaged: then they all count
+        return frozenset()
+    if not isinstance(config, dict):
+        return frozenset()
     return frozenset(key for key, value in flatten(config).items() if isinstance(value, str) and DERIVED in value)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,9 @@ from yaml import YAMLError
 from runcard.config.diff import flatten
 from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.config.project import CONF, use_project
+from runcard.config.saved import read_config, read_yaml
 from runcard.errors import UserError, runs_below
+from runcard.fileio import read_json
 
 PLACES = ("run_dir=", "name=", "overwrite=", "train.extend=")  # overrides that say where a run is kept
 
@@ -74,15 +75,18 @@ class SavedConfig:
 def read_saved_config(folder: Path, key: str) -> SavedConfig:
     """Read the config of a run folder; key is the option that names the folder. Raises UserError if there is none."""
     try:
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        overrides: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-        choices = json.loads((folder / "run.json").read_text(encoding="utf-8"))["choices"]
+        config, overrides = read_config(folder), read_yaml(folder, "overrides.yaml")
+        metadata = read_json(folder, "run.json")
+        choices = metadata.get("choices") if isinstance(metadata, dict) else None
+        if not isinstance(overrides, list) or not all(isinstance(each, str) for each in overrides):
+            raise ValueError("overrides.yaml is no list of overrides")
+        if not isinstance(choices, dict):
+            raise ValueError("run.json has no choices")
     except OSError as error:
         what = f"{folder} is not a run folder: {error.filename}: {error.strerror}."
         raise UserError(f"{key}: {what}{runs_below(folder)}") from None
-    except (ValueError, KeyError, TypeError, YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{key}: {folder}: its saved config cannot be read ({str(error).splitlines()[0]}).") from None
-    assert isinstance(config, DictConfig)
+    except ValueError as error:
+        raise UserError(f"{key}: {folder}: its saved config cannot be used: {error}.") from None
     kept = [each for each in overrides if not each.startswith(PLACES)]
     return SavedConfig(config, choices, kept)
 
@@ -102,5 +106,6 @@ def extended_config(composed: DictConfig, overrides: Sequence[str]) -> SavedConf
         key = override.key_or_group
         if saved.choices.get(key) != override.value():  # a group that is chosen as it was: its keys are the run's
             OmegaConf.update(saved.config, key, OmegaConf.select(composed, key), merge=False, force_add=True)
-    saved.config.name, saved.config.run_dir, saved.config.trust = composed.name, composed.run_dir, composed.trust
+    for key in ("name", "run_dir", "trust", "overwrite"):  # what a folder may not decide
+        saved.config[key] = composed[key]
     return SavedConfig(saved.config, saved.choices, [*saved.overrides, *overrides])

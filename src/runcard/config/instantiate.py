@@ -13,14 +13,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
-from pydoc import locate
+from pydoc import ErrorDuringImport, locate
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import execution_whitelist, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runcard.config.diff import flatten
+from runcard.config.project import use_own_modules
 from runcard.errors import UserError, did_you_mean
 
 # What a config may name, by dotted prefix. Not torch as a whole: torch.hub.load, say, runs code of a folder.
@@ -29,6 +30,7 @@ TRUSTED = (
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms"),
     *("torchmetrics", "albumentations"),
 )
+MODELS = ("torchvision.models",)  # whose functions build models
 MISTAKES = (InstantiationException, UserError, ValueError, ImportError, UserWarning, TypeError)  # of arguments
 MAX_SAID = 120  # characters of a library's own message
 NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.gaierror, HTTPException)
@@ -47,8 +49,34 @@ def untrusted_targets(config: object, trust: Sequence[str]) -> list[tuple[str, s
     Whoever instantiates a config runs the code that it names, and configs come with run folders of other people. The
     names are looked at here, before anything is imported; build() also looks at what a name leads to.
     """
-    inside = tuple(f"{package}." for package in (*TRUSTED, *trust))
-    return [(key, target) for key, target in _targets(config, "") if not target.startswith(inside)]
+    return [(key, target) for key, target in _targets(config, "") if not _lies_in(target, (*TRUSTED, *trust))]
+
+
+def _lies_in(target: str, packages: Sequence[str]) -> bool:
+    """Whether a dotted name is one of packages (an object may be trusted by itself) or lies in one."""
+    return f"{target}.".startswith(tuple(f"{package}." for package in packages))
+
+
+def _check_kinds(group: str, config: object, trust: Sequence[str]) -> None:
+    """Raise UserError for a name in TRUSTED that is no class, nor a function of torchvision.models that builds one.
+
+    A class only makes itself. Functions do anything: albumentations.save writes a file, and a part of torch.nn imports
+    whatever module it is given, such as one that lies in a run folder.
+    """
+    for key, target in _targets(config, group):
+        if _lies_in(target, trust) or not _lies_in(target, TRUSTED):
+            continue
+        try:
+            found = locate(target)
+        except ErrorDuringImport:
+            continue  # Hydra says why
+        if found is None or inspect.isclass(found):
+            continue
+        if not (inspect.isfunction(found) and _lies_in(found.__module__, MODELS)):
+            raise UserError(
+                f"{key}._target_: {target} is not a class, and of a trusted library only classes are built.\n"
+                f"If you trust what it does: --trust {target} (of runcard train: 'trust=[{target}]')"
+            )
 
 
 def _targets(config: object, key: str) -> Iterator[tuple[str, str]]:
@@ -72,8 +100,14 @@ def build(
     download, of pretrained weights mostly, is a UserError too. choice is the file that the node is from, for messages.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer release at import
-    allowed = execution_whitelist([f"{package}.*" for package in (*TRUSTED, *trust)], reset=True)
+    if "_target_" not in node:
+        raise UserError(f"{group}._target_: this key is needed: it names the class to build.")
+    if trust:
+        use_own_modules()
+    allowed = execution_whitelist([*trust, *(f"{package}.*" for package in (*TRUSTED, *trust))], reset=True)
     try:
+        config = node if isinstance(node, DictConfig) else OmegaConf.create(dict(node))
+        _check_kinds(group, OmegaConf.to_container(config, resolve=True), trust)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", r"Argument\(s\) ", UserWarning)
             return instantiate(node, _convert_="all", _execution_whitelist_=allowed)

@@ -6,6 +6,7 @@ A project is a folder with a conf/ that adds choices (conf/dataset/mine.yaml), a
 from __future__ import annotations
 
 import builtins
+import sys
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -15,6 +16,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from runcard.config.saved import FOLDER, read_config
 from runcard.errors import UserError
 
 _PACKAGE = Path(__file__).parents[1]
@@ -26,13 +28,23 @@ class ProjectSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Add what is there, except to a saved config of a run folder (make rerun), which is complete."""
-        if any(Path(source.path).name == ".hydra" for source in search_path.get_path()):
-            return
+        for source in search_path.get_path():
+            if Path(source.path).name == FOLDER:
+                _check_saved(Path(source.path.removeprefix("file://")).parent)
+                return
         experiments = Path.cwd() / "experiments"
         if experiments.is_dir():
             search_path.prepend("project", f"experiments://{experiments}")
         for conf in config_folders()[:-1]:
             search_path.prepend("project", f"file://{conf}")
+
+
+def _check_saved(run: Path) -> None:
+    """Raise UserError where Hydra would do more with a run's saved config than to hold values."""
+    try:
+        read_config(run)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run}: its saved config cannot be used: {error}.") from None
 
 
 class ExperimentsSource(ConfigSource):
@@ -77,6 +89,12 @@ class ExperimentsSource(ConfigSource):
         """Return the path of a config in the folder; one that does not exist for any other group's."""
         group, _, below = config_path.partition("/")
         return Path(self.path) / below if group == "experiment" else Path(self.path) / "no such group" / config_path
+
+
+def use_own_modules() -> None:
+    """Let Python find the modules of the working directory, after all that is installed."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
 
 
 def use_project() -> None:

@@ -24,9 +24,15 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from runcard.config.diff import flatten
 from runcard.config.instantiate import untrusted_targets
+from runcard.config.saved import check_inert
 from runcard.errors import UserError, did_you_mean
 
 UNKNOWN = "<derived."  # stands for a derived value until the data are read
+BUILDING = (
+    "runcard, torch.nn, torch.optim, torchvision, torchmetrics and albumentations are trusted. Building an object runs "
+    "its code:"
+)
+MAX_NAMED = 2  # objects in a message
 CUSTOM = "rule"  # the type of pydantic's errors whose message is ours
 
 S = TypeVar("S", bound="Section")
@@ -67,6 +73,7 @@ Workers = Annotated[
     int | str, rule("be auto or an integer >= 0", lambda value: value == "auto" or (type(value) is int and value >= 0))
 ]
 PositiveInt = Annotated[int, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
+ImageSize = Annotated[PositiveInt, rule("be at most 16384", lambda value: type(value) is not int or value <= 16384)]
 PositiveFloat = Annotated[float, rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
 Fraction = Annotated[float, rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
 Regex = Annotated[str, rule("be a regular expression", _is_regex)]
@@ -104,7 +111,7 @@ class SplitConfig(Section):
 class DatasetConfig(Section, extra="allow"):
     """The keys that every dataset has; all others are arguments of its class."""
 
-    image_size_px: PositiveInt
+    image_size_px: ImageSize
     resize: Literal["stretch", "letterbox"] = "stretch"  # absent in runs of older versions
     channels: Literal[1, 3]
     positive: Text | None
@@ -276,18 +283,45 @@ def parse_section(section: type[S], content: object, prefix: str = "") -> S:
         raise UserError("\n".join(f"{prefix}{line}" for line in fault_lines(error, section))) from None
 
 
-def check_targets(config: Mapping[str, Any], trust: Sequence[str], option: str = "trust=[{}]") -> None:
-    """Raise UserError where a config names objects outside of TRUSTED and of the trusted packages.
-
-    option is how the user trusts a package, for the message.
-    """
-    if foreign := untrusted_targets(config, trust):
-        named = [f"{key}._target_: {target} is not an object of a trusted package." for key, target in foreign]
-        packages = ",".join(dict.fromkeys(target.partition(".")[0] for _, target in foreign))
-        how = "runcard, torch.nn, torch.optim, torchvision, torchmetrics and albumentations are trusted. Building an "
+def parse_recorded(section: type[S], content: object, prefix: str) -> S:
+    """Return one section of a run's record as parse_section does, with the first faults only: the file is damaged."""
+    try:
+        return parse_section(section, content, prefix)
+    except UserError as error:
+        lines = str(error).splitlines()
         raise UserError(
-            "\n".join([*named, f"{how}object runs its code: if you trust {packages}, add {option.format(packages)}"])
-        )
+            "\n".join(lines[:MAX_NAMED] + [f"and {len(lines) - MAX_NAMED} more"] * (len(lines) > MAX_NAMED))
+        ) from None
+
+
+def check_targets(config: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """Raise UserError where a config names objects outside of TRUSTED and of the trusted packages."""
+    if foreign := untrusted_targets(config, trust):
+        packages = ",".join(dict.fromkeys(target.partition(".")[0] for _, target in foreign))
+        fix = f"if you trust {packages}, add trust=[{packages}]"
+        raise UserError("\n".join([*_untrusted(foreign), f"{BUILDING} {fix}"]))
+
+
+def check_recorded(
+    config: Mapping[str, Any], trust: Sequence[str], where: str, allowed: re.Pattern[str] | None = None
+) -> None:
+    """Raise UserError where the config that a run recorded would run code that the user does not trust.
+
+    It comes with a folder, of another person perhaps, so the message names no more to trust than it asks for. allowed
+    are the interpolations of one that is not resolved.
+    """
+    try:
+        check_inert(config, allowed)
+    except ValueError as error:
+        raise UserError(f"{where}: its config cannot be used: {error}.") from None
+    if foreign := untrusted_targets(config, trust):
+        options = " ".join(f"--trust {target}" for target in dict.fromkeys(target for _, target in foreign))
+        raise UserError("\n".join([*_untrusted(foreign), f"{BUILDING} if you trust it: {options}"]))
+
+
+def _untrusted(foreign: Sequence[tuple[str, str]]) -> list[str]:
+    named = [f"{key}._target_: {target:.200} is not an object of a trusted package." for key, target in foreign]
+    return [*named[:MAX_NAMED], *([f"and {len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else [])]
 
 
 def fault_lines(error: ValidationError, section: type[Section]) -> list[str]:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -25,10 +26,12 @@ from runcard import IGNORED
 from runcard.data import medical_io
 from runcard.data.medical_io import DICOM_SUFFIXES, FIX, NIFTI_SUFFIXES, Header
 from runcard.errors import DataError, UserError, check_integer
+from runcard.fileio import hash_lines, short_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 SLICE = re.compile(r"(?P<file>.+\.(nii|nii\.gz|dcm|dicom)):(?P<z>\d+)", re.IGNORECASE | re.DOTALL)
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # for any suffix: others, such as PostScript, start programs or are slow
+MAX_DECODED_BYTES = 3 * 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses twice as many pixels as it warns of
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I": "32-bit grey", "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey"}
 LOSSY_FORMATS = {"JPEG", "MPO"}  # MPO: the JPEG of some cameras
@@ -82,6 +85,18 @@ def without_suffix(name: str) -> str:
     if not is_image(Path(name).name):
         return name
     return name[: -max(len(suffix) for suffix in SUFFIXES if name.lower().endswith(suffix))]
+
+
+def preview_name(name: str) -> str:
+    """Return the path of an image's preview below previews/, by the image's id or the id without its suffix.
+
+    An id may have folders. Where a part of it is too long for a file name it is shortened, and where it would lead out
+    of previews/ a hash takes its place.
+    """
+    parts = name.split("/")
+    if {"", ".", ".."} & {*parts} or "\0" in name:
+        return f"{hash_lines([name])[:32]}.png"
+    return "/".join([*map(short_name, parts[:-1]), short_name(parts[-1], ".png")])
 
 
 def slices(paths: Sequence[Path]) -> dict[str, tuple[Path, ...]]:
@@ -258,9 +273,18 @@ def read_header(path: Path) -> Header:
         return medical_io.dicom_header(file, z)
     if is_nifti(file):
         return medical_io.nifti_header(file)
-    with Image.open(path, formats=FORMATS) as image:
+    with open_picture(path) as image:
         bits = 16 if _has_deep_colour(image) else 8
-        return Header(f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}")
+        kind = f"{MODE_NAMES.get(image.mode, f'{bits}-bit {image.mode}')} {image.format}"
+        return Header(kind, num_pages=_num_pages(image))
+
+
+def _num_pages(image: ImageFile.ImageFile) -> int:
+    """Count the pages of a TIFF, or the frames of an animated PNG; the further images of an MPO are previews."""
+    try:
+        return 1 if image.format in LOSSY_FORMATS else int(getattr(image, "n_frames", 1))
+    except (OSError, SyntaxError, ValueError, LookupError):  # a damaged page behind the first one
+        return 1
 
 
 def is_dicom(path: Path) -> bool:
@@ -340,6 +364,30 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
+def open_picture(file: Path | BinaryIO) -> ImageFile.ImageFile:
+    """Open an image file that anybody may have made; nothing is decoded yet. All of Runcard's pictures come from here.
+
+    It is one of FORMATS, whatever it is called. Raises DecompressionBombError where it would take more memory than the
+    largest 8-bit RGB image that Pillow decodes, and what Image.open raises.
+    """
+    image = Image.open(file, formats=FORMATS)
+    num_bytes = image.width * image.height * len(image.getbands()) * (2 if _has_deep_colour(image) else 1)
+    if num_bytes > MAX_DECODED_BYTES:
+        raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
+    return image
+
+
+def read_picture(path: Path) -> Image.Image | None:
+    """Read a picture as RGB; None where it is missing, damaged or too large: no page or figure fails for it."""
+    try:
+        if not path.is_file():  # reading a pipe would block
+            return None
+        with open_picture(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # SyntaxError: of a broken chunk of a PNG
+        return None
+
+
 def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
     """Decode an image, upright; return also whether it has 16-bit colours, which Pillow has truncated to 8 bits.
 
@@ -349,11 +397,11 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise DataError("unreadable", path, "not a file", "Rename or remove it.")
         with path.open("rb") as file:  # given a path, Pillow 13 memory-maps raw TIFFs and rotates them wrongly
-            image = Image.open(file, formats=FORMATS)
+            image = open_picture(file)
             deep_colour = _has_deep_colour(image)
             image.load()
         if deep_colour:  # OpenCV allocates any length that a damaged PNG chunk claims
-            with Image.open(path, formats=FORMATS) as again:
+            with open_picture(path) as again:
                 again.verify()
         ImageOps.exif_transpose(image, in_place=True)
     except FileNotFoundError:

@@ -49,6 +49,7 @@ class Header:
     kind: str  # depth, mode and format: "8-bit grey JPEG"
     spacing_mm: Spacing | None = None
     burned_in_text: bool = False  # the file says that its pixels contain text
+    num_pages: int = 1  # images in the file, of which the first one is read
 
 
 def read_dicom(path: Path, frame: int | None = None, as_stored: bool = False) -> np.ndarray:

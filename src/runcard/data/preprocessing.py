@@ -224,7 +224,8 @@ def _original(
     kinds, burned_in = [header.kind for header in headers], any(header.burned_in_text for header in headers)
     spacing_mm = spacing_mm or (headers[0].spacing_mm if headers else None)
     ignored = float(np.count_nonzero(target == IGNORED) / target.size) if isinstance(target, np.ndarray) else 0.0
-    return Original(width_px, height_px, deep_range, kinds, spacing_mm, burned_in, ignored)
+    num_pages = max((header.num_pages for header in headers), default=1)
+    return Original(width_px, height_px, deep_range, kinds, spacing_mm, burned_in, ignored, num_pages)
 
 
 def _digest(source: Source, i: int, made: Sequence[bytes] = ()) -> str:

@@ -54,6 +54,7 @@ class Original(NamedTuple):
     spacing_mm: Spacing | None = None  # None where neither the dataset nor the file knows it
     burned_in_text: bool = False  # its file says that there is text in the image
     ignored: float = 0.0  # share of the mask's pixels that are IGNORED
+    num_pages: int = 1  # images in its file, or in that of its mask, of which only the first one is read
 
 
 class Sample(NamedTuple):

@@ -13,7 +13,7 @@ from rich.console import Console
 from runcard.console import duration, print_table
 from runcard.data.datamodule import Data
 from runcard.errors import UserError, how_to_install
-from runcard.experiment.predictions import PredictionFigures
+from runcard.experiment.predictions import PredictionFigures, only_warned_of
 from runcard.experiment.setup import ExperimentSetup
 from runcard.explain.cam_sheet import panel
 from runcard.explain.explain import Classifier, explain
@@ -53,11 +53,14 @@ def write_results(
     last = _evaluate(setup)
     check_reproduced(rows[-1], last["val"], bit_exact)
     if setup.is_lean:
-        write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]), palette=True)
+        with only_warned_of("figures/predictions.png"):
+            write_figure(folder / "figures" / "predictions.png", figures.predictions(last["val"]), palette=True)
     else:
-        write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, positive_title(data)))
+        with only_warned_of("figures/curves.png"):
+            write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, positive_title(data)))
         outcomes, confusion = figures.write(folder, last["val"], "last epoch")
-        tracker.figure("val/confusion", confusion, state.epoch)
+        if confusion:
+            tracker.figure("val/confusion", confusion, state.epoch)
         if data.positive is not None:
             tracker.pr_curve(f"val/{data.classes[data.positive]}", outcomes.is_positive, outcomes.scores, state.epoch)
     load_weights(checkpoint.best, setup.model)
@@ -70,10 +73,12 @@ def write_results(
             for row in rows_per_image(evaluation, samples.ids, data.groups, samples.targets, data.classes)
         ]
     )
-    findings, maps = explain_validation(setup, tracker.progress.console)
-    if maps and not setup.is_lean:
-        write_figure(folder / "figures" / "activation_maps.png", maps)
-        tracker.figure("val/activation_maps", maps, state.epoch)
+    findings: list[Finding] = []
+    with only_warned_of("activation maps"):
+        findings, maps = explain_validation(setup, tracker.progress.console)
+        if maps and not setup.is_lean:
+            write_figure(folder / "figures" / "activation_maps.png", maps)
+            tracker.figure("val/activation_maps", maps, state.epoch)
     seconds = [row["seconds"] for row in rows]
     caching = record.content["features"]["seconds"] if setup.cache_features else 0.0
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from runcard.data.image_io import without_suffix
+from runcard.data.image_io import preview_name, without_suffix
 from runcard.data.loaders import BatchLoader
 from runcard.experiment.setup import ExperimentSetup
 from runcard.figures.charts import confusion_figure
@@ -23,6 +24,7 @@ from runcard.training.evaluation import predict
 from runcard.training.types import Evaluation
 
 MAX_PREVIEWS = 500
+MAX_REASON = 120  # characters of a warning
 MAX_PR_PIXELS = 4_000_000
 MAX_TILES = 8  # images of a batch or of classes shown in one figure
 
@@ -34,6 +36,16 @@ def first_batch(setup: ExperimentSetup) -> Figure:
     loader = setup.loaders.train
     batch = loader.prepare(loader.dataset.__getitems__(list(keys)))
     return batch_figure(batch.images.cpu().numpy(), batch.targets.cpu().numpy(), setup.data.classes)
+
+
+@contextmanager
+def only_warned_of(what: str) -> Iterator[None]:
+    """Print a warning where the block, which makes a picture, fails: no training is lost for a picture."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        print(f"warning: no {what}: {type(error).__name__}: {reason[:MAX_REASON]}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,10 @@ class PredictionFigures:
 
     def epoch(self, epoch: int, val: Evaluation) -> dict[str, Figure]:
         """Return the figures due after this epoch, by tag: best, median and worst of validation."""
-        return {"val/predictions": self.predictions(val)} if epoch in self.epochs else {}
+        if epoch in self.epochs:
+            with only_warned_of(f"predictions of epoch {epoch}"):
+                return {"val/predictions": self.predictions(val)}
+        return {}
 
     def predictions(self, val: Evaluation) -> Figure:
         """Draw the best, median and worst mask; or classified images from surest wrong to surest right."""
@@ -79,16 +94,18 @@ class PredictionFigures:
         examples = self._examples([val.indices[i] for i in places.values()])
         return mask_figure([replace(e, title=t + e.title) for t, e in zip(titles, examples, strict=True)])
 
-    def write(self, folder: Path, val: Evaluation, epoch: str) -> tuple[Outcomes, Figure]:
+    def write(self, folder: Path, val: Evaluation, epoch: str) -> tuple[Outcomes, Figure | None]:
         """Write previews/ and figures/ with predictions and confusion; return what was counted, and its figure.
 
         epoch says of which epoch the weights are, for the title.
         """
-        write_figure(folder / "figures" / "predictions.png", self.predictions(val))
-        outcomes = self.write_previews(folder)
-        counted = f"{outcomes.confusion.sum():,} {'pixels' if self.samples.has_masks else 'images'}"
-        confusion = confusion_figure(outcomes.confusion, self.classes, f"validation, {epoch}: {counted}")
-        write_figure(folder / "figures" / "confusion.png", confusion)
+        with only_warned_of("figures/predictions.png"):
+            write_figure(folder / "figures" / "predictions.png", self.predictions(val))
+        outcomes, confusion = self.write_previews(folder), None
+        with only_warned_of("figures/confusion.png"):
+            counted = f"{outcomes.confusion.sum():,} {'pixels' if self.samples.has_masks else 'images'}"
+            confusion = confusion_figure(outcomes.confusion, self.classes, f"validation, {epoch}: {counted}")
+            write_figure(folder / "figures" / "confusion.png", confusion)
         return outcomes, confusion
 
     def write_previews(self, folder: Path) -> Outcomes:
@@ -105,8 +122,8 @@ class PredictionFigures:
             if i < MAX_PREVIEWS:
                 stem = without_suffix(example.title)
                 name = stem if stems[stem] == 1 else example.title
-                with atomic_write(folder / "previews" / f"{name}.png") as temporary:  # ids may have folders
-                    Image.fromarray(preview(example, self.classes)).save(temporary, compress_level=1)  # twice as fast
+                with only_warned_of(f"preview of {name[:MAX_REASON]}"):
+                    _write_preview(folder / "previews" / preview_name(name), example, self.classes)
             probs, target = example.labelled()
             cells = num_classes * target.astype(np.int64) + probs.argmax(axis=0)
             confusion += np.bincount(cells, minlength=num_classes**2)
@@ -124,3 +141,8 @@ class PredictionFigures:
         for index, probs in zip(indices, of_images, strict=True):
             target = np.asarray(self.samples.targets[index])
             yield Example(self.samples.ids[index], self.samples.images[index], target, probs)
+
+
+def _write_preview(path: Path, example: Example, classes: Sequence[str]) -> None:
+    with atomic_write(path) as temporary:
+        Image.fromarray(preview(example, classes)).save(temporary, compress_level=1)  # twice as fast

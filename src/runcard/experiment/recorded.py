@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,20 @@ from rich.console import Console
 from runcard.data.preprocessing import digest_or_none, unpaired
 from runcard.data.source import Source
 from runcard.data.splits import data_fingerprint
+from runcard.errors import UserError
 from runcard.runs.environment import code_hash
+from runcard.runs.reader import BEST, has_file, lost_files
+from runcard.runs.run import read_split
 
 
 def report_recorded(folder: Path, recorded: dict[str, Any], console: Console) -> float:
-    """Print the value that a completed run recorded, and return it."""
+    """Print the value that a completed run recorded, and return it. Raises UserError where its record is not whole."""
+    if lost := lost_files(folder):
+        raise UserError(f"{folder}: completed before, but {lost} is missing or empty. overwrite=true runs it again.")
     best = recorded["best"]
     console.print(f"{folder}: completed before, {best['monitor']} {best['value']:.4f} (epoch {best['epoch']})")
+    if not has_file(folder, BEST):
+        console.print("warning: its best weights are not there any more; overwrite=true trains them.", style="yellow")
     if recorded["sessions"][-1]["code"] != code_hash():
         console.print("warning: runcard's code has changed since; overwrite=true runs it again.", style="yellow")
     return float(best["value"])
@@ -31,8 +37,7 @@ def is_run_of(recorded: dict[str, Any], source: Source, folder: Path) -> bool:
     """
     try:
         left_out = recorded["left_out"]
-        split_json = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-        ids = {part: [member["id"] for member in members] for part, members in split_json.items()}
+        ids = {part: [member["id"] for member in members] for part, members in read_split(folder).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     digests = {name: digest_or_none(source, i) for i, name in enumerate(source.ids)} | unpaired(source)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from runcard.config.project import use_own_modules
 from runcard.errors import UserError, did_you_mean
 
 PACKAGE = "pytorch_grad_cam"
@@ -57,6 +58,8 @@ def last_convolution(model: nn.Module) -> str:
 def find_method(name: str) -> Callable[..., Callable[..., np.ndarray]]:
     """Import the class with this dotted name; a bare name such as EigenCAM is looked up in pytorch_grad_cam."""
     module_name, _, class_name = name.rpartition(".")
+    if module_name:
+        use_own_modules()
     known = vars(importlib.import_module(PACKAGE))  # where the extra is not installed, this says so
     try:
         found = getattr(importlib.import_module(module_name or PACKAGE), class_name)

@@ -23,7 +23,7 @@ from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
 from runcard.explain.cam_sheet import Tile, by_class, sheet
 from runcard.explain.images import UNKNOWN, Pictures, read_pictures
 from runcard.explain.shortcut_probe import Finding, probe
-from runcard.fileio import atomic_write, write_figure, write_json
+from runcard.fileio import atomic_write, inside, short_name, write_figure, write_json
 from runcard.training.evaluation import Autocast, predict
 from runcard.training.restore import open_run
 
@@ -112,7 +112,11 @@ def explain_run(
             console.print("warning: these are not the bytes that the run saw.", style="yellow")
     layer = layer or last_convolution(run.model)
     explanation = explain(classifier, pictures, method, layer)
-    target = folder / "explain" / f"{method.rpartition('.')[2]}-{layer}-{'images' if paths else split}"
+    name = f"{method.rpartition('.')[2]}-{layer}-{'images' if paths else split}".replace("/", "_")
+    try:
+        target = inside(folder, f"explain/{short_name(name)}")  # where older sheets are removed
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}. Remove that link.") from None
     _write(explanation, target)
     console.print(f"{len(pictures.ids)} images, {method} of {layer}", style="bold")
     print_findings(console, explanation.findings)
@@ -148,7 +152,9 @@ def _write(explanation: Explanation, folder: Path) -> None:
     for old in folder.glob("*.png"):
         old.unlink()
     for (name, verdict), tiles in by_class(explanation.tiles).items():
-        write_figure(folder / f"{name}_{verdict}.png".replace("/", "_"), sheet(tiles, f"{name}: {verdict}"))
+        write_figure(
+            folder / short_name(f"{name}_{verdict}".replace("/", "_"), ".png"), sheet(tiles, f"{name}: {verdict}")
+        )
     tiles = explanation.tiles
     with atomic_write(folder / "maps.npz") as temporary:
         np.savez_compressed(temporary, ids=[t.id for t in tiles], maps=np.stack([t.heat for t in tiles]))

@@ -24,7 +24,7 @@ from torchmetrics import MetricCollection
 from runcard import IGNORED
 from runcard.config.compose import compose_config, parse_overrides, replaced
 from runcard.config.instantiate import build
-from runcard.config.schema import DatasetConfig, LossConfig, check_targets, parse_config, parse_section
+from runcard.config.schema import DatasetConfig, LossConfig, check_recorded, parse_config, parse_recorded, parse_section
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.loaders import BatchLoader, SampleDataset
 from runcard.data.preprocessing import normalizer, read_sample, restore_size
@@ -34,11 +34,11 @@ from runcard.errors import UserError
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
 from runcard.fileio import digest, write_figure
-from runcard.runs.reader import read_metadata, read_run, run_folders
+from runcard.runs.reader import BEST, LAST, file_of, read_metadata, read_run, run_folders
 from runcard.runs.run import Run
 from runcard.runs.writer import log_evaluation, write_evaluation
 from runcard.stats.calibration import Calibration
-from runcard.training.checkpoint import load_weights, read_last
+from runcard.training.checkpoint import load_tensors, load_weights, read_last
 from runcard.training.evaluation import check_units, evaluate, leave_out_ignored, predict, rows_per_image
 from runcard.training.restore import SavedRun, open_run
 from runcard.training.types import BalancedLoss, Evaluation
@@ -105,7 +105,7 @@ def evaluate_runs(
     read: dict[str, Samples] = {}  # by the config that they were read with: runs mostly share it
     for number, own in enumerate(trained):
         run = open_run(own.folder, trust)
-        check_targets({key: run.config[key] for key in ("loss", "metric")}, trust, "--trust {}")
+        check_recorded({key: run.config[key] for key in ("loss", "metric")}, trust, str(own.folder))
         images = _images(run, own, overrides, split, read)
         if bool(own.images().targets) == images.samples.has_masks:
             kinds = ("masks", "one class for each image")
@@ -160,7 +160,7 @@ def _is_done(folder: Path, own: Run, data: dict[str, str]) -> bool:
 
 
 def _weights(folder: Path) -> str:
-    return digest([folder / "checkpoints" / "best.safetensors"])
+    return digest([file_of(folder, BEST)])
 
 
 def _images(
@@ -243,17 +243,17 @@ def _evaluate(
 ) -> None:
     """Evaluate one run with the last and the best weights, and write its folder; run.json comes last."""
     measured = _Measured(run, images)
-    checkpoint = own.folder / "checkpoints" / "last.ckpt"
-    if checkpoint.exists():
+    if (own.folder / LAST).exists():
+        checkpoint = file_of(own.folder, LAST)
         last = read_last(checkpoint, "so it cannot be evaluated", "Train the run again")
-        run.model.load_state_dict(last["model"])
+        load_tensors(run.model, last["model"], checkpoint)
     elif own.metadata["epochs"] != own.metadata["best"]["epoch"]:  # else the best weights, already loaded, are the last
         raise UserError(
             f"{own.folder}/checkpoints: has no last.ckpt (record=lean and runcard prune remove it), and an evaluation "
             "measures the last epoch too. Train the run again with record=full."
         )
     evaluations = {"last": measured.evaluate()}
-    load_weights(own.folder / "checkpoints" / "best.safetensors", run.model)
+    load_weights(file_of(own.folder, BEST), run.model)
     evaluations["best"] = measured.evaluate()
     calibration, at_size = measured.count(own, console)
     samples, classes = images.samples, run.config["derived"]["classes"]
@@ -309,7 +309,7 @@ class _Measured:
 
     def __init__(self, run: SavedRun, images: LabelledImages) -> None:
         self.run, self.images = run, images
-        loss = parse_section(LossConfig, run.config["loss"], f"{run.folder}: loss.")
+        loss = parse_recorded(LossConfig, run.config["loss"], f"{run.folder}: loss.")
         self.loss = _weighed(build("loss", loss.node, run.trust), run.record).to(next(run.model.parameters()).device)
         self.metrics = self._metrics(list(run.config["metric"]["scores"])).to(next(run.model.parameters()).device)
         leave_out_ignored(self.loss, self.metrics, images.samples)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from runcard.data.datamodule import open_source
-from runcard.data.image_io import FULL_WINDOW
 from runcard.data.preprocessing import LETTERBOX, normalizer, read_sample, with_channels
 from runcard.errors import UserError
 from runcard.fileio import atomic_write
@@ -144,7 +143,7 @@ def export_run(folder: Path, kind: str, output: Path, root: Path | None, trust: 
     metadata = {
         "classes": predictor.classes,
         "resize": dataset.resize,
-        "window": list(dataset.node.get("window", FULL_WINDOW)),
+        "window": list(run.window),
         "images": predictor.trained_on,
         "config": run.config,
         "input": "images: uint8 (N, H, W, 3), RGB, a grey image as three equal channels; any size",
@@ -238,7 +237,7 @@ def _validation_images(run: SavedRun, root: Path | None) -> Iterator[np.ndarray]
     """Yield the validation images (H, W) or (H, W, 3) uint8, at the size of their files."""
     dataset = run.dataset(root)
     source = open_source(dataset, run.trust)
-    members = json.loads((run.folder / "split.json").read_text(encoding="utf-8"))["val"]
+    members = run.split["val"]
     position = {name: i for i, name in enumerate(source.ids)}
     for member in members:
         if member["id"] not in position:

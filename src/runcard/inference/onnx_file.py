@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runcard.data.image_io import windowed
+from runcard.data.image_io import check_window, windowed
 from runcard.data.preprocessing import STRETCH, restore_size, with_channels
 from runcard.errors import UserError
+from runcard.fileio import parse_json
 from runcard.inference.prediction import Prediction, combine
+from runcard.runs.schema import ExportedFile, faults
 
 METADATA = "runcard"  # the key of an exported file's metadata
 
@@ -31,11 +32,17 @@ class OnnxPredictor:
         written = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
         if written is None:
             raise UserError(f"{path}: not exported by Runcard, so it does not say what it predicts: runcard export RUN")
-        metadata = json.loads(written)
+        try:
+            metadata = parse_json(written)
+            wrong = faults(metadata, ExportedFile)
+            self.window = check_window(metadata["window"])
+        except (ValueError, LookupError, TypeError) as error:
+            wrong = [str(error)]
+        if wrong:
+            raise UserError(f"{path}: what Runcard wrote into it is damaged: {wrong[0]}.")
         self.classes: list[str] = metadata["classes"]
-        self.trained_on: dict[str, Any] = metadata["images"]
+        self.trained_on: dict[str, Any] = metadata["images"] or {}
         self.resize: str = metadata.get("resize", STRETCH)  # absent in files of older versions
-        self.window: tuple[float, float] = tuple(metadata["window"])
 
     def prepare(self, image: np.ndarray) -> list[np.ndarray]:
         """Return the image as the graph takes it, (H, W, 3) uint8."""

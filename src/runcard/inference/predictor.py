@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from runcard.config.schema import DatasetConfig
-from runcard.data.image_io import FULL_WINDOW, check_window, read_image, windowed
+from runcard.data.image_io import read_image, windowed
 from runcard.data.preprocessing import normalizer, resize_image, restore_size, with_channels
 from runcard.errors import UserError
 from runcard.inference.prediction import Prediction, combine
@@ -76,10 +76,10 @@ class _Member:
     def __init__(self, run: SavedRun, flips: bool) -> None:
         dataset: DatasetConfig = run.dataset(None)
         self.folder, self.model, self.autocast = run.folder, run.model, run.autocast
-        self.trained_on: dict[str, Any] = run.record.get("images", {})  # absent in runs of older versions
+        self.trained_on: dict[str, Any] = run.record.get("images") or {}  # absent in runs of older versions
         self.classes: list[str] = run.config["derived"]["classes"]
         self.size_px, self.resize, self.channels = dataset.image_size_px, dataset.resize, dataset.channels
-        self.window = check_window(dataset.node.get("window", FULL_WINDOW))
+        self.window = run.window
         self.normalization = normalizer(dataset.normalization)
         axes = trained_flips(run.config["augmentation"]) if flips else []
         if flips and not axes:

@@ -15,6 +15,12 @@ from torch import Tensor
 from runcard.errors import UserError
 from runcard.fileio import sha256
 
+# LookupError and the like: torch's unpickler meets bytes that torch did not write.
+READ_ERRORS = (
+    *(SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError),
+    *(LookupError, TypeError, ValueError, AttributeError),
+)
+
 
 def published(url: str, function: str) -> Path:
     """Return torch's cached copy of a published file, downloaded first where there is none.
@@ -52,9 +58,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except READ_ERRORS as error:
         said = str(error).partition("\n")[0] or "the file ends too early"
         raise UserError(f"{path}: weights cannot be read: {said}") from None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    items = content.items() if isinstance(content, dict) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
         raise UserError(f"{path}: weights must be a state dict, names with tensors; this holds something else.")
     return content

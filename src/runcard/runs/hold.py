@@ -15,6 +15,7 @@ from threading import Event, Thread
 from filelock import FileLock, Timeout
 
 from runcard.errors import UserError
+from runcard.fileio import parse_json
 
 RUNNING = ".running"  # names the process that holds the folder; its time is renewed as long as the process lives
 OWN_FILES = (".lock", RUNNING)
@@ -128,8 +129,9 @@ def holder_of(folder: Path) -> Holder | None:
 
 def _read(path: Path) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        written = parse_json(path.read_text(encoding="utf-8"))
+        return Holder(str(written["host"]), int(written["pid"]))
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -142,6 +144,8 @@ def _is_alive(pid: int) -> bool:
         return False
     except OSError:  # another user's
         return True
+    except OverflowError:  # no process has such a number
+        return False
     return True
 
 

@@ -72,10 +72,9 @@ class RunIndex:
         try:
             if entry.checksum != _checksum(*entry[:-1]):
                 return None
-            content = self._parse(entry.content)
-        except (LookupError, TypeError, ValueError):  # a part is lost or damaged
+            return _unpack(folder, self._parse(entry.content), np.frombuffer(entry.numbers, FLOAT).astype(np.float64))
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):  # a part is lost or damaged
             return None
-        return _unpack(folder, content, np.frombuffer(entry.numbers, FLOAT).astype(np.float64))
 
     def add(self, run: Run, stamp: str) -> None:
         """Enter a run that was read from its folder, whose stamp this was before."""
@@ -105,6 +104,7 @@ class RunIndex:
 
     def _load(self) -> None:
         with closing(sqlite3.connect(f"{self.file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            database.execute("PRAGMA trusted_schema = OFF")
             if database.execute("SELECT reader FROM version").fetchone() == (_reader(),):
                 self._parts = dict(database.execute("SELECT key, text FROM parts"))
                 self._entries = {row[0]: Entry(*row) for row in database.execute("SELECT * FROM runs")}

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runcard.runs.reader import run_folders
+from runcard.fileio import inside
+from runcard.runs.reader import BEST, LAST, run_folders
 from runcard.runs.sweep import state_of
 
-BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.ckpt"
 REMOVED = {  # what to keep of a run -> the file that must be there, and what goes then
     "best": (BEST, (LAST,)),  # it can predict and be exported, not be trained longer
     "last": (LAST, (BEST,)),  # it can be trained longer
@@ -40,8 +40,16 @@ def find_prunable(folders: Iterable[Path], keep: str) -> tuple[list[Pruning], li
         if state_of(run).state not in ("done", "pruned"):
             unfinished.append(run)
             continue
-        paths = tuple(path for name in removed if (path := run / name).exists() and (run / kept).exists())
+        paths = tuple(run / name for name in removed if _is_own(run, name) and (run / kept).exists())
         files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
         if paths:
             found.append(Pruning(run, paths, sum(file.stat().st_size for file in files)))
     return found, unfinished
+
+
+def _is_own(run: Path, name: str) -> bool:
+    """Whether a file or folder of a run is there and lies in it: what a link leads to is not the run's to lose."""
+    try:
+        return inside(run, name).exists() and not (run / name).is_symlink()
+    except ValueError:
+        return False

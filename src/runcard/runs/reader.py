@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -18,8 +17,8 @@ import numpy as np
 from natsort import natsorted
 
 from runcard.errors import UserError, runs_below
-from runcard.fileio import read_csv
-from runcard.runs.index import MIN_RUNS, RunIndex, stamp_of
+from runcard.fileio import inside, read_csv, read_json
+from runcard.runs.index import FILES, MIN_RUNS, RunIndex, stamp_of
 from runcard.runs.run import PROBABILITY, Run
 from runcard.runs.schema import SCHEMA_VERSION, CompletedRun, faults
 
@@ -35,6 +34,7 @@ def read_metrics(path: Path) -> list[Row]:
     return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row} for row in cells]
 
 
+BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.ckpt"  # in a run folder
 ASIDE = re.compile(r"\.old\d+$")  # the end of a folder's name that overwrite=true has moved aside
 OWN_FOLDERS = (".hydra", "checkpoints", "figures", "previews")  # of a run: no other run lies below these
 
@@ -122,7 +122,10 @@ def is_run(top: Path, folder: Path, files: Collection[str]) -> bool:
 def weights_file(name: str) -> Path:
     """Return the file of weights that train.init_from names: itself, or of a run folder that of the best epoch."""
     path = Path(name).expanduser()
-    file = path / "checkpoints" / "best.safetensors" if path.is_dir() else path
+    try:
+        file = inside(path, BEST) if path.is_dir() else path
+    except ValueError as error:
+        raise UserError(f"train.init_from: {path}: {error}.") from None
     if file.suffix != ".safetensors" or not file.is_file():
         fault = "not a .safetensors file" if file.is_file() else "no such file"
         fix = runs_below(path) or " Name a run folder, or a file of weights in that format."
@@ -133,12 +136,36 @@ def weights_file(name: str) -> Path:
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Return run.json, as it stands there. Raises ValueError where it cannot be read."""
     try:
-        metadata = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        metadata = read_json(folder, "run.json")
     except (OSError, ValueError) as error:
         raise ValueError(f"run.json cannot be read ({error})") from None
     if not isinstance(metadata, dict):
         raise ValueError(f"run.json cannot be read (it holds {reprlib.repr(metadata)}, no keys)")
     return metadata
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Return a file inside a run folder. Raises UserError where it is missing, or a link that leads elsewhere."""
+    try:
+        path = inside(folder, name)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}.") from None
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
+    return path
+
+
+def has_file(folder: Path, name: str) -> bool:
+    """Whether a run folder has a file of this name; a link that leads out of the folder is none of its files."""
+    try:
+        return inside(folder, name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def lost_files(folder: Path) -> str:
+    """Name the files of a completed run's record that are missing or empty, joined by commas; "" where none is."""
+    return ", ".join(name for name in FILES if not has_file(folder, name) or not (folder / name).stat().st_size)
 
 
 def read_runs(top: Path, folders: Sequence[Path]) -> dict[Path, tuple[Run | None, str]]:
@@ -180,8 +207,8 @@ def _faults_of_metadata(metadata: Mapping[str, Any]) -> Iterator[str]:
     if metadata.get("schema") != SCHEMA_VERSION:
         yield f"its schema is {metadata.get('schema')}, this version of runcard reads {SCHEMA_VERSION}"
     if metadata.get("status") != "completed":
-        reason = f": {str(metadata['error']).splitlines()[0]}" if metadata.get("error") else ""
-        yield f"{metadata.get('status', 'run.json: status is missing')}{reason}"
+        reason = f": {str(metadata['error']).partition(chr(10))[0]}" if metadata.get("error") else ""
+        yield f"{metadata.get('status', 'run.json: status is missing')!s:.200}{reason}"
     yield from (f"run.json: {fault}" for fault in faults(metadata, CompletedRun))
 
 
@@ -191,6 +218,8 @@ def _faults_of_files(run: Run) -> Iterator[str]:
     epochs = run.curves["epoch"]
     if len(epochs) != metadata["epochs"] or (np.diff(epochs, prepend=0) != 1).any():
         yield f"metrics.csv has {len(epochs)} epochs, or not in order; run.json says {metadata['epochs']}"
+    if not 1 <= metadata["best"]["epoch"] <= len(epochs):
+        yield f"run.json: best.epoch is damaged: {metadata['best']['epoch']}"
     if not np.isfinite(run.curves[monitor][-1]):
         yield f"{monitor} is not a number in its last epoch"
     ids = sorted(run.split_ids[run.split])

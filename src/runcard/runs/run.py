@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runcard.config.diff import functional_leaves
-from runcard.fileio import read_csv
+from runcard.fileio import inside, parse_json, read_csv
 from runcard.runs.search import read_result
 
 Array = NDArray[np.float64]
+Split = dict[str, list[dict[str, str]]]  # train, val and test -> the id, group and sha256 of each image
 EVALUATIONS = "evaluations.csv"  # a row each time that a run is evaluated on other images than those it was made with
 PROBABILITY = "prob_"  # prefix of the columns of per_image.csv with the classes' probabilities
 
@@ -54,7 +56,7 @@ class Run:
         cls,
         folder: Path,
         metadata: dict[str, Any],
-        split_members: dict[str, list[dict[str, str]]],
+        split_members: Split,
         curves: dict[str, Array],
         tables: dict[tuple[str, str], Images],
     ) -> Run:
@@ -123,9 +125,9 @@ class Run:
     @cached_property
     def evaluations(self) -> list[dict[str, str]]:
         """The rows of evaluations.csv: each look at images that the run was not made with."""
-        if not (self.folder / EVALUATIONS).exists():
+        if not (path := inside(self.folder, EVALUATIONS)).exists():
             return []
-        header, rows = read_csv(self.folder / EVALUATIONS)
+        header, rows = read_csv(path)
         return [dict(zip(header, row, strict=True)) for row in rows]
 
     @cached_property
@@ -134,9 +136,9 @@ class Run:
         return "test" if any(name.startswith("test/") for name in self.metadata["last"]["values"]) else "val"
 
     @cached_property
-    def split_members(self) -> dict[str, list[dict[str, str]]]:
+    def split_members(self) -> Split:
         """The id, group and sha256 of each image in train, val and test."""
-        return _split_members((self.folder / "split.json").read_text(encoding="utf-8"))
+        return read_split(self.folder)
 
     @cached_property
     def split_ids(self) -> dict[str, tuple[str, ...]]:
@@ -158,14 +160,14 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Array]:
         """The columns (E,) of metrics.csv."""
-        header, rows = read_csv(self.folder / "metrics.csv")
+        header, rows = read_csv(inside(self.folder, "metrics.csv"))
         values = np.array([[_number(cell) for cell in row] for row in rows])
         return dict(zip(header, np.ascontiguousarray(values.T), strict=True))
 
     @cached_property
     def tables(self) -> dict[tuple[str, str], Images]:
         """The rows of per_image.csv by split (val, test) and checkpoint (last, best)."""
-        header, rows = read_csv(self.folder / "per_image.csv")
+        header, rows = read_csv(inside(self.folder, "per_image.csv"))
         parts: dict[tuple[str, str], list[dict[str, str]]] = {}
         for row in sorted((dict(zip(header, cells, strict=True)) for cells in rows), key=lambda row: row["id"]):
             parts.setdefault((row["split"], row["checkpoint"]), []).append(row)
@@ -185,10 +187,23 @@ class Run:
         return str(self.metadata["better"][name])
 
 
+def read_split(folder: Path) -> Split:
+    """Read split.json: the id, group and sha256 of each image in train, val and test. Raises OSError or ValueError."""
+    try:
+        return _split_members(inside(folder, "split.json").read_text(encoding="utf-8"))
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+
+
 @lru_cache(maxsize=16)  # the runs of a sweep have few splits, and thousands of them one object each
-def _split_members(text: str) -> dict[str, list[dict[str, str]]]:
-    split = json.loads(text)
-    return {part: split[part] for part in ("train", "val", "test")}
+def _split_members(text: str) -> Split:
+    split = parse_json(text)
+    members: Split = {part: split[part] for part in ("train", "val", "test")}
+    for member in chain(*members.values()):
+        texts = member["id"], member["group"], member.get("sha256", "")  # older runs have no hashes
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError(f"an image has something else than texts: {reprlib.repr(member)}")
+    return members
 
 
 @lru_cache(maxsize=64)

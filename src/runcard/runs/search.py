@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from runcard.errors import UserError
-from runcard.fileio import write_json
+from runcard.fileio import read_json, write_json
 
 RESULT = "search.json"
 
@@ -21,19 +20,19 @@ def write_result(folder: Path, result: Mapping[str, Any]) -> None:
 def read_result(folder: Path) -> dict[str, Any]:
     """Return search.json of the folder of a search; {} where there is none."""
     try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        result = read_json(folder, RESULT)
     except (OSError, ValueError):
         return {}
-    return result
+    return result if isinstance(result, dict) else {}
 
 
 def search_behind(run: Path) -> str | None:
     """Return the folder of the search that a run belongs to, or whose choice its config is; None without one."""
     try:
-        search = json.loads((run / "run.json").read_text(encoding="utf-8")).get("search")
+        search = read_json(run, "run.json").get("search")
     except (OSError, ValueError, AttributeError):
         return None
-    if not search:
+    if not isinstance(search, dict):
         return None
     return run.parent.as_posix() if "trial" in search else str(search.get("folder"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from filelock import FileLock
 from natsort import natsorted
 
 from runcard.console import duration
-from runcard.fileio import write_json
+from runcard.fileio import inside, read_json, write_json
 from runcard.runs.hold import HERE, Holder, holder_of
-from runcard.runs.reader import is_run, read_metadata, read_metrics, walk
+from runcard.runs.reader import is_run, lost_files, read_metadata, read_metrics, walk
 
 JOBS = "sweep.json"  # in a sweep's folder: its jobs, so that those that have not begun are known too
 FAILURES = ".failed"  # in a sweep's folder: a file for each job whose last try failed
@@ -51,13 +50,15 @@ def state_of(folder: Path) -> RunState:
     try:
         metadata = read_metadata(folder) if (folder / "run.json").exists() else {}
         return _state(folder, metadata)
-    except (LookupError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError) as error:
         return RunState(folder, "failed", f"run.json or metrics.csv is damaged ({error})")
 
 
 def _state(folder: Path, metadata: Mapping[str, Any]) -> RunState:
     status, holder = metadata.get("status"), holder_of(folder)
     if status == "completed":
+        if lost := lost_files(folder):
+            return RunState(folder, "failed", f"completed, but without {lost}")
         best, seconds = metadata["best"], metadata["seconds"]["total"]
         shown = f"{best['monitor']} {best['value']:.4f} (epoch {best['epoch']})"
         return RunState(folder, "done", shown, best["value"], seconds, exit_code=0)
@@ -71,7 +72,7 @@ def _state(folder: Path, metadata: Mapping[str, Any]) -> RunState:
         return RunState(folder, "failed", str(metadata["error"]).partition("\n")[0])
     if not metadata:
         return RunState(folder, "missing", "")
-    epochs = len(read_metrics(folder / "metrics.csv"))
+    epochs = len(read_metrics(inside(folder, "metrics.csv")))
     return RunState(folder, "interrupted", f"after epoch {epochs}/{_num_epochs(metadata)}")
 
 
@@ -106,10 +107,10 @@ def forget_failure(folder: Path) -> None:
 
 def _failure(folder: Path) -> dict[str, Any]:
     try:
-        failure: dict[str, Any] = json.loads(_failure_file(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        failure = read_json(folder.parent, f"{FAILURES}/{folder.name}.json")
+        return {"error": str(failure["error"]), "exit_code": int(failure["exit_code"])}
+    except (OSError, ValueError, LookupError, TypeError):
         return {}
-    return failure
 
 
 def _failure_file(folder: Path) -> Path:
@@ -127,7 +128,9 @@ def record_jobs(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
 def read_jobs(sweep: Path) -> dict[str, list[str]]:
     """Read the jobs of a sweep, the overrides of each by the name of its folder; none where none are recorded."""
     try:
-        jobs: dict[str, list[str]] = json.loads((sweep / JOBS).read_text(encoding="utf-8"))["jobs"]
+        jobs: dict[str, list[str]] = dict(read_json(sweep, JOBS)["jobs"])
+        for name in jobs:
+            inside(sweep, name)
     except (OSError, ValueError, LookupError, TypeError):
         return {}
     return jobs
@@ -154,7 +157,7 @@ def count(states: Iterable[RunState]) -> str:
 def _progress(folder: Path, holder: Holder, metadata: Mapping[str, Any]) -> str:
     if metadata.get("status") != "running":
         return f"{holder}, preparing"
-    rows, num_epochs = read_metrics(folder / "metrics.csv"), _num_epochs(metadata)
+    rows, num_epochs = read_metrics(inside(folder, "metrics.csv")), _num_epochs(metadata)
     epoch = f"{holder}, epoch {min(len(rows) + 1, num_epochs)}/{num_epochs}"
     if not rows:
         return epoch

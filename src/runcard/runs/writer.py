@@ -22,9 +22,9 @@ from runcard.errors import UserError, runs_below
 from runcard.fileio import atomic_write, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.hold import OWN_FILES, Hold
-from runcard.runs.reader import read_metadata
+from runcard.runs.reader import file_of, read_metadata
 from runcard.runs.run import EVALUATIONS, Run
-from runcard.runs.schema import SCHEMA_VERSION
+from runcard.runs.schema import SCHEMA_VERSION, ParentRun, faults
 
 MAX_DIFFERENCES = 3  # between two configs, in a message
 OTHER_FOLDER = "For this config use another name=… or run_dir=…, or overwrite=true, which moves that folder aside."
@@ -148,14 +148,19 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
     It must equal a run that long from the start; therefore only train.epochs may differ, and the scheduler must not
     depend on the total number of steps.
     """
-    path = parent / "run.json"
-    if not path.exists():
+    if not (parent / "run.json").exists():
         raise UserError(f"train.extend: {parent} is not a run folder.{runs_below(parent)}")
     if not (parent / "checkpoints" / "last.ckpt").exists():
         raise UserError(
             f"train.extend: {parent}/checkpoints has no last.ckpt: record=lean and runcard prune remove it."
         )
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = read_metadata(parent)
+        wrong = "; ".join(faults(content, ParentRun))
+    except ValueError as error:
+        wrong = str(error)
+    if wrong:
+        raise UserError(f"train.extend: {parent} cannot be trained longer: {wrong}.")
     differing = differing_keys(content["config"], config, but=("train.epochs", "train.extend"))
     differing += ["the data"] * (content["data"] != data)
     if differing:
@@ -171,7 +176,7 @@ def copy_training(parent: Path, folder: Path) -> None:
     """Copy parent's training so far into folder; last.ckpt comes last, it marks the copy as whole."""
     for name in ("checkpoints/best.safetensors", "metrics.csv", "checkpoints/last.ckpt"):
         with atomic_write(folder / name) as temporary:
-            shutil.copyfile(parent / name, temporary)
+            shutil.copyfile(file_of(parent, name), temporary)
 
 
 def write_evaluation(
@@ -184,8 +189,9 @@ def write_evaluation(
     write_csv(folder / "per_image.csv", rows)
     write_json(folder / "split.json", {**run.split_members, "test": list(images)})
     for name in ("metrics.csv", ".hydra/config.yaml", EVALUATIONS):
-        if (run.folder / name).exists():
-            write_text(folder / name, (run.folder / name).read_text(encoding="utf-8"))
+        if (run.folder / name).is_file():
+            with atomic_write(folder / name) as temporary:
+                shutil.copyfile(file_of(run.folder, name), temporary)
     # What was trained on distinguishes runs that are measured on the same images.
     config = {**run.metadata["config"], "trained_on": run.metadata["data"]["hash"]}
     write_json(folder / "run.json", {**run.metadata, "config": config, **metadata})

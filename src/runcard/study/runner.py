@@ -9,7 +9,6 @@ calls, so that nobody makes a p smaller by asking less once the runs are seen.
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import subprocess
@@ -27,7 +26,7 @@ from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
 from runcard.errors import UserError, did_you_mean
-from runcard.fileio import write_json
+from runcard.fileio import read_json, write_json
 from runcard.runs.environment import code_hash
 from runcard.runs.search import chosen_by
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
@@ -131,7 +130,7 @@ def _list(text: str) -> list[str]:
 def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
     """Return the study with what was asked in this folder before too, as far as its file still asks it."""
     try:
-        content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+        content = read_json(folder, "study.json")
         earlier = from_json(content["study"])
     except (OSError, ValueError, LookupError, TypeError):  # none, or none that says anything
         return asked

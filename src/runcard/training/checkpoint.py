@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
@@ -23,10 +24,21 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from runcard.config.diff import differing_keys
 from runcard.errors import UserError
-from runcard.fileio import atomic_write, sha256, uninterrupted
+from runcard.fileio import atomic_write, parse_json, sha256, uninterrupted
 from runcard.training.types import State
 
 ANEW = "overwrite=true moves the run aside and starts anew"
+# What torch.load raises for a file that it did not write. LookupError and the like: its unpickler meets foreign bytes.
+READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 PLAIN = (Tensor, str, int, float, bool, type(None))
 
 
@@ -189,12 +201,13 @@ def read_last(path: Path, consequence: str, fix: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if "sha256" in content and content.pop("sha256") != _hashed(content):  # absent in files of old versions
-            raise RuntimeError("its content is not what was written")
-        missing = {"state", "model", "optimizer", "scheduler"} - content.keys()
-        if missing:
-            raise RuntimeError(f"it has no {', '.join(sorted(missing))}")
-    except Exception as error:
-        reason = str(error).partition("\n")[0][:80] or type(error).__name__
+            raise ValueError("its content is not what was written")
+        if missing := [
+            key for key in ("model", "optimizer", "scheduler", "state") if not isinstance(content[key], dict)
+        ]:
+            raise ValueError(f"{missing[0]} is no group of values")
+    except READ_ERRORS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise UserError(f"{path}: damaged, {consequence} ({reason}).\n{fix}.") from None
     return content
 
@@ -226,7 +239,16 @@ def _hashed(content: Any) -> str:
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load best.safetensors into model; every name and shape must match."""
     weights, _ = read_weights(path)
-    model.load_state_dict(weights, strict=True)
+    load_tensors(model, weights, path)
+
+
+def load_tensors(model: nn.Module, weights: Any, path: Path) -> None:
+    """Load weights into model; every name and shape must match. path is their file, for messages."""
+    try:
+        model.load_state_dict(weights, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:  # names and shapes, a line each; or no tensors
+        last = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+        raise UserError(f"{path}: not the weights of this model: {last:.300}") from None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -234,7 +256,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     weights, header = read_tensors(path)
     if "config" not in header:
         raise UserError(f"{path}: no config in its header, so it is not a run's best.safetensors.")
-    return weights, json.loads(header["config"])
+    try:
+        config = parse_json(header["config"])
+    except ValueError as error:
+        raise UserError(f"{path}: the config in its header is damaged ({error}).") from None
+    return weights, config
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -242,5 +268,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, FileNotFoundError) as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: weights cannot be read: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,12 +12,19 @@ import torch
 from torch import nn
 
 from runcard.config.instantiate import build
-from runcard.config.schema import DatasetConfig, check_targets, parse_section
+from runcard.config.saved import first_line
+from runcard.config.schema import DatasetConfig, check_recorded, parse_recorded
 from runcard.data.datamodule import open_source, read_samples
+from runcard.data.image_io import FULL_WINDOW, check_window
 from runcard.data.source import Samples
 from runcard.errors import UserError, runs_below
 from runcard.fileio import sha256
+from runcard.runs.reader import BEST, file_of, read_metadata
+from runcard.runs.run import Split, read_split
+from runcard.runs.schema import RestoredConfig, RestoredRun, faults
 from runcard.training.checkpoint import read_weights
+
+BUILD_ERRORS = (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class SavedRun:
 
     def dataset(self, root: Path | None) -> DatasetConfig:
         """Return the config of the run's data, with its files at another root where one is given."""
-        dataset = parse_section(DatasetConfig, self.config["dataset"], f"{self.folder}: dataset.")
+        dataset = parse_recorded(DatasetConfig, self.config["dataset"], f"{self.folder}: dataset.")
         if root is None:
             return dataset
         if "root" not in dataset.node:
@@ -51,9 +57,25 @@ class SavedRun:
         """The checks of the data whose faults left an image out."""
         return self.config["audit"]["allow"] if "audit" in self.config else ()  # a run of before there was an audit
 
+    @property
+    def window(self) -> tuple[float, float]:
+        """The values that are black and white in files deeper than 8 bits."""
+        try:
+            return check_window(self.config["dataset"].get("window", FULL_WINDOW))  # data that are made have none
+        except ValueError as error:
+            raise UserError(f"{self.folder}: dataset.{error}.") from None
+
+    @property
+    def split(self) -> Split:
+        """What split.json says: the images of train, val and test."""
+        try:
+            return read_split(self.folder)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.folder}: split.json is missing or damaged ({error}).") from None
+
     def members(self, samples: Samples, split: str) -> tuple[list[int], list[str]]:
         """Return the positions in the run's samples, and the groups, of the images in split.json's split."""
-        members = json.loads((self.folder / "split.json").read_text(encoding="utf-8"))[split]
+        members = self.split[split]
         if not members:
             raise UserError(f"--split={split}: the run has no such images.")
         position = {name: i for i, name in enumerate(samples.ids)}
@@ -76,17 +98,29 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
 
     Raises UserError if the weights are missing or do not fit the config, or the config names untrusted objects.
     """
-    path = folder / "checkpoints" / "best.safetensors"
-    if not path.exists() or not (folder / "run.json").exists():
+    if not (folder / BEST).exists() or not (folder / "run.json").exists():
         fix = runs_below(folder) or " Name a folder such as outputs/<name>/<stamp>."
         raise UserError(f"{folder}: no run with trained weights.{fix}")
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    path = file_of(folder, BEST)
+    weights, config = read_weights(path)
+    try:
+        record = read_metadata(folder)
+        wrong = [f"run.json: {fault}" for fault in faults(record, RestoredRun)]
+    except ValueError as error:
+        wrong = [str(error)]
+    if wrong := wrong + [f"config in {BEST}: {fault}" for fault in faults(config, RestoredConfig)]:
+        raise UserError(f"{folder}: {wrong[0]}{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}.")
     recorded = record.get("best_sha256")  # absent in runs of old versions, and until a run is completed
     if recorded and sha256(path) != recorded:
         raise UserError(f"{path}: damaged or replaced: its SHA-256 is not the one in run.json.")
-    weights, config = read_weights(path)
-    check_targets({key: config[key] for key in ("model", "dataset")}, trust, "--trust {}")  # what is rebuilt here
-    model: nn.Module = build("model", config["model"], trust)
+    check_recorded({key: config[key] for key in ("model", "dataset")}, trust, str(folder))  # what is rebuilt here
+    try:
+        model = build("model", config["model"], trust)
+    except BUILD_ERRORS as error:  # it was built once: the config or the code is another one now
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{folder}: model cannot be built of its config: {said}.") from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{folder}: model._target_: {config['model'].get('_target_')} builds no torch.nn.Module.")
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:  # names and shapes, a line each

@@ -6,7 +6,6 @@ A pattern names parameters, buffers or the modules that they belong to, as fnmat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import accumulate
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from runcard.config.diff import differing_keys
 from runcard.errors import UserError, did_you_mean
+from runcard.fileio import parse_json
 from runcard.training.checkpoint import read_tensors
 
 MAX_NAMED = 3  # layers, or tensors, in a message
@@ -51,11 +51,20 @@ def load_initial_weights(
         else:
             fix = f"{len(layers)} layers differ. Give the model the same keys, or leave layers out: train.init_without"
         lines = [f"{what}: {_shortened(names)}" for what, names in wrong.items() if names]
-        there = json.loads(header.get("config", "{}")).get("model")  # of a run's weights
+        there = _model_of(header)
         if there and config and (keys := differing_keys({"model": there}, {"model": config})):
             lines.insert(0, f"config: {', '.join(keys)}")
         raise UserError("\n".join([f"train.init_from: {file} does not fit the model. {fix}", *lines]))
     model.load_state_dict({**own, **given}, strict=True)
+
+
+def _model_of(header: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the config of the model that a run's weights are of; None of other weights."""
+    try:
+        there = parse_json(header.get("config", "{}"))["model"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return there if isinstance(there, dict) else None
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

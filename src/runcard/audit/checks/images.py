@@ -41,6 +41,10 @@ def _formats(data: Inspected) -> Iterator[Finding]:
         what = f"{counted(len(wrong), 'file')} in another format than the name says"
         fix = "Name it after its format: other programs may refuse it, and what was once JPEG has lost details."
         yield data.finding("wrong_extension", "warning", what, fix, samples, places)
+    if several := [i for i, profile in enumerate(data.profiles) if profile.original.num_pages > 1]:
+        what = f"{counted(len(several), 'file')} of several pages or frames, of which only the first one is read"
+        fix = "Save each page as a file of its own, and give them one patient, if the others are to be used."
+        yield data.finding("several_pages", "warning", what, fix, several)
     deep = [i for i, profile in enumerate(data.profiles) if profile.original.deep_range]
     if 0 < len(deep) < len(data.profiles):
         few = deep if 2 * len(deep) <= len(data.profiles) else sorted(set(range(len(data.profiles))) - set(deep))

@@ -28,6 +28,7 @@ from runcard.compare.report.claim import CHECKLIST, SOURCE
 from runcard.compare.report.tables import cell, number
 from runcard.console import counted, duration
 from runcard.fileio import sha256
+from runcard.runs.reader import BEST, has_file
 from runcard.runs.run import Run
 from runcard.stats.mrmc import MIN_UNITS
 
@@ -268,7 +269,9 @@ def _settings(config: Mapping[str, Any], *keys: str) -> str:
 def _evaluation(arm: Arm) -> dict[str, str]:
     """Return what the checklist says of the evaluation."""
     run, count = arm.first, Count.of(arm)
-    figures = [name for name in ("confusion", "predictions", "activation_maps") if _figure(run, name).exists()]
+    figures = [
+        name for name in ("confusion", "predictions", "activation_maps") if has_file(run.folder, f"figures/{name}.png")
+    ]
     shortcut = [each["sentence"] for each in run.metadata.get("shortcut", ())]
     maps = ["class activation maps (figures/activation_maps.png)"] * ("activation_maps" in figures)
     chosen = " that chose the epoch" if run.split == "val" else ""
@@ -282,10 +285,6 @@ def _evaluation(arm: Arm) -> dict[str, str]:
         "failures": ", ".join(["per_image.csv", *(f"figures/{name}.png" for name in figures)]),
         "limits": "; ".join(limits(arm, [arm])) or "none from the record",
     }
-
-
-def _figure(run: Run, name: str) -> Path:
-    return run.folder / "figures" / f"{name}.png"
 
 
 def _metrics(run: Run) -> list[str]:
@@ -368,9 +367,8 @@ def _commands(run: Run) -> tuple[str, ...]:
 
 def _versions(run: Run) -> dict[str, str]:
     metadata, session = run.metadata, run.session
-    weights = run.folder / "checkpoints" / "best.safetensors"
     return {
-        "weights SHA-256": sha256(weights) if weights.exists() else "no file in the run folder",
+        "weights SHA-256": sha256(run.folder / BEST) if has_file(run.folder, BEST) else "no file in the run folder",
         "config hash": str(metadata.get("config_hash", NOT_RECORDED)),
         "data hash": metadata["data"]["hash"],
         "split hash": metadata["data"]["split_hash"],

@@ -6,7 +6,6 @@ import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,8 @@ from runcard.compare.contrasts import Answer, Paired
 from runcard.compare.measures import Measure
 from runcard.compare.report import charts
 from runcard.compare.report.charts import Chart
-from runcard.data.image_io import without_suffix
+from runcard.data.image_io import preview_name, read_picture, without_suffix
+from runcard.fileio import inside
 from runcard.runs.run import Run
 from runcard.stats.mrmc import Effect
 
@@ -167,23 +167,23 @@ def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | N
 
 def _preview(run: Run, image: str) -> Image.Image | None:
     """Read a preview, named by the whole id where older runs wrote it, or where ids differ by their suffix alone."""
-    folder = run.folder / "previews"
-    return _read(folder / f"{image}.png") or _read(folder / f"{without_suffix(image)}.png")
+    names = (preview_name(image), preview_name(without_suffix(image)))
+    return next(filter(None, (_picture(run, f"previews/{name}") for name in names)), None)
 
 
 def _panel(file: str, arm: Arm, name: str) -> Picture | None:
     """Read a figure of an arm's first run; None where it has no readable one."""
-    figure = _read(arm.first.folder / "figures" / f"{name}.png")
+    figure = _picture(arm.first, f"figures/{name}.png")
     if figure is None:
         return None
     return Picture(file, f"{arm.name}, seed {arm.first.seed}: {PANELS[name]}", _jpeg(figure, PANEL_PX))
 
 
-def _read(path: Path) -> Image.Image | None:
-    """Read a picture as RGB; None where the file is missing, empty or damaged: the report must not fail for it."""
+def _picture(run: Run, name: str) -> Image.Image | None:
+    """Read a picture of a run's folder; None where it has no readable one, or a link to somewhere else."""
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # Pillow raises SyntaxError for a broken chunk of a PNG
+        return read_picture(inside(run.folder, name))
+    except ValueError:
         return None
 
 
