@@ -17,7 +17,8 @@ from yaml import YAMLError
 
 from runcard.config.diff import flatten
 from runcard.config.hydra_errors import as_message, is_hydras
-from runcard.config.project import CONF, use_project
+from runcard.config.project import CONF
+from runcard.config.search_path import use_project
 from runcard.errors import UserError, runs_below
 
 PLACES = ("run_dir=", "name=", "overwrite=", "train.extend=")  # overrides that say where a run is kept

@@ -1,4 +1,4 @@
-"""The command that trains one config, or with -m a sweep of them: `runcard train`, and train.py of a clone."""
+"""What `runcard train` does with the command line, except for --help: Hydra composes configs, and each is run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runcard.config.compose import extended_config, read_saved_config
-from runcard.config.help import help_text
 from runcard.config.hydra_errors import as_message, is_hydras
-from runcard.config.project import CONF, use_project
+from runcard.config.project import CONF
+from runcard.config.search_path import use_project
 from runcard.config.sweep import chosen_files, relative, remove_if_empty, sweep_arguments
 from runcard.errors import EXIT_USER_ERROR, UserError
 from runcard.experiment.plugins import TRUSTED_BY_HYDRA, use_plugins
@@ -38,9 +38,6 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
     sys.path.append(str(Path.cwd()))  # the user's own modules
     try:
-        if {"-h", "--help"} & set(sys.argv):
-            print(help_text(sys.argv[1:]))
-            sys.exit()
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
         use_project()
         use_plugins(sys.argv[1:])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from runcard.runs.reader import run_folders
+from runcard.runs.folders import run_folders
 from runcard.runs.sweep import state_of
 
 BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.ckpt"
