@@ -196,16 +196,18 @@ HEAVY = {"torch", "torchvision", "albumentations", "lightning_fabric", "torchmet
         (["train.py", "modle=unet"], {*HEAVY, "cv2", "numpy", "pydantic"}),
         (["train.py", "model=unett"], {*HEAVY, "cv2", "numpy", "pydantic"}),
         (["train.py", "dataset=image_mask", "dataset.root=/nope"], HEAVY),
+        (["-c", "from runcard.transforms import AlbumentationsTransform as A; A({})"], HEAVY),
         (["-m", "runcard.cli", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
         (["-m", "runcard.cli", "train", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
         (["-m", "runcard.cli", "audit", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
+        (["-c", "import runcard.audit.command"], {"torch", "torchvision", "torchmetrics", "albumentations"}),
         (["-m", "runcard.cli", "status", "/nope"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_answer_waits_for_no_package_that_it_does_not_need(arguments, not_needed):
     names = imported_by(*arguments)
-    assert "runcard.errors" in names
+    assert "runcard" in names
     assert not names & not_needed
 
 
