@@ -1,7 +1,7 @@
 """Decoded images with their profiles, kept for the next run: the same files are decoded once at each size.
 
-A file of the cache is one of safetensors. Images, or masks, above MEMORY_LIMIT_BYTES are mapped from it, not read, so
-that they take no memory but what the system lends them as its cache of the disk.
+A file of the cache is one of safetensors. Where images, or masks, exceed MEMORY_LIMIT_BYTES, it is mapped, not read:
+they take no memory but what the system lends them as its cache of the disk.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -37,8 +37,7 @@ LIBRARIES = (
     *("numpy", "opencv-python-headless", "pillow", "nibabel", "pydicom"),
     *("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls", "python-gdcm"),
 )
-LARGE = ("images", "targets")  # of Samples: what may be mapped
-ARRAYS = (*LARGE, "pixel_mm")
+ARRAYS = ("images", "targets", "pixel_mm")  # of Samples
 HEADER_BYTES, ALIGNMENT = 8, 8  # of a file of safetensors: of the header's length, and of what follows the header
 DTYPES = {"U8": np.uint8, "I64": np.int64, "F64": np.float64}  # as safetensors calls them
 OF_FAULT = ("check", "place", "what", "fix", "detail")  # of DataError
@@ -76,7 +75,11 @@ def read_decoded(source: Source, dataset: DatasetConfig, allowed: Sequence[str],
         unchanged = _key(source, dataset, allowed, cache) == key  # no file was replaced while they were read
         return _dump(decoded) if unchanged else None
 
-    decoded, _ = cache.load_or_make(key, partial(_load, source=source), decode, dump, partial(print, flush=True))
+    load = partial(_load, source=source)
+    decoded, was_kept = cache.load_or_make(key, load, decode, dump, partial(print, flush=True))
+    if not was_kept and isinstance(decoded.samples.images, np.memmap):
+        with suppress(OSError, ValueError):  # not kept
+            decoded = cache.load(key, load)  # so that the temporary files go, and the thumbs are mapped too
     return decoded
 
 
@@ -171,20 +174,20 @@ def _load(path: Path, source: Source) -> Decoded:
     return Decoded(samples, {profile.position: profile for profile in profiles})
 
 
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a file of safetensors; map the large ones. Raises OSError, ValueError or SafetensorError."""
+def _arrays(path: Path) -> Mapping[str, np.ndarray]:
+    """Read the arrays of a file of safetensors, or map them. Raises OSError, ValueError or SafetensorError."""
     with safe_open(path, framework="np"):  # checks the whole header
         pass
     with path.open("rb") as file:
         length = int.from_bytes(file.read(HEADER_BYTES), "little")
         header = json.loads(file.read(length))
-    arrays: dict[str, np.ndarray] = {}
+    arrays = {}
     for name, described in header.items():
-        begin, end = described["data_offsets"]
-        offset, dtype, shape = HEADER_BYTES + length + begin, DTYPES[described["dtype"]], tuple(described["shape"])
-        mapped = np.memmap(path, dtype, "r", offset, shape)
-        arrays[name] = mapped if name in LARGE and end - begin > MEMORY_LIMIT_BYTES else np.array(mapped)
-    return arrays
+        offset = HEADER_BYTES + length + described["data_offsets"][0]
+        arrays[name] = np.memmap(path, DTYPES[described["dtype"]], "r", offset, tuple(described["shape"]))
+    if any(array.nbytes > MEMORY_LIMIT_BYTES for array in arrays.values()):
+        return arrays
+    return {name: np.array(array) for name, array in arrays.items()}
 
 
 def _profile(source: Source, plain: dict[str, Any], thumb: np.ndarray, mask: np.ndarray | None) -> Profile:
@@ -192,7 +195,7 @@ def _profile(source: Source, plain: dict[str, Any], thumb: np.ndarray, mask: np.
     if plain["mask"]:
         of_mask = Mask(**_with_tuples(plain["mask"]), thumb=np.asarray(mask))
     original["files"] = list(original["files"])
-    arrays = {"files": files, "inode": inode_of(files), "thumb": thumb}
+    arrays = {"files": files, "inode": inode_of(files), "thumb": np.asarray(thumb)}
     return Profile(**plain | {"original": Original(**original), "mask": of_mask} | arrays)
 
 

@@ -97,10 +97,14 @@ def mask_fit(thumbs: np.ndarray, masks: np.ndarray) -> Fit | None:
     """
     if len(masks) < MIN_IMAGES:
         return None
-    areas = np.stack([_small((mask > 0).astype(np.float32)) for mask in masks])
+    areas = np.empty((len(masks), GRID, GRID), np.float32)
+    for i, mask in enumerate(masks):
+        areas[i] = _small((mask > 0).astype(np.float32))
     shown = np.flatnonzero((np.ptp(areas, axis=(1, 2)) > 0) & (np.ptp(thumbs, axis=(1, 2)) > 0))
-    images, areas = thumbs[shown], areas[shown]
-    if len({area.tobytes() for area in areas}) < MIN_IMAGES:
+    images = thumbs
+    if len(shown) < len(thumbs):
+        images, areas = thumbs[shown], areas[shown]
+    if len({hash(area.tobytes()) for area in areas}) < MIN_IMAGES:
         return None
     looks = _predict(images, areas)
     own = _agreement(looks, areas)
@@ -181,7 +185,10 @@ def _standardised(maps: Array) -> Array:
 
 def _agreement(predicted: Array, areas: Array) -> Array:
     """Compute (N,): the correlation of each prediction with its own mask."""
-    return np.asarray((_standardised(predicted) * _standardised(areas)).sum(axis=1))
+    agreement = np.empty(len(areas), np.float32)
+    for chunk in _chunks(np.arange(len(areas))):
+        agreement[chunk] = (_standardised(predicted[chunk]) * _standardised(areas[chunk])).sum(axis=1)
+    return agreement
 
 
 def _ranks(predicted: Array, areas: Array, own: Array) -> Array:

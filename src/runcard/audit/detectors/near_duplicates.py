@@ -83,7 +83,7 @@ def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
     pairs, kept = _identical(thumbs)
     if len(kept) < 2:
         return NearDuplicates(pairs, threshold=1.0, different=1.0, missed=0.0)
-    images, rng = thumbs[kept], np.random.default_rng(seed)
+    images, rng = thumbs if len(kept) == len(thumbs) else thumbs[kept], np.random.default_rng(seed)
     apertures = find_apertures(images)
     seen = looks(images, apertures)
     taught, origins = (rng.integers(len(images), size=number) for number in (NUM_LESSONS, NUM_COPIES))
