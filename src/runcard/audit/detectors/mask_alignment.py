@@ -194,10 +194,13 @@ def _agreement(predicted: Array, areas: Array) -> Array:
 def _ranks(predicted: Array, areas: Array, own: Array) -> Array:
     """Compute (N,): the share of up to 512 other masks that agree less than an image's own. Ties count half."""
     references = _spread_out(len(areas), MAX_REFERENCES)
-    others = _standardised(predicted) @ _standardised(areas[references]).T - own[:, None]
-    itself = np.isin(np.arange(len(areas)), references)
-    ties = (np.abs(others) <= 1e-5).sum(axis=1) - itself
-    return np.asarray(((others < -1e-5).sum(axis=1) + ties / 2) / (len(references) - itself))
+    masks, ranks = _standardised(areas[references]).T, np.empty(len(areas))
+    for chunk in _chunks(np.arange(len(areas))):
+        others = _standardised(predicted[chunk]) @ masks - own[chunk, None]
+        itself = np.isin(chunk, references)
+        ties = (np.abs(others) <= 1e-5).sum(axis=1) - itself
+        ranks[chunk] = ((others < -1e-5).sum(axis=1) + ties / 2) / (len(references) - itself)
+    return np.asarray(ranks)
 
 
 def _spread_out(num: int, most: int) -> NDArray[np.intp]:
@@ -239,7 +242,9 @@ def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.
     If nearly all masks are right, the position of a pixel helps to predict. The mean of the predictions with and
     without positions is better than either.
     """
-    predicted: Array = np.float32(0.5) * (looks + _predict(images, areas, by_place=True))
+    predicted = _predict(images, areas, by_place=True)
+    predicted += looks
+    predicted *= np.float32(0.5)
     own = _agreement(predicted, areas)
     unit = max(LEAST_LACKING, 1 - float(np.median(own)))
     swaps = _swaps(predicted, areas, own, GAIN_OF_PAIRING * unit)

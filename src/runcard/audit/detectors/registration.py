@@ -39,7 +39,7 @@ MIN_APERTURE = 0.2  # as a share of the image
 MIN_APERTURES = 3  # images with a round aperture; with fewer, apertures are ignored
 FILL_RADIUS_PX = 3  # of the neighbourhood that fills a pixel outside the aperture
 NO_FIT = -1.0  # score of two images that cannot be registered
-CHUNK = 2048  # pairs whose rotations are searched at once
+CHUNK = 2048  # images that are described, or pairs whose rotations are searched, at once
 STRAIGHT_DEGREES = 1.5  # rotations this close to a multiple of 90° are reported as it
 
 
@@ -145,6 +145,10 @@ def descriptors(rings: Floats) -> Floats:
     A rotation adds the same phase to a frequency in every ring, and mirroring negates all phases. So the means, the
     magnitudes and the cosines of phase differences are invariant. Square roots weaken dominant frequencies.
     """
+    return np.concatenate([_described(rings[start : start + CHUNK]) for start in range(0, len(rings), CHUNK)])
+
+
+def _described(rings: Floats) -> Floats:
     waves = np.fft.rfft(rings, axis=2)[:, :, :NUM_FREQUENCIES] / NUM_ANGLES
     magnitudes = np.sqrt(np.abs(waves[:, :, 1:]))
     low = waves[:, :, 1 : NUM_PHASES + 1]
