@@ -30,8 +30,8 @@ from rich.console import Console
 
 from runcard.console import print_table
 from runcard.fileio import read_csv
+from runcard.runs.folders import read_metadata, read_metrics, run_folders
 from runcard.runs.hold import holder_of
-from runcard.runs.reader import read_metadata, read_metrics, run_folders
 
 TRAIN = Path(__file__).parents[1] / "train.py"
 CONFIG = ["dataset.num_images=60", "dataset.image_size_px=64", "model.base=8", "train.epochs=6", "train.precision=32"]

@@ -10,7 +10,7 @@ from conftest import ROOT, TINY
 from evidence import read_csv
 from PIL import Image
 
-from runcard.runs.reader import run_folders
+from runcard.runs.folders import run_folders
 
 
 def test_the_pages_commands_give_one_result_and_one_ensemble(train, runcard_command, tmp_path):

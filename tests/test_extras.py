@@ -96,9 +96,10 @@ def test_a_completed_run_and_a_folder_of_another_run_need_no_torch(tmp_path, run
     again = without("torch", train(*TINY, f"run_dir={folder}"), tmp_path)
     assert again.returncode == 0, again.stderr
     assert "completed before, val/dice " in again.stdout
-    (folder / "split.json").rename(folder / "elsewhere.json")  # a damaged folder: the full comparison decides
+    (folder / "split.json").rename(folder / "elsewhere.json")
     damaged = Command("train.py", *TINY, f"run_dir={folder}", folder=tmp_path).wait()
-    assert damaged.returncode == 0, damaged.stderr
+    assert damaged.returncode == 2
+    assert "completed before, but split.json is missing or empty." in damaged.stderr
     other = without("torch", train(f"run_dir={folder}"), tmp_path)
     assert other.returncode == 2
     lines = other.stderr.splitlines()

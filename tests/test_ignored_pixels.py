@@ -16,7 +16,7 @@ from runcard import IGNORED
 from runcard.errors import UserError
 from runcard.experiment.setup import ExperimentSetup
 from runcard.metrics.surface import surface_distances
-from runcard.runs.reader import read_metrics
+from runcard.runs.folders import read_metrics
 from runcard.training.checkpoint import load_weights
 from runcard.training.evaluation import evaluate
 

@@ -178,10 +178,37 @@ def test_only_probabilities_turns_logits_into_probabilities():
     assert callers == ["runcard.training.evaluation"]
 
 
-def test_torch_waits_until_the_config_is_composed():
-    packages = ("torch", "torchvision", "albumentations", "lightning_fabric", "torchmetrics")
-    code = f"import sys, train; assert not {set(packages)} & set(sys.modules), set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+def imported_by(*arguments: str) -> set[str]:
+    """Return the packages, and the modules of Runcard, that Python imports with these arguments."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    return names | {name.partition(".")[0] for name in names}
+
+
+HEAVY = {"torch", "torchvision", "albumentations", "lightning_fabric", "torchmetrics", "scipy", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "not_needed"),
+    [
+        (["train.py", "--help"], {*HEAVY, "cv2", "numpy", "pydantic", "hydra", "omegaconf"}),
+        (["train.py", "modle=unet"], {*HEAVY, "cv2", "numpy", "pydantic"}),
+        (["train.py", "model=unett"], {*HEAVY, "cv2", "numpy", "pydantic"}),
+        (["train.py", "dataset=image_mask", "dataset.root=/nope"], HEAVY),
+        (["-c", "from runcard.transforms import AlbumentationsTransform as A; A({})"], HEAVY),
+        (["-m", "runcard.cli", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
+        (["-m", "runcard.cli", "train", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
+        (["-m", "runcard.cli", "audit", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
+        (["-c", "import runcard.audit.command"], {"torch", "torchvision", "torchmetrics", "albumentations"}),
+        (["-m", "runcard.cli", "status", "/nope"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_answer_waits_for_no_package_that_it_does_not_need(arguments, not_needed):
+    names = imported_by(*arguments)
+    assert "runcard" in names
+    assert not names & not_needed
 
 
 def test_comparing_needs_no_torch():

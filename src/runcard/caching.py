@@ -13,7 +13,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from runcard.errors import UserError
 from runcard.fileio import atomic_write
 
 T = TypeVar("T")
+Buffer = bytes | memoryview
 HALF_WRITTEN_SECONDS = 24 * 3600  # a temporary file of this age was left by a process that was killed
 
 
@@ -57,14 +58,15 @@ class Cache:
         name: str,
         load: Callable[[Path], T],
         make: Callable[[], T],
-        dump: Callable[[T], bytes | None],
+        dump: Callable[[T], bytes | Sequence[Buffer] | None],
         report: Callable[[str], None],
     ) -> tuple[T, bool]:
         """Return the entry of this name, and whether it was there; else make it and keep dump() of it, unless None.
 
-        load raises OSError or ValueError for a file that is missing or damaged; what it returns must not need the
-        file. While another process makes the same entry this one waits. Raises UserError if the folder cannot be
-        written or the disk is full.
+        dump gives the content of the file, whole or as parts that are written one after the other. load raises OSError
+        or ValueError for a file that is missing or damaged; what it returns may map the file, which is then readable
+        even when it is removed, but must not open it again. While another process makes the same entry this one waits.
+        Raises UserError if the folder cannot be written or the disk is full.
         """
         path = self.folder / f"{name}{self.suffix}"
         with self._locked(path, report):
@@ -72,7 +74,7 @@ class Cache:
                 return self.load(name, load), True
             made = make()
             if (content := dump(made)) is not None:
-                self._store(path, content, report)
+                self._store(path, [content] if isinstance(content, bytes) else content, report)
             return made, False
 
     def load(self, name: str, load: Callable[[Path], T]) -> T:
@@ -103,15 +105,16 @@ class Cache:
             file.lock.unlink(missing_ok=True)  # a process that waits for it opens it anew
         return not file.path.exists()
 
-    def _store(self, path: Path, content: bytes, report: Callable[[str], None]) -> None:
-        if len(content) > self._limit_bytes:
+    def _store(self, path: Path, parts: Sequence[Buffer], report: Callable[[str], None]) -> None:
+        size = sum(memoryview(part).nbytes for part in parts)
+        if size > self._limit_bytes:
             report(
-                f"{self.section}.cache_gb={self.limit_gb:g}: the {self.holds} take {decimal(len(content))} and are not "
+                f"{self.section}.cache_gb={self.limit_gb:g}: the {self.holds} take {decimal(size)} and are not "
                 "kept for the next run. Raise it to keep them."
             )
             return
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content)
+        with atomic_write(path) as temporary, temporary.open("wb") as opened:
+            opened.writelines(parts)
         files = self.files()
         excess = sum(file.num_bytes for file in files) - self._limit_bytes
         for file in files:

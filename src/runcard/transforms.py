@@ -16,19 +16,21 @@ class AlbumentationsTransform:
     """Apply albumentations transforms, by name and in order."""
 
     def __init__(self, transforms: Mapping[str, Any]) -> None:
-        import albumentations  # seconds: only who names it waits for it
+        self.compose = None
+        if transforms != {}:
+            import albumentations  # half a second: only who names a transform waits for it
 
-        _check_transforms(transforms, albumentations.BasicTransform, "albumentations")
-        self.compose = albumentations.Compose(list(transforms.values()))
+            _check_transforms(transforms, albumentations.BasicTransform, "albumentations")
+            self.compose = albumentations.Compose(list(transforms.values()))
 
     @property
     def is_identity(self) -> bool:
         """Whether every image comes out as it went in."""
-        return not self.compose.transforms
+        return self.compose is None
 
     def __call__(self, image: np.ndarray, mask: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the changed image and mask."""
-        if self.is_identity:
+        if self.compose is None:
             return image, mask
         self.compose.set_random_seed(seed)
         if mask is None:

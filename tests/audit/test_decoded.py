@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from conftest import ROOT, compose_config
 from medical import write_dicom_pairs
 from PIL import Image
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from runcard.audit import decoded
 from runcard.caching import image_cache
 from runcard.cli import app
 from runcard.config.schema import parse_config
+from runcard.data import preprocessing
 from runcard.data.datamodule import open_source
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.errors import UserError
@@ -111,6 +113,43 @@ def test_what_is_kept_is_what_was_decoded(read, lungs, photographs, tmp_path):
         assert_equal(first, second)
         assert not second.samples.images.flags.writeable
     assert second.samples.pixel_mm is not None
+
+
+def limit_memory(monkeypatch, num_bytes):
+    for module in (decoded, preprocessing):
+        monkeypatch.setattr(module, "MEMORY_LIMIT_BYTES", num_bytes)
+
+
+def test_what_exceeds_the_memory_is_mapped_from_the_cache(read, lungs, photographs, monkeypatch, tmp_path):
+    """Equal to what lies in memory, and there as long as a run needs it, even when the file is removed."""
+    classes = ("dataset=image_folder", f"dataset.root={photographs}", "dataset.image_size_px=16", "dataset.channels=3")
+    for overrides in (masks(lungs), classes):
+        expected, _ = read(*overrides)
+        shutil.rmtree(tmp_path / "cache")
+        with monkeypatch.context() as patch:
+            limit_memory(patch, 1000)
+            (first, was_decoded), (second, again) = read(*overrides), read(*overrides)
+        assert (was_decoded, again) == (True, False)
+        shutil.rmtree(tmp_path / "cache")
+        for found in (first, second):
+            arrays = [found.samples.images, found.samples.targets]
+            assert all(isinstance(array, np.memmap) for array in arrays)
+            assert not any(array.flags.writeable for array in arrays)
+            plain = replace(found.samples, images=np.array(arrays[0]), targets=np.array(arrays[1]))
+            assert_equal(plain, replace(expected.samples, images=np.array(expected.samples.images)))
+            assert_equal(found.profiles, expected.profiles)
+
+
+def test_training_on_mapped_images_gives_the_same_numbers(lungs, run_config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ("model.base=2", "train.epochs=2", "train.pictures=1", "dataset.split.group_regex=null", "record=lean")
+    overrides = masks(lungs, *options, "augmentation=light")
+    runs = [run_config("memory", *overrides, "images.cache_dir=of_memory")]
+    limit_memory(monkeypatch, 1000)
+    runs += [run_config(name, *overrides, "images.cache_dir=mapped") for name in ("first", "again")]
+    expected, *others = (load_file(run / "checkpoints" / "best.safetensors") for run in runs)
+    for weights in others:
+        assert all(np.array_equal(weights[name], expected[name]) for name in expected)
 
 
 def test_only_what_changes_images_makes_them_be_decoded_again(read, lungs):

@@ -12,7 +12,8 @@ from conftest import ROOT
 from hydra.core.object_type import ObjectType
 
 from runcard.config.compose import compose_config
-from runcard.config.project import ExperimentsSource, choices_of
+from runcard.config.project import choices_of
+from runcard.config.search_path import ExperimentsSource
 from runcard.errors import UserError
 
 TINY_YAML = "defaults:\n  - phantom_chest\nnum_images: 20\nimage_size_px: 32\n"

@@ -24,7 +24,8 @@ from make_data import write_course
 from runcard.config.hydra_errors import as_message
 from runcard.config.sweep import MAX_FOLDER_NAME, folder_name, sweep_arguments
 from runcard.errors import UserError
-from runcard.runs.reader import find_runs, run_folders
+from runcard.runs.folders import run_folders
+from runcard.runs.reader import find_runs
 
 SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
 

@@ -248,15 +248,44 @@ def test_without_files_the_pixels_are_digested():
     assert len(set(digests)) == 3
 
 
-def test_images_beyond_the_memory_limit_are_mapped_and_equal(monkeypatch):
+def test_images_beyond_the_memory_limit_are_mapped_and_equal(monkeypatch, tmp_path):
     monkeypatch.setattr(runcard.data.preprocessing, "MEMORY_LIMIT_BYTES", 20 * 32 * 32 - 1)
-    mapped = prepare(PhantomChest(20, 32), image_size_px=32, channels=1)
-    assert isinstance(mapped.images, np.memmap)
-    assert not isinstance(CHESTS.images, np.memmap)
-    assert np.array_equal(mapped.images, CHESTS.images)
+    mapped = prepare(PhantomChest(20, 32), image_size_px=32, channels=1, scratch=tmp_path)
+    for ours, theirs in ((mapped.images, CHESTS.images), (mapped.targets, CHESTS.targets)):
+        assert isinstance(ours, np.memmap)
+        assert not isinstance(theirs, np.memmap)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs)
+        assert not ours.flags.writeable
     assert mapped.digests == CHESTS.digests
+    assert not list(tmp_path.iterdir())
     for ours, theirs in zip(epochs(loaders_of(mapped, num_workers=1), 1)[0], epochs(loaders_of(), 1)[0], strict=True):
         assert torch.equal(ours, theirs)
+
+
+class Gaps(PhantomChest):
+    """Chest phantoms, each third one broken."""
+
+    def __getitem__(self, i):
+        if i % 3 == 0:
+            raise DataError("unreadable", self.ids[i], "broken", "Replace it.")
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize("limit", [0, 2**20])
+def test_what_is_left_out_leaves_no_gap(monkeypatch, limit):
+    monkeypatch.setattr(runcard.data.preprocessing, "MEMORY_LIMIT_BYTES", limit)
+    left = prepare(Gaps(20, 32), image_size_px=32, channels=1, allowed=["unreadable"])
+    assert isinstance(left.targets, np.memmap) == (limit == 0)
+    assert left.positions == [i for i in range(20) if i % 3]
+    assert np.array_equal(left.images, CHESTS.images[left.positions])
+    assert np.array_equal(left.targets, CHESTS.targets[left.positions])
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_decoded(monkeypatch, tmp_path):
+    monkeypatch.setattr(runcard.data.preprocessing, "MEMORY_LIMIT_BYTES", 0)
+    with pytest.raises(UserError, match=r"take 109\.3 TB, more than is free there"):
+        prepare(PhantomChest(20, 32), image_size_px=2_338_000, channels=1, scratch=tmp_path)
 
 
 def test_faults_of_all_images_come_in_one_error():

@@ -18,7 +18,8 @@ from runcard.errors import UserError
 from runcard.experiment.run import run as run_experiment
 from runcard.experiment.search import SearchSweeper, _direction, _distribution
 from runcard.fileio import write_json
-from runcard.runs.reader import read_run, run_folders
+from runcard.runs.folders import run_folders
+from runcard.runs.reader import read_run
 from runcard.runs.search import search_behind
 from runcard.runs.sweep import state_of
 

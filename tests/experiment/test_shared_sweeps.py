@@ -18,7 +18,7 @@ from evidence import numbers, run_json
 from runcard.errors import UserError
 from runcard.experiment.plugins import use_plugins
 from runcard.experiment.sweep import Job, RunSweeper
-from runcard.runs.reader import run_folders
+from runcard.runs.folders import run_folders
 from runcard.runs.sweep import state_of
 
 SMALL = (*TINY, "train.pictures=0", "train.log_every_steps=1")

@@ -17,7 +17,8 @@ from runcard.audit.cache import remember
 from runcard.caching import audit_cache
 from runcard.experiment import finalize
 from runcard.fileio import atomic_write, csv_text, read_csv, write_text
-from runcard.runs.reader import lost_files, read_metadata, read_run
+from runcard.runs.folders import lost_files, read_metadata
+from runcard.runs.reader import read_run
 from runcard.runs.run import read_split
 
 FORMULAS = ['=HYPERLINK("http://x","y")', "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "'=1", "''=1"]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from runcard.config.compose import read_saved_config
 from runcard.config.instantiate import build
 from runcard.errors import UserError
+from runcard.fileio import sha256
 
 FA3 = "torch.nn.attention._fa3._fa3_import_module"
 # Each of them runs code or overwrites a file where it is built. MODULE lies in the stranger's folder.
@@ -135,9 +136,10 @@ def hostile_run(stranger, trained_runs):
             for step in above:
                 config = config[step]
             config[name] = value
-        (stranger / "run.json").write_text(json.dumps(record))
         (stranger / ".hydra" / "config.yaml").write_text(json.dumps(saved))
         save_file(load_file(weights), weights, metadata={"config": json.dumps(record["config"])})
+        record["best_sha256"] = sha256(weights)  # who forges the one forges the other
+        (stranger / "run.json").write_text(json.dumps(record))
         return stranger
 
     return replace

@@ -39,7 +39,7 @@ def _measured_here() -> dict[str, Any]:
 
     from runcard.experiment import setup
     from runcard.experiment.run import run
-    from runcard.runs.reader import read_metrics
+    from runcard.runs.folders import read_metrics
 
     setup.PRECISIONS["32"] = "64-true"  # no option of a run: too slow to be of use
     short = (

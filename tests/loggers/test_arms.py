@@ -25,7 +25,8 @@ from runcard.loggers import arms as log_folder
 from runcard.loggers import tensorboard
 from runcard.loggers.arms import view, write_log_folder
 from runcard.loggers.tensorboard import write_curves
-from runcard.runs.reader import find_runs, run_folders
+from runcard.runs.folders import run_folders
+from runcard.runs.reader import find_runs
 
 DICE = {8: ([0.1, 0.4, 0.9], [0.3, 0.2], [0.5, 0.3, 0.2]), 16: ([0.25, 0.5],)}  # base -> val/dice of each seed
 

@@ -26,7 +26,8 @@ from runcard.experiment.run import run
 from runcard.fileio import csv_text, write_csv
 from runcard.loggers.arms import write_log_folder
 from runcard.loggers.tensorboard import tag_of
-from runcard.runs.reader import find_runs, read_metrics, run_folders
+from runcard.runs.folders import read_metrics, run_folders
+from runcard.runs.reader import find_runs
 
 CONFIG = (*TINY, "train.epochs=3", "train.pictures=2", "model.dropout=0.1")
 # Three runs that differ in their keys; clip_grad_norm is null in one, a number in the others.

@@ -18,7 +18,7 @@ from runcard.errors import UserError
 from runcard.experiment.run import run
 from runcard.fileio import uninterrupted, write_csv
 from runcard.loggers.tensorboard import TensorBoardLogger
-from runcard.runs.reader import read_metrics
+from runcard.runs.folders import read_metrics
 from runcard.training.checkpoint import Checkpoint, read_weights
 from runcard.training.restore import open_run
 from runcard.training.types import State

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -22,10 +23,12 @@ from runcard.audit.profiles import Inspected, Profile
 from runcard.caching import Cache, audit_cache
 from runcard.config.schema import Config, DatasetConfig
 from runcard.data.datamodule import Data, positive_class
-from runcard.data.loaders import Augment, BatchLoader, unaugmented
 from runcard.data.source import Source
 from runcard.data.splits import Split, make_split, split_kind
 from runcard.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from runcard.data.loaders import Augment, BatchLoader
 
 OF_DATA = ("dataset", "augmentation", "experiment")  # the overrides of a run that an audit depends on
 OF_RUN = ("validation_augmented", "ignored_model_key")  # not checked by runcard audit, which builds no model
@@ -121,6 +124,8 @@ def print_findings(
 
 def _of_run(data: Data, validation: BatchLoader, mismatches: Sequence[str]) -> Iterator[Finding]:
     """Find faults in how this run uses its data and model."""
+    from runcard.data.loaders import unaugmented  # imports torch, which `runcard audit` does without
+
     if not unaugmented(validation, data.samples, data.normalization, data.split["val"][:NUM_VALIDATION]):
         what = "validation images are not as they are on disk"
         yield Finding("validation_augmented", "error", what, "Only the training loader may be given the augmentation.")

@@ -38,7 +38,7 @@ from runcard.data.splits import data_fingerprint
 from runcard.data.summary import summary_rows
 from runcard.errors import DataError, UserError
 from runcard.fileio import write_figure, write_json
-from runcard.runs.reader import read_metadata
+from runcard.runs.folders import read_metadata
 from runcard.runs.run import read_split
 from runcard.runs.schema import AuditedRun, faults
 

@@ -69,7 +69,8 @@ def tensorboard(
     from runcard.compare import analysis
     from runcard.loggers import arms as log_folder
     from runcard.loggers.tensorboard import serve
-    from runcard.runs.reader import find_folders, run_folders
+    from runcard.runs.folders import run_folders
+    from runcard.runs.reader import find_folders
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if len(runs) == 1 and (study := study_folder(Path(runs[0]))):

@@ -22,7 +22,7 @@ TEMPLATE = Path(__file__).parents[1] / "experiment" / "template"  # of a project
 @app.command(rich_help_panel=PANEL, add_help_option=False, context_settings=HYDRAS)
 def train(context: typer.Context) -> None:
     """Train one config, or with -m a sweep of them: runcard train model=unet loss=dice. --help lists all keys."""
-    from runcard.experiment.train import main as train_main
+    from runcard.experiment.command import main as train_main
 
     sys.argv[1:] = context.args
     train_main()

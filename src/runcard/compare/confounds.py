@@ -15,7 +15,7 @@ import yaml
 from runcard.compare.arms import WEIGHTS, Arm, same_config
 from runcard.config.diff import flatten
 from runcard.fileio import check_no_aliases
-from runcard.runs.reader import has_file
+from runcard.runs.folders import has_file
 from runcard.runs.run import Run
 
 OF_RUNS = ("seed", "dataset.split.fold", "train.extend")  # what runs of one arm may differ in

@@ -16,8 +16,9 @@ from yaml import YAMLError
 
 from runcard.config.diff import flatten
 from runcard.config.hydra_errors import as_message, is_hydras
-from runcard.config.project import CONF, use_project
+from runcard.config.project import CONF
 from runcard.config.saved import read_config, read_yaml
+from runcard.config.search_path import use_project
 from runcard.errors import UserError, runs_below
 from runcard.fileio import read_json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from runcard import IGNORED
 from runcard.config.instantiate import build
@@ -45,10 +46,14 @@ def open_source(dataset: DatasetConfig, trust: Sequence[str] = (), choice: str |
 
 
 def read_samples(
-    source: Source, dataset: DatasetConfig, allowed: Sequence[str] = (), look: Look | None = None
+    source: Source,
+    dataset: DatasetConfig,
+    allowed: Sequence[str] = (),
+    look: Look | None = None,
+    scratch: Path | None = None,
 ) -> Samples:
     """Decode a source's images at the size and with the channels that a config says; see preprocessing.prepare."""
-    return prepare(source, dataset.image_size_px, dataset.channels, allowed, look, dataset.resize)
+    return prepare(source, dataset.image_size_px, dataset.channels, allowed, look, dataset.resize, scratch)
 
 
 def make_data(source: Source, dataset: DatasetConfig, samples: Samples) -> Data:

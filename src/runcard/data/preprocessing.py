@@ -5,15 +5,19 @@ All of this serves every split alike; what is random comes later, in loaders.py.
 
 from __future__ import annotations
 
+import math
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from rich.filesize import decimal
 from rich.progress import track
 
 from runcard import IGNORED
@@ -38,7 +42,7 @@ NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 25
 }
 STRETCH, LETTERBOX = "stretch", "letterbox"  # dataset.resize
 Look = Callable[[int, Sample], None]  # is given each sample of a source, with its position
-MEMORY_LIMIT_BYTES = 2 * 2**30  # decoded images above this size go to a memory-mapped temporary file
+MEMORY_LIMIT_BYTES = 2 * 2**30  # images, or masks, that take more together lie in a memory-mapped file
 MAX_FAULTS_SHOWN = 20
 
 
@@ -49,29 +53,31 @@ def prepare(
     allowed: Sequence[str] = (),
     look: Look | None = None,
     resize: str = STRETCH,
+    scratch: Path | None = None,
 ) -> Samples:
     """Decode and resize every sample to a square of image_size_px; all faults are one UserError.
 
     look is called with each sample as it is decoded, at the size of its file: from several threads. A sample whose
     fault is allowed, by the name of its check, is left out. Images are resized by area averaging (down) or linearly
-    (up), masks by nearest neighbour; resize: see place. Grey becomes RGB by repetition, RGB grey by luminance.
+    (up), masks by nearest neighbour; resize: see place. Grey becomes RGB by repetition, RGB grey by luminance. scratch
+    is the folder for images that exceed MEMORY_LIMIT_BYTES; None: that of temporary files.
     """
     prepare_process()
     size = (len(source), image_size_px, image_size_px, channels)
-    images = _allocate(size)
+    images, masks = _allocate(size, scratch), _Masks(size[:3], scratch)
 
-    def load(i: int) -> tuple[np.ndarray | int, str, Original] | DataError:
+    def load(i: int) -> tuple[np.ndarray | int | None, str, Original] | DataError:
         try:
             sample = read_sample(source, i)
             if look:
                 look(i, sample)
         except DataError as fault:
             return fault
-        image, target, hashed, original = sample
-        images[i] = resize_image(with_channels(image, channels), image_size_px, resize)
-        if isinstance(target, np.ndarray):
-            target = resize_mask(target, image_size_px, resize)
-        return target, hashed, original
+        images[i] = resize_image(with_channels(sample.image, channels), image_size_px, resize)
+        if isinstance(sample.target, np.ndarray):
+            mask = masks.put(i, resize_mask(sample.target, image_size_px, resize))
+            return mask, sample.digest, sample.original
+        return sample.target, sample.digest, sample.original
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
         reading = pool.map(load, range(len(source)))
@@ -90,10 +96,9 @@ def prepare(
         raise UserError("There is no image left that could be read: see audit.allow.")
     targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, DataError)), strict=True)
     ids = [source.ids[i] for i in positions]
-    kept = images if len(positions) == len(source) else images[positions]
     return Samples(
-        read_only(kept),
-        read_only(np.stack(targets)),
+        read_only(_rows(images, positions)),
+        read_only(np.stack(targets) if masks.mapped is None else _rows(masks.mapped, positions)),
         ids,
         list(digests),
         list(originals),
@@ -243,11 +248,42 @@ def _are_whole(paths: Sequence[Path]) -> bool:
     return bool(paths) and not any(is_slice(path) for path in paths)
 
 
-def _allocate(shape: tuple[int, ...]) -> np.ndarray:
-    if np.prod(shape) <= MEMORY_LIMIT_BYTES:
+def _allocate(shape: tuple[int, ...], scratch: Path | None) -> np.ndarray:
+    """Return an array of uint8: in memory, or above MEMORY_LIMIT_BYTES in a file of scratch without a name."""
+    size = math.prod(shape)
+    if size <= MEMORY_LIMIT_BYTES:
         return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:  # removed by the system when the last reader is gone
+    folder = Path(scratch or tempfile.gettempdir())
+    if shutil.disk_usage(folder).free < size:  # else the process would be killed when it writes there
+        raise UserError(f"{folder}: the decoded images take {decimal(size)}, more than is free there.")
+    with tempfile.TemporaryFile(dir=folder) as file:  # removed by the system when the last reader is gone
         return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+class _Masks:
+    """Where masks, of this shape together, are kept: one by one, or above MEMORY_LIMIT_BYTES in a mapped file."""
+
+    def __init__(self, shape: tuple[int, ...], scratch: Path | None) -> None:
+        self.shape, self.scratch, self.lock = shape, scratch, Lock()
+        self.mapped: np.ndarray | None = None
+
+    def put(self, i: int, mask: np.ndarray) -> np.ndarray | None:
+        """Keep mask i: return it, or None where it is in the file."""
+        if math.prod(self.shape) <= MEMORY_LIMIT_BYTES:
+            return mask
+        with self.lock:  # several threads read
+            if self.mapped is None:
+                self.mapped = _allocate(self.shape, self.scratch)
+        self.mapped[i] = mask
+        return None
+
+
+def _rows(array: np.ndarray, positions: Sequence[int]) -> np.ndarray:
+    """Return the rows of an array at ascending positions; they are moved to its front where some are left out."""
+    if len(positions) < len(array):
+        for row, position in enumerate(positions):
+            array[row] = array[position]
+    return array[: len(positions)]
 
 
 def with_channels(image: np.ndarray, channels: int) -> np.ndarray:

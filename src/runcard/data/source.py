@@ -68,7 +68,10 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """A whole data set, decoded and resized, in memory, in read-only arrays: whoever changes pixels copies them."""
+    """A whole data set, decoded and resized, in read-only arrays: whoever changes pixels copies them.
+
+    In memory; images, or masks, above preprocessing.MEMORY_LIMIT_BYTES lie in a file that is mapped into it.
+    """
 
     images: np.ndarray  # (N, H, W, C) uint8
     targets: np.ndarray  # (N,) int64 classes, or (N, H, W) uint8 class maps

@@ -22,7 +22,7 @@ from runcard.explain.shortcut_probe import Finding
 from runcard.figures.charts import curves_figure
 from runcard.fileio import sha256, write_figure
 from runcard.loggers.tensorboard import TensorBoardLogger
-from runcard.runs.reader import Row
+from runcard.runs.folders import Row
 from runcard.runs.writer import Record
 from runcard.training.checkpoint import Checkpoint, load_weights
 from runcard.training.evaluation import evaluate, rows_per_image

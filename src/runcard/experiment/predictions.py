@@ -114,7 +114,7 @@ class PredictionFigures:
         Its name is the id without the suffix of an image file, unless two ids of the data would share it.
         """
         num_classes = len(self.classes)
-        stride = 1 + self.samples.targets[self.val_indices].size // MAX_PR_PIXELS
+        stride = 1 + len(self.val_indices) * self.samples.targets[0].size // MAX_PR_PIXELS
         confusion = np.zeros(num_classes**2, np.int64)
         truth, scores = [np.zeros(0, bool)], [np.zeros(0, np.float32)]
         stems = Counter(map(without_suffix, self.samples.ids))

@@ -13,7 +13,7 @@ from runcard.data.source import Source
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
 from runcard.runs.environment import code_hash
-from runcard.runs.reader import BEST, has_file, lost_files
+from runcard.runs.folders import BEST, has_file, lost_files
 from runcard.runs.run import read_split
 
 

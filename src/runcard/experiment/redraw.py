@@ -19,7 +19,8 @@ from runcard.experiment.predictions import PredictionFigures, first_batch
 from runcard.experiment.setup import make_setup
 from runcard.figures.charts import curves_figure
 from runcard.fileio import inside, write_figure
-from runcard.runs.reader import BEST, file_of, read_metrics, read_run
+from runcard.runs.folders import BEST, file_of, read_metrics
+from runcard.runs.reader import read_run
 from runcard.training.checkpoint import load_weights
 from runcard.training.evaluation import evaluate
 

@@ -22,14 +22,15 @@ from omegaconf import DictConfig
 from runcard.errors import UserError
 from runcard.experiment.sweep import MAX_TRIES, Job, RunSweeper, SweepReporter
 from runcard.experiment.trial import JOURNAL, RUN, Direction, open_journal, open_study, writable
-from runcard.runs.reader import read_metadata
-from runcard.runs.run import Run
+from runcard.runs.folders import read_metadata
 from runcard.runs.search import RESULT, write_result
 from runcard.runs.sweep import LOOK_EVERY_SECONDS, RunState, record_jobs, state_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, Trial
+
+    from runcard.runs.run import Run
 
 DIGITS = 4  # of a proposed number: as many as a person can read in the name of a folder
 NEVER_SEARCHED = ("seed", "dataset", "dataset.split", "dataset.root", "dataset.csv")  # and the keys below the split
@@ -170,6 +171,8 @@ class SearchSweeper(RunSweeper):
 
     def _write_result(self) -> None:
         """Write search.json, where a trial has been completed."""
+        from runcard.runs.run import Run  # imports numpy, for which a command with a misspelled option need not wait
+
         runs = [run for run in self._runs() if run.value is not None]
         if not runs:
             return

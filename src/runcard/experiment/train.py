@@ -1,7 +1,8 @@
-"""The command that trains one config, or with -m a sweep of them: `runcard train`, and train.py of a clone."""
+"""What `runcard train` does with the command line, except for --help: Hydra composes configs, and each is run."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -18,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from runcard.config.compose import extended_config, read_saved_config
-from runcard.config.help import help_text
 from runcard.config.hydra_errors import as_message, is_hydras
-from runcard.config.project import CONF, use_project
+from runcard.config.project import CONF
+from runcard.config.search_path import use_project
 from runcard.config.sweep import chosen_files, relative, remove_if_empty, sweep_arguments
 from runcard.errors import EXIT_USER_ERROR, UserError
 from runcard.experiment.plugins import TRUSTED_BY_HYDRA, use_plugins
@@ -28,19 +29,19 @@ from runcard.experiment.sweep import SweepReporter
 from runcard.experiment.trial import find_trial
 from runcard.runs.search import search_behind
 
+# Python's 700 would search a million objects of the libraries again and again while these are imported: half a second.
+NUM_OBJECTS_BETWEEN_COLLECTIONS = 10_000
 EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 
 
 def main() -> None:
     """Run the configs that the command line composes; exit with 2 at a user's mistake, with 130 at an interrupt."""
+    gc.set_threshold(NUM_OBJECTS_BETWEEN_COLLECTIONS)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once
     signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
     sys.path.append(str(Path.cwd()))  # the user's own modules
     try:
-        if {"-h", "--help"} & set(sys.argv):
-            print(help_text(sys.argv[1:]))
-            sys.exit()
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
         if "TORCHELASTIC_RUN_ID" in os.environ and {"-m", "--multirun"} & set(sys.argv):
             raise UserError("torchrun trains one run. For a sweep: runcard train -m train.devices=…, without torchrun.")

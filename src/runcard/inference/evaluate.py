@@ -34,7 +34,8 @@ from runcard.errors import UserError
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
 from runcard.fileio import digest, write_figure
-from runcard.runs.reader import BEST, LAST, file_of, read_metadata, read_run, run_folders
+from runcard.runs.folders import BEST, LAST, file_of, read_metadata, run_folders
+from runcard.runs.reader import read_run
 from runcard.runs.run import Run
 from runcard.runs.writer import log_evaluation, write_evaluation
 from runcard.stats.calibration import Calibration

@@ -41,7 +41,7 @@ from runcard.inference.dicom_seg import encode_segmentation
 from runcard.inference.inputs import PATTERN, Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction
 from runcard.runs.environment import versions
-from runcard.runs.reader import run_folders
+from runcard.runs.folders import run_folders
 
 RECORD = "predictions.json"
 WRITE_EVERY_SECONDS = 10.0  # how often the record is written, so that an interrupted prediction goes on

@@ -23,7 +23,7 @@ from runcard.config.sweep import folder_name
 from runcard.errors import UserError
 from runcard.fileio import write_json
 from runcard.loggers.tensorboard import write_curves, write_hparams
-from runcard.runs.reader import read_metadata
+from runcard.runs.folders import read_metadata
 from runcard.runs.run import Run
 
 RECORD = "arms.json"  # also marks a folder that may be replaced

@@ -21,7 +21,7 @@ from runcard.config.diff import NON_FUNCTIONAL_KEYS, flatten
 from runcard.errors import UserError
 from runcard.fileio import write_csv
 from runcard.loggers.progress import Progress
-from runcard.runs.reader import Row, read_metrics
+from runcard.runs.folders import Row, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,11 +25,11 @@ import numpy as np
 
 from runcard.errors import UserError
 from runcard.fileio import atomic_write, digest
+from runcard.runs.folders import FILES
 from runcard.runs.run import Array, Images, Run, one_object
 
 FILE = ".index.sqlite"
 MIN_RUNS = 50  # fewer are read as fast without an index
-FILES = ("run.json", "metrics.csv", "per_image.csv", "split.json")
 FRESH_SECONDS = 2.0  # a file changed so recently may change again and keep its time: no file system counts finer
 PART = "\0"  # the key of a reference to a part, a JSON text that runs share
 MIN_PART, MAX_ITEMS = 64, 8  # characters of a part; items of a list that may be parts each

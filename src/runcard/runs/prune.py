@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runcard.fileio import inside
-from runcard.runs.reader import BEST, LAST, run_folders
+from runcard.runs.folders import BEST, LAST, run_folders
 from runcard.runs.sweep import state_of
 
 REMOVED = {  # what to keep of a run -> the file that must be there, and what goes then

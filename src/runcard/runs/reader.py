@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import csv
-import math
-import os
-import re
-import reprlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,26 +13,11 @@ import numpy as np
 from natsort import natsorted
 
 from runcard.errors import UserError, runs_below
-from runcard.fileio import inside, read_csv, read_json
-from runcard.runs.index import FILES, MIN_RUNS, RunIndex, stamp_of
+from runcard.fileio import inside
+from runcard.runs.folders import ASIDE, BEST, read_metadata, run_folders
+from runcard.runs.index import MIN_RUNS, RunIndex, stamp_of
 from runcard.runs.run import PROBABILITY, Run
 from runcard.runs.schema import SCHEMA_VERSION, CompletedRun, faults
-
-Row = dict[str, Any]  # of metrics.csv
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a metrics.csv, epoch and step as int and the rest as float; none where it is absent."""
-    if not path.exists():
-        return []
-    header, rows = read_csv(path)
-    cells = [zip(header, row, strict=True) for row in rows]
-    return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row} for row in cells]
-
-
-BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.ckpt"  # in a run folder
-ASIDE = re.compile(r"\.old\d+$")  # the end of a folder's name that overwrite=true has moved aside
-OWN_FOLDERS = (".hydra", "checkpoints", "figures", "previews")  # of a run: no other run lies below these
 
 
 @dataclass(frozen=True)
@@ -100,25 +81,6 @@ def evaluations_of(found: RunSearch, folder: Path) -> RunSearch:
     return RunSearch(tuple(each for _, each in pairs if each), (*found.left_out, *missing))
 
 
-def run_folders(folder: Path) -> list[Path]:
-    """Return folder where it is a run's, and the run folders below it that overwrite=true has not moved aside."""
-    return natsorted([each for each, files in walk(folder) if is_run(folder, each, files)], key=str)
-
-
-def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folder and all folders below it with the names of their files, but for those that belong to one run."""
-    for path, folders, files in os.walk(folder):
-        if "run.json" in files:
-            folders[:] = [name for name in folders if name not in OWN_FOLDERS]
-        yield Path(path), files
-
-
-def is_run(top: Path, folder: Path, files: Collection[str]) -> bool:
-    """Whether a folder of walk(top), with these files, is a run's; one that is moved aside only where it is top."""
-    here = "run.json" in files and (folder / "run.json").is_file()
-    return here and (folder == top or not ASIDE.search(folder.name))
-
-
 def weights_file(name: str) -> Path:
     """Return the file of weights that train.init_from names: itself, or of a run folder that of the best epoch."""
     path = Path(name).expanduser()
@@ -131,41 +93,6 @@ def weights_file(name: str) -> Path:
         fix = runs_below(path) or " Name a run folder, or a file of weights in that format."
         raise UserError(f"train.init_from: {file}: {fault}.{fix}")
     return file
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """Return run.json, as it stands there. Raises ValueError where it cannot be read."""
-    try:
-        metadata = read_json(folder, "run.json")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"run.json cannot be read ({error})") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"run.json cannot be read (it holds {reprlib.repr(metadata)}, no keys)")
-    return metadata
-
-
-def file_of(folder: Path, name: str) -> Path:
-    """Return a file inside a run folder. Raises UserError where it is missing, or a link that leads elsewhere."""
-    try:
-        path = inside(folder, name)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}.") from None
-    if not path.is_file():
-        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
-    return path
-
-
-def has_file(folder: Path, name: str) -> bool:
-    """Whether a run folder has a file of this name; a link that leads out of the folder is none of its files."""
-    try:
-        return inside(folder, name).is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def lost_files(folder: Path) -> str:
-    """Name the files of a completed run's record that are missing or empty, joined by commas; "" where none is."""
-    return ", ".join(name for name in FILES if not has_file(folder, name) or not (folder / name).stat().st_size)
 
 
 def read_runs(top: Path, folders: Sequence[Path]) -> dict[Path, tuple[Run | None, str]]:

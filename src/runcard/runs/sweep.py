@@ -13,8 +13,8 @@ from natsort import natsorted
 
 from runcard.console import duration
 from runcard.fileio import inside, read_json, write_json
+from runcard.runs.folders import is_run, lost_files, read_metadata, read_metrics, walk
 from runcard.runs.hold import HERE, Holder, holder_of
-from runcard.runs.reader import is_run, lost_files, read_metadata, read_metrics, walk
 
 JOBS = "sweep.json"  # in a sweep's folder: its jobs, so that those that have not begun are known too
 FAILURES = ".failed"  # in a sweep's folder: a file for each job whose last try failed

@@ -21,8 +21,8 @@ from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError, runs_below
 from runcard.fileio import atomic_write, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
+from runcard.runs.folders import file_of, read_metadata
 from runcard.runs.hold import OWN_FILES, Hold
-from runcard.runs.reader import file_of, read_metadata
 from runcard.runs.run import EVALUATIONS, Run
 from runcard.runs.schema import SCHEMA_VERSION, ParentRun, faults
 

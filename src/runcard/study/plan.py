@@ -20,7 +20,8 @@ from runcard.config.schema import parse_config
 from runcard.config.sweep import folder_name
 from runcard.errors import UserError, did_you_mean
 from runcard.fileio import sha256
-from runcard.runs.reader import read_metadata, read_run, run_folders, weights_file
+from runcard.runs.folders import read_metadata, run_folders
+from runcard.runs.reader import read_run, weights_file
 from runcard.runs.schema import StartedRun, faults
 
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's

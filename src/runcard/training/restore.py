@@ -19,7 +19,7 @@ from runcard.data.image_io import FULL_WINDOW, check_window
 from runcard.data.source import Samples
 from runcard.errors import UserError, runs_below
 from runcard.fileio import sha256
-from runcard.runs.reader import BEST, file_of, read_metadata
+from runcard.runs.folders import BEST, file_of, read_metadata
 from runcard.runs.run import Split, read_split
 from runcard.runs.schema import RestoredConfig, RestoredRun, faults
 from runcard.training.checkpoint import read_weights
@@ -110,10 +110,10 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
         wrong = [str(error)]
     if wrong := wrong + [f"config in {BEST}: {fault}" for fault in faults(config, RestoredConfig)]:
         raise UserError(f"{folder}: {wrong[0]}{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}.")
+    check_recorded({key: config[key] for key in ("model", "dataset")}, trust, str(folder))  # what is rebuilt here
     recorded = record.get("best_sha256")  # absent in runs of old versions, and until a run is completed
     if recorded and sha256(path) != recorded:
         raise UserError(f"{path}: damaged or replaced: its SHA-256 is not the one in run.json.")
-    check_recorded({key: config[key] for key in ("model", "dataset")}, trust, str(folder))  # what is rebuilt here
     try:
         model = build("model", config["model"], trust)
     except BUILD_ERRORS as error:  # it was built once: the config or the code is another one now

@@ -77,7 +77,7 @@ def _how(data: Inspected, groups: Sequence[Sequence[int]]) -> str:
 def _near_findings(data: Inspected, known: set[int]) -> Iterator[Finding]:
     """Report near-duplicates; known are the positions of exact duplicates, which are reported already."""
     kept = [i for i in range(len(data.profiles)) if i not in known]
-    thumbs = data.thumbs[kept]
+    thumbs = data.thumbs[kept] if known else data.thumbs
     found = remember(
         data.cache, "near_duplicates", NearDuplicates, lambda: find_near_duplicates(thumbs, SEED), thumbs, SEED
     )

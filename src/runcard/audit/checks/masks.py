@@ -98,8 +98,10 @@ def _repeated(data: Inspected, masks: Sequence[Mask]) -> list[Finding]:
 
 def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
     """Find misaligned masks: all of them (wrong pairing, rotation or flip), or single ones."""
-    thumbs = data.thumbs.copy()
-    thumbs[data.inverted] = 255 - thumbs[data.inverted]  # a fault of the image, not of its mask
+    thumbs = data.thumbs
+    if data.inverted:  # a fault of the image, not of its mask
+        thumbs = thumbs.copy()
+        thumbs[data.inverted] = 255 - thumbs[data.inverted]
     small = np.stack([mask.thumb for mask in masks])
     fit = remember(data.cache, "mask_alignment", Fit | None, lambda: mask_fit(thumbs, small), thumbs, small)
     if fit is None:

@@ -97,10 +97,14 @@ def mask_fit(thumbs: np.ndarray, masks: np.ndarray) -> Fit | None:
     """
     if len(masks) < MIN_IMAGES:
         return None
-    areas = np.stack([_small((mask > 0).astype(np.float32)) for mask in masks])
+    areas = np.empty((len(masks), GRID, GRID), np.float32)
+    for i, mask in enumerate(masks):
+        areas[i] = _small((mask > 0).astype(np.float32))
     shown = np.flatnonzero((np.ptp(areas, axis=(1, 2)) > 0) & (np.ptp(thumbs, axis=(1, 2)) > 0))
-    images, areas = thumbs[shown], areas[shown]
-    if len({area.tobytes() for area in areas}) < MIN_IMAGES:
+    images = thumbs
+    if len(shown) < len(thumbs):
+        images, areas = thumbs[shown], areas[shown]
+    if len({hash(area.tobytes()) for area in areas}) < MIN_IMAGES:
         return None
     looks = _predict(images, areas)
     own = _agreement(looks, areas)
@@ -181,16 +185,22 @@ def _standardised(maps: Array) -> Array:
 
 def _agreement(predicted: Array, areas: Array) -> Array:
     """Compute (N,): the correlation of each prediction with its own mask."""
-    return np.asarray((_standardised(predicted) * _standardised(areas)).sum(axis=1))
+    agreement = np.empty(len(areas), np.float32)
+    for chunk in _chunks(np.arange(len(areas))):
+        agreement[chunk] = (_standardised(predicted[chunk]) * _standardised(areas[chunk])).sum(axis=1)
+    return agreement
 
 
 def _ranks(predicted: Array, areas: Array, own: Array) -> Array:
     """Compute (N,): the share of up to 512 other masks that agree less than an image's own. Ties count half."""
     references = _spread_out(len(areas), MAX_REFERENCES)
-    others = _standardised(predicted) @ _standardised(areas[references]).T - own[:, None]
-    itself = np.isin(np.arange(len(areas)), references)
-    ties = (np.abs(others) <= 1e-5).sum(axis=1) - itself
-    return np.asarray(((others < -1e-5).sum(axis=1) + ties / 2) / (len(references) - itself))
+    masks, ranks = _standardised(areas[references]).T, np.empty(len(areas))
+    for chunk in _chunks(np.arange(len(areas))):
+        others = _standardised(predicted[chunk]) @ masks - own[chunk, None]
+        itself = np.isin(chunk, references)
+        ties = (np.abs(others) <= 1e-5).sum(axis=1) - itself
+        ranks[chunk] = ((others < -1e-5).sum(axis=1) + ties / 2) / (len(references) - itself)
+    return np.asarray(ranks)
 
 
 def _spread_out(num: int, most: int) -> NDArray[np.intp]:
@@ -232,7 +242,9 @@ def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.
     If nearly all masks are right, the position of a pixel helps to predict. The mean of the predictions with and
     without positions is better than either.
     """
-    predicted: Array = np.float32(0.5) * (looks + _predict(images, areas, by_place=True))
+    predicted = _predict(images, areas, by_place=True)
+    predicted += looks
+    predicted *= np.float32(0.5)
     own = _agreement(predicted, areas)
     unit = max(LEAST_LACKING, 1 - float(np.median(own)))
     swaps = _swaps(predicted, areas, own, GAIN_OF_PAIRING * unit)

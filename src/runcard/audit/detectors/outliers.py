@@ -211,7 +211,7 @@ def _edges(thumbs: np.ndarray) -> Array:
 def _statistics(thumbs: np.ndarray) -> Array:
     """Compute (N, 4): mean (0 to 1), log contrast, roughness (log of mean step / contrast), entropy of 16 greys."""
     described = []
-    for thumb in thumbs.astype(np.float64):
+    for thumb in map(np.float64, thumbs):
         contrast = thumb.std() + 0.5
         steps = np.abs(np.diff(thumb, axis=0)).mean() + np.abs(np.diff(thumb, axis=1)).mean() + 0.5
         shares = np.bincount(thumb.astype(np.intp).ravel() // 16, minlength=16) / thumb.size

@@ -39,7 +39,7 @@ MIN_APERTURE = 0.2  # as a share of the image
 MIN_APERTURES = 3  # images with a round aperture; with fewer, apertures are ignored
 FILL_RADIUS_PX = 3  # of the neighbourhood that fills a pixel outside the aperture
 NO_FIT = -1.0  # score of two images that cannot be registered
-CHUNK = 2048  # pairs whose rotations are searched at once
+CHUNK = 2048  # images that are described, or pairs whose rotations are searched, at once
 STRAIGHT_DEGREES = 1.5  # rotations this close to a multiple of 90° are reported as it
 
 
@@ -69,23 +69,26 @@ def looks(thumbs: Bytes, apertures: Bytes | None = None) -> Looks:
     """Describe thumbs (N, S, S), N >= 1, inside their apertures (N, S, S) for comparison; None means everywhere."""
     size = thumbs.shape[-1]
     apertures = np.ones_like(thumbs) if apertures is None else apertures
-    thumbs = np.stack([_filled(*each) for each in zip(thumbs, apertures, strict=True)])
-    small = [cv2.resize(t, (COARSE_PX,) * 2, interpolation=cv2.INTER_AREA) for t in thumbs]
-    coarse = [_band(t, COARSE, _coarse(aperture)) for t, aperture in zip(small, apertures, strict=True)]
-    fine = [_band(t, FINE, aperture) for t, aperture in zip(thumbs, apertures, strict=True)]
     radii = np.linspace(1.5, size / 2 - 1.5, NUM_RINGS)[:, None]
     angles = 2 * np.pi * np.arange(NUM_ANGLES) / NUM_ANGLES
     x, y = (((size - 1) / 2 + radii * way).astype(np.float32) for way in (np.cos(angles), np.sin(angles)))
-    greys = [cv2.remap(_blurred(t.astype(np.float32), 1.0), x, y, cv2.INTER_LINEAR) for t in thumbs]
-    rings = np.array([(grey - grey.mean()) / (grey.std() + 1e-6) for grey in greys], np.float32)
-    return Looks(np.stack(coarse), np.stack(fine), rings, apertures)
+    coarse = np.empty((len(thumbs), COARSE_PX, COARSE_PX), np.uint8)
+    fine, rings = np.empty_like(thumbs), np.empty((len(thumbs), NUM_RINGS, NUM_ANGLES), np.float32)
+    for i, (thumb, aperture) in enumerate(zip(thumbs, apertures, strict=True)):
+        filled = _filled(thumb, aperture)
+        small = cv2.resize(filled, (COARSE_PX,) * 2, interpolation=cv2.INTER_AREA)
+        coarse[i] = _band(np.asarray(small, np.uint8), COARSE, _coarse(aperture))
+        fine[i] = _band(filled, FINE, aperture)
+        grey = cv2.remap(_blurred(filled.astype(np.float32), 1.0), x, y, cv2.INTER_LINEAR)
+        rings[i] = (grey - grey.mean()) / (grey.std() + 1e-6)
+    return Looks(coarse, fine, rings, apertures)
 
 
 def find_apertures(thumbs: Bytes) -> Bytes:
     """Find the apertures (N, S, S) of thumbs (N, S, S), N >= 1; 1 everywhere if fewer than MIN_APERTURES have one."""
     num_round = sum(not find_aperture(thumb, ROUND_PX).all() for thumb in thumbs)
     if num_round < MIN_APERTURES:
-        return np.ones_like(thumbs)
+        return np.broadcast_to(np.uint8(1), thumbs.shape)  # takes no memory
     return np.stack([find_aperture(thumb, CUT_PX) for thumb in thumbs])
 
 
@@ -142,6 +145,10 @@ def descriptors(rings: Floats) -> Floats:
     A rotation adds the same phase to a frequency in every ring, and mirroring negates all phases. So the means, the
     magnitudes and the cosines of phase differences are invariant. Square roots weaken dominant frequencies.
     """
+    return np.concatenate([_described(rings[start : start + CHUNK]) for start in range(0, len(rings), CHUNK)])
+
+
+def _described(rings: Floats) -> Floats:
     waves = np.fft.rfft(rings, axis=2)[:, :, :NUM_FREQUENCIES] / NUM_ANGLES
     magnitudes = np.sqrt(np.abs(waves[:, :, 1:]))
     low = waves[:, :, 1 : NUM_PHASES + 1]

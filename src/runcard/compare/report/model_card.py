@@ -28,7 +28,7 @@ from runcard.compare.report.claim import CHECKLIST, SOURCE
 from runcard.compare.report.tables import cell, number
 from runcard.console import counted, duration
 from runcard.fileio import sha256
-from runcard.runs.reader import BEST, has_file
+from runcard.runs.folders import BEST, has_file
 from runcard.runs.run import Run
 from runcard.stats.mrmc import MIN_UNITS
 
