@@ -32,8 +32,8 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Samples, str]]:
     seen = []
     make_setup = session.make_setup
 
-    def spy(*arguments):
-        setup = make_setup(*arguments)
+    def spy(*arguments, **named):
+        setup = make_setup(*arguments, **named)
         seen.append((setup.data.samples, digest(setup.data.samples)))
         return setup
 

@@ -34,6 +34,7 @@ TWO = "train.devices=2"
 # 16 training images in batches of 5: the last batch is a single image, and one rank has none of it.
 EXACT = (*TINY, "dataset.num_images=21", "train.batch_size=5", "optimizer=sgd", "optimizer.lr=0.05", "record=lean")
 LONG = (*TINY, "train.epochs=2000", "train.pictures=0", "record=lean")
+SMOOTH = ("loss", "bce", "grad_norm", "lr", "prob_")
 TIMES = ("seconds", "images_per_second")
 
 
@@ -52,7 +53,10 @@ def same_numbers(rows: list[dict[str, str]], others: list[dict[str, str]]) -> No
     for row, other in zip(rows, others, strict=True):
         for key, value in row.items():
             try:
-                assert float(value) == pytest.approx(float(other[key]), rel=2e-4, abs=2e-5), key
+                one_pixel = 0.0 if any(name in key for name in SMOOTH) else 2e-3  # of a count, on the other side of 0.5
+                # One thread and two differ by 2e-4 in a loss, 2 % in a norm: batch norm of one image of 2 × 2 px.
+                rel = 0.03 if key == "grad_norm" else 1e-3
+                assert float(value) == pytest.approx(float(other[key]), rel=rel, abs=2e-5 + one_pixel), key
             except ValueError:
                 assert value == other[key], key
 

@@ -531,7 +531,7 @@ def test_interrupted_is_uninterrupted(tmp_path):
         train(tmp_path / "setup", *busy, change=fails_in_epoch_3)
     resumed = train(tmp_path / "setup", *busy)
     assert equal(whole.weights(), resumed.weights())
-    assert whole.state == resumed.state
+    assert replace(whole.state, rows=[]) == replace(resumed.state, rows=[])
     for name in ("epoch", "step", "lr", "train/loss", "val/loss", "val/dice", "grad_norm"):
         assert whole.column(name) == resumed.column(name)
 
