@@ -12,7 +12,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import current_thread, main_thread
 from types import FrameType
@@ -63,13 +63,14 @@ def atomic_write(path: Path, previous: Path | None = None) -> Iterator[Path]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Let a rename in folder survive a power cut, where the system can."""
+    """Let a rename in folder survive a power cut, where the system can; the file itself is whole in any case."""
     if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with suppress(OSError):  # network drives cannot, and the rename is done
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 @contextmanager

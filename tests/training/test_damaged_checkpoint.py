@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,16 @@ def test_ctrl_c_while_a_checkpoint_is_written_is_an_interrupt(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(State(2, 2, 0.5, 1))
     assert checkpoint.resume().epoch == 2, "the write was finished first"
+
+
+def test_a_folder_that_cannot_be_flushed_fails_no_write(tmp_path, monkeypatch):
+    """Some network drives answer EINVAL to the fsync of a folder, when the file has its name already."""
+    original = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        original(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert saved(tmp_path, 1, 1).resume().epoch == 2
