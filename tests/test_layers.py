@@ -18,7 +18,7 @@ MODULES = {
 }
 # Packages and top-level modules from the bottom up: each imports only from itself and from the lines before its own.
 LAYERS = (
-    ("errors",),
+    ("errors", "interrupts"),
     ("console", "seeding", "figures"),
     ("fileio",),
     ("caching",),
