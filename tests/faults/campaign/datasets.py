@@ -16,6 +16,7 @@ from campaign.processes import Command
 from campaign.trials import EQUAL, FAILED, REFUSED, Result, Trial, fault_of, rng
 
 NUMBER = 100
+MAX_SECONDS = 60.0
 MAX_LINES = 60  # all faulty files of a data folder are listed together
 TRAIN = ("dataset.image_size_px=16", "model.base=2", "train.epochs=1", "train.batch_size=4", "train.accelerator=cpu")
 TRAIN += ("train.precision=32", "train.pictures=0", "record=lean", "train.explain_images=0")
@@ -123,7 +124,7 @@ def _try(command: str, kind: tuple[str, ...], odd: list[str], draw: Random) -> R
             if any(data.rglob("*.png")):
                 ODDITIES[name](data, draw)
         more = (*TRAIN, *kind, "run_dir=run") if command == "train" else kind
-        ended = Command(command, *more, folder=Path(place)).wait()
+        ended = Command(command, *more, folder=Path(place)).wait(MAX_SECONDS)
         if wrong := fault_of(ended, codes=(0, 2) if command == "train" else (0, 1, 2), max_lines=MAX_LINES):
             return Result(FAILED, wrong)
         return Result(REFUSED, ended.stderr) if ended.returncode else Result(EQUAL)

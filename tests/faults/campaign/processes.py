@@ -26,7 +26,7 @@ from campaign.events import Events, Fault
 
 ROOT = Path(__file__).parents[3]
 MAX_SECONDS = 120.0  # of a command: one that takes longer hangs
-MAX_MEMORY_BYTES = 24 * 2**30  # of addresses, most of which is mapped libraries
+MAX_MEMORY_BYTES = 10 * 2**30  # of addresses, most of which is mapped libraries
 OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "altair", "vl_convert", "pytorch_grad_cam", "safetensors.torch")
 
 
@@ -97,8 +97,11 @@ class Command:
 
     def wait_until(self, seconds: float) -> bool:
         """Wait until this time after the start; whether the command has ended by then."""
-        left = max(0.0, self._started + seconds - time.monotonic())
-        return bool(select.select([self._descriptor], [], [], left)[0])
+        return self.wait_for(self._started + seconds - time.monotonic())
+
+    def wait_for(self, seconds: float) -> bool:
+        """Wait some time; whether the command has ended by then."""
+        return bool(select.select([self._descriptor], [], [], max(0.0, seconds))[0])
 
     def wait(self, max_seconds: float = MAX_SECONDS) -> Ended:
         """Wait for the end; a command that does not come to it is killed."""

@@ -24,8 +24,8 @@ def trials(seed: int) -> Iterator[Trial]:
             delays = [rng(seed, "several", name, i, j).uniform(0, 1) for j in range((2, 4)[i % 2])]
             yield Trial(f"{name}, {len(delays)} processes {i}", partial(_together, SCENARIOS[name], delays))
     for i in range(LOST):
-        share = rng(seed, "several", "lost", i).uniform(0, 2)
-        yield Trial(f"segmentation, lost loader {i}", partial(_lose_loader, SCENARIOS["segmentation"], share))
+        delay = rng(seed, "several", "lost", i).uniform(0, 0.3)
+        yield Trial(f"segmentation, lost loader {i}", partial(_lose_loader, SCENARIOS["segmentation"], delay))
 
 
 def _together(scenario: Scenario, delays: list[float]) -> Result:
@@ -51,13 +51,13 @@ def _together(scenario: Scenario, delays: list[float]) -> Result:
         return Result(REFUSED if 2 in codes else EQUAL, f"exit codes {codes}")
 
 
-def _lose_loader(scenario: Scenario, share: float) -> Result:
-    """Kill a loader process; the run says so, or goes on without it, and the same command finishes."""
-    seconds = undisturbed(scenario.name).ended.seconds
+def _lose_loader(scenario: Scenario, delay: float) -> Result:
+    """Kill the first loader process, delay seconds after it was there; the same command finishes."""
     with workplace(scenario) as folder:
         command = Command(*scenario.argv, "train.num_workers=2", folder=folder)
-        command.wait_until(share * seconds)
-        loaders = _children(command.pid)
+        while not (loaders := _children(command.pid)) and not command.wait_for(0.01):
+            pass
+        command.wait_for(delay)
         for pid in loaders[:1]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

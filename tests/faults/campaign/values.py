@@ -31,6 +31,7 @@ def trials(seed: int) -> Iterator[Trial]:
     """Yield trials with one or two overrides, drawn from the keys and groups of a config and from odd values."""
     config = run_json(trained("masks_lean") / "run")["config"]
     keys = [key for key in flatten(config) if not key.startswith(OF_PLACES)]
+    keys = [key for key in keys if not key.endswith("_target_")] + ["model._target_", "loss._target_"]
     for i in range(NUMBER):
         draw = rng(seed, "values", i)
         overrides = []
@@ -38,7 +39,7 @@ def trials(seed: int) -> Iterator[Trial]:
             if draw.random() < 0.1:
                 overrides.append(f"{draw.choice(GROUPS)}={draw.choice(FILES)}")
             else:
-                sign = draw.choice(("", "", "", "+", "++", "~"))
+                sign = draw.choice((*8 * ("",), "+", "++", "~"))
                 value = draw.choice(draw.choice((NUMBERS, TEXTS, OTHERS)))
                 overrides.append(f"{sign}{draw.choice(keys)}" + ("" if sign == "~" else f"={value}"))
         yield Trial(f"{i}: {' '.join(overrides)[:150]}", partial(_train, overrides))
