@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint format types check tensorboard bench peers simulate golden rerun clean
+.PHONY: help setup demo lab test lint format types check tensorboard bench peers simulate faults golden rerun clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -65,6 +65,10 @@ peers: .peers/.ready  ## Measure our training step against Lightning, MONAI and 
 
 simulate: $(READY)  ## Measure how often verdicts err, on data whose truth is known
 	$(BIN)/python benchmarks/inference.py
+
+faults: $(READY)  ## Inject thousands of faults into the real commands, and write their table into docs/reliability.md
+	OMP_NUM_THREADS=1 NO_ALBUMENTATIONS_UPDATE=1 PYTHONPATH=tests:tests/faults $(BIN)/python -m campaign --jobs 2 \
+	  --page docs/reliability.md $(ARGS)
 
 golden: $(READY)  ## Write the golden loss trace anew, after a change that is meant to change numbers
 	$(BIN)/python tests/golden/regenerate.py

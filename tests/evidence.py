@@ -20,9 +20,11 @@ TIMES = ("seconds", "images_per_second")
 def numbers(folder: Path) -> dict[str, Any]:
     """Return the rows of metrics.csv without its times, per_image.csv, the best weights and the last checkpoint."""
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_csv(folder / "metrics.csv")]
-    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-    kept = {key: last[key] for key in ("model", "optimizer", "scheduler")}
-    kept["state"] = {key: value for key, value in last["state"].items() if key != "rows"}
+    kept: dict[str, Any] = {}
+    if (path := folder / "checkpoints" / "last.ckpt").exists():  # not in a lean record
+        last = torch.load(path, weights_only=True)
+        kept = {key: last[key] for key in ("model", "optimizer", "scheduler")}
+        kept["state"] = {key: value for key, value in last["state"].items() if key != "rows"}
     return {
         "metrics.csv": rows,
         "per_image.csv": read_csv(folder / "per_image.csv"),

@@ -120,6 +120,24 @@ COMMANDS = (
 )
 
 
+def forge(run: Path, key: str, value: object) -> Path:
+    """Replace a value wherever the config of a run folder stands, and the checksums with it; return the folder."""
+    record = json.loads((run / "run.json").read_text())
+    weights, file = run / "checkpoints" / "best.safetensors", run / ".hydra" / "config.yaml"
+    saved = yaml.safe_load(file.read_text())
+    for config in (record["config"], saved):
+        *above, name = key.split(".")
+        for step in above:
+            config = config[step]
+        config[name] = value
+    file.write_text(json.dumps(saved))
+    save_file(load_file(weights), weights, metadata={"config": json.dumps(record["config"])})
+    record["best_sha256"] = sha256(weights)  # who forges the one forges the other
+    record["sha256"][".hydra/config.yaml"] = sha256(file)
+    (run / "run.json").write_text(json.dumps(record))
+    return run
+
+
 @pytest.fixture
 def hostile_run(stranger, trained_runs):
     """Return a function that makes the stranger's folder a run, and replaces a value wherever its config stands."""
@@ -127,22 +145,7 @@ def hostile_run(stranger, trained_runs):
     (stranger.parents[1] / "images").mkdir()
     shutil.copy(next((stranger / "previews").glob("*.png")), stranger.parents[1] / "images")
 
-    def replace(key: str, value: object) -> Path:
-        record = json.loads((stranger / "run.json").read_text())
-        weights = stranger / "checkpoints" / "best.safetensors"
-        saved = yaml.safe_load((stranger / ".hydra" / "config.yaml").read_text())
-        for config in (record["config"], saved):
-            *above, name = key.split(".")
-            for step in above:
-                config = config[step]
-            config[name] = value
-        (stranger / ".hydra" / "config.yaml").write_text(json.dumps(saved))
-        save_file(load_file(weights), weights, metadata={"config": json.dumps(record["config"])})
-        record["best_sha256"] = sha256(weights)  # who forges the one forges the other
-        (stranger / "run.json").write_text(json.dumps(record))
-        return stranger
-
-    return replace
+    return lambda key, value: forge(stranger, key, value)
 
 
 def all_commands(runcard_command, run: Path, expected: str, but: tuple[str, ...] = ()) -> None:
@@ -161,6 +164,15 @@ NOT_OF_LOSS = ("predict", "explain", "export", "audit")
 def test_no_command_builds_it(runcard_command, hostile_run, key, but, target):
     run = hostile_run(f"{key}._target_", target)
     all_commands(runcard_command, run, target, but)
+
+
+@pytest.mark.parametrize("key", ["model", "dataset", "loss", "metric.scores.accuracy", "optimizer"])
+def test_verify_builds_nothing_of_it(runcard_command, hostile_run, key):
+    run = hostile_run(f"{key}._target_", "os.system")
+    for options in ([], ["--no-data"], ["--retrain", "1"]):
+        code, _, err = runcard_command("verify", run, *options)
+        assert (code, len(err.splitlines()) <= 4) == (2, True), err
+        assert f"{key}._target_: os.system is not an object of a trusted package" in err
 
 
 def test_dataset_node_with_all_its_arguments(runcard_command, hostile_run, stranger):

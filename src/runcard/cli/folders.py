@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, app
+from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, TRUST, app
 from runcard.cli.conclusions import find_arms, study_folder
 from runcard.console import counted, print_table
 from runcard.errors import UserError, check_config_choice
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PANEL = "Look after runs"
 CACHES = ("features", "audit", "images")
+MAX_DAMAGED = 3  # runs that a message names
 
 
 @app.command(rich_help_panel=PANEL)
@@ -55,6 +56,34 @@ def status(
         time.sleep(LOOK_EVERY_SECONDS)
     if any(state.exit_code for state in states):
         raise typer.Exit(EXIT_FOUND)
+
+
+@app.command(rich_help_panel=PANEL)
+def verify(
+    runs: Annotated[list[str], typer.Argument(help="run folders, sweeps or patterns: outputs/run", show_default=False)],
+    data: Annotated[
+        bool, typer.Option("--data/--no-data", help="evaluate the weights again on the run's images")
+    ] = True,
+    retrain: Annotated[int | None, typer.Option(min=1, help="train so many epochs again, and compare them")] = None,
+    root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+) -> None:
+    """Check that completed runs are whole, and that their numbers follow from their weights. Exits with 2 otherwise."""
+    from runcard.experiment.verify import DAMAGED, Options, verify_run
+    from runcard.runs.reader import find_folders
+
+    options, damaged, folders = Options(data, retrain, root, trust or []), [], list(find_folders(runs))
+    for folder in folders:
+        print(folder, flush=True)
+        bad = []
+        for check in verify_run(folder, options):
+            print(f"  {check.verdict:12} {check.name:11} {check.text}", flush=True)
+            bad += [check.name] if check.verdict == DAMAGED else []
+        if bad:
+            damaged.append(f"{folder}: damaged: {', '.join(bad)}")
+    if damaged:
+        more = [f"and {len(damaged) - MAX_DAMAGED} more"] if len(damaged) > MAX_DAMAGED else []
+        raise UserError("\n".join([*damaged[:MAX_DAMAGED], *more]))
 
 
 @app.command(rich_help_panel=PANEL)

@@ -28,6 +28,7 @@ from runcard.training.checkpoint import Checkpoint, load_weights
 from runcard.training.evaluation import evaluate, rows_per_image
 from runcard.training.types import Evaluation, State
 
+RECORDED = ("metrics.csv", "per_image.csv", "split.json", ".hydra/config.yaml", ".hydra/overrides.yaml")
 LOSS_TOLERANCE = 0.01  # relative, where arithmetic is not bit-exact: bfloat16 rounds to 0.4 %
 
 
@@ -88,6 +89,7 @@ def write_results(
         "last": {"epoch": state.epoch, "values": _values(last)},
         "best": {"epoch": state.best_epoch, "monitor": name, "value": state.best, "values": _values(best)},
         "best_sha256": sha256(checkpoint.best),  # by which a reader sees that the file is what it was
+        "sha256": {name: sha256(folder / name) for name in RECORDED},
         "shortcut": [finding.to_json() for finding in findings],
     }
 

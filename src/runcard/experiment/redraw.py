@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from runcard.config.compose import read_saved_config
-from runcard.config.saved import HARMLESS
-from runcard.config.schema import check_recorded, parse_config, to_plain
-from runcard.data.datamodule import open_source
-from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
 from runcard.experiment.finalize import explain_validation, positive_title
 from runcard.experiment.predictions import PredictionFigures, first_batch
-from runcard.experiment.setup import make_setup
+from runcard.experiment.restored import open_data, restored_setup, trusted_config
 from runcard.figures.charts import curves_figure
 from runcard.fileio import inside, write_figure
 from runcard.runs.folders import BEST, file_of, read_metrics
@@ -35,23 +30,15 @@ def draw_figures(folder: Path, root: Path | None, trust: Sequence[str], console:
     run, reason = read_run(folder)
     if run is None:
         raise UserError(f"{folder}: {reason}")
-    cfg = saved.config
-    cfg.trust = list(trust)  # a config read from a run folder trusts nobody by itself
-    if root:
-        if OmegaConf.select(cfg, "dataset.root") is None:
-            raise UserError(f"--root: the data of {folder} are not files ({cfg.dataset._target_}).")
-        cfg.dataset.root = str(root)
-    check_recorded(to_plain(cfg, resolve=False), trust, str(folder), HARMLESS)
-    config, _ = parse_config(cfg, f"{folder}: ")
+    cfg = trusted_config(folder, saved, trust)
     for name in ("figures", "previews"):
         try:
             inside(folder, name)
         except ValueError as error:
             raise UserError(f"{folder}: {error}. Remove that link.") from None
-    setup = make_setup(cfg, config, open_source(config.dataset, config.trust), saved.choices, begins=False)
-    samples, rows, best = setup.data.samples, read_metrics(folder / "metrics.csv"), run.metadata["best"]
-    if data_fingerprint(setup.data.split, samples.ids, samples.digests) != run.metadata["data"]:
-        raise UserError(f"{folder}: the images are not those it was made of. Name their folder: --root …")
+    config, source = open_data(folder, cfg, root)
+    setup = restored_setup(run, cfg, config, source, saved.choices)
+    rows, best = read_metrics(folder / "metrics.csv"), run.metadata["best"]
     load_weights(file_of(folder, BEST), setup.model)
     val = evaluate(setup.network, setup.loss, setup.metrics, setup.loaders.val)
     write_figure(folder / "figures" / "first_batch.png", first_batch(setup))

@@ -52,6 +52,11 @@ from runcard.training.types import Evaluation, Logger, Saver, State
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
+LOADER_LOST = (
+    "train.num_workers: a loader process was lost; the system may have killed it for its memory. The same command goes "
+    "on after epoch {epoch}; train.num_workers=0 needs no such processes."
+)
+
 
 def train_experiment(
     cfg: DictConfig,
@@ -198,6 +203,8 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
             raise UserError(f"{record.folder}: the disk is full. Free some space and try again.") from None
         if isinstance(error, torch.OutOfMemoryError):
             raise UserError(OUT_OF_MEMORY) from None
+        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+            raise UserError(LOADER_LOST.format(epoch=checkpoint.epoch)) from None
         raise
     except KeyboardInterrupt as stop:
         how = "stopped by SIGUSR1" if isinstance(stop, StopAfterEpoch) else "interrupted"

@@ -13,7 +13,7 @@ import numpy as np
 from natsort import natsorted
 
 from runcard.errors import UserError, runs_below
-from runcard.fileio import inside
+from runcard.fileio import inside, sha256
 from runcard.runs.folders import ASIDE, BEST, read_metadata, run_folders
 from runcard.runs.index import MIN_RUNS, RunIndex, stamp_of
 from runcard.runs.run import PROBABILITY, Run
@@ -163,6 +163,10 @@ def _faults_of_files(run: Run) -> Iterator[str]:
     measured |= {name for name in run.images().values if not name.startswith(PROBABILITY)}
     if unknown := sorted(name for name in measured if metadata["better"].get(name) not in ("max", "min")):
         yield f"run.json: better says neither max nor min of {unknown[0]}"
+    for name in ("metrics.csv", "per_image.csv", "split.json"):
+        recorded = metadata.get("sha256", {}).get(name)  # absent in runs of older versions
+        if recorded and sha256(inside(run.folder, name)) != recorded:
+            yield f"{name}: damaged or replaced: its SHA-256 is not the one in run.json"
 
 
 def _glob(pattern: Path) -> Iterable[Path]:

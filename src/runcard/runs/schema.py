@@ -169,6 +169,7 @@ class CompletedRun(Part):
     left_out: dict[str, Any] | None = None
     evaluation: _Evaluation = Field(default=None)  # type: ignore[assignment]  # absent, not null, in a run
     search: _Search | None = None  # of a trial of a search, and of a run whose config a search chose
+    sha256: dict[str, str] = {}  # of the files of the record; absent in runs of before they were kept
     features: _Features | None = None  # of a run that trained on the cached features of a frozen backbone
 
 

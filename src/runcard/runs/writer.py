@@ -199,7 +199,8 @@ def write_evaluation(
                 shutil.copyfile(file_of(run.folder, name), temporary)
     # What was trained on distinguishes runs that are measured on the same images.
     config = {**run.metadata["config"], "trained_on": run.metadata["data"]["hash"]}
-    write_json(folder / "run.json", {**run.metadata, "config": config, **metadata})
+    own = {key: value for key, value in run.metadata.items() if key != "sha256"}  # of the run's own files
+    write_json(folder / "run.json", {**own, "config": config, **metadata})
 
 
 def log_evaluation(run: Run, folder: Path, data: str, num_images: int, data_hash: str) -> None:
