@@ -19,7 +19,7 @@ MODULES = {
 # Packages and top-level modules from the bottom up: each imports only from itself and from the lines before its own.
 LAYERS = (
     ("errors", "interrupts"),
-    ("console", "seeding", "figures"),
+    ("console", "figures"),
     ("fileio",),
     ("caching",),
     ("config", "stats", "models", "losses", "metrics", "transforms"),

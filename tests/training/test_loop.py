@@ -29,7 +29,7 @@ from runcard.experiment.setup import ExperimentSetup
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.losses.dice import DiceLoss
-from runcard.runs.reader import read_run
+from runcard.runs.run import Run
 from runcard.training.checkpoint import Checkpoint, read_weights
 from runcard.training.evaluation import columns, evaluate, losses_of_images, probabilities
 from runcard.training.loop import train_mode
@@ -349,8 +349,7 @@ def test_epochs_that_are_not_evaluated_are_trained_as_the_others(tmp_path):
 def test_a_run_of_few_evaluations_is_complete(run_config, capsys):
     settings = (*TINY, "train.eval_every=2", "train.log_every_steps=9")
     folder = run_config("run", *settings, "train.epochs=5", drawn=True)
-    run, reason = read_run(folder)
-    assert run, reason
+    run = Run(folder, run_json(folder))
     assert run.evaluated.tolist() == [False, True, False, True, True]
     assert [line.count("val/loss") for line in capsys.readouterr().out.splitlines() if "images/s" in line] == [
         0,

@@ -21,8 +21,8 @@ from torchmetrics import MetricCollection
 from runcard import interrupts
 from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Batch, Loaders
+from runcard.data.seeding import seed_epoch
 from runcard.errors import UserError
-from runcard.seeding import seed_epoch
 from runcard.training.evaluation import columns, evaluate
 from runcard.training.ranks import Ranks, is_synchronized
 from runcard.training.types import Logger, Loss, Monitor, Saver, Schedule, State
