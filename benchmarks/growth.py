@@ -7,8 +7,8 @@
 Each measurement is a process of its own.
 
 images: PNG of 64 px with masks; the whole command train.py with every check of the audit, on a U-Net base 4 that trains
-and evaluates 20 batches of 8, so that what grows is the start. At first nothing is kept, then decoded images and
-results of the audit. Memory is RssAnon, which the system cannot take back (Linux).
+and evaluates two batches, so that only the start grows. At first nothing is kept; again, decoded images and results of
+the audit are. Memory is RssAnon, which the system cannot take back (Linux).
 pixels: a U-Net base 8, batches of 8; see peers.py.
 workers: a U-Net base 8 at 128 px on 160 training images; images/s of the training part of an epoch, as metrics.csv has
 it, without the first, which starts the processes.
@@ -39,16 +39,22 @@ CONSOLE = Console(soft_wrap=True, highlight=False)
 
 def images() -> None:
     """Print seconds and memory of the start, by the number of images."""
-    rows = []
+    options = ["dataset.image_size_px=64", "train.limit_batches=2", "train.accelerator=cpu"]
+    rows: dict[str, list[list[str]]] = {"first": [], "again": []}
+    before: dict[str, tuple[int, float]] = {}  # the number of images and the seconds of the row above
     for count in COUNTS:
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "data"
             make_pairs(data, count)
-            for start in ("first", "again"):
-                seconds, gib = train(data, Path(folder) / start, "dataset.image_size_px=64", "train.accelerator=cpu")
-                rows.append([f"{count:,}", start, f"{seconds:.1f}", f"{1000 * seconds / count:.1f}", f"{gib:.2f}"])
+            for start, of_start in rows.items():
+                seconds, gib = train(data, Path(folder) / start, *options)
                 print(f"{count:,} images, {start}: {seconds:.1f} s", flush=True)
-    print_table(CONSOLE, ["images", "start", "seconds", "ms per image", "peak memory, GiB"], rows)
+                fewer, shorter = before.get(start, (0, 0.0))
+                further = f"{1000 * (seconds - shorter) / (count - fewer):.1f}" if fewer else ""
+                of_start.append([f"{count:,}", start, f"{seconds:.1f}", further, f"{gib:.2f}"])
+                before[start] = count, seconds
+    columns = ["images", "start", "seconds", "ms per further image", "peak memory, GiB"]
+    print_table(CONSOLE, columns, [*rows["first"], *rows["again"]])
 
 
 def pixels() -> None:
@@ -56,7 +62,7 @@ def pixels() -> None:
     rows = []
     for size_px in SIZES_PX:
         values: dict[str, list[float]] = {"Runcard": [], "the best bare loop": []}
-        for _ in range(ROUNDS if size_px < 1024 else 1):
+        for _ in range(ROUNDS if size_px <= 256 else 1):
             for who, rates in values.items():
                 rates.append(rate(who, "unet-8", size_px))
                 print(f"{size_px} px  {who}: {rates[-1]:.2f} images/s", flush=True)
