@@ -144,9 +144,8 @@ def write_images(folder: Path, number: int = 3) -> None:
 
 @cache
 def trained(name: str) -> Path:
-    """Train a run once, and return the folder in which it is run/: masks, masks_lean, classes or interrupted."""
-    folder = Path(tempfile.mkdtemp(prefix="trained-"))
-    _kept.append(folder)
+    """Train a run once, and return the folder in which it is run/."""
+    folder = keep_folder("trained-")
     argv = {
         "masks": SEGMENTATION,
         "masks_lean": (*SEGMENTATION, "record=lean"),
@@ -162,8 +161,14 @@ def trained(name: str) -> Path:
 _kept: list[Path] = []
 
 
-def remove_trained() -> None:
-    """Remove what trained() has made."""
+def keep_folder(prefix: str) -> Path:
+    """Make a folder that stays until the end of the campaign."""
+    _kept.append(Path(tempfile.mkdtemp(prefix=prefix)))
+    return _kept[-1]
+
+
+def remove_kept() -> None:
+    """Remove these folders."""
     for folder in _kept:
         shutil.rmtree(folder, ignore_errors=True)
 
