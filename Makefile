@@ -51,8 +51,9 @@ check: lint types test  ## All that CI runs
 tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs
 
-bench: $(READY)  ## Measure our epoch against bare loops
-	$(BIN)/python benchmarks/epoch.py
+WHAT ?= epoch
+bench: $(READY)  ## Measure our epoch against bare loops, or by name: make bench WHAT=growth ARGS=images
+	$(BIN)/python benchmarks/$(WHAT).py $(ARGS)
 
 .peers/.ready: $(READY) benchmarks/peers.txt
 	$(PYTHON) -m venv .peers

@@ -36,13 +36,18 @@ def make_pairs(folder: Path, num_images: int) -> None:
         cv2.imwrite(str(folder / "Mask" / f"{i:06}.png"), mask.astype(np.uint8) * 255)
 
 
-def train(data: Path, run: Path) -> tuple[float, float]:
-    """Train for 20 batches; return the seconds and the largest RssAnon in GiB."""
+def train(data: Path, run: Path, *arguments: str) -> tuple[float, float]:
+    """Train for 20 batches of data; return the seconds and the largest RssAnon in GiB."""
     caches = [f"{section}.cache_dir={data.parent / section}" for section in ("images", "audit")]
     options = ["model.base=4", "train.epochs=1", "train.limit_batches=20", "train.pictures=1", "images.cache_gb=null"]
     config = ["dataset=image_mask", f"dataset.root={data}", "dataset.image_size_px=256", f"run_dir={run}"]
+    return measured([*config, *caches, *options, *arguments])
+
+
+def measured(arguments: list[str]) -> tuple[float, float]:
+    """Run train.py; return the seconds and the largest RssAnon in GiB."""
     began, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen([sys.executable, TRAIN, *config, *caches, *options], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, TRAIN, *arguments], stdout=subprocess.DEVNULL)
     while process.poll() is None:
         status = Path(f"/proc/{process.pid}/status").read_text()
         if found := re.search(r"RssAnon:\s+(\d+)", status):

@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".peers" / "bin" / "python"  # made by make peers
 NETWORKS = {"unet-8": 256, "unet-16": 256, "unet-32": 256, "vgg16-8": 128, "vgg16-64": 128}  # name-base -> pixels
+WITHOUT_PEERS = ("Runcard", "the best bare loop", "plain PyTorch")  # all others need what make peers installs
 BATCH, WARM_UP, STEPS = 8, 3, 8
 MEASURE = "--measure"
 Tick = Callable[[], None]  # is called after each step
@@ -40,13 +41,7 @@ def main() -> None:
     rates: dict[tuple[str, str], list[float]] = {(network, who): [] for network in networks for who in peers}
     for _ in range(rounds):
         for network, who in rates:
-            python = sys.executable if who == "Runcard" else str(PEERS)
-            command = [python, __file__, MEASURE, who, network]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(f"{who}, {network}:\n{done.stderr}")
-            rates[network, who].append(json.loads(done.stdout.splitlines()[-1]))
+            rates[network, who].append(rate(who, network, NETWORKS[network]))
             print(f"{network}  {who}: {rates[network, who][-1]:.2f} images/s", flush=True)
     rows = []
     for (network, who), values in rates.items():
@@ -57,11 +52,22 @@ def main() -> None:
     print_table(console, ["network", "trained by", "images/s", "Runcard / this"], rows)
 
 
-def measure(train: Callable[[str, int, int, Tick], None], network: str) -> float:
+def rate(who: str, network: str, size_px: int) -> float:
+    """Return the images per second of a peer, measured in a process of its own."""
+    python = sys.executable if who in WITHOUT_PEERS else PEERS
+    command = [python, __file__, MEASURE, who, network, str(size_px)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{who}, {network}, {size_px} px:\n{done.stderr}")
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(train: Callable[[str, int, int, Tick], None], network: str, size_px: int) -> float:
     """Return the images per second of a way to train."""
     ticks: list[float] = []
     name, _, base = network.partition("-")
-    train(name, int(base), NETWORKS[network], lambda: ticks.append(perf_counter()))
+    train(name, int(base), size_px, lambda: ticks.append(perf_counter()))
     steps = [after - before for before, after in zip(ticks[WARM_UP - 1 :], ticks[WARM_UP:], strict=False)]
     assert len(steps) >= STEPS, len(ticks)
     return BATCH / statistics.median(steps[:STEPS])
@@ -258,7 +264,7 @@ MEASURED: dict[str, Callable[[str, int, int, Tick], None]] = {
 
 if __name__ == "__main__":
     if MEASURE in sys.argv:
-        who, network = sys.argv[-2:]
-        print(json.dumps(measure(MEASURED[who], network)))
+        who, network, size_px = sys.argv[-3:]
+        print(json.dumps(measure(MEASURED[who], network, int(size_px))))
     else:
         main()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runcard.training.checkpoint import read_weights
 
@@ -36,6 +37,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Return the rows as text, so that the last bit of a number counts."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return {tag: [(step, value), …]} as TensorBoard reads them."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def run_json(folder: Path) -> dict[str, Any]:

@@ -18,8 +18,8 @@ MODULES = {
 }
 # Packages and top-level modules from the bottom up: each imports only from itself and from the lines before its own.
 LAYERS = (
-    ("errors",),
-    ("console", "seeding", "figures"),
+    ("errors", "interrupts"),
+    ("console", "figures"),
     ("fileio",),
     ("caching",),
     ("config", "stats", "models", "losses", "metrics", "transforms"),

@@ -7,8 +7,7 @@ import time
 
 import pytest
 from conftest import TINY, blank_figures, compose_config
-from evidence import numbers, read_csv, run_json
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from evidence import numbers, read_csv, run_json, scalars
 
 from runcard.errors import UserError
 from runcard.experiment.run import run
@@ -67,12 +66,6 @@ def interrupt(monkeypatch, owner, method, epoch, step):
 def next_second():
     """Waits for another second: TensorBoard orders a run's event files by the second in their names."""
     time.sleep(1 - time.time() % 1 + 0.01)
-
-
-def scalars(folder):
-    """Return {tag: [(step, value), …]} as TensorBoard reads them."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 @pytest.mark.parametrize(

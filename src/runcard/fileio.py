@@ -10,12 +10,9 @@ import json
 import math
 import os
 import re
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -23,6 +20,7 @@ from PIL import Image
 
 from runcard.errors import UserError
 from runcard.figures import FIGURE_DPI
+from runcard.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,36 +69,6 @@ def _flush_folder(folder: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let the block end before an interrupt (Ctrl-C, SIGTERM) takes effect; a second one takes effect at once.
-
-    Libraries in C turn an interrupt within them into an error of their own: of a file that cannot be written, say.
-    """
-    if current_thread() is not main_thread():
-        yield
-        return
-    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
-    came: list[int] = []
-
-    def keep(number: int, frame: FrameType | None) -> None:
-        if came:
-            handlers[number](number, frame)
-        came.append(number)
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        if callable(handler := signal.getsignal(each)):
-            handlers[each] = handler
-            signal.signal(each, keep)
-    try:
-        yield
-    finally:
-        for number, known in handlers.items():
-            signal.signal(number, known)
-        if came:
-            handlers[came[0]](came[0], None)
 
 
 def short_name(name: str, suffix: str = "") -> str:

@@ -11,7 +11,7 @@ from folders import write_run
 from scipy import stats
 
 from runcard.compare.arms import Arm
-from runcard.compare.learning_curves import MEASURES, NoValueError, Training, compare, measure, value
+from runcard.compare.learning_curves import MEASURES, NoValueError, Training, band, compare, measure, value
 from runcard.runs.reader import read_run
 from runcard.runs.run import Run
 
@@ -114,6 +114,18 @@ def test_last_third_needs_ten_epochs_without_a_hole(written, curve, reason, of):
 
 def test_a_hole_before_the_last_third_does_not_matter_to_it(written):
     assert Training(written({"val/dice": [NAN] * 20 + ZIGZAG}), "dice", 0.9).rise() == pytest.approx(0.2)
+
+
+def test_of_few_evaluations_only_these_count(written):
+    """One in five epochs: 0.9 is reached in the second evaluation; ten of thirty are the last third."""
+    dice = np.full(150, NAN)
+    dice[4::5] = [0.5, 0.9, *[0.5] * 18, *ZIGZAG]
+    run = written({"val/dice": dice, "seconds": [2.0] * 150}, config={"train.eval_every": 5})
+    training = Training(run, "dice", 0.9)
+    assert (training.epochs_to_threshold(), training.seconds_to_threshold()) == (10, 20)
+    assert training.stability() == pytest.approx(np.diff(ZIGZAG).std(ddof=1))
+    shown = band(Arm("BCE", (run,)), "val/dice")
+    assert (shown.epochs.tolist(), shown.mean.tolist()) == (list(range(5, 151, 5)), dice[4::5].tolist())
 
 
 def test_gaps(written):

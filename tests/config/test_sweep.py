@@ -26,6 +26,7 @@ from runcard.config.sweep import MAX_FOLDER_NAME, folder_name, sweep_arguments
 from runcard.errors import UserError
 from runcard.runs.folders import run_folders
 from runcard.runs.reader import find_runs
+from runcard.training.checkpoint import read_last
 
 SMALL = (*TINY, "train.epochs=1", "train.pictures=0")
 
@@ -294,9 +295,9 @@ def test_interrupted_before_the_first_epoch_leaves_no_folder(tmp_path):
     assert not list(tmp_path.glob("outputs/run/*"))
 
 
-def interrupted(tmp_path, sign):
+def interrupted(tmp_path, sign, *overrides):
     """Start a long training, sends the signal after the first line of its second epoch, and return how it ended."""
-    settings = (*TINY, "train.epochs=1000", "train.log_every_steps=1", "train.pictures=0")
+    settings = (*TINY, "train.epochs=1000", "train.log_every_steps=1", "train.pictures=0", *overrides)
     command = Command("train.py", *settings, f"run_dir=outputs/{sign.name}", folder=tmp_path)
     for line in command.lines():
         if line.startswith("epoch 2/1000  step"):
@@ -318,6 +319,17 @@ def test_a_signal_interrupts(tmp_path, sign):
     assert 1 <= len(read_csv(folder / "metrics.csv")) < 1000
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert not list(folder.rglob("*.tmp*"))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no such signal")
+def test_sigusr1_ends_a_run_with_its_epoch(tmp_path):
+    done = interrupted(tmp_path, signal.SIGUSR1, "train.checkpoint_every=1000", "train.batch_size=2", "optimizer.lr=0")
+    assert done.returncode == 75, done.stderr
+    assert "stopped by SIGUSR1 after epoch 2. The same command goes on" in done.stdout
+    folder = tmp_path / "outputs" / "SIGUSR1"
+    assert run_json(folder)["status"] == "interrupted"
+    assert [row["epoch"] for row in read_csv(folder / "metrics.csv")] == ["1", "2"]
+    assert read_last(folder / "checkpoints" / "last.ckpt", "", "")["state"]["epoch"] == 2, "saved, though no better"
 
 
 # Help

@@ -17,12 +17,12 @@ from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, TrainConfig, parse_section
 from runcard.data.loaders import Loaders, SampleDataset, make_loaders, num_workers
 from runcard.data.preprocessing import normalizer, place, prepare, resize_image, resize_mask, restore_size
+from runcard.data.seeding import derive
 from runcard.data.source import Samples
 from runcard.datasets.image_mask import ImageMaskFolder
 from runcard.datasets.synthetic.bone import PhantomBone
 from runcard.datasets.synthetic.chest import PhantomChest
 from runcard.errors import DataError, UserError
-from runcard.seeding import derive
 from runcard.transforms import AlbumentationsTransform
 
 HOLDOUT = {"kind": "holdout", "val_fraction": 0.2, "test_fraction": 0.0, "seed": 0, "group_regex": None}

@@ -101,6 +101,7 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "train.deterministic": ("true", lambda _: torch.are_deterministic_algorithms_enabled(), False, True),
     "train.num_workers": ("2", lambda p: p.loaders.train.num_workers, 0, 2),  # auto: see tests/data/test_preprocessing
     "train.checkpoint_every": ("3", lambda p: p.train.checkpoint_every, 1, 3),
+    "train.eval_every": ("2", lambda p: p.train.is_evaluated(1), True, False),
     "train.limit_batches": ("1", lambda p: [len(p.loaders.train), len(p.loaders.val)], [4, 1], [1, 1]),
     "train.log_every_steps": ("2", lines_of_an_epoch, 0, 2),
     "train.pictures": ("1", lambda p: PredictionFigures(p).epochs, {1, 2}, {1}),

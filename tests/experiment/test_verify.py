@@ -70,16 +70,24 @@ def test_run_is_trained_again_bit_for_bit(runcard_command, trained):
 
 
 def test_first_epochs_of_a_schedule_are_those_of_the_whole(runcard_command, run_config):
-    run = run_config("run", *TINY, "scheduler=onecycle", "augmentation=light", "model.dropout=0.2")
+    run = run_config(
+        "run",
+        *TINY,
+        "scheduler=onecycle",
+        "augmentation=light",
+        "model.dropout=0.2",
+        "train.eval_every=2",
+        "train.epochs=3",
+    )
     edit_record(run, lambda record: record["choices"].update(dataset="phantom_chest"))
     code, out, _ = runcard_command("verify", run, "--retrain", "1")
     assert code == 0, out
     assert "trained again, the first 1 epoch of metrics.csv: bit for bit" in out
-    code, out, _ = runcard_command("verify", run, "--retrain", "3")
+    code, out, _ = runcard_command("verify", run, "--retrain", "4")
     assert (code, damaged(out)) == (2, ["training"])
     cell = last_cell(run, "grad_norm")
     forge(run, "metrics.csv", cell, f"{float(cell) * (1 + 1e-12)!r}")
-    code, out, _ = runcard_command("verify", run, "--retrain", "2")
+    code, out, _ = runcard_command("verify", run, "--retrain", "3")
     assert (code, damaged(out)) == (2, ["checkpoint", "training"])
 
 

@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+from evidence import scalars
 from folders import write_run
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 from runcard.compare.confounds import group_arms
@@ -45,7 +45,7 @@ def add_run(folder: Path, seed: int, dice: Sequence[float], config: Mapping[str,
     config = {"train.epochs": 3, **(config or {})}
     curves = {"val/dice": dice, "val/loss": [1 - value for value in dice], "seconds": [2.0] * len(dice)}
     write_run(folder, seed=seed, epochs=len(dice), curves=curves, config=config, **special)
-    write_curves(folder, curves)
+    write_curves(folder, {column: dict(enumerate(values, start=1)) for column, values in curves.items()})
     return folder
 
 
@@ -57,11 +57,6 @@ def write(folder: Path, *sweeps: Path) -> int:
 def entries(folder: Path) -> set[str]:
     """What TensorBoard lists, links followed."""
     return set(EventMultiplexer().AddRunsFromDirectory(str(folder)).Runs())
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
 def test_an_entry_per_arm_and_the_single_runs(sweep, tmp_path):

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY, compose_config
-from evidence import numbers
+from evidence import numbers, run_json
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from runcard import interrupts
 from runcard.errors import UserError
+from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.run import run
-from runcard.fileio import uninterrupted, write_csv
+from runcard.fileio import write_csv
+from runcard.interrupts import uninterrupted
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.folders import read_metrics
 from runcard.training.checkpoint import Checkpoint, read_weights
@@ -157,6 +160,38 @@ def test_damaged_best_weights_are_an_error(tmp_path):
     flip(checkpoint.best, 0.99)
     with pytest.raises(UserError, match=r"best.safetensors: damaged or replaced: not the weights of epoch 1"):
         checkpoint.resume()
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_an_interrupt_of_which_a_library_makes_an_error_is_one(run_config, monkeypatch, drawn):
+    """As a library in C does, in training and where a picture is drawn, whose errors are only warned of."""
+    monkeypatch.setattr(interrupts, "_came", came := set())
+
+    def mask(*_: object) -> None:
+        came.add(signal.SIGINT)
+        raise RuntimeError("the file cannot be written")
+
+    if drawn:
+        monkeypatch.setattr(PredictionFigures, "predictions", mask)
+    else:
+        monkeypatch.setattr(TensorBoardLogger, "_scalars", mask)
+    with pytest.raises(KeyboardInterrupt):
+        run_config("run", *TINY, "train.pictures=1")
+    assert run_json(Path("run"))["status"] == "interrupted"
+
+
+def test_an_interrupt_that_a_library_drops_ends_training_after_the_step(run_config, monkeypatch):
+    monkeypatch.setattr(interrupts, "_came", came := set())
+    steps = []
+
+    def drop(*_: object) -> None:
+        steps.append(1)
+        came.add(signal.SIGTERM)
+
+    monkeypatch.setattr(TensorBoardLogger, "step", drop)
+    with pytest.raises(KeyboardInterrupt):
+        run_config("run", *TINY)
+    assert len(steps) == 1
 
 
 def test_an_interrupt_waits_for_the_end_of_a_write(monkeypatch):

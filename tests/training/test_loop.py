@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, build_setup, compose_config
-from evidence import run_json
+from evidence import run_json, scalars
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -29,6 +29,7 @@ from runcard.experiment.setup import ExperimentSetup
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.losses.dice import DiceLoss
+from runcard.runs.run import Run
 from runcard.training.checkpoint import Checkpoint, read_weights
 from runcard.training.evaluation import columns, evaluate, losses_of_images, probabilities
 from runcard.training.loop import train_mode
@@ -262,6 +263,13 @@ def test_nothing_better_stops_training_after_so_many_epochs(tmp_path):
     assert train(tmp_path / "patient", *still, "train.epochs=4", "train.early_stopping=4").state.epoch == 4
 
 
+def test_patience_counts_epochs_and_ends_at_an_evaluation(tmp_path):
+    still = (*PLAIN, "optimizer.lr=0", "train.epochs=19", "train.early_stopping=3", "train.eval_every=2")
+    trained = train(tmp_path, *still)
+    assert (trained.state.best_epoch, trained.state.epoch) == (2, 6)
+    assert train(tmp_path, *still).state.epoch == 6, "taken up again, it has stopped"
+
+
 def test_stopping_early_is_announced_and_recorded(run_config, capsys):
     still = (*TINY, *PLAIN, "train.pictures=0", "optimizer.lr=0", "train.epochs=9", "train.early_stopping=2")
     metadata = run_json(run_config("run", *still))
@@ -322,6 +330,38 @@ def test_plateau_follows_the_value_that_it_monitors(tmp_path):
 
 
 # Evaluation
+
+
+def test_epochs_that_are_not_evaluated_are_trained_as_the_others(tmp_path):
+    settings = ("train.epochs=7", "model.dropout=0.3", "augmentation=light")
+    every, third = train(tmp_path / "every", *settings), train(tmp_path / "third", *settings, "train.eval_every=3")
+    assert equal(every.weights(), third.weights())
+    assert third.column("train/loss") == every.column("train/loss")
+    assert [row.keys() for row in third.rows] == [row.keys() for row in every.rows]
+    for column in ("val/dice", "train_eval/loss"):
+        values = zip(range(1, 8), every.column(column), strict=True)
+        assert third.column(column) == [value if epoch in (3, 6, 7) else None for epoch, value in values]
+    evaluated = {epoch: every.column("val/dice")[epoch - 1] for epoch in (3, 6, 7)}
+    assert third.state.best_epoch == max(evaluated, key=lambda epoch: evaluated[epoch])
+    assert third.state.best == evaluated[third.state.best_epoch]
+
+
+def test_a_run_of_few_evaluations_is_complete(run_config, capsys):
+    settings = (*TINY, "train.eval_every=2", "train.log_every_steps=9")
+    folder = run_config("run", *settings, "train.epochs=5", drawn=True)
+    run = Run(folder, run_json(folder))
+    assert run.evaluated.tolist() == [False, True, False, True, True]
+    assert [line.count("val/loss") for line in capsys.readouterr().out.splitlines() if "images/s" in line] == [
+        0,
+        1,
+        0,
+        1,
+        1,
+    ]
+    assert [step for step, _ in scalars(folder)["val/dice"]] == [2, 4, 5]
+    assert [step for step, _ in scalars(folder)["train/loss"]] == [1, 2, 3, 4, 5]
+    with pytest.raises(UserError, match=r"after its last epoch, 5, which is no multiple of train\.eval_every=2"):
+        run_config("longer", *settings, "train.epochs=8", f"train.extend={folder}")
 
 
 @pytest.fixture(scope="module")
@@ -512,8 +552,10 @@ def test_two_runs_of_one_config_are_bit_equal(tmp_path):
     assert equal(ours.weights(), theirs.weights())
 
 
-def test_interrupted_is_uninterrupted(tmp_path):
+@pytest.mark.parametrize("every", [1, 2])
+def test_interrupted_is_uninterrupted(tmp_path, every):
     busy = ("model.dropout=0.3", "augmentation=light", "scheduler=plateau", "train.epochs=3")
+    busy += (f"train.eval_every={every}",)
     whole = train(tmp_path / "whole", *busy)
 
     class PulledPlugError(Exception):

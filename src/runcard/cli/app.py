@@ -11,7 +11,6 @@ from runcard import __version__
 from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install
 
 EXIT_FOUND = 1  # errors in the data, other data than the run's, or runs that are not done
-EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 CONFIG_DIR = "a folder of further config files, as `runcard train` takes it"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
 

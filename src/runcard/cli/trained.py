@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from runcard.cli.app import EXIT_INTERRUPTED, TRUST, app
+from runcard.cli.app import TRUST, app
 from runcard.console import counted
 from runcard.errors import UserError, check_config_choice, runs_below
+from runcard.interrupts import exit_code
 
 PANEL = "Use a trained run"
 
@@ -52,9 +53,9 @@ def predict(
     options = Options(greys, probabilities, overlay, tta == "flips", batch_size)
     try:
         outcome = predict_images(runs, images, output, options, trust or [], console)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exit_code(stop))
     done = f", {outcome.skipped} were done before" if outcome.skipped else ""
     console.print(f"{counted(outcome.predicted, 'image')} predicted{done}: {output}/")
     if outcome.failed:

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from runcard.cli.app import CONFIG_DIR, EXIT_INTERRUPTED, app
+from runcard.cli.app import CONFIG_DIR, app
 from runcard.errors import UserError
+from runcard.interrupts import exit_code
 
 PANEL = "Train"
 HYDRAS = {"allow_extra_args": True, "ignore_unknown_options": True}  # of a command whose arguments Hydra reads
@@ -66,9 +67,9 @@ def study(
 
     try:
         done = run_study(file, arguments or [], config_dir)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exit_code(stop))
     found = analysis.of_study(done.folder)
     terminal.print_answers(Console(soft_wrap=True, highlight=False, markup=False), found)
     print(write_report(found, done.folder))

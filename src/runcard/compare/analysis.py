@@ -194,7 +194,8 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
 
 def _hole(run: Run, metric: str) -> str:
     """Report the epochs in which a run's curve is not finite; "" where there are none."""
-    epochs = run.curves["epoch"][~np.isfinite(run.curves[f"val/{metric}"])].astype(int).tolist()
+    holes = run.evaluated & ~np.isfinite(run.curves[f"val/{metric}"])
+    epochs = run.curves["epoch"][holes].astype(int).tolist()
     return f"val/{metric} is not a number in epoch {', '.join(map(str, epochs))}" if epochs else ""
 
 

@@ -29,17 +29,17 @@ class Training:
     threshold: float
 
     def epochs_to_threshold(self) -> float:
-        """Return the first epoch at which val/<metric> reaches the threshold; inf where none does.
+        """Return the first evaluated epoch at which val/<metric> reaches the threshold; inf where none does.
 
-        Reached means >= where larger values are better, else <=. An epoch without a finite value may have reached it:
-        raises NoValueError unless an earlier epoch did.
+        Reached means >= where larger values are better, else <=. An evaluation without a finite value may have
+        reached it: raises NoValueError unless an earlier one did.
         """
         name = f"val/{self.metric}"
         values = self._column(name)
         past = values >= self.threshold if self.run.mode(self.metric) == "max" else values <= self.threshold
         first = int(past.argmax()) if past.any() else None
         self._finite(name, slice(first))
-        return math.inf if first is None else first + 1
+        return math.inf if first is None else float(self._epochs(name)[first])
 
     def seconds_to_threshold(self) -> float:
         """Sum the seconds of all epochs up to and including the one that reaches the threshold; inf where none does.
@@ -52,8 +52,8 @@ class Training:
     def stability(self) -> float:
         """Compute the standard deviation (n − 1) of val/<metric>'s differences from epoch to epoch in the last third.
 
-        The last third is the last E // 3 of E epochs and needs at least 10, so 9 differences. A steady rise adds a
-        constant to every difference, and nothing to their standard deviation.
+        The last third is the last E // 3 of E evaluated epochs and needs at least 10, so 9 differences. A steady rise
+        adds a constant to every difference, and nothing to their standard deviation.
         """
         return float(np.diff(self._last_third()).std(ddof=1))
 
@@ -114,22 +114,26 @@ class Training:
     def _column(self, name: str) -> Array:
         if name not in self.run.curves:
             raise NoValueError(f"no {name} in metrics.csv")
-        return self.run.curves[name]
+        return np.asarray(self.run.curves[name][known_epochs(self.run, name)])
+
+    def _epochs(self, name: str) -> Array:
+        return np.asarray(self.run.curves["epoch"][known_epochs(self.run, name)])
 
     def _finite(self, name: str, epochs: slice) -> Array:
         """Return these epochs of a column of metrics.csv. Raises NoValueError where one of them is NaN or infinite."""
         values = self._column(name)[epochs]
         holes = ~np.isfinite(values)
         if holes.any():
-            epoch, value = (column[epochs][holes][0] for column in (self.run.curves["epoch"], self._column(name)))
+            epoch, value = (column[epochs][holes][0] for column in (self._epochs(name), self._column(name)))
             raise NoValueError(f"{name} is {'NaN' if np.isnan(value) else 'infinite'} in epoch {epoch:.0f}")
         return values
 
 
 @dataclass(frozen=True)
 class Band:
-    """The runs of an arm in one column of metrics.csv, epoch by epoch."""
+    """The runs of an arm in one column of metrics.csv, epoch by epoch of those that have a value."""
 
+    epochs: Array  # (E,)
     runs: Array  # (E, S)
 
     @property
@@ -153,11 +157,18 @@ def band(arm: Arm, column: str) -> Band | None:
 
     It ends with the shortest of them: beyond it, the mean would be over fewer runs.
     """
-    curves = [run.curves[column] for run in arm.runs if column in run.curves]
-    if not curves:
+    runs = [run for run in arm.runs if column in run.curves]
+    if not runs:
         return None
-    shortest = min(map(len, curves))
-    return Band(np.array([curve[:shortest] for curve in curves]).T)
+    shortest = min((run.curves["epoch"] for run in runs), key=len)
+    known = np.all([known_epochs(run, column)[: len(shortest)] for run in runs], axis=0)
+    return Band(shortest[known], np.array([run.curves[column][: len(shortest)][known] for run in runs]).T)
+
+
+def known_epochs(run: Run, column: str) -> Array:
+    """Return which epochs (E,) of a run have a value of a column of metrics.csv: of an evaluation, not all have."""
+    is_evaluation = column.startswith(("val/", "train_eval/"))
+    return run.evaluated if is_evaluation else np.ones(len(run.curves["epoch"]), bool)
 
 
 MIN_RUNS = 3  # of an arm; with fewer its values are only described

@@ -19,7 +19,12 @@ NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
     "images", "derived",
 }  # fmt: skip
 # Of a later version -> what a config without the key has always done.
-ADDED_KEYS = {"dataset.resize": "stretch", "dataset.ignore_value": None, "train.sync_batchnorm": True}
+ADDED_KEYS = {
+    "dataset.resize": "stretch",
+    "dataset.ignore_value": None,
+    "train.sync_batchnorm": True,
+    "train.eval_every": 1,
+}
 
 
 def config_hash(config: Config) -> str:

@@ -53,6 +53,12 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
+def _is_interval(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+(\.\d+)? ?min", value) is not None
+    return type(value) is int and value >= 1
+
+
 def _is_regex(text: object) -> bool:
     try:
         with warnings.catch_warnings():
@@ -74,6 +80,10 @@ Workers = Annotated[
 ]
 PositiveInt = Annotated[int, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
 ImageSize = Annotated[PositiveInt, rule("be at most 16384", lambda value: type(value) is not int or value <= 16384)]
+Interval = Annotated[
+    int | str,
+    rule("be a number of epochs >= 1, or of minutes such as 20min", _is_interval),
+]
 PositiveFloat = Annotated[float, rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
 Fraction = Annotated[float, rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
 Regex = Annotated[str, rule("be a regular expression", _is_regex)]
@@ -190,8 +200,9 @@ class TrainConfig(Section):
     deterministic: bool
     num_workers: Workers
     persistent_workers: bool
-    data_on_device: Literal["auto", "never"] = "auto"  # this and the next: absent in configs saved before
-    checkpoint_every: PositiveInt = 1
+    data_on_device: Literal["auto", "never"] = "auto"  # this and the next two: absent in configs saved before
+    checkpoint_every: Interval = 1
+    eval_every: PositiveInt = 1
     limit_batches: PositiveInt | None
     log_every_steps: PositiveInt
     pictures: NonNegativeInt
@@ -203,6 +214,16 @@ class TrainConfig(Section):
     cache_features: Literal["auto", "always", "never"]
     cache_dir: str
     cache_gb: PositiveFloat | None = 20.0  # absent in configs saved before there was a limit
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Whether the model is evaluated after this epoch, counted from 1: after the last one always."""
+        return epoch % self.eval_every == 0 or epoch == self.epochs
+
+    def is_checkpoint_due(self, epoch: int, seconds: float) -> bool:
+        """Whether a checkpoint is due after this epoch, so many seconds after the last one."""
+        if isinstance(self.checkpoint_every, int):
+            return epoch % self.checkpoint_every == 0
+        return seconds >= 60 * float(self.checkpoint_every.removesuffix("min"))
 
     @model_validator(mode="after")
     def _init_without_needs_init_from(self) -> TrainConfig:

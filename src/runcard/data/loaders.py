@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from runcard.config.schema import TrainConfig
 from runcard.data.preprocessing import Normalizer
+from runcard.data.seeding import derive
 from runcard.data.source import Samples
 from runcard.data.splits import Split
-from runcard.seeding import derive
 
 MAX_WORKERS = 8  # of train.num_workers=auto
 NOTHING = np.empty(0, np.uint8)

@@ -25,6 +25,7 @@ from runcard.config.diff import flatten
 from runcard.config.schema import parse_config, to_plain
 from runcard.data.datamodule import open_source
 from runcard.errors import EXIT_USER_ERROR, UserError
+from runcard.interrupts import GO_ON
 
 if TYPE_CHECKING:
     from runcard.training.ranks import Ranks
@@ -123,7 +124,8 @@ def _watch(others: list[SpawnProcess], ranks: Ranks, ended: Event) -> None:
 
 def _other(place: Place, cfg: DictConfig, choices: dict[str, str], port: int, threads: int) -> None:
     """Be another rank, in a process of its own: until the end of training, or of the first rank's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first rank decides what an interrupt means
+    for number in filter(None, (signal.SIGINT, GO_ON)):
+        signal.signal(number, signal.SIG_IGN)  # the first rank decides what an interrupt means
     os.environ["OMP_NUM_THREADS"] = str(threads)
     Thread(target=_end_with_parent, daemon=True).start()
     from torch.distributed import TCPStore  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from runcard.experiment.setup import ExperimentSetup
 from runcard.figures.charts import confusion_figure
 from runcard.figures.predictions import Example, batch_figure, class_figure, mask_figure, preview
 from runcard.fileio import atomic_write, write_figure
+from runcard.interrupts import unmasked
 from runcard.training.evaluation import predict
 from runcard.training.types import Evaluation
 
@@ -42,7 +43,8 @@ def first_batch(setup: ExperimentSetup) -> Figure:
 def only_warned_of(what: str) -> Iterator[None]:
     """Print a warning where the block, which makes a picture, fails: no training is lost for a picture."""
     try:
-        yield
+        with unmasked():
+            yield
     except Exception as error:
         reason = str(error).partition("\n")[0]
         print(f"warning: no {what}: {type(error).__name__}: {reason[:MAX_REASON]}", flush=True)
@@ -68,8 +70,9 @@ class PredictionFigures:
         self.val_indices = setup.data.split["val"][: len(setup.loaders.val.sampler)]  # type: ignore[arg-type]
         self.classes, self.positive = setup.data.classes, setup.data.positive
         self.metric, self.mode = setup.monitor.name.partition("/")[2], setup.monitor.mode
-        times = 0 if setup.is_lean else min(setup.train.pictures, setup.train.epochs)
-        self.epochs = set(np.linspace(1, setup.train.epochs, times).round().astype(int).tolist())
+        evaluated = [epoch for epoch in range(1, setup.train.epochs + 1) if setup.train.is_evaluated(epoch)]
+        times = 0 if setup.is_lean else min(setup.train.pictures, len(evaluated))
+        self.epochs = {evaluated[i] for i in np.linspace(0, len(evaluated) - 1, times).round().astype(int)}
 
     def epoch(self, epoch: int, val: Evaluation) -> dict[str, Figure]:
         """Return the figures due after this epoch, by tag: best, median and worst of validation."""

@@ -36,6 +36,7 @@ from runcard.experiment.recorded import report_recorded
 from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_features
 from runcard.experiment.trial import Pruned, PruningLogger
 from runcard.fileio import is_disk_full, write_csv, write_figure
+from runcard.interrupts import StopAfterEpoch, unmasked
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.hold import Hold
@@ -191,7 +192,8 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
     started = perf_counter()
     ending: dict[str, Any] = {"status": "interrupted"}
     try:
-        yield ending
+        with unmasked():
+            yield ending
     except Pruned as stop:
         ending |= {"status": "pruned", "error": str(stop)}
         console.print(stop)
@@ -204,9 +206,10 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
         if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
             raise UserError(LOADER_LOST.format(epoch=checkpoint.epoch)) from None
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        how = "stopped by SIGUSR1" if isinstance(stop, StopAfterEpoch) else "interrupted"
         console.print(
-            f"\ninterrupted after epoch {checkpoint.epoch}. The same command goes on from there; a single run with "
+            f"\n{how} after epoch {checkpoint.epoch}. The same command goes on from there; a single run with "
             f"run_dir='\"{record.folder}\"' added."
         )
         raise
@@ -297,7 +300,7 @@ class Nowhere:
     def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
         """Report nothing."""
 
-    def epoch(self, row: dict[str, Any], val: Evaluation, is_best: bool) -> None:
+    def epoch(self, row: dict[str, Any], val: Evaluation | None, is_best: bool) -> None:
         """Report nothing."""
 
     def save(self, state: State) -> None:

@@ -23,12 +23,12 @@ from runcard.config.instantiate import build, build_with
 from runcard.config.schema import Config, TrainConfig, to_plain
 from runcard.data.datamodule import Data, make_data, positive_class, read_samples
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
+from runcard.data.seeding import forked
 from runcard.data.source import Samples, Source
 from runcard.errors import UserError
 from runcard.experiment.checks import check_monitors, check_output, check_shares
 from runcard.fileio import sha256
 from runcard.runs.reader import weights_file
-from runcard.seeding import forked
 from runcard.training.evaluation import check_units, leave_out_ignored
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
 from runcard.training.ranks import ALONE, Ranks, synchronize_batchnorm

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from runcard import interrupts
 from runcard.config.sweep import chosen_files, folder_name, relative, remove_if_empty
 from runcard.console import print_table
 from runcard.errors import EXIT_USER_ERROR, UserError
@@ -123,6 +124,8 @@ class SweepReporter(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """In a sweep, say which job this is."""
         if config.hydra.mode == RunMode.MULTIRUN:
+            if interrupts.is_to_stop():
+                raise interrupts.StopAfterEpoch
             forget_failure(Path(config.hydra.runtime.output_dir))
             print(f"\n#{config.hydra.job.num} {' '.join(config.hydra.overrides.task)}", flush=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from runcard import interrupts
 from runcard.config.compose import extended_config, read_saved_config
 from runcard.config.hydra_errors import as_message, is_hydras
 from runcard.config.project import CONF
@@ -27,19 +27,19 @@ from runcard.errors import EXIT_USER_ERROR, UserError
 from runcard.experiment.plugins import TRUSTED_BY_HYDRA, use_plugins
 from runcard.experiment.sweep import SweepReporter
 from runcard.experiment.trial import find_trial
+from runcard.interrupts import unmasked
 from runcard.runs.search import search_behind
 
 # Python's 700 would search a million objects of the libraries again and again while these are imported: half a second.
 NUM_OBJECTS_BETWEEN_COLLECTIONS = 10_000
-EXIT_INTERRUPTED = 130  # as a shell counts Ctrl-C
 
 
 def main() -> None:
-    """Run the configs that the command line composes; exit with 2 at a user's mistake, with 130 at an interrupt."""
+    """Run the configs that the command line composes; see docs/reference.md for its exit codes."""
     gc.set_threshold(NUM_OBJECTS_BETWEEN_COLLECTIONS)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once
-    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
+    interrupts.watch()
     sys.path.append(str(Path.cwd()))  # the user's own modules
     try:
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
@@ -61,10 +61,10 @@ def main() -> None:
         where = error.filename or "run_dir"
         print(f"{where}: cannot be made: {error.strerror}. Use another run_dir=…", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if SweepReporter.folder:  # Hydra made the folder, and no line of run_composed had run
             remove_if_empty(SweepReporter.folder)
-        sys.exit(EXIT_INTERRUPTED)  # what to do next was said where it is known, in session.py
+        sys.exit(interrupts.exit_code(stop))  # what to do next was said where it is known, in session.py
 
 
 @hydra.main(config_path=str(CONF), config_name="config")
@@ -91,7 +91,8 @@ def run_composed(cfg: DictConfig) -> float:
         from runcard.experiment.run import run
 
         trial = find_trial(folder, job.sweeper.get("pruner")) if job.mode == RunMode.MULTIRUN else None
-        return run(cfg, folder, overrides, choices, trial)
+        with unmasked():
+            return run(cfg, folder, overrides, choices, trial)
     except KeyboardInterrupt:
         remove_if_empty(folder)
         raise
@@ -105,7 +106,3 @@ def _keep_mark_of_search(cfg: DictConfig, rerun: Path) -> None:
     ]
     if not OmegaConf.select(cfg, "chosen_by") and (behind := next(filter(None, map(search_behind, origins)), None)):
         OmegaConf.update(cfg, "chosen_by", behind, force_add=True)
-
-
-def _interrupt(*_: Any) -> None:
-    raise KeyboardInterrupt

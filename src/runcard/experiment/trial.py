@@ -28,7 +28,7 @@ class Pruned(Exception):  # noqa: N818
 
 
 class PruningLogger:
-    """Passes everything on to another logger, and lets Optuna stop the trial after each epoch but the last."""
+    """Passes everything on to another logger, and lets Optuna stop the trial after an evaluated epoch, not the last."""
 
     def __init__(self, logger: Logger, trial: Trial, monitor: str, num_epochs: int) -> None:
         self.logger, self.trial, self.monitor, self.num_epochs = logger, trial, monitor, num_epochs
@@ -37,9 +37,11 @@ class PruningLogger:
         """Pass on one optimizer step."""
         self.logger.step(epoch, step, num_images, loss)
 
-    def epoch(self, row: dict[str, Any], val: Evaluation, is_best: bool) -> None:
+    def epoch(self, row: dict[str, Any], val: Evaluation | None, is_best: bool) -> None:
         """Pass on one finished epoch, and tell Optuna its value. Raise Pruned where Optuna stops the trial."""
         self.logger.epoch(row, val, is_best)
+        if val is None:
+            return
         import optuna
 
         epoch, value = row["epoch"], row[self.monitor]

@@ -23,12 +23,14 @@ def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> F
     # The margins leave room for numbers and titles: a constrained layout would draw all to measure them, in 0.7 s.
     margins = {"left": 0.55 / width, "right": 1 - 0.1 / width, "bottom": 0.55 / height, "top": 1 - 0.6 / height}
     axes = np.ravel(figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=margins | GAPS))
-    epochs = [row["epoch"] for row in rows]
+    evaluated = [row for row in rows if row["val/loss"] is not None]
+    epochs = [row["epoch"] for row in evaluated]
     for ax, name in zip(axes, names, strict=False):
         if name == "loss":
-            ax.plot(epochs, [r["train/loss"] for r in rows], color="tab:gray", lw=1, label="train (running)")
-        ax.plot(epochs, [r[f"train_eval/{name}"] for r in rows], color="tab:blue", label="train")
-        ax.plot(epochs, [r[f"val/{name}"] for r in rows], color="tab:orange", label="validation")
+            running = [row["train/loss"] for row in rows]
+            ax.plot([row["epoch"] for row in rows], running, color="tab:gray", lw=1, label="train (running)")
+        ax.plot(epochs, [row[f"train_eval/{name}"] for row in evaluated], color="tab:blue", label="train")
+        ax.plot(epochs, [row[f"val/{name}"] for row in evaluated], color="tab:orange", label="validation")
         ax.set_title(f"{name}{' (best epoch)' if f'val/{name}' == monitor else ''}", fontsize=9)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)

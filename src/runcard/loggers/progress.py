@@ -55,13 +55,14 @@ class Progress:
     def epoch(self, row: dict[str, Any], is_best: bool) -> None:
         """Print the line of one finished epoch; a star marks the best so far."""
         self.epochs_done += 1
-        self.metric = f"{self.monitor} {row[self.monitor]:.4f}"
+        values = f"train/loss {row['train/loss']:.4f}  "
+        if row["val/loss"] is not None:  # else this epoch is not evaluated: see train.eval_every
+            self.metric = f"{self.monitor} {row[self.monitor]:.4f}"
+            values += f"val/loss {row['val/loss']:.4f}  {self.metric}{'*' if is_best else ' '}  "
         seconds = (perf_counter() - self.started) / self.epochs_done * (self.num_epochs - row["epoch"])
-        star = "*" if is_best else " "
         self.console.print(
             f"epoch {row['epoch']:>{len(str(self.num_epochs))}}/{self.num_epochs}  "
-            f"train/loss {row['train/loss']:.4f}  val/loss {row['val/loss']:.4f}  {self.metric}{star}  "
-            f"{row['images_per_second']:.1f} images/s  {duration(seconds)} left",
+            f"{values}{row['images_per_second']:.1f} images/s  {duration(seconds)} left",
             highlight=False,
             soft_wrap=True,
         )

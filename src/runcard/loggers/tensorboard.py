@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runcard.training.types import Evaluation
 
 SYSTEM = "z_system"  # TensorBoard sorts the groups of tags by name: after train, train_eval and val
-Curve = Sequence[float] | np.ndarray  # (E,), from epoch 1 on
+Curve = Mapping[int, float]  # epoch -> value
 
 
 class TensorBoardLogger:
@@ -69,12 +69,12 @@ class TensorBoardLogger:
         """Advance the progress bar; write nothing."""
         self.progress.step(epoch, step, num_images, loss)
 
-    def epoch(self, row: Row, val: Evaluation, is_best: bool) -> None:
+    def epoch(self, row: Row, val: Evaluation | None, is_best: bool) -> None:
         """Write the row of one finished epoch to metrics.csv, TensorBoard and the terminal."""
         self.rows.append(row)
         write_csv(self.path, self.rows)
         self._scalars(row)
-        for tag, figure in self.figures_of(row["epoch"], val).items():
+        for tag, figure in (self.figures_of(row["epoch"], val) if val else {}).items():
             self.figure(tag, figure, row["epoch"])
         self.writer.flush()
         self.progress.epoch(row, is_best)
@@ -99,7 +99,7 @@ class TensorBoardLogger:
 
     def _scalars(self, row: Row) -> None:
         for name, value in row.items():
-            if name != "epoch":
+            if name != "epoch" and value is not None:
                 self.writer.add_scalar(tag_of(name), value, row["epoch"])
 
 
@@ -125,10 +125,10 @@ def hyperparameters(run: Mapping[str, Any]) -> dict[str, bool | int | float | st
 def write_curves(folder: Path, curves: Mapping[str, Curve]) -> None:
     """Write curves, by column of metrics.csv, as one entry of TensorBoard: the event file of a folder."""
     with SummaryWriter(str(folder)) as writer:
-        for i in range(max(map(len, curves.values()))):
-            row = {tag_of(column): values[i] for column, values in curves.items() if i < len(values)}
+        for epoch in sorted(set().union(*curves.values())):
+            row = {tag_of(column): values[epoch] for column, values in curves.items() if epoch in values}
             summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in row.items()])
-            writer._get_file_writer().add_summary(summary, i + 1)  # one event per epoch: far faster than one per value
+            writer._get_file_writer().add_summary(summary, epoch)  # one event per epoch: far faster than one per value
 
 
 def write_hparams(folder: Path, monitors: Sequence[str], runs: Sequence[Mapping[str, Any]]) -> None:

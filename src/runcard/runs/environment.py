@@ -17,7 +17,7 @@ from runcard.fileio import hash_lines
 
 # What can change a run's numbers, under src/runcard: neither figures, loggers, reports nor comments.
 NUMERIC_CODE = (
-    *("config", "data", "datasets", "experiment/setup.py", "losses", "metrics", "models", "seeding.py"),
+    *("config", "data", "datasets", "experiment/setup.py", "losses", "metrics", "models"),
     *("training", "transforms.py"),
 )
 PACKAGES = (

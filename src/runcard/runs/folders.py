@@ -5,7 +5,6 @@ Imports neither numpy nor pydantic: what only looks at run folders answers at on
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import reprlib
@@ -56,12 +55,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a metrics.csv, epoch and step as int and the rest as float; none where it is absent."""
+    """Return the rows of a metrics.csv, epoch and step as int, the rest as float; none where it is absent.
+
+    A value is None where the epoch was not evaluated.
+    """
     if not path.exists():
         return []
     header, rows = read_csv(path)
     cells = [zip(header, row, strict=True) for row in rows]
-    return [{k: int(v) if k in ("epoch", "step") else float(v or math.nan) for k, v in row} for row in cells]
+    return [{k: int(v) if k in ("epoch", "step") else float(v) if v else None for k, v in row} for row in cells]
 
 
 def file_of(folder: Path, name: str) -> Path:

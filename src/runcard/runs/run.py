@@ -164,6 +164,14 @@ class Run:
         values = np.array([[_number(cell) for cell in row] for row in rows])
         return dict(zip(header, np.ascontiguousarray(values.T), strict=True))
 
+    @property
+    def evaluated(self) -> Array:
+        """Whether each epoch (E,) was evaluated, and has values of val and train_eval: see train.eval_every."""
+        epochs = self.curves["epoch"]
+        return np.asarray(
+            (epochs % self.metadata["config"]["train"].get("eval_every", 1) == 0) | (epochs == epochs[-1])
+        )
+
     @cached_property
     def tables(self) -> dict[tuple[str, str], Images]:
         """The rows of per_image.csv by split (val, test) and checkpoint (last, best)."""

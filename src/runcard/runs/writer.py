@@ -167,7 +167,12 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
         of_length = all(key.startswith("scheduler.rule.") for key in differing)
         fix = " The scheduler depends on the number of steps: use scheduler=none." if of_length else ""
         raise UserError(f"train.extend: only train.epochs may differ from {parent}, not {', '.join(differing)}.{fix}")
-    here, there = config["train"]["epochs"], content["config"]["train"]["epochs"]
+    here, there, every = config["train"]["epochs"], content["config"]["train"]["epochs"], config["train"]["eval_every"]
+    if there % every:
+        raise UserError(
+            f"train.extend: {parent} was evaluated after its last epoch, {there}, which is no multiple of "
+            f"train.eval_every={every}: a run of {here} epochs from the start would not be."
+        )
     if here <= there:
         raise UserError(f"train.extend: train.epochs={here} must exceed the {there} of {parent}.")
 

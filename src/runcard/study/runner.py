@@ -27,12 +27,11 @@ from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
 from runcard.errors import UserError, did_you_mean
 from runcard.fileio import read_json, write_json
+from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch
 from runcard.runs.environment import code_hash
 from runcard.runs.search import chosen_by
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.spec import read_study
-
-INTERRUPTED = 130  # train.py's exit code
 
 
 @dataclass(frozen=True)
@@ -195,17 +194,21 @@ def _console() -> Console:
 
 
 def _launch(arguments: Sequence[str]) -> None:
-    """Run `runcard train -m`, which reports its failures itself. A kill reaches it, and it records where it stopped."""
+    """Run `runcard train -m`, which reports its failures itself. A signal reaches it, and it says where it stopped."""
     with subprocess.Popen([sys.executable, "-m", "runcard.cli", "train", "-m", *arguments]) as process:
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        passed_on = [number for number in (signal.SIGTERM, GO_ON) if number]
+        before = [signal.signal(each, lambda number, _: process.send_signal(number)) for each in passed_on]
         try:
             code = process.wait()
         except KeyboardInterrupt:  # the terminal's Ctrl-C went to both
             process.wait()
             raise
         finally:
-            signal.signal(signal.SIGTERM, before)
-    if code == INTERRUPTED:
+            for number, handler in zip(passed_on, before, strict=True):
+                signal.signal(number, handler)
+    if code == EXIT_GO_ON:
+        raise StopAfterEpoch
+    if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
 
 

@@ -24,7 +24,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from runcard.config.diff import differing_keys
 from runcard.errors import UserError
-from runcard.fileio import atomic_write, parse_json, sha256, uninterrupted
+from runcard.fileio import atomic_write, parse_json, sha256
+from runcard.interrupts import uninterrupted
 from runcard.training.types import State
 
 ANEW = "overwrite=true moves the run aside and starts anew"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from runcard.errors import UserError
 from runcard.training.ranks import ALONE, Ranks
 from runcard.training.types import Evaluation, Ignoring, Loss
 
+NOT_VECTORIZED: WeakSet[Loss] = WeakSet()  # the losses that torch.func.vmap has refused
 Autocast = Callable[[], AbstractContextManager[Any]]  # makes a context with the precision of a run
 OUT_OF_MEMORY = "train.batch_size: too large for the GPU's memory. Lower it, and raise train.accumulate_steps instead."
 
@@ -99,14 +101,14 @@ def losses_of_images(loss: Loss, logits: Tensor, targets: Tensor, vectorized: bo
     It cannot where the loss looks at values (if targets.any()) or draws random numbers. On a GPU one call saves the
     launches of N; on a CPU it is no faster, and of large images slower.
     """
-    if vectorized:
+    if vectorized and loss not in NOT_VECTORIZED:
         try:
             of_images: Tensor = vmap(lambda *image: loss(*(each.unsqueeze(0) for each in image)))(logits, targets)
             return of_images
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:
-            pass
+            NOT_VECTORIZED.add(loss)
     return torch.stack([loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(targets))])
 
 

@@ -17,8 +17,11 @@ class Logger(Protocol):
     def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
         """Report one optimizer step: its place in the epoch, its images and its loss."""
 
-    def epoch(self, row: dict[str, Any], val: Evaluation, is_best: bool) -> None:
-        """Report one finished epoch: its row of metrics.csv and the evaluation of validation."""
+    def epoch(self, row: dict[str, Any], val: Evaluation | None, is_best: bool) -> None:
+        """Report one finished epoch: its row of metrics.csv and the evaluation of validation.
+
+        Where the epoch is not evaluated, val and its values in the row are None: see train.eval_every.
+        """
 
 
 class Saver(Protocol):

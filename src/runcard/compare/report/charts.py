@@ -86,8 +86,8 @@ def curve_table(arms: Sequence[Arm], name: str) -> str:
         for images, prefix in (("training", "train_eval"), ("validation", "val")):
             if not (band := learning_curves.band(arm, f"{prefix}/{name}")):
                 continue
-            epochs = zip(band.mean, band.lowest, band.highest, band.runs, strict=True)
-            for epoch, (*shown, values) in enumerate(epochs, start=1):
+            epochs = zip(band.epochs.astype(int), band.mean, band.lowest, band.highest, band.runs, strict=True)
+            for epoch, *shown, values in epochs:
                 rows.append((arm.name, images, epoch, *map(_short, shown), ", ".join(map(_short, values))))
     return csv_text(("arm", "images", "epoch", "mean", "lowest", "highest", "each run"), rows)
 
