@@ -137,6 +137,7 @@ class Cache:
         lock = FileLock(path.with_suffix(".lock"))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            Path(lock.lock_file).touch()  # in /proc, say, FileLock would try for ever
             try:
                 lock.acquire(timeout=0)
             except Timeout:

@@ -66,10 +66,12 @@ def runs_below(folder: Path) -> str:
     return f" Name one of the runs below it: {', '.join(found[:MAX_RUNS_NAMED])}{more}." if found else ""
 
 
-def check_integer(name: str, value: object, minimum: int) -> int:
+def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
     """Return value, or raises ValueError where it is not an integer >= minimum. True and 1.0 are not integers."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {value!r}")
     return value
 
 

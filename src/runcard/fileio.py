@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_NAME_BYTES = 255  # of a file, on the file systems in use
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what a spreadsheet computes, and what csv_text has made of it
+TEMPORARY = re.compile(r"\..+\.tmp(\.[^.]+)?", re.DOTALL)
+NOT_WRITABLE, NOT_USABLE = "cannot be written", "cannot be read or written"
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -38,11 +40,11 @@ def atomic_write(path: Path, previous: Path | None = None) -> Iterator[Path]:
     What is at path until then is renamed to previous, where such a name is given.
 
     The temporary name is fixed, so that files left by killed processes are overwritten and do not accumulate. Raises
-    UserError if the disk is full; an existing file at path is then kept.
+    UserError if the disk is full, or the system has another reason; an existing file at path is then kept.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(short_name(f".{path.name}", f".tmp{path.suffix}"))  # image writers need the suffix
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -51,13 +53,34 @@ def atomic_write(path: Path, previous: Path | None = None) -> Iterator[Path]:
         temporary.replace(path)
         _flush_folder(path.parent)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise UserError(
-                f"{path}: cannot be written, the disk is full. Free some space and give the same command again: "
-                "it goes on from what is there."
-            ) from None
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (message := cannot_write(path, error)):
+            raise UserError(message) from None
         raise
+
+
+def cannot_write(place: Path, error: OSError, what: str = NOT_WRITABLE) -> str:
+    """Return the message for a file, or the files of a folder, that the system refuses; "" where it has no reason.
+
+    The error may name another file: one that is copied, say.
+    """
+    if is_disk_full(error):
+        return (
+            f"{place}: cannot be written, the disk is full. Free some space and give the same command again: "
+            "it goes on from what is there."
+        )
+    if not error.strerror:  # a library's own error
+        return ""
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else place
+    if named.parent != place.parent or not is_temporary(named.name):
+        place = named
+    return f"{place}: {what}: {error.strerror}. When that is mended, the same command goes on from what is there."
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one under which atomic_write writes: what a killed process leaves."""
+    return TEMPORARY.fullmatch(name) is not None
 
 
 def _flush_folder(folder: Path) -> None:

@@ -21,6 +21,7 @@ from runcard.datasets.image_mask import LungCT
 from runcard.errors import UserError
 from runcard.inference.inputs import find_inputs
 from runcard.inference.predictor import trained_flips
+from runcard.runs.hold import Hold
 from runcard.training.restore import open_run
 
 
@@ -142,6 +143,18 @@ def test_an_interrupted_prediction_goes_on_to_the_same_bytes(trained_runs, image
     assert len(list((tmp_path / "again").glob("**/im*.png"))) == 2 * 2  # masks and disagreement of the first batch
     assert predict(*command, "again")[1].splitlines()[-1] == "3 images predicted, 2 were done before: again/"
     assert files(tmp_path / "again") == files(tmp_path / "whole")
+
+
+def test_one_process_at_a_time_predicts_into_a_folder(trained_runs, images, predict, tmp_path):
+    command = (trained_runs / "masks" / "seed0", images, "-o", "out")
+    hold = Hold.take(tmp_path / "out")
+    code, _, errors = predict(*command)
+    assert (code, "another process runs in this folder" in errors) == (2, True)
+    hold.release()
+    assert predict(*command)[0] == 0
+    assert {".lock", ".running"} & set(files(tmp_path / "out")) == set()
+    (tmp_path / "file").write_text("")
+    assert predict(*command[:-1], "file")[1:] == ("", "-o file: is no folder. Name another one.\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's, and answers as a full disk does")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -16,23 +19,41 @@ from runcard.runs.hold import DEAD_AFTER_SECONDS, HERE, RUNNING, HeldError, Hold
 
 ELSEWHERE = Holder("another-machine", 1)
 HAMMER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from runcard.runs.hold import HeldError, Hold
 
-folder, took = Path(sys.argv[1]), 0
-ends = time.monotonic() + 3
+folder, took, overlaps = Path(sys.argv[1]), 0, 0
+alone = folder.with_name("alone")
+
+def stay():
+    global overlaps
+    try:
+        alone.mkdir()
+    except FileExistsError:  # another process is here
+        overlaps += 1
+        return
+    time.sleep(0.001)
+    alone.rmdir()
+
+ends = time.monotonic() + 2
 while time.monotonic() < ends:
     try:
         hold = Hold.take(folder)
     except HeldError:
+        time.sleep(0.001)
         continue
-    alone = folder.with_name("alone")
-    alone.mkdir()  # fails where another process is here
-    alone.rmdir()
+    stay()
+    if sys.argv[2] == "moved aside":
+        (folder / "run.json").touch()
+        try:
+            hold.move_aside(folder.with_name(f"old-{os.getpid()}-{took}"))
+            stay()
+        except HeldError:  # another process was faster
+            pass
     hold.release()
     took += 1
-print(took)
+print(took, overlaps)
 """
 
 
@@ -118,17 +139,57 @@ def test_a_folder_is_moved_aside_while_it_is_held(tmp_path):
     hold.release()
 
 
-@pytest.mark.parametrize("kept", ["run folder", "empty folder", "no folder"])
+@pytest.mark.parametrize("kept", ["run folder", "empty folder", "no folder", "moved aside"])
 def test_processes_that_take_turns_never_meet(tmp_path, kept):
-    if kept != "no folder":  # else each release removes it
+    if kept in ("run folder", "empty folder"):  # else each release removes it
         (tmp_path / "a").mkdir()
     if kept == "run folder":  # else each release removes the lock file
         (tmp_path / "a" / "run.json").touch()
-    command = [sys.executable, "-c", HAMMER, str(tmp_path / "a")]
+    command = [sys.executable, "-c", HAMMER, str(tmp_path / "a"), kept]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], "one found another in the folder"
-    assert sum(map(int, outputs)) > 100
+    outputs = [process.communicate(timeout=60)[0].split() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [int(overlaps) for _, overlaps in outputs] == [0, 0, 0], "one found another in the folder"
+    assert sum(int(took) for took, _ in outputs) > 50
+
+
+def test_a_removed_folder_is_let_go_without_the_hold_of_the_next_process(tmp_path):
+    lost = Hold.take(tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")
+    hold = Hold.take(tmp_path / "a")
+    lost.release()
+    assert holder_of(tmp_path / "a")
+    with pytest.raises(HeldError):
+        Hold.take(tmp_path / "a")
+    hold.release()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_left_as_it_was(tmp_path, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "a").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fail)
+        for folder in ("a", "b"):
+            with pytest.raises(OSError, match=os.strerror(number)):
+                Hold.take(tmp_path / folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert list((tmp_path / "a").iterdir()) == []
+    Hold.take(tmp_path / "a").release()
+
+
+def test_a_folder_that_another_machine_holds_is_left_as_it_was(tmp_path):
+    pretend(tmp_path / "a", ELSEWHERE)
+    with pytest.raises(HeldError):
+        Hold.take(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [RUNNING]
+
+
+def test_a_folder_that_cannot_be_made_is_said():
+    with pytest.raises(FileNotFoundError):
+        Hold.take(Path("/proc/nowhere/a"))
 
 
 def test_a_lock_without_a_name_is_a_hold(tmp_path):

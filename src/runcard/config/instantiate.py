@@ -209,6 +209,10 @@ def build_with(group: str, node: Mapping[str, Any], argument: Any, trust: Sequen
         if texts and "not supported between" in str(error):
             raise UserError(f"{', '.join(texts)}: text where {node['_target_']} compares numbers.") from None
         raise _as_user_error(group, error) from None
+    except (LookupError, ArithmeticError) as error:  # a list that is too short, a number that is too large
+        lists = [f"{group}.{key}={value}" for key, value in flatten(node).items() if isinstance(value, list)]
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"{', '.join(lists) or group}: {node['_target_']} cannot be built of it: {said}.") from None
 
 
 def _is_wrong_call(error: TypeError) -> bool:

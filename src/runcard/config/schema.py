@@ -5,10 +5,11 @@ What stands below a `_target_` are a library's own arguments: the object checks 
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +26,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from runcard.config.diff import flatten
 from runcard.config.instantiate import untrusted_targets
 from runcard.config.saved import check_inert
+from runcard.config.sweep import RUN_NAME, is_run_name
 from runcard.errors import UserError, did_you_mean
 
 UNKNOWN = "<derived."  # stands for a derived value until the data are read
@@ -32,6 +34,9 @@ BUILDING = (
     "runcard, torch.nn, torch.optim, torchvision, torchmetrics and albumentations are trusted. Building an object runs "
     "its code:"
 )
+LARGEST = 2**31 - 1
+MAX_WORKERS = 1024  # a loader process each
+MAX_LINES = 4  # of a message
 MAX_NAMED = 2  # objects in a message
 CUSTOM = "rule"  # the type of pydantic's errors whose message is ours
 
@@ -69,16 +74,28 @@ def _is_regex(text: object) -> bool:
     return True
 
 
+def _is_countable(value: object) -> bool:
+    return type(value) is not int or value <= LARGEST
+
+
+def _has_target(node: object) -> bool:
+    return isinstance(node, dict) and isinstance(target := node.get("_target_"), str) and bool(target)
+
+
 def _is_package(name: object) -> bool:
     return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
 
 
 Text = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value)]
+RunName = Annotated[Text, rule(RUN_NAME, is_run_name)]
 NonNegativeInt = Annotated[int, rule("be an integer >= 0", lambda value: type(value) is int and value >= 0)]
 Workers = Annotated[
-    int | str, rule("be auto or an integer >= 0", lambda value: value == "auto" or (type(value) is int and value >= 0))
+    int | str,
+    rule(f"be at most {MAX_WORKERS}", lambda value: type(value) is not int or value <= MAX_WORKERS),
+    rule("be auto or an integer >= 0", lambda value: value == "auto" or (type(value) is int and value >= 0)),
 ]
-PositiveInt = Annotated[int, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
+Countable = rule(f"be at most {LARGEST}", _is_countable)  # torch and NumPy count with 64 bits, and products fit too
+PositiveInt = Annotated[int, Countable, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
 ImageSize = Annotated[PositiveInt, rule("be at most 16384", lambda value: type(value) is not int or value <= 16384)]
 Interval = Annotated[
     int | str,
@@ -86,9 +103,10 @@ Interval = Annotated[
 ]
 PositiveFloat = Annotated[float, rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
 Fraction = Annotated[float, rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
+Folder = Annotated[str, rule("name a folder", lambda value: value != "" and "\0" not in str(value))]
 Regex = Annotated[str, rule("be a regular expression", _is_regex)]
 Package = Annotated[str, rule("be the name of a package", _is_package)]
-Object = Annotated[dict[str, Any], rule("have a _target_", lambda v: isinstance(v, dict) and "_target_" in v)]
+Object = Annotated[dict[str, Any], rule("have a _target_, the name of a class", _has_target)]
 Derived = Annotated[Any, rule("not be set: it is derived from dataset and loss", lambda v: str(v)[:9] == UNKNOWN)]
 
 
@@ -123,7 +141,7 @@ class DatasetConfig(Section, extra="allow"):
 
     image_size_px: ImageSize
     resize: Literal["stretch", "letterbox"] = "stretch"  # absent in runs of older versions
-    channels: Literal[1, 3]
+    channels: Annotated[Literal[1, 3], rule("be 1 or 3", lambda value: type(value) is int and value in (1, 3))]
     positive: Text | None
     normalization: Literal["unit", "symmetric", "imagenet"]
     split: SplitConfig
@@ -147,7 +165,7 @@ class DatasetConfig(Section, extra="allow"):
 class LossConfig(Section, extra="allow"):
     """What Runcard reads of a loss; all other keys are arguments of its class."""
 
-    two_class_logits: Literal[1, 2] = 2
+    two_class_logits: Annotated[Literal[1, 2], rule("be 1 or 2", lambda v: type(v) is int and v in (1, 2))] = 2
 
     @property
     def node(self) -> dict[str, Any]:
@@ -174,14 +192,14 @@ class AuditConfig(Section):
     """What an audit of the data allows, and where its findings are kept."""
 
     allow: list[str]
-    cache_dir: str
+    cache_dir: Folder
     cache_gb: PositiveFloat | None = 1.0  # absent in configs saved before there was a limit
 
 
 class ImagesConfig(Section):
     """Where decoded images are kept for the next run."""
 
-    cache_dir: str
+    cache_dir: Folder
     cache_gb: PositiveFloat | None
 
 
@@ -212,7 +230,7 @@ class TrainConfig(Section):
     init_without: list[str] | None = None
     freeze: list[str] | None = None
     cache_features: Literal["auto", "always", "never"]
-    cache_dir: str
+    cache_dir: Folder
     cache_gb: PositiveFloat | None = 20.0  # absent in configs saved before there was a limit
 
     def is_evaluated(self, epoch: int) -> bool:
@@ -224,6 +242,12 @@ class TrainConfig(Section):
         if isinstance(self.checkpoint_every, int):
             return epoch % self.checkpoint_every == 0
         return seconds >= 60 * float(self.checkpoint_every.removesuffix("min"))
+
+    @model_validator(mode="after")
+    def _devices_have_images(self) -> TrainConfig:
+        if self.devices > self.batch_size:
+            raise PydanticCustomError(CUSTOM, f".devices must be at most train.batch_size={self.batch_size}")
+        return self
 
     @model_validator(mode="after")
     def _init_without_needs_init_from(self) -> TrainConfig:
@@ -255,8 +279,8 @@ class Config(Section):
     scheduler: SchedulerConfig
     metric: MetricConfig
     seed: NonNegativeInt
-    name: Text
-    run_dir: str
+    name: RunName
+    run_dir: Folder
     smoke_test: bool
     trust: list[Package]
     overwrite: bool
@@ -275,9 +299,10 @@ def parse_config(cfg: DictConfig, where: str = "") -> tuple[Config, dict[str, An
     trusted, an interpolation that leads nowhere. where says whose config it is, for messages.
     """
     resolved = cfg.copy()
-    for key in resolved.get("derived") or {}:
+    derived = resolved.get("derived")
+    for key in derived if isinstance(derived, DictConfig) else ():
         if OmegaConf.is_missing(resolved.derived, key):
-            resolved.derived[key] = f"{UNKNOWN}{key}>"
+            resolved.derived[key] = f"{UNKNOWN}{key!s}>"
     raw = to_plain(cfg, resolve=False)
     faults = [
         f"{where}{key}: this key has no default and must be given: {key}=…"
@@ -285,34 +310,44 @@ def parse_config(cfg: DictConfig, where: str = "") -> tuple[Config, dict[str, An
         if value == "???" and not key.startswith("derived.")
     ]
     if faults:  # other keys may refer to these
-        raise UserError("\n".join(faults))
+        raise UserError(_few(faults))
     try:
         plain = to_plain(resolved)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the config"
         raise UserError(f"{where}{key}: {str(error).splitlines()[0]}") from None
+    if infinite := [f"{where}{key} must be a finite number, got {value}." for key, value in _infinite(plain)]:
+        raise UserError(_few(infinite))
     config = parse_section(Config, plain, where)
     check_targets(raw, config.trust)  # as written: what an interpolation leads to cannot be seen in the file
     return config, plain
 
 
-def parse_section(section: type[S], content: object, prefix: str = "") -> S:
-    """Return one section of a file; prefix is put before its keys in messages. Raises UserError with every fault."""
+def _few(lines: Sequence[str], max_lines: int = MAX_LINES) -> str:
+    """Return a message of the first lines, and how many more there are."""
+    shown = lines if len(lines) <= max_lines else [*lines[: max_lines - 1], f"and {len(lines) - max_lines + 1} more"]
+    return "\n".join(shown)
+
+
+def _infinite(config: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the keys whose values run.json cannot hold: infinity and NaN, in lists too."""
+    for key, value in flatten(config).items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, float) and not math.isfinite(each):
+                yield key, each
+
+
+def parse_section(section: type[S], content: object, prefix: str = "", max_lines: int = MAX_LINES) -> S:
+    """Return one section of a file; prefix is put before its keys in messages. Raises UserError with its faults."""
     try:
         return section.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(f"{prefix}{line}" for line in fault_lines(error, section))) from None
+        raise UserError(_few([f"{prefix}{line}" for line in fault_lines(error, section)], max_lines)) from None
 
 
 def parse_recorded(section: type[S], content: object, prefix: str) -> S:
     """Return one section of a run's record as parse_section does, with the first faults only: the file is damaged."""
-    try:
-        return parse_section(section, content, prefix)
-    except UserError as error:
-        lines = str(error).splitlines()
-        raise UserError(
-            "\n".join(lines[:MAX_NAMED] + [f"and {len(lines) - MAX_NAMED} more"] * (len(lines) > MAX_NAMED))
-        ) from None
+    return parse_section(section, content, prefix, MAX_NAMED + 1)
 
 
 def check_targets(config: Mapping[str, Any], trust: Sequence[str]) -> None:

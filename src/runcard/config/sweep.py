@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from runcard.config.diff import affects_results
+from runcard.errors import UserError
+from runcard.fileio import MAX_NAME_BYTES
 
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler", "metric", "experiment", "scale")
+RUN_NAME = "name a folder in outputs/, such as first or lungs/first"
 MAX_FOLDER_NAME = 120  # characters; a longer name ends in a hash
 
 
@@ -28,7 +32,22 @@ def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         with suppress(HydraException):  # an option, or a mistake that Hydra tells
             parsed[argument] = parser.parse_override(argument)
+    _check_name(parsed.values())
     return [*_add_or_override(arguments, parsed), *_folders(parsed)]
+
+
+def is_run_name(name: object) -> bool:
+    """Whether outputs/<name> is a folder in outputs/ or deeper."""
+    parts = str(name).split("/")
+    is_folder = all(part not in ("", ".", "..") and len(os.fsencode(part)) <= MAX_NAME_BYTES for part in parts)
+    return type(name) in (str, int, float) and is_folder and str(name).isprintable()
+
+
+def _check_name(overrides: Iterable[Override]) -> None:
+    """Raise UserError for a name that leads out of outputs/, before the sweep's folder is made."""
+    for override in overrides:
+        if override.key_or_group == "name" and not override.is_sweep_override() and not is_run_name(override.value()):
+            raise UserError(f"name must {RUN_NAME}, got {override.value()!r}.")
 
 
 def _add_or_override(arguments: Sequence[str], parsed: Mapping[str, Override]) -> list[str]:

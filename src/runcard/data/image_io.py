@@ -21,22 +21,24 @@ import cv2
 import numpy as np
 from natsort import natsorted
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from rich.filesize import decimal
 
 from runcard import IGNORED
 from runcard.data import medical_io
-from runcard.data.medical_io import DICOM_SUFFIXES, FIX, NIFTI_SUFFIXES, Header
+from runcard.data.medical_io import DICOM_SUFFIXES, FIX, MAX_DECODED_BYTES, NIFTI_SUFFIXES, SMALLER, Header
 from runcard.errors import DataError, UserError, check_integer
 from runcard.fileio import hash_lines, short_name
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES, *NIFTI_SUFFIXES)
 SLICE = re.compile(r"(?P<file>.+\.(nii|nii\.gz|dcm|dicom)):(?P<z>\d+)", re.IGNORECASE | re.DOTALL)
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # for any suffix: others, such as PostScript, start programs or are slow
-MAX_DECODED_BYTES = 3 * 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses twice as many pixels as it warns of
 GREY_MODES = {"1", "L", "LA"}
 DEEP_MODES = {"I": "32-bit grey", "F": "float grey", "I;16": "16-bit grey", "I;16B": "16-bit grey"}
+BYTES_OF_MODES = {"I": 4, "F": 4, "I;16": 2, "I;16B": 2}  # of one value, where it has more than one
 LOSSY_FORMATS = {"JPEG", "MPO"}  # MPO: the JPEG of some cameras
 MODE_NAMES = {"1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey with alpha", "P": "8-bit palette"} | DEEP_MODES
 NO_IMAGES = "no images in this folder (.png, .jpg, .bmp, .tif, .dcm or .nii)"
+ROWS_AT_ONCE = 1024
 FULL_WINDOW = (0, 65535)  # of 16-bit values
 LARGEST_IN_WINDOW = 1e30  # in magnitude: far below the largest float32, so that no difference overflows
 NEAR = 1 / 8  # of the smallest gap between class values: pixels this close to one count as near
@@ -158,8 +160,12 @@ def read_image(path: Path) -> np.ndarray:
 def windowed(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Map pixels linearly to uint8: window's two values become 0 and 255, and values outside are clipped."""
     black, white = window
-    inside = np.clip(pixels.astype(np.float32), black, white)
-    return np.asarray(np.rint((inside - black) * (255 / (white - black))), np.uint8)
+    shown = np.empty(pixels.shape, np.uint8)
+    for start in range(0, len(pixels), ROWS_AT_ONCE):  # the floats of a whole image of the largest size take gigabytes
+        rows = slice(start, start + ROWS_AT_ONCE)
+        inside = np.clip(pixels[rows].astype(np.float32), black, white)
+        shown[rows] = np.rint((inside - black) * (255 / (white - black)))
+    return shown
 
 
 def check_window(window: object) -> tuple[float, float]:
@@ -371,9 +377,11 @@ def open_picture(file: Path | BinaryIO) -> ImageFile.ImageFile:
     largest 8-bit RGB image that Pillow decodes, and what Image.open raises.
     """
     image = Image.open(file, formats=FORMATS)
-    num_bytes = image.width * image.height * len(image.getbands()) * (2 if _has_deep_colour(image) else 1)
+    depth = 2 if _has_deep_colour(image) else BYTES_OF_MODES.get(image.mode, 1)
+    num_bytes = image.width * image.height * len(image.getbands()) * depth
     if num_bytes > MAX_DECODED_BYTES:
-        raise Image.DecompressionBombError(f"{image.width}×{image.height} pixels")
+        size = f"{image.width}×{image.height} pixels take {decimal(num_bytes)}"
+        raise Image.DecompressionBombError(f"{size}, the limit is {decimal(MAX_DECODED_BYTES)}")
     return image
 
 
@@ -413,7 +421,7 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
             raise DataError("empty_file", path, "the file is empty", FIX) from None
         raise DataError("unreadable", path, "not an image that can be read (PNG, JPEG, BMP or TIFF)", FIX) from None
     except Image.DecompressionBombError as error:
-        raise DataError("unreadable", path, "too large, or damaged", FIX, f" ({error})") from None
+        raise DataError("unreadable", path, "too large, or damaged", SMALLER, f" ({error})") from None
     except (OSError, SyntaxError, ValueError) as error:
         check = "truncated" if "truncated" in str(error) else "unreadable"
         raise DataError(check, path, "cannot be read, damaged or truncated", FIX, f" ({error})") from None

@@ -22,13 +22,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.filesize import decimal
 
 from runcard.errors import DataError, UserError, how_to_install
 
 DICOM_SUFFIXES = (".dcm", ".dicom")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # of one image, as in Pillow
-MAX_VOXELS = 2**29  # of one volume: 2048 slices of 512 x 512
+MAX_DECODED_BYTES = 3 * MAX_PIXELS  # of one image: the largest of 8-bit RGB
+MAX_VOLUME_BYTES = 2**31  # of one volume: 2048 slices of 512 x 512, of four bytes a voxel
 NUM_VOLUMES_KEPT = 4  # an image and its mask, and those that follow them in other threads
 FUNCTIONAL_GROUPS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SOP classes: bits, or label maps
@@ -37,6 +39,7 @@ BYTES_OF_FRAGMENT = 8  # the least that a compressed frame takes
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}  # others, also unknown ones, are mm
 TRUNCATED = re.compile(r"truncated|less than expected|end of file", re.IGNORECASE)
 FIX = "Replace or remove it."  # for unreadable files, of any format
+SMALLER = "Save it smaller, in tiles say, or remove it."
 _loading = threading.Lock()  # a volume is read once, not in every thread that wants a slice of it
 
 Spacing = tuple[float, float]  # in mm: between the centres of rows, and of columns
@@ -243,9 +246,11 @@ def _check_image(path: Path, dataset: Any) -> int:
     if "Rows" not in dataset:
         raise DataError("unreadable", path, "a DICOM file without an image", "Remove it.")
     frames, num_pixels = int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows) * int(dataset.Columns)
-    if not 0 < num_pixels <= MAX_PIXELS:
-        size = f" ({dataset.Columns}×{dataset.Rows})"
-        raise DataError("unreadable", path, "too large, or damaged", FIX, size)
+    num_bytes = num_pixels * int(dataset.get("SamplesPerPixel") or 1) * math.ceil(int(dataset.BitsAllocated) / 8)
+    if num_pixels <= 0 or num_bytes > MAX_DECODED_BYTES:
+        size = f"{dataset.Columns}×{dataset.Rows} pixels take {decimal(num_bytes)}"
+        limit = decimal(MAX_DECODED_BYTES)
+        raise DataError("unreadable", path, "too large, or damaged", SMALLER, f" ({size}, the limit is {limit})")
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
         raise _undecoded(path, "compressed, and no decoder is installed", dataset)
@@ -332,9 +337,12 @@ def _open_nifti(path: Path) -> Any:
 
     image = nibabel.load(path)
     shape, dtype = _shape(image), image.header.get_data_dtype()
-    if not 2 <= len(shape) <= 3 or min(shape) < 1 or math.prod(map(int, shape)) > MAX_VOXELS:
-        size = "×".join(map(str, shape))
-        raise DataError("unreadable", path, "not one image or volume, or too large", "Split it.", f": {size}")
+    size, num_bytes = "×".join(map(str, shape)), math.prod(map(int, shape)) * dtype.itemsize
+    if not 2 <= len(shape) <= 3 or min(shape) < 1:
+        raise DataError("unreadable", path, "not one image or volume", "Split it.", f": {size}")
+    if num_bytes > MAX_VOLUME_BYTES:
+        takes = f" ({size} voxels take {decimal(num_bytes)}, the limit is {decimal(MAX_VOLUME_BYTES)})"
+        raise DataError("unreadable", path, "too large, or damaged", "Split it.", takes)
     if dtype.kind not in "biuf":
         raise DataError("unreadable", path, "not grey", "Save it with one number per voxel.", f", but {dtype}")
     return image

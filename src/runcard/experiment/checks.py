@@ -14,7 +14,8 @@ from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Loaders
 from runcard.data.splits import Split
 from runcard.errors import UserError, check_config_choice
-from runcard.training.evaluation import OUT_OF_MEMORY, columns, infer
+from runcard.training.evaluation import columns, infer
+from runcard.training.memory import is_out_of_memory, limited_layers
 from runcard.training.types import Loss, Monitor, Schedule
 
 
@@ -31,10 +32,11 @@ def check_output(
     model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
     batch = next(iter(loaders.val))
     try:
-        logits: Any = infer(network, batch.images)
-    except torch.OutOfMemoryError:
-        raise UserError(OUT_OF_MEMORY) from None
+        with limited_layers(network):
+            logits: Any = infer(network, batch.images)
     except RuntimeError as error:  # a convolution's own words for a wrong number of channels or a wrong size
+        if is_out_of_memory(error):
+            raise
         shape = tuple(batch.images.shape[1:])
         first_line = str(error).splitlines()[0]
         raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from runcard.audit.findings import check_allowed
@@ -19,7 +20,7 @@ from runcard.data.source import Source
 from runcard.errors import UserError
 from runcard.experiment.launch import follow, launched_place, leading
 from runcard.experiment.recorded import is_run_of, report_recorded
-from runcard.fileio import sha256, write_json
+from runcard.fileio import NOT_USABLE, cannot_write, sha256, write_json
 from runcard.runs.hold import Hold
 from runcard.runs.reader import weights_file
 from runcard.runs.search import chosen_by
@@ -39,7 +40,7 @@ def run(
     search which may stop the run, and it returns NaN then. Raises UserError, and HeldError where another process runs
     in the folder.
     """
-    place = launched_place(OmegaConf.select(cfg, "train.devices"))
+    place = launched_place(_devices(cfg))
     if place and place[0] > 0:
         remove_if_empty(folder)  # Hydra made it; the first rank has the record
         return follow(place, cfg, choices)
@@ -48,14 +49,26 @@ def run(
     if recorded and place is None:
         return report_recorded(folder, recorded, console)
 
-    hold = Hold.take(folder)
     try:
-        with leading(place, cfg, choices, config.train.devices) as ranks:
-            from runcard.experiment.session import train_experiment  # imports torch
+        hold = Hold.take(folder)
+        try:
+            with leading(place, cfg, choices, config.train.devices) as ranks:
+                from runcard.experiment.session import train_experiment  # imports torch
 
-            return train_experiment(cfg, config, source, hold, overrides, choices, console, trial, ranks)
-    finally:
-        hold.release()
+                return train_experiment(cfg, config, source, hold, overrides, choices, console, trial, ranks)
+        finally:
+            hold.release()
+    except OSError as error:
+        if message := cannot_write(folder, error, NOT_USABLE):
+            raise UserError(message) from None
+        raise
+
+
+def _devices(cfg: DictConfig) -> object:
+    """Return train.devices of a config that is not yet parsed; None where it has none: parse_config says why."""
+    with suppress(OmegaConfBaseException):
+        return OmegaConf.select(cfg, "train.devices")
+    return None
 
 
 def is_completed(cfg: DictConfig, folder: Path, choices: dict[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -10,7 +11,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -31,11 +31,11 @@ from runcard.errors import UserError
 from runcard.experiment.checks import metric_mode
 from runcard.experiment.finalize import print_summary, write_results
 from runcard.experiment.model_summary import ModelSummary, summarize_model
-from runcard.experiment.predictions import PredictionFigures, first_batch
+from runcard.experiment.predictions import PredictionFigures, first_batch, only_warned_of
 from runcard.experiment.recorded import report_recorded
 from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_features
 from runcard.experiment.trial import Pruned, PruningLogger
-from runcard.fileio import is_disk_full, write_csv, write_figure
+from runcard.fileio import NOT_USABLE, cannot_write, write_csv, write_figure
 from runcard.interrupts import StopAfterEpoch, unmasked
 from runcard.loggers.progress import Progress
 from runcard.loggers.tensorboard import TensorBoardLogger
@@ -43,19 +43,17 @@ from runcard.runs.hold import Hold
 from runcard.runs.search import chosen_by
 from runcard.runs.writer import Record, check_parent, copy_training
 from runcard.training.checkpoint import Checkpoint, from_bytes, restore
-from runcard.training.evaluation import OUT_OF_MEMORY, columns
+from runcard.training.evaluation import columns
 from runcard.training.feature_cache import Pretrained
 from runcard.training.loop import fit
+from runcard.training.memory import is_out_of_memory, out_of_memory
 from runcard.training.ranks import ALONE, Ranks, is_of_ranks
 from runcard.training.types import Evaluation, Logger, Saver, State
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-LOADER_LOST = (
-    "train.num_workers: a loader process was lost; the system may have killed it for its memory. The same command goes "
-    "on after epoch {epoch}; train.num_workers=0 needs no such processes."
-)
+LOST_WORKER = re.compile(r"DataLoader worker \(pid.*?\d\) (is killed by signal: [^.\n]+|exited unexpectedly)")
 
 
 def train_experiment(
@@ -198,13 +196,11 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
         ending |= {"status": "pruned", "error": str(stop)}
         console.print(stop)
     except Exception as error:
-        ending |= {"status": "failed", "error": str(error)}
-        if is_disk_full(error):  # of a file that is not written atomically: TensorBoard's
-            raise UserError(f"{record.folder}: the disk is full. Free some space and try again.") from None
-        if isinstance(error, torch.OutOfMemoryError):
-            raise UserError(OUT_OF_MEMORY) from None
-        if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-            raise UserError(LOADER_LOST.format(epoch=checkpoint.epoch)) from None
+        failure = _as_message(error, record.folder, checkpoint.epoch)
+        ending |= {"status": "failed", "error": str(failure)}
+        _finish(record, started, ending)
+        if failure is not error:
+            raise failure from None
         raise
     except KeyboardInterrupt as stop:
         how = "stopped by SIGUSR1" if isinstance(stop, StopAfterEpoch) else "interrupted"
@@ -212,10 +208,32 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
             f"\n{how} after epoch {checkpoint.epoch}. The same command goes on from there; a single run with "
             f"run_dir='\"{record.folder}\"' added."
         )
+        _finish(record, started, ending)
         raise
-    finally:
-        with suppress(UserError, OSError):  # a full disk: the first error is the one to hear of
-            record.finish(perf_counter() - started, **ending)
+    except BaseException:
+        _finish(record, started, ending)
+        raise
+    record.finish(perf_counter() - started, **ending)
+
+
+def _finish(record: Record, started: float, ending: dict[str, Any]) -> None:
+    """Let run.json say how the session ended, if it can: its own error is the one to hear of."""
+    with suppress(UserError, OSError):
+        record.finish(perf_counter() - started, **ending)
+
+
+def _as_message(error: Exception, folder: Path, epoch: int) -> Exception:
+    """Return a UserError for what the machine refuses or ends, else the error itself."""
+    if isinstance(error, OSError) and (message := cannot_write(folder, error, NOT_USABLE)):
+        return UserError(message)
+    if is_out_of_memory(error):
+        return UserError(out_of_memory(error))
+    if found := LOST_WORKER.search(str(error)):
+        return UserError(
+            f"train.num_workers: a loader process {found[1]}, perhaps for want of memory. "
+            f"The same command goes on after epoch {epoch}; train.num_workers=0 needs no such processes."
+        )
+    return error
 
 
 def _train(
@@ -244,17 +262,19 @@ def _train(
     try:
         tracker.start(setup.config_yaml, record.content, setup.monitor.name)
         if not setup.is_lean and not (folder / "figures" / "first_batch.png").exists():
-            figure = first_batch(setup)
-            write_figure(folder / "figures" / "first_batch.png", figure)
-            tracker.figure("train/first_batch", figure, 0)
+            with only_warned_of("figures/first_batch.png"):
+                figure = first_batch(setup)
+                write_figure(folder / "figures" / "first_batch.png", figure)
+                tracker.figure("train/first_batch", figure, 0)
         resumed_epoch = state.epoch
         epochs, monitor = setup.train.epochs, setup.monitor.name
         logger = PruningLogger(tracker, trial, monitor, epochs) if trial else tracker
+        outputs = InFolder(record, logger, checkpoint)
         try:
             if ranks.size > 1 and ranks.meet():
                 last = checkpoint.last.read_bytes() if state.epoch else None
                 _join(ranks, setup, {"data": record.content["data"], "last": last})
-            state = fit_setup(trained, state, checkpoint, logger, ranks)
+            state = fit_setup(trained, state, outputs, outputs, ranks)
             ranks.leave()
         except RuntimeError as error:
             if not is_of_ranks(error):
@@ -292,6 +312,27 @@ def train_along(ranks: Ranks, cfg: DictConfig, config: Config, source: Source, c
         state = restore(from_bytes(begun["last"]), setup.model, setup.optimizer, setup.schedule.rule)
     nowhere = Nowhere()
     fit_setup(trained, state, nowhere, nowhere, ranks)
+
+
+class InFolder:
+    """The logger and the checkpoint of a run, as long as its folder is there: no file of it makes a new one."""
+
+    def __init__(self, record: Record, logger: Logger, checkpoint: Saver) -> None:
+        self.record, self.logger, self.checkpoint = record, logger, checkpoint
+
+    def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
+        """Report one optimizer step."""
+        self.logger.step(epoch, step, num_images, loss)
+
+    def epoch(self, row: dict[str, Any], val: Evaluation | None, is_best: bool) -> None:
+        """Report one finished epoch. Raise UserError where the folder is gone."""
+        self.record.check_there()
+        self.logger.epoch(row, val, is_best)
+
+    def save(self, state: State) -> None:
+        """Save the state. Raise UserError where the folder is gone."""
+        self.record.check_there()
+        self.checkpoint.save(state)
 
 
 class Nowhere:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 from torch.optim import Optimizer
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from runcard.config.diff import flatten
 from runcard.config.instantiate import build, build_with
@@ -31,6 +31,7 @@ from runcard.fileio import sha256
 from runcard.runs.reader import weights_file
 from runcard.training.evaluation import check_units, leave_out_ignored
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
+from runcard.training.memory import check_training_fits, check_weights_fit, limited_weights
 from runcard.training.ranks import ALONE, Ranks, synchronize_batchnorm
 from runcard.training.transfer import freeze, load_initial_weights
 from runcard.training.types import BalancedLoss, Loss, Monitor, Schedule
@@ -111,8 +112,11 @@ def make_setup(
     loss = build("loss", config.loss.node, trust, choices.get("loss"))
     augment = build("augmentation", config.augmentation, trust, choices.get("augmentation"))
     _derive(cfg, config, source)
-    with forked(seed, "weights"):
-        model = build("model", to_plain(cfg.model), trust, choices.get("model"))
+    build_model = partial(build, "model", to_plain(cfg.model), trust, choices.get("model"))
+    if str(cfg.model._target_).startswith("runcard.models."):
+        check_weights_fit(build_model)
+    with forked(seed, "weights"), limited_weights():
+        model = build_model()
     origin = _load_weights(model, train, to_plain(cfg.model)) if begins else {}
     freeze(model, train.freeze or [])
     if ranks.size > 1 and train.sync_batchnorm:
@@ -134,12 +138,13 @@ def make_setup(
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
     scores = resolved["metric"]["scores"]
-    metrics = MetricCollection({name: build(f"metric.scores.{name}", node, trust) for name, node in scores.items()})
+    metrics = _metrics(scores, trust)
     leave_out_ignored(loss, metrics, data.samples)
     out_channels = resolved["derived"]["out_channels"]
     check_output(network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = build_with("optimizer", resolved["optimizer"], trained, trust)
+    check_training_fits(model, optimizer, fabric.device)
     rule = build_with("scheduler.rule", resolved["scheduler"]["rule"], optimizer, trust)
     schedule = Schedule(rule, config.scheduler.every, config.scheduler.monitor)
     monitor = check_monitors(schedule, config.metric.monitor, metrics)
@@ -228,6 +233,17 @@ def _load_weights(model: nn.Module, train: TrainConfig, node: Mapping[str, Any])
         load_initial_weights(model, file, train.init_without or [], node)
         hashes["init_sha256"] = sha256(file)
     return hashes
+
+
+def _metrics(scores: Mapping[str, Any], trust: Sequence[str]) -> MetricCollection:
+    """Build the scores of every evaluation."""
+    built = {name: build(f"metric.scores.{name}", node, trust) for name, node in scores.items()}
+    for name, metric in built.items():
+        if not isinstance(metric, Metric):
+            raise UserError(
+                f"metric.scores.{name}._target_ must name a torchmetrics.Metric, got {type(metric).__name__}."
+            )
+    return MetricCollection(built)
 
 
 def _balance(loss: nn.Module, data: Data) -> dict[str, list[float]]:

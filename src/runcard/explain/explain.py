@@ -25,6 +25,7 @@ from runcard.explain.images import UNKNOWN, Pictures, read_pictures
 from runcard.explain.shortcut_probe import Finding, probe
 from runcard.fileio import atomic_write, inside, short_name, write_figure, write_json
 from runcard.training.evaluation import Autocast, predict
+from runcard.training.memory import limited_layers
 from runcard.training.restore import open_run
 
 BATCH_SIZE = 32
@@ -99,7 +100,10 @@ def explain_run(
     run = open_run(folder, trust)
     dataset, classes = run.dataset(root), run.config["derived"]["classes"]
     classifier = Classifier(run.model, normalizer(dataset.normalization), classes, run.autocast)
-    if classifier(np.zeros((1, dataset.image_size_px, dataset.image_size_px, dataset.channels), np.uint8)).ndim != 2:
+    black = np.zeros((1, dataset.image_size_px, dataset.image_size_px, dataset.channels), np.uint8)
+    with limited_layers(run.model):
+        gives_classes = classifier(black).ndim == 2
+    if not gives_classes:
         raise UserError("activation maps are for models that give one class per image; this one gives masks.")
     if paths:
         pictures = read_pictures(dataset, classes, paths, console, trust)

@@ -276,8 +276,8 @@ def _evaluate(
     if not images.are_of(own, "val"):  # which training has looked at
         try:
             log_evaluation(own, folder, images.name, len(images.chosen), data["hash"])
-        except OSError as error:  # a run folder that is read-only
-            console.print(f"warning: this look is not logged: {own.folder}: {error.strerror}.", style="yellow")
+        except UserError as error:  # a run folder that is read-only
+            console.print(f"warning: this look is not logged: {error}", style="yellow")
     evaluation = {
         "run": own.folder.as_posix(),
         "weights_sha256": _weights(own.folder),

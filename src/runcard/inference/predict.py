@@ -42,6 +42,7 @@ from runcard.inference.inputs import PATTERN, Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction
 from runcard.runs.environment import versions
 from runcard.runs.folders import run_folders
+from runcard.runs.hold import OWN_FILES, Hold
 
 RECORD = "predictions.json"
 WRITE_EVERY_SECONDS = 10.0  # how often the record is written, so that an interrupted prediction goes on
@@ -118,7 +119,25 @@ def predict(
     predictor = _open(runs, options, trust)
     if options.values and len(options.values) != len(predictor.classes):
         raise UserError(f"--values must be one grey value for each of {', '.join(predictor.classes)}.")
-    folder = _Folder.open(output, _made_by(runs, predictor.classes, options))
+    if output.exists() and not output.is_dir():
+        raise UserError(f"-o {output}: is no folder. Name another one.")
+    hold = Hold.take(output)
+    try:
+        return _predict(predictor, wanted, output, _made_by(runs, predictor.classes, options), options, console)
+    finally:
+        hold.release()
+
+
+def _predict(
+    predictor: ImagePredictor,
+    wanted: Sequence[Input],
+    output: Path,
+    made_by: dict[str, Any],
+    options: Options,
+    console: Console,
+) -> Outcome:
+    """Predict images into a folder that this process holds."""
+    folder = _Folder.open(output, made_by)
     outcome = Outcome()
     seen = _Differences(predictor)
     try:
@@ -155,7 +174,7 @@ class _Folder:
     def open(cls, path: Path, made_by: dict[str, Any]) -> _Folder:
         """Open a folder: a new one, or one with predictions that were made in the same way."""
         record: dict[str, Any] = {}
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if any(each.name not in OWN_FILES for each in path.iterdir()):
             with suppress(OSError, ValueError):
                 record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             if not isinstance(record, dict) or record.get("made_by") != made_by:

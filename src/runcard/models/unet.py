@@ -18,6 +18,7 @@ from runcard.errors import check_choice, check_flag, check_integer, check_number
 from runcard.models.initialization import SCHEMES, initialize
 
 PLACES = ("pool", "concat", "bottleneck")
+MAX_DEPTH = 14  # halvings of the largest image, of 16384 pixels
 UPSAMPLINGS = ("transpose3", "transpose2", "bilinear")
 
 
@@ -76,7 +77,7 @@ class UNet(nn.Module):
         check_integer("in_channels", in_channels, 1)
         check_integer("out_channels", out_channels, 1)
         check_integer("base", base, 1)
-        check_integer("depth", depth, 1)
+        check_integer("depth", depth, 1, MAX_DEPTH)
         dropout = check_number("dropout", dropout, 0, 1)
         if isinstance(dropout_at, str) or not isinstance(dropout_at, Sequence):
             raise ValueError(f"dropout_at must be a list of {', '.join(PLACES)}, got {dropout_at!r}")

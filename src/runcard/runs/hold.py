@@ -18,9 +18,11 @@ from runcard.errors import UserError
 from runcard.fileio import parse_json
 
 RUNNING = ".running"  # names the process that holds the folder; its time is renewed as long as the process lives
-OWN_FILES = (".lock", RUNNING)
+LOCK = ".lock"
+OWN_FILES = (LOCK, RUNNING)
 BEAT_SECONDS = 10.0
 HERE = socket.gethostname()
+MAX_TRIES = 1000  # to make a folder that others make and remove at the same time
 DEAD_AFTER_SECONDS = 60.0  # without a new time: the process is gone, or its machine is
 
 
@@ -52,30 +54,44 @@ class Hold:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._is_new = not folder.exists()
-        self._lock = FileLock(folder / ".lock")
+        self._lock = FileLock(folder / LOCK)
+        self._lock_file: tuple[int, int] | None = None  # which file the lock is on
         self._released = Event()
 
     @classmethod
     def take(cls, folder: Path) -> Hold:
         """Hold folder, which is made where it is missing. Raise HeldError where another process does."""
         hold = cls(folder)
-        while True:
+        for left in reversed(range(MAX_TRIES)):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 hold._acquire()
                 break
             except (FileExistsError, FileNotFoundError):  # in between, another process removed its empty folder
-                if folder.exists() and not folder.is_dir():
+                if not left or (folder.exists() and not folder.is_dir()):
                     raise
+            except OSError:  # the drive is full, or read-only
+                hold.release()
+                raise
         Thread(target=hold._beat, daemon=True).start()
         return hold
 
     def move_aside(self, free_name: Path) -> None:
-        """Rename the folder to free_name, and hold an empty one in its place."""
-        self._let_go()
+        """Rename the folder to free_name, and hold an empty one in its place. Raise HeldError where another was faster.
+
+        The lock is let go when the folder has its new name and no lock file any more: nobody gets in before.
+        """
+        if os.name == "nt":  # where a folder with an open file cannot be renamed
+            self._let_go()
         self.folder.rename(free_name)
-        self.folder.mkdir()
-        self._acquire()
+        before, self._lock = self._lock, FileLock(self.folder / LOCK)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._acquire()
+        finally:
+            for name in OWN_FILES:
+                (free_name / name).unlink(missing_ok=True)
+            before.release()
 
     def release(self) -> None:
         """Let another process hold the folder; remove it where it was made for this hold and is empty."""
@@ -90,22 +106,34 @@ class Hold:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise _held(self.folder, holder_of(self.folder)) from None
+        self._lock_file = _identity(self.folder / LOCK)
         other = holder_of(self.folder)
         if other and other.host != HERE:  # the lock says nothing of other machines on some file systems
-            self._lock.release()
+            self._unlock()
             raise _held(self.folder, other)
         self.holder = Holder(HERE, os.getpid())
         (self.folder / RUNNING).write_text(json.dumps(vars(self.holder)), encoding="utf-8")
 
     def _let_go(self) -> None:
-        """Unlock the folder. The lock file of a run folder stays: see below. What is no run folder is left as it was.
+        """Unlock the folder, unless it was removed meanwhile: then its name may be another process's."""
+        if self._lock.is_locked and self._is_mine():
+            with suppress(OSError):  # a drive that has become read-only
+                (self.folder / RUNNING).unlink(missing_ok=True)
+        self._unlock()
 
-        Once it is unlocked another process may hold it, and a third would lock a new file of that name.
+    def _unlock(self) -> None:
+        """Unlock the folder. The lock file of a run folder stays; what is no run folder is left as it was.
+
+        The file goes before the lock does. Whoever has opened it until then gets a lock on a file without a name, which
+        FileLock takes for none; in the other order, a second process could lock it and a third a new file.
         """
-        (self.folder / RUNNING).unlink(missing_ok=True)
-        if not (self.folder / "run.json").exists():
-            (self.folder / ".lock").unlink(missing_ok=True)
+        if self._lock.is_locked and self._is_mine() and not (self.folder / "run.json").exists():
+            with suppress(OSError):
+                (self.folder / LOCK).unlink(missing_ok=True)
         self._lock.release()
+
+    def _is_mine(self) -> bool:
+        return self._lock_file is not None and _identity(self.folder / LOCK) == self._lock_file
 
     def _beat(self) -> None:
         path = self.folder / RUNNING
@@ -133,6 +161,15 @@ def _read(path: Path) -> Holder | None:
         return Holder(str(written["host"]), int(written["pid"]))
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one that has its name later; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _is_alive(pid: int) -> bool:

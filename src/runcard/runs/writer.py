@@ -19,13 +19,16 @@ import yaml
 
 from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError, runs_below
-from runcard.fileio import atomic_write, write_csv, write_json, write_text
+from runcard.fileio import atomic_write, is_temporary, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.folders import file_of, read_metadata
 from runcard.runs.hold import OWN_FILES, Hold
 from runcard.runs.run import EVALUATIONS, Run
 from runcard.runs.schema import SCHEMA_VERSION, ParentRun, faults
 
+HYDRAS_FILES = ("config.yaml", "hydra.yaml", "overrides.yaml")  # written first of all where hydra.output_subdir=.hydra
+HYDRAS_LOG = "train.log"  # where hydra/job_logging=default
+OF_NFS = ".nfs"  # begins the name of a removed file that a process has still open, on a network drive
 MAX_DIFFERENCES = 3  # between two configs, in a message
 OTHER_FOLDER = "For this config use another name=… or run_dir=…, or overwrite=true, which moves that folder aside."
 
@@ -79,8 +82,16 @@ class Record:
         self.content |= metadata
         write_json(self.folder / "run.json", self.content)
 
+    def check_there(self) -> None:
+        """Raise UserError where the folder was removed or renamed during the run, whose files would be new ones."""
+        if not (self.folder / "run.json").exists():
+            raise UserError(
+                f"{self.folder}: was removed or renamed while it was trained in. The same command begins anew there."
+            )
+
     def finish(self, session_seconds: float, status: str, error: str | None = None, **metadata: Any) -> None:
         """Write how this session ended: completed, failed or interrupted."""
+        self.check_there()
         self.content["sessions"][-1] |= {"end": _now(), "seconds": session_seconds}
         self.update(status=status, error=error, end=_now(), **metadata)
 
@@ -117,7 +128,7 @@ def _read_folder(
 ) -> tuple[dict[str, Any], str]:
     """Return run.json of a folder, {} where there is none, and why the folder cannot be this config's, "" if it can."""
     if not (folder / "run.json").exists():
-        others = sorted(path.name for path in folder.iterdir() if path.name not in OWN_FILES)
+        others = sorted(path.name for path in folder.iterdir() if not _precedes_a_run(path))
         return {}, f"{folder}: is not empty and not a run folder: it has {', '.join(others[:5])}." if others else ""
     try:
         content = read_metadata(folder)
@@ -140,6 +151,14 @@ def _read_folder(
         kept = [each for each in overrides if not each.startswith("run_dir=")]
         fault += f"\nTo resume that run: {shlex.join(['runcard', 'train', *kept, f'run_dir={folder}'])}"
     return content, fault
+
+
+def _precedes_a_run(path: Path) -> bool:
+    """Whether a file of a folder is there before run.json: what a run that was killed so early leaves does no harm."""
+    if path.is_dir():
+        names = [each.name for each in path.iterdir()]
+        return path.name == ".hydra" and all(name in HYDRAS_FILES or is_temporary(name) for name in names)
+    return path.name in (*OWN_FILES, HYDRAS_LOG) or path.name.startswith(OF_NFS) or is_temporary(path.name)
 
 
 def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:

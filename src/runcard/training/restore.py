@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from runcard.runs.folders import BEST, file_of, read_metadata
 from runcard.runs.run import Split, read_split
 from runcard.runs.schema import RestoredConfig, RestoredRun, faults
 from runcard.training.checkpoint import read_weights
+from runcard.training.memory import check_weights_fit, limited_weights
 
 BUILD_ERRORS = (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError)
 
@@ -115,7 +117,10 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     if recorded and sha256(path) != recorded:
         raise UserError(f"{path}: damaged or replaced: its SHA-256 is not the one in run.json.")
     try:
-        model = build("model", config["model"], trust)
+        if str(config["model"].get("_target_")).startswith("runcard.models."):
+            check_weights_fit(partial(build, "model", config["model"], trust))
+        with limited_weights():
+            model = build("model", config["model"], trust)
     except BUILD_ERRORS as error:  # it was built once: the config or the code is another one now
         said = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}: model cannot be built of its config: {said}.") from None

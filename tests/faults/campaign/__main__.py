@@ -27,6 +27,7 @@ def main() -> None:
         if options.anew:
             options.results.unlink(missing_ok=True)
         warm_up()
+        _choose(options.commands)
         _run_trials(options, done)
     results = list(read_results(options.results).values())
     print_table(results)
@@ -44,11 +45,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--anew", action="store_true", help="forget the results that are there")
     parser.add_argument("--again", action="store_true", help="run again what failed")
     parser.add_argument("--sample", type=int, metavar="N", help="only N trials of each class, drawn by the seed")
+    parser.add_argument("--commands", nargs="+", help="of those that are disturbed: segmentation, predict; none: all")
     parser.add_argument("--only", metavar="TEXT", help="only trials whose name has this in it")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--table", action="store_true", help="run nothing")
     parser.add_argument("--page", type=Path, help="write the table between the markers of this page")
     return parser
+
+
+def _choose(commands: list[str] | None) -> None:
+    """Disturb only these commands."""
+    from campaign.scenarios import SCENARIOS
+
+    for name in [name for name in SCENARIOS if commands and name not in commands]:
+        del SCENARIOS[name]
 
 
 def read_results(path: Path) -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -73,7 +83,7 @@ def _run_trials(options: argparse.Namespace, done: dict[tuple[str, str, int], di
 
 
 def _run_share(options: argparse.Namespace, done: dict[tuple[str, str, int], dict[str, Any]], job: int) -> None:
-    from campaign.scenarios import remove_trained
+    from campaign.scenarios import remove_kept
 
     try:
         for name in options.classes or CLASSES:
@@ -95,7 +105,7 @@ def _run_share(options: argparse.Namespace, done: dict[tuple[str, str, int], dic
                 if result.outcome == FAILED:
                     print(f"{name}: {trial.name}: {shown(result.seen)}", flush=True)
     finally:
-        remove_trained()
+        remove_kept()
 
 
 def _cpu_seconds() -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from campaign.events import Fault
 from campaign.processes import Ended, run
-from campaign.scenarios import CLASSES, VGG, difference, of_files, of_runs, trained, write_images
+from campaign.scenarios import CLASSES, VGG, difference, keep_folder, of_files, of_runs, trained, write_images
 from campaign.trials import EQUAL, FAILED, REFUSED, Result, Trial, fault_of, rng
 
 TRAIN = ("train", *CLASSES, *VGG, "run_dir=run")
@@ -73,7 +73,7 @@ def _run_in(state: str) -> Path:
     completed = trained("classes")
     if state == "completed":
         return completed
-    place = Path(tempfile.mkdtemp(prefix="interrupted-"))
+    place = keep_folder("interrupted-")
     whole = run(*TRAIN, folder=place, watch=True).events
     shutil.rmtree(place / "run")
     second = [i for i, (kind, path) in enumerate(whole, 1) if kind == "open" and path.endswith(".last.ckpt.tmp.ckpt")][

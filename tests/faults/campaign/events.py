@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import mmap
 import os
 import signal
 import sys
@@ -34,7 +35,7 @@ class Events:
     def __init__(self, folder: Path, log: Path, fault: Fault | None) -> None:
         self.folder, self.fault = f"{folder.resolve()}{os.sep}", fault
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.counted = 0
+        self.counter = mmap.mmap(-1, 8)  # of this process and those that it forks
         self.lock = Lock()
 
     def install(self) -> None:
@@ -66,8 +67,9 @@ class Events:
             os.write(self.log, f"{kind} {os.fsdecode(path)}\n".encode())
             if self.fault is None or kind not in self.fault.kinds:
                 return
-            self.counted += 1
-            if self.counted < self.fault.number or (self.counted > self.fault.number and not self.fault.onward):
+            counted = int.from_bytes(self.counter[:], "little") + 1
+            self.counter[:] = counted.to_bytes(8, "little")
+            if counted < self.fault.number or (counted > self.fault.number and not self.fault.onward):
                 return
         if self.fault.error is not None:
             raise OSError(self.fault.error, os.strerror(self.fault.error), os.fsdecode(path))

@@ -16,7 +16,7 @@ EXIT_INTERRUPTED = 130
 
 def trials(seed: int) -> Iterator[Trial]:
     """Yield trials at instants spread over the time that each scenario takes."""
-    for name, number in NUMBERS.items():
+    for name, number in ((name, NUMBERS[name]) for name in SCENARIOS):
         for i in range(number):
             kind = (signal.SIGINT, signal.SIGTERM)[i % 2]
             share = rng(seed, "interrupts", name, i).uniform(0, 1.05)

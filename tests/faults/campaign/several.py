@@ -19,11 +19,11 @@ LOST = 20  # trials with a lost loader process
 
 def trials(seed: int) -> Iterator[Trial]:
     """Yield trials with several processes, and with lost ones."""
-    for name, number in TOGETHER.items():
+    for name, number in ((name, number) for name, number in TOGETHER.items() if name in SCENARIOS):
         for i in range(number):
             delays = [rng(seed, "several", name, i, j).uniform(0, 1) for j in range((2, 4)[i % 2])]
             yield Trial(f"{name}, {len(delays)} processes {i}", partial(_together, SCENARIOS[name], delays))
-    for i in range(LOST):
+    for i in range(LOST if "segmentation" in SCENARIOS else 0):
         delay = rng(seed, "several", "lost", i).uniform(0, 0.3)
         yield Trial(f"segmentation, lost loader {i}", partial(_lose_loader, SCENARIOS["segmentation"], delay))
 

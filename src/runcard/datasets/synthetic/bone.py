@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from runcard.data.source import Source
 from runcard.datasets.synthetic.rendering import (
+    MAX_IMAGES,
+    MAX_SIZE_PX,
     Canvas,
     Layer,
     Points,
@@ -124,8 +126,8 @@ class PhantomBone(Source):
         shortcut: bool = False,
         seed: int = 0,
     ) -> None:
-        check_integer("num_images", num_images, 1)
-        self.size_px = check_integer("size_px", size_px, 16)
+        check_integer("num_images", num_images, 1, MAX_IMAGES)
+        self.size_px = check_integer("size_px", size_px, 16, MAX_SIZE_PX)
         self.difficulty = check_number("difficulty", difficulty, 0, 1)
         check_number("imbalance", imbalance, 0, 1)
         check_number("label_noise", label_noise, 0, 1)

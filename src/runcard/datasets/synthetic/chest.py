@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from runcard.data.source import Source
 from runcard.datasets.synthetic.rendering import (
+    MAX_IMAGES,
+    MAX_SIZE_PX,
     Canvas,
     Layer,
     Points,
@@ -182,8 +184,8 @@ class PhantomChest(Source):
     def __init__(
         self, num_images: int, size_px: int, difficulty: float = 0.5, sides: bool = False, seed: int = 0
     ) -> None:
-        check_integer("num_images", num_images, 1)
-        self.size_px = check_integer("size_px", size_px, 16)
+        check_integer("num_images", num_images, 1, MAX_IMAGES)
+        self.size_px = check_integer("size_px", size_px, 16, MAX_SIZE_PX)
         self.difficulty = check_number("difficulty", difficulty, 0, 1)
         self.seed = check_integer("seed", seed, 0)
         self.ids = [f"chest_{i:04d}" for i in range(num_images)]

@@ -22,6 +22,7 @@ GLYPHS: dict[str, list[list[tuple[float, float]]]] = {  # strokes in a box of he
     "R": [[(0, 1), (0, 0), (0.45, 0), (0.62, 0.13), (0.62, 0.37), (0.45, 0.5), (0, 0.5)], [(0.3, 0.5), (0.65, 1)]],
     "L": [[(0, 0), (0, 1), (0.6, 1)]],
 }
+MAX_IMAGES, MAX_SIZE_PX = 1_000_000, 16_384
 SUBPIXEL_BITS = 8
 BRIGHTEST_TISSUE = 240  # of 255: only a printed marker is brighter
 
