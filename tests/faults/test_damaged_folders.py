@@ -165,8 +165,12 @@ def test_completed_run_whose_record_is_not_whole_is_not_believed(tmp_path, name,
         report_recorded(run, record, Console())
 
 
-def test_lost_weights_are_said(tmp_path, capsys):
+@pytest.mark.parametrize("how", ["absent", "empty"])
+def test_lost_weights_are_said(tmp_path, capsys, how):
     run = write_run(tmp_path / "run")
+    (run / "checkpoints").mkdir(exist_ok=True)
+    (run / WEIGHTS).write_bytes(b"x")
+    damage(run / WEIGHTS, how)
     assert report_recorded(run, json.loads((run / "run.json").read_text()), Console()) > 0
     assert "its best weights are not there any more" in capsys.readouterr().out
 

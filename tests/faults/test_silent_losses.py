@@ -16,6 +16,7 @@ from PIL import Image
 from runcard.audit.cache import remember
 from runcard.caching import audit_cache
 from runcard.experiment import finalize
+from runcard.experiment.predictions import only_warned_of
 from runcard.fileio import atomic_write, csv_text, read_csv, write_text
 from runcard.runs.folders import lost_files, read_metadata
 from runcard.runs.reader import read_run
@@ -125,16 +126,29 @@ def test_images_with_long_names_are_trained_on(run_config, tmp_path):
     assert len(list((run / "previews").rglob("*.png"))) == len(read_split(run)["val"])
 
 
-@pytest.mark.parametrize("fails", ["curves_figure", "explain_validation", "previews"])
+@pytest.mark.parametrize("fails", ["curves_figure", "explain_validation", "previews", "first_batch"])
 def test_a_picture_that_fails_ends_no_run(run_config, tmp_path, monkeypatch, capsys, fails):
     def fail(*_, **__):
         raise OSError(36, "File name too long", "x.png")
 
     if fails == "previews":
         monkeypatch.setattr("runcard.experiment.predictions.preview", fail)
+    elif fails == "first_batch":
+        monkeypatch.setattr("runcard.experiment.session.first_batch", fail)
     else:
         monkeypatch.setattr(finalize, fails, fail)
     run = run_config("run", *CLASSES)
     assert (read_metadata(run)["status"], lost_files(run)) == ("completed", "")
     assert "warning: " in (shown := capsys.readouterr().out)
     assert "File name too long" in shown
+
+
+@pytest.mark.parametrize("cause", [True, False])
+def test_an_interrupt_that_a_library_turned_into_another_error_is_one(cause):
+    interrupt = KeyboardInterrupt()
+    error = ValueError("Invalid bounding box")
+    error.__cause__, error.__context__ = (interrupt, None) if cause else (None, interrupt)
+    with pytest.raises(KeyboardInterrupt), only_warned_of("figures/x.png"):
+        raise error
+    with only_warned_of("figures/x.png"):
+        raise ValueError("no interrupt") from LookupError()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from runcard.config.compose import read_saved_config
 from runcard.config.instantiate import build
 from runcard.errors import UserError
+from runcard.experiment import train
 from runcard.fileio import sha256
 
 FA3 = "torch.nn.attention._fa3._fa3_import_module"
@@ -237,3 +238,15 @@ def test_a_command_in_the_folder_imports_no_file_of_it(runcard_command, hostile_
     for command in (["report", ".", "--output", "out"], ["card", "."], ["status", "."]):
         assert runcard_command(*command)[0] == 0
         assert str(run) not in sys.path
+
+
+def test_training_in_a_folder_imports_no_module_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if Path(place or ".").resolve() != tmp_path])
+    monkeypatch.setattr(train, "run_composed", lambda: None)
+    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
+    for name in ("HYDRA_FULL_ERROR", "CUBLAS_WORKSPACE_CONFIG"):  # which it sets
+        monkeypatch.setenv(name, "1")
+    train.main()
+    assert str(tmp_path) not in sys.path

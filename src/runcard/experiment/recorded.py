@@ -23,7 +23,7 @@ def report_recorded(folder: Path, recorded: dict[str, Any], console: Console) ->
         raise UserError(f"{folder}: completed before, but {lost} is missing or empty. overwrite=true runs it again.")
     best = recorded["best"]
     console.print(f"{folder}: completed before, {best['monitor']} {best['value']:.4f} (epoch {best['epoch']})")
-    if not has_file(folder, BEST):
+    if not has_file(folder, BEST) or not (folder / BEST).stat().st_size:
         console.print("warning: its best weights are not there any more; overwrite=true trains them.", style="yellow")
     if recorded["sessions"][-1]["code"] != code_hash():
         console.print("warning: runcard's code has changed since; overwrite=true runs it again.", style="yellow")

@@ -19,6 +19,7 @@ from hydra.core.utils import JobReturn
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
+from runcard.config.project import use_own_modules
 from runcard.errors import UserError
 from runcard.experiment.sweep import MAX_TRIES, Job, RunSweeper, SweepReporter
 from runcard.experiment.trial import JOURNAL, RUN, Direction, open_journal, open_study, writable
@@ -229,6 +230,8 @@ def _direction(config: DictConfig) -> Direction:
         return "minimize"
     scores = [score for score in config.metric.scores if f"{name}_".startswith(f"{score}_")]  # dice_left is one of dice
     if scores:
+        if config.trust:
+            use_own_modules()
         target = get_object(config.metric.scores[max(scores, key=len)]._target_)
         if isinstance(is_better := getattr(target, "higher_is_better", None), bool):
             return "maximize" if is_better else "minimize"

@@ -40,7 +40,6 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once
     interrupts.watch()
-    sys.path.append(str(Path.cwd()))  # the user's own modules
     try:
         sys.argv[1:] = sweep_arguments(sys.argv[1:])
         if "TORCHELASTIC_RUN_ID" in os.environ and {"-m", "--multirun"} & set(sys.argv):

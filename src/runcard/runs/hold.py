@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import errno
 import json
 import os
 import socket
@@ -62,17 +63,11 @@ class Hold:
     def take(cls, folder: Path) -> Hold:
         """Hold folder, which is made where it is missing. Raise HeldError where another process does."""
         hold = cls(folder)
-        for left in reversed(range(MAX_TRIES)):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                hold._acquire()
-                break
-            except (FileExistsError, FileNotFoundError):  # in between, another process removed its empty folder
-                if not left or (folder.exists() and not folder.is_dir()):
-                    raise
-            except OSError:  # the drive is full, or read-only
-                hold.release()
-                raise
+        try:
+            hold._make_and_acquire()
+        except OSError:  # the drive is full, or read-only
+            hold.release()
+            raise
         Thread(target=hold._beat, daemon=True).start()
         return hold
 
@@ -86,8 +81,7 @@ class Hold:
         self.folder.rename(free_name)
         before, self._lock = self._lock, FileLock(self.folder / LOCK)
         try:
-            self.folder.mkdir(exist_ok=True)
-            self._acquire()
+            self._make_and_acquire()
         finally:
             for name in OWN_FILES:
                 (free_name / name).unlink(missing_ok=True)
@@ -101,12 +95,26 @@ class Hold:
             with suppress(OSError):
                 self.folder.rmdir()
 
+    def _make_and_acquire(self) -> None:
+        for left in reversed(range(MAX_TRIES)):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._acquire()
+                return
+            except (FileExistsError, FileNotFoundError):  # in between, another process removed its empty folder
+                if not left or (self.folder.exists() and not self.folder.is_dir()):
+                    raise
+
     def _acquire(self) -> None:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise _held(self.folder, holder_of(self.folder)) from None
-        self._lock_file = _identity(self.folder / LOCK)
+        descriptor = self._lock._context.lock_file_fd
+        self._lock_file = _identity(self.folder / LOCK if descriptor is None else descriptor)
+        if not self._is_mine():  # the folder was renamed while the file was opened
+            self._lock.release()
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder / LOCK))
         other = holder_of(self.folder)
         if other and other.host != HERE:  # the lock says nothing of other machines on some file systems
             self._unlock()
@@ -163,10 +171,10 @@ def _read(path: Path) -> Holder | None:
         return None
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from another one that has its name later; None where there is none."""
+def _identity(file: Path | int) -> tuple[int, int] | None:
+    """Return what tells a file, by its path or descriptor, from another one that has its name later; None: no file."""
     try:
-        status = path.stat()
+        status = os.stat(file)  # noqa: PTH116  a descriptor, too
     except OSError:
         return None
     return status.st_dev, status.st_ino
