@@ -145,6 +145,21 @@ def test_an_interrupted_prediction_goes_on_to_the_same_bytes(trained_runs, image
     assert files(tmp_path / "again") == files(tmp_path / "whole")
 
 
+def test_a_prediction_that_was_killed_before_its_record_goes_on(trained_runs, images, predict, tmp_path, monkeypatch):
+    command = (trained_runs / "masks" / "seed0", images, "--batch-size", 2, "-o")
+    assert predict(*command, "whole")[0] == 0
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".predictions.json.tmp.json").write_text("{")
+    with monkeypatch.context() as patch:
+        patch.setattr("runcard.inference.predict._Folder.add", lambda *_: [][0])  # after the masks of a batch
+        patch.setattr("runcard.inference.predict._Folder.finish", lambda *_: None)
+        with pytest.raises(IndexError):
+            predict(*command, "out")
+    assert (tmp_path / "out" / "im0.png").exists()
+    assert predict(*command, "out")[0] == 0
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
 def test_one_process_at_a_time_predicts_into_a_folder(trained_runs, images, predict, tmp_path):
     command = (trained_runs / "masks" / "seed0", images, "-o", "out")
     hold = Hold.take(tmp_path / "out")

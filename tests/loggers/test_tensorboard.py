@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import struct
+import threading
+from pathlib import Path
 
 import pytest
 from conftest import TINY, blank_figures, compose_config
@@ -20,12 +22,14 @@ from tensorboard.plugins.custom_scalar import metadata as custom_scalars
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_metric_evals, list_session_groups
 from tensorboard.plugins.pr_curve import metadata as pr_curves
 from tensorboard.plugins.scalar.scalars_plugin import ScalarsPlugin
+from tensorboard.summary.writer.event_file_writer import _AsyncWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from runcard.compare.confounds import group_arms
 from runcard.experiment.run import run
 from runcard.fileio import csv_text, write_csv
 from runcard.loggers.arms import write_log_folder
-from runcard.loggers.tensorboard import tag_of
+from runcard.loggers.tensorboard import _report, tag_of
 from runcard.runs.folders import read_metrics, run_folders
 from runcard.runs.reader import find_runs
 
@@ -286,3 +290,19 @@ def test_hparams_of_arms_have_the_monitored_metrics_alone(of_arms, runs):
     by_last_value = {round(value.value, 5) for _, s in of_arms.sessions().values() for value in s.metric_values}
     rows = [read_metrics(runs / name / "metrics.csv")[-1] for name in RUNS]
     assert by_last_value == {round(row.get("val/dice", row.get("val/accuracy")), 5) for row in rows}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's, and answers as a full disk does")
+def test_a_full_disk_is_raised_and_not_printed_by_the_writers_thread(capfd, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", _report)
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        writer = _AsyncWriter(RecordWriter(full))
+        writer._byte_queue.put(b"x")
+        writer._worker.join()
+        with pytest.raises(OSError, match="No space left"):
+            writer.flush()
+    assert capfd.readouterr().err == ""
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    assert "ZeroDivisionError" in capfd.readouterr().err, "any other error of a thread is shown"

@@ -45,6 +45,7 @@ from runcard.runs.folders import run_folders
 from runcard.runs.hold import OWN_FILES, Hold
 
 RECORD = "predictions.json"
+UNFINISHED = f".{RECORD}.tmp.json"  # what a kill may leave of the first record
 WRITE_EVERY_SECONDS = 10.0  # how often the record is written, so that an interrupted prediction goes on
 MAX_LISTED = 10
 ONNX = ".onnx"
@@ -174,13 +175,16 @@ class _Folder:
     def open(cls, path: Path, made_by: dict[str, Any]) -> _Folder:
         """Open a folder: a new one, or one with predictions that were made in the same way."""
         record: dict[str, Any] = {}
-        if any(each.name not in OWN_FILES for each in path.iterdir()):
+        if any(each.name not in (*OWN_FILES, UNFINISHED) for each in path.iterdir()):
             with suppress(OSError, ValueError):
                 record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             if not isinstance(record, dict) or record.get("made_by") != made_by:
                 what = "predictions of other runs, or with other options" if record else "something else"
                 raise UserError(f"-o {path}: holds {what}. Name another folder.")
-        return cls(path, made_by, record.get("images", {}))
+        folder = cls(path, made_by, record.get("images", {}))
+        if not record:
+            folder._write_record()  # before any prediction, which would look like somebody else's without it
+        return folder
 
     def is_done(self, names: Sequence[str], sha256: str) -> bool:
         """Whether the same file, with these images, was predicted before, and all its output is there."""

@@ -7,6 +7,7 @@ loggers/arms.py writes what several runs have in common by it.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class TensorBoardLogger:
         self.path = folder / "metrics.csv"
         self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= resumed_epoch]
         extended = bool(self.rows) and not any(folder.glob("events.out.tfevents.*"))  # train.extend: another run's rows
+        threading.excepthook = _report
         self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else 0)
         self.progress = progress
         self.figures_of = figures_of  # epoch, validation -> the figures of this epoch, by tag
@@ -101,6 +103,12 @@ class TensorBoardLogger:
         for name, value in row.items():
             if name != "epoch" and value is not None:
                 self.writer.add_scalar(tag_of(name), value, row["epoch"])
+
+
+def _report(error: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, but not of the writer's own: flush() raises that again, and it becomes a message."""
+    if not (isinstance(error.exc_value, OSError) and type(error.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(error)
 
 
 def tag_of(column: str) -> str:

@@ -81,6 +81,7 @@ class Scenario:
     argv: tuple[str, ...]
     prepare: Callable[[Path], object]
     outputs: Callable[[Path], Any]
+    max_messages: int = 1  # one for each job that fails, and one of the whole
 
 
 def nothing(folder: Path) -> None:
@@ -182,8 +183,8 @@ SCENARIOS = {
     for scenario in (
         Scenario("segmentation", SEGMENTATION, nothing, of_runs),
         Scenario("cached features", (*CACHED, "run_dir=run"), _backbone, of_runs),
-        Scenario("sweep", (*SEGMENTATION[:-1], "record=lean", "-m", "seed=0,1"), nothing, of_runs),
-        Scenario("study", ("study", "study.yml"), _study, of_runs),
+        Scenario("sweep", (*SEGMENTATION[:-1], "record=lean", "-m", "seed=0,1"), nothing, of_runs, 3),
+        Scenario("study", ("study", "study.yml"), _study, of_runs, 3),
         Scenario("predict", ("predict", "run", "images", "-o", "out", "--probabilities"), _with_run, of_files("out")),
         Scenario("export", ("export", "run", "-o", "out.safetensors", "--format", "safetensors"), _with_run,
                  of_files("out.safetensors")),
