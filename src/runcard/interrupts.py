@@ -52,7 +52,9 @@ def unmasked() -> Iterator[None]:
     """End the block with KeyboardInterrupt where an interrupt came, whatever a library made of it."""
     try:
         yield
-    except Exception:
+    except Exception as error:
+        if _is_of_interrupt(error):
+            raise KeyboardInterrupt from error
         check()
         raise
     check()
@@ -83,6 +85,12 @@ def uninterrupted() -> Iterator[None]:
             signal.signal(number, known)
         if came:
             handlers[came[0]](came[0], None)
+
+
+def _is_of_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _interrupt(number: int, _: FrameType | None) -> NoReturn:

@@ -49,17 +49,8 @@ def only_warned_of(what: str) -> Iterator[None]:
         with unmasked():
             yield
     except Exception as error:
-        if is_interrupt(error):
-            raise KeyboardInterrupt from error
         reason = str(error).partition("\n")[0]
         print(f"warning: no {what}: {type(error).__name__}: {reason[:MAX_REASON]}", flush=True)
-
-
-def is_interrupt(error: BaseException | None) -> bool:
-    """Whether an error is an interrupt, or came of one."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 @dataclass(frozen=True)
