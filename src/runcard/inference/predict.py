@@ -36,7 +36,7 @@ from runcard.data.image_io import (
 from runcard.data.medical_io import nifti_mask
 from runcard.errors import DataError, UserError, how_to_install
 from runcard.figures.overlays import outlined
-from runcard.fileio import atomic_write, csv_text, sha256, write_json, write_text
+from runcard.fileio import NOT_USABLE, atomic_write, cannot_write, csv_text, sha256, write_json, write_text
 from runcard.inference.dicom_seg import encode_segmentation
 from runcard.inference.inputs import PATTERN, Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction
@@ -122,7 +122,10 @@ def predict(
         raise UserError(f"--values must be one grey value for each of {', '.join(predictor.classes)}.")
     if output.exists() and not output.is_dir():
         raise UserError(f"-o {output}: is no folder. Name another one.")
-    hold = Hold.take(output)
+    try:
+        hold = Hold.take(output)
+    except OSError as error:
+        raise UserError(cannot_write(output, error, NOT_USABLE) or f"-o {output}: {error.strerror}.") from None
     try:
         return _predict(predictor, wanted, output, _made_by(runs, predictor.classes, options), options, console)
     finally:
