@@ -28,17 +28,29 @@ def exit_code(stop: KeyboardInterrupt) -> int:
     return EXIT_GO_ON if isinstance(stop, StopAfterEpoch) else EXIT_INTERRUPTED
 
 
-def watch() -> None:
-    """From now on Ctrl-C and SIGTERM raise KeyboardInterrupt and are remembered; SIGUSR1 is only remembered."""
-    signal.signal(signal.SIGINT, _interrupt)
-    signal.signal(signal.SIGTERM, _interrupt)  # a cluster's kill ends a run as Ctrl-C does
+@contextmanager
+def watching() -> Iterator[None]:
+    """In the block Ctrl-C and SIGTERM raise KeyboardInterrupt and are remembered; SIGUSR1 is only remembered."""
+    handlers: dict[int, Any] = {signal.SIGINT: _interrupt, signal.SIGTERM: _interrupt}  # a cluster's kill is as Ctrl-C
     if GO_ON:
-        signal.signal(GO_ON, lambda number, _: _came.add(number))  # what SLURM can send before a time limit
+        handlers[GO_ON] = lambda number, _: _came.add(number)  # what SLURM can send before a time limit
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _came.clear()
+
+
+def is_interrupted() -> bool:
+    """Whether Ctrl-C or SIGTERM came."""
+    return bool(_came & {signal.SIGINT, signal.SIGTERM})
 
 
 def check() -> None:
     """Raise KeyboardInterrupt where an interrupt came and got lost."""
-    if _came & {signal.SIGINT, signal.SIGTERM}:
+    if is_interrupted():
         raise KeyboardInterrupt
 
 

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from runcard import __version__
+from runcard import __version__, interrupts
 from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install
 
 EXIT_FOUND = 1  # errors in the data, other data than the run's, or runs that are not done
 CONFIG_DIR = "a folder of further config files, as `runcard train` takes it"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
+
+EXIT_OF_TYPER = 1  # where it is interrupted
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -32,10 +34,23 @@ def options(
     """Experiments on medical images whose conclusions hold."""
 
 
+def _run() -> None:
+    """Run the command; typer makes another exit code of an interrupt."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == EXIT_OF_TYPER and interrupts.is_interrupted():
+            raise KeyboardInterrupt from None
+        raise
+
+
 def main() -> None:
     """Run the command; a user's mistake ends in a message and exit code 2."""
     try:
-        app()
+        with interrupts.watching():
+            _run()
+    except KeyboardInterrupt as stop:
+        sys.exit(interrupts.exit_code(stop))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

@@ -13,7 +13,7 @@ from runcard.data.source import Source
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
 from runcard.runs.environment import code_hash
-from runcard.runs.folders import BEST, has_file, lost_files
+from runcard.runs.folders import fault_of_weights, lost_files
 from runcard.runs.run import read_split
 
 
@@ -23,8 +23,8 @@ def report_recorded(folder: Path, recorded: dict[str, Any], console: Console) ->
         raise UserError(f"{folder}: completed before, but {lost} is missing or empty. overwrite=true runs it again.")
     best = recorded["best"]
     console.print(f"{folder}: completed before, {best['monitor']} {best['value']:.4f} (epoch {best['epoch']})")
-    if not has_file(folder, BEST) or not (folder / BEST).stat().st_size:
-        console.print("warning: its best weights are not there any more; overwrite=true trains them.", style="yellow")
+    if fault := fault_of_weights(folder, recorded):
+        console.print(f"warning: its best weights are {fault}; overwrite=true trains them.", style="yellow")
     if recorded["sessions"][-1]["code"] != code_hash():
         console.print("warning: runcard's code has changed since; overwrite=true runs it again.", style="yellow")
     return float(best["value"])

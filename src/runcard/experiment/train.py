@@ -39,15 +39,9 @@ def main() -> None:
     gc.set_threshold(NUM_OBJECTS_BETWEEN_COLLECTIONS)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once
-    interrupts.watch()
     try:
-        sys.argv[1:] = sweep_arguments(sys.argv[1:])
-        if "TORCHELASTIC_RUN_ID" in os.environ and {"-m", "--multirun"} & set(sys.argv):
-            raise UserError("torchrun trains one run. For a sweep: runcard train -m train.devices=…, without torchrun.")
-        use_project()
-        use_plugins(sys.argv[1:])
-        with execution_whitelist([*TRUSTED_BY_HYDRA]):
-            run_composed()
+        with interrupts.watching(), unmasked():
+            _run_arguments()
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         if not is_hydras(error):
             raise  # a bug of ours
@@ -64,6 +58,16 @@ def main() -> None:
         if SweepReporter.folder:  # Hydra made the folder, and no line of run_composed had run
             remove_if_empty(SweepReporter.folder)
         sys.exit(interrupts.exit_code(stop))  # what to do next was said where it is known, in session.py
+
+
+def _run_arguments() -> None:
+    sys.argv[1:] = sweep_arguments(sys.argv[1:])
+    if "TORCHELASTIC_RUN_ID" in os.environ and {"-m", "--multirun"} & set(sys.argv):
+        raise UserError("torchrun trains one run. For a sweep: runcard train -m train.devices=…, without torchrun.")
+    use_project()
+    use_plugins(sys.argv[1:])
+    with execution_whitelist([*TRUSTED_BY_HYDRA]):
+        run_composed()
 
 
 @hydra.main(config_path=str(CONF), config_name="config")
@@ -101,7 +105,11 @@ def _keep_mark_of_search(cfg: DictConfig, rerun: Path) -> None:
     """Let a run that begins with what another has, by rerun, train.extend or train.init_from, record its search too."""
     origins = [
         rerun,
-        *(Path(each) for key in ("extend", "init_from") if (each := OmegaConf.select(cfg, f"train.{key}"))),
+        *(
+            Path(each)
+            for key in ("extend", "init_from")
+            if isinstance(each := OmegaConf.select(cfg, f"train.{key}"), str)
+        ),
     ]
     if not OmegaConf.select(cfg, "chosen_by") and (behind := next(filter(None, map(search_behind, origins)), None)):
         OmegaConf.update(cfg, "chosen_by", behind, force_add=True)

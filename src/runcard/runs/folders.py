@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import re
 import reprlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from natsort import natsorted
 
 from runcard.errors import UserError
-from runcard.fileio import inside, read_csv, read_json
+from runcard.fileio import inside, read_csv, read_json, sha256
 
 Row = dict[str, Any]  # of metrics.csv
 BEST, LAST = "checkpoints/best.safetensors", "checkpoints/last.ckpt"  # in a run folder
@@ -83,6 +83,14 @@ def has_file(folder: Path, name: str) -> bool:
         return inside(folder, name).is_file()
     except (OSError, ValueError):
         return False
+
+
+def fault_of_weights(folder: Path, metadata: Mapping[str, Any]) -> str:
+    """Say what is wrong with the best weights of a run, given its run.json; "" where nothing is."""
+    if not has_file(folder, BEST) or not (folder / BEST).stat().st_size:
+        return "not there any more"
+    recorded = metadata.get("best_sha256")  # absent in runs of old versions
+    return "damaged or replaced" if recorded and sha256(folder / BEST) != recorded else ""
 
 
 def lost_files(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +19,10 @@ from runcard.data.datamodule import open_source, read_samples
 from runcard.data.image_io import FULL_WINDOW, check_window
 from runcard.data.source import Samples
 from runcard.errors import UserError, runs_below
-from runcard.fileio import sha256
-from runcard.runs.folders import BEST, file_of, read_metadata
+from runcard.runs.folders import BEST, LAST, fault_of_weights, file_of, has_file, read_metadata
 from runcard.runs.run import Split, read_split
 from runcard.runs.schema import RestoredConfig, RestoredRun, faults
-from runcard.training.checkpoint import read_weights
+from runcard.training.checkpoint import read_last, read_weights
 from runcard.training.memory import check_weights_fit, limited_weights
 
 BUILD_ERRORS = (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError)
@@ -95,6 +94,16 @@ class SavedRun:
         return torch.autocast(next(self.model.parameters()).device.type, torch.bfloat16, enabled=mixed)
 
 
+def _check_weights(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise UserError where the best weights are not those of the run: until it is completed, its checkpoint knows."""
+    if record.get("status") == "completed" or not has_file(folder, LAST):
+        known, knows = record, "run.json"
+    else:
+        known, knows = read_last(file_of(folder, LAST), "so nobody knows its best weights", "Complete the run"), LAST
+    if fault := fault_of_weights(folder, known):
+        raise UserError(f"{folder / BEST}: {fault}: its SHA-256 is not the one in {knows}.")
+
+
 def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     """Open the run of a folder; trust names packages whose objects its config may name.
 
@@ -113,9 +122,7 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     if wrong := wrong + [f"config in {BEST}: {fault}" for fault in faults(config, RestoredConfig)]:
         raise UserError(f"{folder}: {wrong[0]}{f', and {len(wrong) - 1} more' if len(wrong) > 1 else ''}.")
     check_recorded({key: config[key] for key in ("model", "dataset")}, trust, str(folder))  # what is rebuilt here
-    recorded = record.get("best_sha256")  # absent in runs of old versions, and until a run is completed
-    if recorded and sha256(path) != recorded:
-        raise UserError(f"{path}: damaged or replaced: its SHA-256 is not the one in run.json.")
+    _check_weights(folder, record)
     try:
         if str(config["model"].get("_target_")).startswith("runcard.models."):
             check_weights_fit(partial(build, "model", config["model"], trust))

@@ -28,7 +28,7 @@ from runcard.compare.report.claim import CHECKLIST, SOURCE
 from runcard.compare.report.tables import cell, number
 from runcard.console import counted, duration
 from runcard.fileio import sha256
-from runcard.runs.folders import BEST, has_file
+from runcard.runs.folders import BEST, fault_of_weights, has_file
 from runcard.runs.run import Run
 from runcard.stats.mrmc import MIN_UNITS
 
@@ -365,10 +365,18 @@ def _commands(run: Run) -> tuple[str, ...]:
     )
 
 
+def _weights(run: Run) -> str:
+    """Return the SHA-256 of the best weights, and what is wrong with their file."""
+    fault = fault_of_weights(run.folder, run.metadata)
+    if recorded := run.metadata.get("best_sha256"):  # absent in runs of old versions
+        return f"{recorded}; the file in the run folder is {fault}" if fault else str(recorded)
+    return "no file in the run folder" if fault else sha256(run.folder / BEST)
+
+
 def _versions(run: Run) -> dict[str, str]:
     metadata, session = run.metadata, run.session
     return {
-        "weights SHA-256": sha256(run.folder / BEST) if has_file(run.folder, BEST) else "no file in the run folder",
+        "weights SHA-256": _weights(run),
         "config hash": str(metadata.get("config_hash", NOT_RECORDED)),
         "data hash": metadata["data"]["hash"],
         "split hash": metadata["data"]["split_hash"],
