@@ -27,7 +27,7 @@ from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
 from runcard.errors import UserError, did_you_mean
 from runcard.fileio import read_json, write_json
-from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch
+from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch, is_to_stop
 from runcard.runs.environment import code_hash
 from runcard.runs.search import chosen_by
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
@@ -195,6 +195,8 @@ def _console() -> Console:
 
 def _launch(arguments: Sequence[str]) -> None:
     """Run `runcard train -m`, which reports its failures itself. A signal reaches it, and it says where it stopped."""
+    if is_to_stop():
+        raise StopAfterEpoch
     with subprocess.Popen([sys.executable, "-m", "runcard.cli", "train", "-m", *arguments]) as process:
         passed_on = [number for number in (signal.SIGTERM, GO_ON) if number]
         before = [signal.signal(each, lambda number, _: process.send_signal(number)) for each in passed_on]

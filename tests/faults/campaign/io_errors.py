@@ -39,7 +39,7 @@ def disturbed(scenario: Scenario, fault: Fault) -> Result:
         codes = (0, 1, 2) if scenario.name == "sweep" else (0, 2)
         if wrong := fault_of(ended, codes, MAX_LINES * scenario.max_messages):
             return Result(FAILED, f"{where}: {wrong}")
-        if not ended.returncode and not compare(scenario, folder):
+        if not ended.returncode and not compare(scenario, folder, ended.stdout):
             return Result(EQUAL, where)
-        result = again(scenario, folder, where)
+        result = again(scenario, folder, where, ended.stdout)
         return Result(REFUSED, where) if result.outcome == EQUAL and ended.returncode else result

@@ -65,9 +65,9 @@ def _lose_loader(scenario: Scenario, delay: float) -> Result:
         what = f"{'a' if loaders else 'no'} loader process killed: exit code {ended.returncode}"
         if wrong := fault_of(ended, codes=(0, 2)):
             return Result(FAILED, f"{what}: {wrong}")
-        if not ended.returncode and not compare(scenario, folder):
+        if not ended.returncode and not compare(scenario, folder, ended.stdout):
             return Result(EQUAL, what)
-        result = again(scenario, folder, what)
+        result = again(scenario, folder, what, ended.stdout)
         return Result(REFUSED, what) if result.outcome == EQUAL else result
 
 

@@ -12,7 +12,7 @@ BEGIN, END = "<!-- begin: make faults -->", "<!-- end: make faults -->"
 # The classes, in the order of the table: module, and what it does.
 CLASSES = {
     "kills": "killed at each change of a file",
-    "interrupts": "SIGINT or SIGTERM at a random instant",
+    "interrupts": "SIGINT, SIGTERM or SIGUSR1 at a random instant",
     "full_disk": "the disk is full from the n-th write on",
     "io_errors": "each write, flush and rename fails once",
     "damage": "a damaged file in a run folder",
