@@ -34,7 +34,8 @@ def watching() -> Iterator[None]:
     handlers: dict[int, Any] = {signal.SIGINT: _interrupt, signal.SIGTERM: _interrupt}  # a cluster's kill is as Ctrl-C
     if GO_ON:
         handlers[GO_ON] = lambda number, _: _came.add(number)  # what SLURM can send before a time limit
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    ignored = {number for number in handlers if signal.getsignal(number) is signal.SIG_IGN}  # as a shell's & asks for
+    before = {number: signal.signal(number, handlers[number]) for number in handlers.keys() - ignored}
     try:
         yield
     finally:

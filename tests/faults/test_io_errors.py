@@ -85,7 +85,7 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("operation", ["open", "fsync", "rename"])
-@pytest.mark.parametrize(("number", "at"), zip(NUMBERS, (1, 2, 4, 7, 9), strict=True))
+@pytest.mark.parametrize(("number", "at"), list(zip(NUMBERS, (1, 2, 4, 7, 9), strict=True)))
 def test_a_drive_that_fails_is_said_and_the_same_command_goes_on(
     tmp_path, monkeypatch, operation, number, at, undisturbed
 ):

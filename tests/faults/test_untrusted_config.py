@@ -245,7 +245,6 @@ def test_training_in_a_folder_imports_no_module_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py"])
     monkeypatch.setattr(sys, "path", [place for place in sys.path if Path(place or ".").resolve() != tmp_path])
     monkeypatch.setattr(train, "run_composed", lambda: None)
-    monkeypatch.setattr(train.signal, "signal", lambda *_: None)
     for name in ("HYDRA_FULL_ERROR", "CUBLAS_WORKSPACE_CONFIG"):  # which it sets
         monkeypatch.setenv(name, "1")
     train.main()

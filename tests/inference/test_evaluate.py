@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import runcard.datasets.image_mask
+from runcard.errors import UserError
 from runcard.inference.predictor import load
 from runcard.runs.reader import read_run
 
@@ -144,12 +145,12 @@ def test_arms_are_compared_on_an_evaluation(evaluate, runcard_command, runs, hos
 
 def test_a_look_that_cannot_be_logged_is_warned_of(evaluate, runs, hospital, monkeypatch):
     def refuse(*_: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise UserError("runs/masks/seed0/evaluations.csv: cannot be written: Permission denied.")
 
     monkeypatch.setattr("runcard.inference.evaluate.log_evaluation", refuse)
     code, out, _ = evaluate(runs / "masks" / "seed0", *hospital)
     assert code == 0
-    assert "warning: this look is not logged: runs/masks/seed0: Permission denied." in out
+    assert "warning: this look is not logged: runs/masks/seed0/evaluations.csv: cannot be written" in out
 
 
 def test_images_that_a_run_was_trained_on_are_refused(evaluate, runs):
