@@ -33,7 +33,7 @@ def _interrupt(scenario: Scenario, kind: signal.Signals, share: float) -> Result
         command.signal(kind)
         ended = command.wait()
         when = f"{kind.name} after {share:.0%}: exit code {ended.returncode}"
-        if not ended.returncode:
+        if ended.returncode in (0, -kind):  # a signal after the last line of a command ends the interpreter
             wrong = compare(scenario, folder)
             return Result(FAILED, f"{when}: {wrong}") if wrong else Result(EQUAL, f"{when}: it was done")
         if wrong := fault_of(ended, codes=(EXIT_GO_ON if kind == GO_ON else EXIT_INTERRUPTED,)):
