@@ -145,6 +145,17 @@ def test_an_interrupted_prediction_goes_on_to_the_same_bytes(trained_runs, image
     assert files(tmp_path / "again") == files(tmp_path / "whole")
 
 
+def test_an_image_that_is_predicted_again_gets_the_same_bits(trained_runs, images, predict, tmp_path):
+    """In a batch of its own its probabilities would differ in the last bit."""
+    command = (trained_runs / "masks", images, "--probabilities", "-o", "out")
+    assert predict(*command)[0] == 0
+    file = tmp_path / "out" / "probabilities" / "im1.npz"
+    before = np.load(file)["probabilities"]
+    (tmp_path / "out" / "im1.png").unlink()
+    assert predict(*command)[1].splitlines()[-1] == "1 image predicted, 4 were done before: out/"
+    assert np.array_equal(np.load(file)["probabilities"], before)
+
+
 def test_a_prediction_that_was_killed_before_its_record_goes_on(trained_runs, images, predict, tmp_path, monkeypatch):
     command = (trained_runs / "masks" / "seed0", images, "--batch-size", 2, "-o")
     assert predict(*command, "whole")[0] == 0

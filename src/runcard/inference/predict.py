@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -81,6 +81,7 @@ class _Read:
     image: np.ndarray
     prepared: list[np.ndarray]  # of each run
     kind: str  # "8-bit grey PNG"
+    is_done: bool  # its prediction is there
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -146,18 +147,23 @@ def _predict(
     seen = _Differences(predictor)
     try:
         with ThreadPoolExecutor() as pool:
-            reads = _ahead(pool, wanted, predictor, folder, 2 * options.batch_size)
+            reads = _ahead(pool, wanted, predictor, folder, options.batch_size)
             hidden = not console.is_terminal
             bar = track(reads, "predicting", len(wanted), console=console, transient=True, disable=hidden)
             for batch in _batches(bar, options.batch_size, outcome):
+                if all(read.is_done for read in batch):  # those that are not cannot be read
+                    outcome.skipped += len(batch)
+                    continue
                 sizes = [(read.image.shape[0], read.image.shape[1]) for read in batch]
                 predictions = predictor.predict_batch([read.prepared for read in batch], sizes)
+                missing = [(read, each) for read, each in zip(batch, predictions, strict=True) if not read.is_done]
                 # In threads: to wait for the disk after each file costs more than to encode it.
-                written = pool.map(partial(folder.write, options=options), batch, predictions)
-                for read, (entry, mask) in zip(batch, written, strict=True):
+                written = pool.map(lambda pair: folder.write(pair[0], pair[1], options=options), missing)
+                for (read, _), (entry, mask) in zip(missing, written, strict=True):
                     folder.add(read.wanted, entry, mask)
                     seen.add(read)
-                outcome.predicted += len(batch)
+                outcome.predicted += len(missing)
+                outcome.skipped += len(batch) - len(missing)
     finally:
         folder.finish([each.name for each in wanted])
     for line in (*seen.lines(), *folder.lines()):
@@ -375,37 +381,49 @@ def _made_by(runs: Sequence[Path], classes: Sequence[str], options: Options) -> 
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, wanted: Sequence[Input], predictor: ImagePredictor, folder: _Folder, ahead: int
+    pool: ThreadPoolExecutor, wanted: Sequence[Input], predictor: ImagePredictor, folder: _Folder, batch_size: int
 ) -> Iterator[_Read | DataError | None]:
-    """Read images in threads, at most ahead of them before they are used, which bounds memory; in their order."""
+    """Read images in threads, two batches ahead of their use, which bounds memory; in their order.
 
-    hash_once, is_done = lru_cache(4)(sha256), lru_cache(4)(folder.is_done)  # not again for every slice of a volume
+    None stands for an image of a batch that is done. Of a batch that is not, those that are done are read too: in a
+    smaller batch the others would get probabilities that differ in the last bit.
+    """
+    hash_once = lru_cache(8 * batch_size)(sha256)
+    is_done = lru_cache(8 * batch_size)(folder.is_done)  # not again for every slice of a volume
 
-    def read(each: Input) -> _Read | DataError | None:
+    @lru_cache(8)
+    def is_batch_done(number: int) -> bool:
+        batch = wanted[number * batch_size : (number + 1) * batch_size]
+        with suppress(DataError, OSError):
+            return all(is_done(each.in_file, hash_once(file_of(each.path))) for each in batch)
+        return False
+
+    def read(number: int) -> _Read | DataError | None:
+        each = wanted[number]
         try:
             hashed = hash_once(file_of(each.path))
-            if is_done(each.in_file, hashed):
+            if is_batch_done(number // batch_size):
                 return None
-            image = read_image(each.path)
-            return _Read(each, hashed, image, predictor.prepare(image), describe(each.path))
+            image, done = read_image(each.path), is_done(each.in_file, hashed)
+            return _Read(each, hashed, image, predictor.prepare(image), describe(each.path), done)
         except DataError as fault:
             return fault
         except OSError as error:
             return DataError("unreadable", each.path, error.strerror or str(error), "Replace or leave it out.")
 
     waiting: list[Future[_Read | DataError | None]] = []
-    remaining = iter(wanted)
+    remaining = iter(range(len(wanted)))
     while True:
-        waiting += [pool.submit(read, each) for each in islice(remaining, ahead - len(waiting))]
+        waiting += [pool.submit(read, number) for number in islice(remaining, 2 * batch_size - len(waiting))]
         if not waiting:
             return
         yield waiting.pop(0).result()
 
 
 def _batches(reads: Iterable[_Read | DataError | None], batch_size: int, outcome: Outcome) -> Iterator[list[_Read]]:
-    """Yield full batches and a last one; count in outcome what is not to be predicted."""
+    """Yield what can be read of each batch_size images, but where all is done; count in outcome what is not yielded."""
     batch: list[_Read] = []
-    for read in reads:
+    for number, read in enumerate(reads, start=1):
         if read is None:
             outcome.skipped += 1
         elif isinstance(read, DataError):
@@ -413,8 +431,9 @@ def _batches(reads: Iterable[_Read | DataError | None], batch_size: int, outcome
                 outcome.failed.append(str(read))
         else:
             batch.append(read)
-        if len(batch) == batch_size:
-            yield batch
+        if number % batch_size == 0:
+            if batch:
+                yield batch
             batch = []
     if batch:
         yield batch
