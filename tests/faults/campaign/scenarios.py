@@ -18,6 +18,7 @@ from evidence import numbers, run_json
 from PIL import Image
 
 from campaign.processes import Ended, run
+from runcard.runs.hold import OWN_FILES
 
 TINY = (
     "dataset.num_images=8",
@@ -101,7 +102,7 @@ def of_runs(folder: Path) -> dict[str, Any]:
             "files": sorted(
                 str(path.relative_to(each))
                 for path in each.rglob("*")
-                if path.is_file() and "tfevents" not in path.name
+                if path.is_file() and "tfevents" not in path.name and path.name not in OWN_FILES  # a dead process's
             ),
         }
     return found
