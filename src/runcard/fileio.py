@@ -75,7 +75,7 @@ def cannot_write(place: Path, error: OSError, what: str = NOT_WRITABLE) -> str:
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes, os.PathLike)) else place
     if named.parent != place.parent or not is_temporary(named.name):
         place = named
-    return f"{place}: {what}: {error.strerror}. When that is mended, the same command goes on from what is there."
+    return f"{place}: {what}: {error.strerror}. Once that is fixed, the same command goes on from what is there."
 
 
 def is_temporary(name: str) -> bool:

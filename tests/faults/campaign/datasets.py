@@ -95,7 +95,7 @@ ODDITIES: dict[str, Callable[[Path, Random], object]] = {
 
 
 def trials(seed: int) -> Iterator[Trial]:
-    """Yield folders with one to three oddities, under `train` and `audit` in turn."""
+    """Yield folders with one to three faults, under `train` and `audit` in turn."""
     for i in range(NUMBER):
         draw = rng(seed, "datasets", i)
         odd = draw.sample(sorted(ODDITIES), draw.choice((1, 2, 3)))
