@@ -21,8 +21,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from runcard.audit.profiles import Mask, Profile, inode_of, profile_of
-from runcard.caching import Buffer, Cache
-from runcard.config.schema import DatasetConfig
+from runcard.caching import Buffer, Cache, image_cache
+from runcard.config.schema import Config, DatasetConfig
 from runcard.data.datamodule import read_samples
 from runcard.data.image_io import file_of
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES, prepare_process, read_only
@@ -49,6 +49,12 @@ class Decoded:
 
     samples: Samples
     profiles: dict[int, Profile]
+
+
+def decode(config: Config, source: Source) -> Decoded:
+    """Decode the images of a run's config, whose source is open, or take those that its cache keeps."""
+    cache = image_cache(config.images.cache_dir, config.images.cache_gb)
+    return read_decoded(source, config.dataset, config.audit.allow, cache)
 
 
 def read_decoded(source: Source, dataset: DatasetConfig, allowed: Sequence[str], cache: Cache) -> Decoded:

@@ -177,7 +177,7 @@ def find_arms(runs: list[str], metric: str | None, on: Path | None = None) -> tu
         found = evaluations_of(found, on)
     if not found.runs:
         raise UserError("\n".join(["There is no completed run to compare:", *found.left_out]))
-    arms, again = confounds.group_arms(found.runs)
+    arms, again = confounds.group_arms(found.runs, found.failed)
     if metric:
         endpoints.check_measured(arms[0].first, metric)
     return arms, [*found.left_out, *again]

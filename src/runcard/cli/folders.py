@@ -103,7 +103,8 @@ def tensorboard(
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
     if len(runs) == 1 and (study := study_folder(Path(runs[0]))):
-        _, _, arms, left_out = analysis.read_study_folder(study)
+        found = analysis.read_study_folder(study)
+        arms, left_out = found.arms, found.left_out
         folders = run_folders(study)
     else:
         arms, left_out = find_arms(runs, None)

@@ -57,6 +57,10 @@ def study(
         list[str] | None,
         typer.Argument(help="seeds=0,1,2 questions=4b name=…, and what every run is given: scale=quick …"),
     ] = None,
+    until_decided: Annotated[
+        bool, typer.Option("--until-decided", help="add seeds until each question is decided, or the budget is spent")
+    ] = False,
+    budget: Annotated[int | None, typer.Option(help="seeds of each arm, at most: 10 or 20; none: 10")] = None,
     config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
@@ -65,8 +69,10 @@ def study(
     from runcard.compare.report.html import write_report
     from runcard.study.runner import run_study
 
+    if budget is not None and not until_decided:
+        raise UserError(f"--budget {budget}: is that of --until-decided. Give both, or name the seeds: seeds=0,1,2.")
     try:
-        done = run_study(file, arguments or [], config_dir)
+        done = run_study(file, arguments or [], config_dir, (budget or 10) if until_decided else None)
     except KeyboardInterrupt as stop:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         sys.exit(exit_code(stop))

@@ -16,8 +16,10 @@ from runcard.compare.arms import Arm, same_config
 from runcard.compare.confounds import distinct, session_factors
 from runcard.compare.contrasts import Answer, answer, metric_measure
 from runcard.compare.learning_curves import MIN_EPOCHS
+from runcard.compare.looks import Design, answer_in_looks
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
+from runcard.compare.registration import Registration, read_registration, settled
 from runcard.console import counted
 from runcard.errors import UserError
 from runcard.fileio import inside, read_json
@@ -42,6 +44,8 @@ class Findings:
     command: str  # the command that reproduces this
     left_out: tuple[str, ...]  # runs that are not compared, each with the reason
     remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, smoke tests
+    design: Design | None = None  # of a study that adds seeds until it is decided
+    registration: Registration | None = None  # of a study: what was written down before its first run
 
 
 def find(
@@ -51,6 +55,8 @@ def find(
     left_out: Sequence[str] = (),
     command: str = "",
     metric: str | None = None,
+    design: Design | None = None,
+    registration: Registration | None = None,
 ) -> Findings:
     """Answer the questions from the runs of these arms; left_out names the runs that do not count.
 
@@ -68,6 +74,13 @@ def find(
         tables[arm.name] = {written.get(m.key, m.title): value for m, value in table.items()}
         for m in table:
             measures.setdefault(m.title, replace(m, title=written.get(m.key, m.title)))
+    num_questions = study.num_questions if study else 0
+    if design:
+        answers = answer_in_looks(questions, arms, design, num_questions)
+    else:
+        answers = answer(questions, arms, num_questions)
+    if study:
+        answers = settled(registration, study, answers)
     margins = [question.margin for question in questions if question.margin is not None]
     return Findings(
         study=study,
@@ -76,13 +89,15 @@ def find(
         values=tables,
         out_of_fold={arm.name: endpoints.out_of_fold(arm) for arm in arms},
         best={arm.name: metric_value(arm, monitored(arm), "best") for arm in arms},
-        answers=tuple(answer(questions, arms)),
+        answers=tuple(answers),
         command=command,
         left_out=tuple(left_out),
         remarks=(
             *_remarks_on_questions(study, questions, arms),
             *(f"{arm.name}: {limit}" for arm in arms for limit in limits(arm, arms, min(margins, default=FLAT))),
         ),
+        design=design,
+        registration=registration,
     )
 
 
@@ -211,7 +226,7 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
     """Report how many of the possible questions are asked, unless all are."""
     num_asked = sum(not question.controlled_by for question in questions)
     if study and num_asked < study.num_questions:
-        return [f"{num_asked} of the study's {study.num_questions} questions are asked, and Holm adjusts for these"]
+        return [f"{num_asked} of the study's {study.num_questions} questions are asked; Holm adjusts for them all"]
     num_pairs = len(arms) * (len(arms) - 1) // 2
     if not study and num_asked < num_pairs:
         return [f"{len(arms)} arms make {num_pairs} pairs: each is compared with {questions[0].second} alone"]
@@ -220,12 +235,32 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
 
 def of_study(folder: Path) -> Findings:
     """Answer the questions of a study from the runs named in its folder; see read_study_folder."""
-    study, command, arms, left_out = read_study_folder(folder)
-    return find(study.questions, arms, study, left_out, command)
+    found = read_study_folder(folder)
+    return find(
+        found.study.questions,
+        found.arms,
+        found.study,
+        found.left_out,
+        found.command,
+        design=found.design,
+        registration=found.registration,
+    )
 
 
-def read_study_folder(folder: Path) -> tuple[Study, str, list[Arm], list[str]]:
-    """Read study.json: the study, the command that repeats it, its arms, and the runs left out, each with the reason.
+@dataclass(frozen=True)
+class StudyFolder:
+    """What study.json says, and the runs that it names."""
+
+    study: Study
+    command: str  # that repeats it
+    arms: list[Arm]  # at least one
+    left_out: list[str]  # runs, each with the reason
+    design: Design | None  # None where all seeds are run at once
+    registration: Registration | None
+
+
+def read_study_folder(folder: Path) -> StudyFolder:
+    """Read study.json and the runs that it names.
 
     Raises UserError where the file cannot be read, or where none of its runs is completed.
     """
@@ -233,6 +268,10 @@ def read_study_folder(folder: Path) -> tuple[Study, str, list[Arm], list[str]]:
     try:
         content = read_json(folder, "study.json")
         study, members, left_out = from_json(content["study"]), content["runs"], list(content.get("missing", []))
+        written = content.get("design")
+        design = Design(tuple(written["looks"]), written["budget"], written["tried"]) if written else None
+        registration = read_registration(folder, content)
+        failed = {name: [(0, int(seed)) for seed in seeds] for name, seeds in content.get("failed", {}).items()}
         for each in chain(*members.values()):
             inside(folder, each)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -251,7 +290,7 @@ def read_study_folder(folder: Path) -> tuple[Study, str, list[Arm], list[str]]:
             left_out += [f"{run.folder}: not the config or data of {name}'s other runs" for run in mismatched]
             kept, copies = distinct([run for run in runs if same_config(run) == config])
             left_out += copies
-            arms.append(Arm(name, kept))
+            arms.append(Arm(name, kept, tuple(failed.get(name, ()))))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
-    return study, content["command"], arms, left_out
+    return StudyFolder(study, content["command"], arms, left_out, design, registration)

@@ -18,6 +18,7 @@ class Arm:
 
     name: str
     runs: tuple[Run, ...]  # at least one; by fold, then by seed
+    failed: tuple[tuple[int, int], ...] = ()  # fold and seed of its runs that ended without a value
 
     @property
     def first(self) -> Run:
@@ -33,6 +34,17 @@ class Arm:
     def seeds(self) -> tuple[int, ...]:
         """The seeds, each once, in ascending order."""
         return tuple(sorted({run.seed for run in self.runs}))
+
+    @property
+    def losses(self) -> str:
+        """How many of its runs failed: "2 of 5 runs of A failed"; "" where none did."""
+        num_runs = len(self.runs) + len(self.failed)
+        return f"{len(self.failed)} of {num_runs} runs of {self.name} failed" if self.failed else ""
+
+    def first_seeds(self, num_seeds: int) -> Arm | None:
+        """Return the arm with its runs of the seeds 0 to num_seeds − 1 alone; None where there is no such run."""
+        runs = tuple(run for run in self.runs if run.seed < num_seeds)
+        return Arm(self.name, runs, tuple(key for key in self.failed if key[1] < num_seeds)) if runs else None
 
     @property
     def allowed(self) -> tuple[str, ...]:

@@ -113,8 +113,10 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
     return reasons
 
 
-def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
+def group_arms(runs: Sequence[Run], failed: Sequence[Run] = ()) -> tuple[list[Arm], list[str]]:
     """Group runs into arms, named by what distinguishes them; also return the runs left out, with the reason.
+
+    Of the runs that failed, an arm remembers those of its config, unless the same seed completed.
 
     A second run of the same config and seed is not another sample: the run that ended last counts; before it, one of a
     search, whose mark another run of the same config may lack.
@@ -134,7 +136,20 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[str]]:
         members.append(kept)
         left_out += copies
     members.sort(key=lambda arm: min(place[run.folder] for run in arm))
-    return [Arm(name, arm) for name, arm in zip(_names([arm[0] for arm in members]), members, strict=True)], left_out
+    lost = [(config, (run.fold, run.seed)) for run in failed if (config := _config_of_failed(run)) is not None]
+    arms = []
+    for name, kept in zip(_names([each[0] for each in members]), members, strict=True):
+        config, done = same_config(kept[0]), {(run.fold, run.seed) for run in kept}
+        arms.append(Arm(name, kept, tuple(sorted({key for own, key in lost if own == config and key not in done}))))
+    return arms, left_out
+
+
+def _config_of_failed(run: Run) -> tuple[Any, ...] | None:
+    """Return what a failed run shares with its arm; None where it failed before it knew its data."""
+    try:
+        return same_config(run)
+    except (LookupError, TypeError):
+        return None
 
 
 def _rank(run: Run) -> tuple[bool, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -106,33 +106,66 @@ class Comparison:
         return next((how for arm in self.arms for run in arm.runs if (how := run.chosen_by_search)), "")
 
 
+@dataclass(frozen=True)
+class Level:
+    """At what level a question was tested, as one of a family and at one of several looks."""
+
+    p: float | None = None  # adjusted by Holm; None: that of the comparison, of a question that is in no family
+    alpha: float = ALPHA  # the level at which Holm tests p, over all looks
+    num_questions: int = 1  # of the family
+    share: float = 1.0  # of alpha, that this look has
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was known of a question after so many seeds; the interval is that over all looks."""
+
+    num_seeds: int
+    p: float  # adjusted, the smallest so far
+    estimate: float | None = None  # None where only ranks were compared
+    interval: tuple[float, float] | None = None
+    chance: float | None = None  # that the budget decides; None where it is decided, or too early to say
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer(Comparison):
     """The answer to one question."""
 
     p: float | None  # adjusted by Holm where the question is one of a family
     alpha: float  # the level at which Holm tests p: the printed interval is at 1 − alpha
+    path: tuple[Look, ...] = ()  # of a study that adds seeds until it is decided
+    asked: str = ""  # "before its runs", or why it supports no claim; "" where nothing was registered
+    is_open: bool = False  # whether such a study goes on with this question
     verdict: Verdict
     scope: str  # "on this split of these data: 47 validation images, last epoch, 5 and 5 seeds"
     paired: Paired | None  # of the measure, or of the metric whose curve it is read from
     exploratory: tuple[tuple[Measure, Effect], ...]  # the other measures of the same pair, not adjusted
 
 
-def answer(questions: Sequence[Question], arms: Sequence[Arm]) -> list[Answer]:
-    """Answer all questions, with p adjusted by Holm.
-
-    The family is all questions except those that others control (controlled_by) and those whose arms cannot be
-    compared. It does not depend on what has been run: a question that has no p yet counts with p = 1.
-    """
+def answer(questions: Sequence[Question], arms: Sequence[Arm], num_questions: int = 0) -> list[Answer]:
+    """Answer all questions, with p adjusted by Holm; see levels. num_questions is that of the whole study."""
     by_name = {arm.name: arm for arm in arms}
-    cases = [_compare(question, by_name.get(question.first), by_name.get(question.second)) for question in questions]
-    family = [i for i, case in enumerate(cases) if not case.question.controlled_by and not case.incomparable]
-    ps = [1.0 if (p := cases[i].claimable_p) is None else p for i in family]
-    held = dict(zip(family, zip(*mrmc.holm(ps), strict=True), strict=True))
-    return [
-        _answer(case, *held[i], len(family)) if i in held and case.claimable_p is not None else _answer(case)
-        for i, case in enumerate(cases)
+    cases = [
+        compare_arms(question, by_name.get(question.first), by_name.get(question.second)) for question in questions
     ]
+    ps = {case.question.key: case.claimable_p for case in cases}
+    held = levels(cases, ps, num_questions)
+    return [answered(case, held.get(case.question.key, Level())) for case in cases]
+
+
+def levels(cases: Sequence[Comparison], ps: Mapping[str, float | None], num_questions: int) -> dict[str, Level]:
+    """Adjust the p of these questions' keys by Holm; keys without a p that can support a claim are left out.
+
+    The family is all questions of the study, num_questions, except those that others control (controlled_by) and those
+    whose arms cannot be compared. It depends neither on what was asked nor on what has been run: what has no p counts
+    with p = 1.
+    """
+    own = [case for case in cases if not case.question.controlled_by]
+    family = [case.question.key for case in own if not case.incomparable]
+    num_unasked = max(0, num_questions - len(own))
+    known = [1.0 if (p := ps.get(key)) is None else p for key in family] + [1.0] * num_unasked
+    held = zip(family, *mrmc.holm(known), strict=False)
+    return {key: Level(p, alpha, len(known)) for key, p, alpha in held if ps.get(key) is not None}
 
 
 def metric_measure(metric: str, run: Run | None) -> Measure:
@@ -143,7 +176,8 @@ def metric_measure(metric: str, run: Run | None) -> Measure:
     return Measure(metric, written, run.mode(metric), per_image=True, bounds=endpoints.bounds(run, metric))
 
 
-def _compare(question: Question, first: Arm | None, second: Arm | None) -> Comparison:
+def compare_arms(question: Question, first: Arm | None, second: Arm | None) -> Comparison:
+    """Contrast two arms in what a question asks, or say why they cannot be compared."""
     metric, dynamic = question.of or question.measure, learning_curves.MEASURES.get(question.measure)
     threshold = math.nan if question.threshold is None else question.threshold
     arm = first or second
@@ -182,20 +216,30 @@ def _compare(question: Question, first: Arm | None, second: Arm | None) -> Compa
     return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0), units=counted)
 
 
-def _answer(case: Comparison, adjusted: float | None = None, alpha: float = ALPHA, num_questions: int = 1) -> Answer:
-    p = case.contrast.p if case.contrast and adjusted is None else adjusted
+def at_look(case: Comparison, share: float) -> Comparison:
+    """Return a comparison whose p and interval hold over all looks, of which this has a share of the level."""
+    if case.contrast is None or case.contrast.p is None:
+        return case
+    effect = case.contrast.effect and case.contrast.effect.at_look(share)
+    return replace(case, contrast=replace(case.contrast, effect=effect, p=min(1.0, case.contrast.p / share)))
+
+
+def answered(case: Comparison, level: Level) -> Answer:
+    """Return the answer to a compared question that was tested at this level."""
+    if level.p is None and case.contrast:
+        level = replace(level, p=case.contrast.p)
     return Answer(
         **vars(case),
-        p=p,
-        alpha=alpha,
-        verdict=_qualified(case, _verdict(case, p, alpha, num_questions)),
+        p=level.p,
+        alpha=level.alpha,
+        verdict=_qualified(case, _verdict(case, level)),
         scope=_scope(case),
         paired=_paired(case),
         exploratory=_explored(case),
     )
 
 
-def _verdict(case: Comparison, p: float | None, alpha: float, num_questions: int) -> Verdict:
+def _verdict(case: Comparison, level: Level) -> Verdict:
     """Form the verdict; of several obstacles to a conclusion, the first is reported."""
     question, measure, contrast, effect = case.question, case.measure, case.contrast, case.effect
     names = (question.first, question.second)
@@ -204,10 +248,20 @@ def _verdict(case: Comparison, p: float | None, alpha: float, num_questions: int
         return Verdict("not run", f"No completed run of {' and of '.join(missing)}.", "not run")
     if contrast is None:
         return Verdict("not comparable", f"Not comparable: {'; '.join(case.incomparable)}.")
-    if contrast.p is None or p is None:
+    if contrast.p is None or level.p is None:
         return Verdict("no verdict", f"No verdict on {measure.title}: {contrast.note}.")
-    rule_of_three_margin = -math.log(alpha / 2) / case.units.count if case.units and case.units.is_binary else 0.0
-    evidence = Evidence(effect, p, alpha, num_questions, contrast.first_lower, contrast.note, rule_of_three_margin)
+    evidence = Evidence(
+        effect,
+        level.p,
+        level.alpha,
+        level.num_questions,
+        contrast.first_lower,
+        contrast.note,
+        num_runs=(len(case.arms[0].runs), len(case.arms[1].runs)),
+        num_units=_can_show_failures(case),
+        is_rate=bool(case.units and case.units.num_trials),
+        share=level.share,
+    )
     units = f"{case.num_units} {case.count.word}"
     if case.smoke_test:
         sentence = f"Smoke test, which supports no conclusion: {format_effect(measure, evidence)}."
@@ -244,7 +298,21 @@ def _qualified(case: Comparison, verdict: Verdict) -> Verdict:
     moved = [abs(learning_curves.still_rising(arm, case.measure.key)) for arm in case.arms]
     if verdict.word in DECIDED and case.measure.per_image and case.effect and max(moved) > abs(case.effect.estimate):
         sentence += f" Within the last third of the epochs the curves still moved by {max(moved):.3f}."
-    return replace(verdict, sentence=sentence, claim=verdict.claim if case.question.claim else "")
+    claim = verdict.claim if case.question.claim else ""
+    if losses := " and ".join(arm.losses for arm in case.arms if arm.losses):
+        sentence += f" {losses}: this is about those that did not, and supports no claim."
+        claim = "cannot tell" if claim in ("supported", "contradicted") else claim
+    return replace(verdict, sentence=sentence, claim=claim)
+
+
+def _can_show_failures(case: Comparison) -> int:
+    """Count the units of which each could have shown a failure; 0 where the measure knows no worst value."""
+    if case.units is None:
+        return 0
+    if case.units.num_trials:
+        return case.units.num_trials
+    is_bounded = math.isfinite(case.measure.largest_difference) and not case.units.is_pseudo
+    return case.units.count if is_bounded else 0
 
 
 def _scope(case: Comparison) -> str:

@@ -39,7 +39,8 @@ class Units:
 
     values: tuple[Array, ...]  # of each arm, (S, U)
     num_left_out: int  # images without a value in some run
-    is_binary: bool  # whether every image's value is 0 or 1, as for accuracy: see verdicts.Evidence
+    is_pseudo: bool = False  # whether they are pseudo-values of a metric that no single image has
+    num_trials: int | None = None  # of a rate of right and wrong, such as accuracy: the units that it is a share of
 
     @property
     def count(self) -> int:
@@ -130,13 +131,36 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
             raise UserError(f"metric: {metric} is a number in fewer than two {word} of {arms[0].first.folder}.")
         values = [mrmc.by_group(y[:, kept], groups) for y in stacked]
         is_binary = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
+        num_trials = values[0].shape[1] if is_binary else None
     else:
         check_comparable(arms[0].first, metric)
-        is_binary = False
+        num_trials = _num_trials(arms[0].first, metric, first)
         kept = np.ones(len(first.ids), bool)
         statistics = [[_statistic(run, metric, run.images(checkpoint)) for run in arm.runs] for arm in arms]
         values = [np.stack([mrmc.jackknife(*each) for each in arm]) for arm in statistics]
-    return Units(tuple(values), int((~kept).sum()), is_binary)
+    return Units(tuple(values), int((~kept).sum()), metric not in first.values, num_trials)
+
+
+def _num_trials(run: Run, metric: str, images: Images) -> int | None:
+    """Count the patients or images that sensitivity, or specificity, is a share of; None for other metrics.
+
+    Of a mean over the classes, those of the class that has the fewest.
+    """
+    target = _statistics(run)[metric]
+    if target not in ("BinaryRecall", "BinarySpecificity"):
+        return None
+    classes, positive = list(images.probs), run.config.get(f"metric.scores.{metric}.positive")
+    asked = classes if positive is None else [classes[positive]]
+    return min(
+        len(
+            {
+                group
+                for group, truth in zip(images.groups, images.targets, strict=True)
+                if (truth == name) == (target == "BinaryRecall")
+            }
+        )
+        for name in asked
+    )
 
 
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:

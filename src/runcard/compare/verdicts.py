@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from runcard.compare.measures import Measure
 from runcard.compare.questions import Question
-from runcard.stats.mrmc import ALPHA, Effect
+from runcard.stats.mrmc import ALPHA, Effect, smallest_rank_p
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,17 @@ class Evidence:
     num_questions: int  # of the family
     first_lower: bool  # whether the first arm has the lower values
     counts: str = ""  # "5 of 5 and 2 of 5 reached 0.9", where there is no effect
-    rule_of_three_margin: float = 0.0  # of 0/1 values: a difference that I images may miss, −ln(α/2) / I
+    num_runs: tuple[int, int] = (0, 0)  # of each arm
+    num_units: int = 0  # images or patients that could have shown a failure; 0 where the values know no failure
+    is_rate: bool = (
+        False  # whether the values are right or wrong, so that a margin must hold the rate of the unseen too
+    )
+    share: float = 1.0  # of several looks, this one's share of alpha
+
+    @property
+    def unseen(self) -> float:
+        """The rate that a failure may have of which num_units show none: −ln(α/2) / n, the limit of a binomial 0."""
+        return -math.log(self.alpha * self.share / 2) / self.num_units if self.num_units else 0.0
 
 
 def judge(question: Question, measure: Measure, evidence: Evidence, confounded: bool) -> Verdict:
@@ -38,11 +49,14 @@ def judge(question: Question, measure: Measure, evidence: Evidence, confounded: 
     first, second, margin = question.first, question.second, question.margin
     numbers = format_effect(measure, evidence)
     inside = _inside(evidence, margin)
-    if inside:
+    hidden = inside and evidence.is_rate and margin is not None and evidence.unseen >= margin
+    if inside and not hidden:
         word, claim = "equivalent", "contradicted"
         sentence = f"{first} and {second} are equivalent within {margin:g}: {numbers}."
         if evidence.p < ALPHA:
             sentence += " The difference is real, and too small to matter."
+        if evidence.num_units and not evidence.is_rate:
+            sentence += f" {_hidden(evidence)}"
     elif evidence.p < ALPHA:
         word = _direction(measure, evidence.first_lower)
         verb = measure.verbs[word != "better"] if measure.better else f"has a {word} {measure.title} than"
@@ -51,7 +65,10 @@ def judge(question: Question, measure: Measure, evidence: Evidence, confounded: 
         claim = "supported" if expected else "contradicted"
     else:
         word = claim = "cannot tell"
-        sentence = f"Cannot tell {first} from {second}: {numbers}.{_detectable(measure, evidence)}"
+        sentence = f"Cannot tell {first} from {second}: {numbers}."
+        if hidden:
+            sentence += f" The interval lies within {margin:g}, but {_hidden(evidence)}"
+        sentence += _detectable(measure, evidence)
     if confounded:
         claim = "confounded"
         sentence += " They differ in more than one thing, so that no single one can be given as the reason."
@@ -86,7 +103,10 @@ def format_effect(measure: Measure, evidence: Evidence) -> str:
 
 def format_ci(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
     """Format an interval with its level: "95 % interval +0.004 to +0.020"."""
-    return f"{100 * (1 - alpha):.4g} % interval {format_range(measure, measure.difference_interval(effect, alpha))}"
+    over = " over all looks" if effect.share < 1 else ""
+    return (
+        f"{100 * (1 - alpha):.4g} % interval{over} {format_range(measure, measure.difference_interval(effect, alpha))}"
+    )
 
 
 def format_range(measure: Measure, bounds: tuple[float, float]) -> str:
@@ -110,7 +130,7 @@ def format_difference(measure: Measure, value: float) -> str:
 
 def _detectable(measure: Measure, evidence: Evidence) -> str:
     if evidence.effect is None:
-        return ""
+        return _ranks_needed(evidence)
     smallest = evidence.effect.detectable(evidence.alpha)
     if smallest > measure.largest_difference:
         return " With so few runs and images, no possible difference would be found four times in five."
@@ -118,15 +138,28 @@ def _detectable(measure: Measure, evidence: Evidence) -> str:
     return f" A true difference of {text} would be found four times in five at best, a smaller one more rarely."
 
 
-def _inside(evidence: Evidence, margin: float | None) -> bool:
-    """Whether the interval, widened by rule_of_three_margin on either side, lies within the margin.
+def _ranks_needed(evidence: Evidence) -> str:
+    """Say how many runs it takes for ranks to tell arms apart at all, where there are too few."""
+    level = evidence.alpha * evidence.share
+    if (smallest := smallest_rank_p(*evidence.num_runs)) < level:
+        return ""
+    enough = next(num for num in count(2) if smallest_rank_p(num, num) < level)
+    first, second = evidence.num_runs
+    return (
+        f" Ranks of {first} and {second} runs cannot tell any two arms apart (their smallest p is {smallest:.2g}): it "
+        f"takes {enough} in each."
+    )
 
-    An error that did not occur in I images may still have the rate −ln(α/2) / I (upper limit of a binomial count of 0).
-    """
+
+def _hidden(evidence: Evidence) -> str:
+    return f"these {evidence.num_units} may hide a failure on up to {100 * evidence.unseen:.2g} % of all."
+
+
+def _inside(evidence: Evidence, margin: float | None) -> bool:
     if evidence.effect is None or margin is None:
         return False
     low, high = evidence.effect.interval(evidence.alpha)
-    return -margin < low - evidence.rule_of_three_margin and high + evidence.rule_of_three_margin < margin
+    return -margin < low and high < margin
 
 
 def _direction(measure: Measure, first_lower: bool) -> str:

@@ -15,10 +15,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from runcard.audit.audit import audit_before_training, print_findings
-from runcard.audit.decoded import Decoded, read_decoded
+from runcard.audit.decoded import decode
 from runcard.audit.findings import as_json
 from runcard.audit.profiles import Profile, seen_in
-from runcard.caching import image_cache
 from runcard.config.diff import config_hash
 from runcard.config.schema import Config
 from runcard.console import print_table
@@ -76,7 +75,7 @@ def train_experiment(
     profiles: dict[int, Profile] = {}
 
     def read() -> Samples:
-        decoded = _decoded(config, source)
+        decoded = decode(config, source)
         profiles.update(decoded.profiles)
         return decoded.samples
 
@@ -299,7 +298,7 @@ def _train(
 
 def train_along(ranks: Ranks, cfg: DictConfig, config: Config, source: Source, choices: dict[str, str]) -> None:
     """Train with the first rank, which records the run, if there is anything to train. Raises UserError."""
-    setup = make_setup(cfg, config, source, choices, lambda: _decoded(config, source).samples, ranks=ranks)
+    setup = make_setup(cfg, config, source, choices, lambda: decode(config, source).samples, ranks=ranks)
     trained = with_cached_features(setup, Console(quiet=True))[0] if setup.cache_features else setup
     if not ranks.meet():
         return
@@ -354,12 +353,6 @@ def _join(ranks: Ranks, setup: ExperimentSetup, begun: dict[str, Any] | None) ->
     ranks.copy_first(setup.model)
     of_first: dict[str, Any] = ranks.of_first(begun)
     return of_first
-
-
-def _decoded(config: Config, source: Source) -> Decoded:
-    """Return the decoded images, with what the audit saw of them; see audit.decoded."""
-    cache = image_cache(config.images.cache_dir, config.images.cache_gb)
-    return read_decoded(source, config.dataset, config.audit.allow, cache)
 
 
 def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Saver, logger: Logger, ranks: Ranks = ALONE) -> State:

@@ -19,6 +19,8 @@ from runcard.runs.index import MIN_RUNS, RunIndex, stamp_of
 from runcard.runs.run import PROBABILITY, Run
 from runcard.runs.schema import SCHEMA_VERSION, CompletedRun, faults
 
+NO_NUMBER = "is not a number in its last epoch"
+
 
 @dataclass(frozen=True)
 class RunSearch:
@@ -26,6 +28,7 @@ class RunSearch:
 
     runs: tuple[Run, ...]
     left_out: tuple[str, ...]
+    failed: tuple[Run, ...] = ()  # of those left out, the ones that ended without a value
 
 
 def find_folders(patterns: Sequence[str]) -> dict[Path, Path]:
@@ -58,16 +61,25 @@ def find_runs(patterns: Sequence[str]) -> RunSearch:
     read: dict[Path, tuple[Run | None, str]] = {}
     for top, folders in below.items():
         read |= read_runs(top, folders)
-    runs, left_out = [], []
+    runs, left_out, failed = [], [], []
     for folder in tops:
         run, reason = read[folder]
         if run is None:
             left_out.append(f"{folder}: {reason}")
+            failed += [Run(folder, read_metadata(folder))] if has_failed(folder, reason) else []
         else:
             runs.append(run)
     if not all(run.is_evaluation for run in runs):  # evaluations count where nothing else is named
         runs = [run for run in runs if not run.is_evaluation]
-    return RunSearch(tuple(runs), tuple(left_out))
+    return RunSearch(tuple(runs), tuple(left_out), tuple(failed))
+
+
+def has_failed(folder: Path, reason: str) -> bool:
+    """Whether a run that cannot be compared, for this reason, was tried and ended without a value."""
+    try:
+        return read_metadata(folder).get("status") == "failed" or reason.endswith(NO_NUMBER)
+    except ValueError:  # damaged
+        return False
 
 
 def evaluations_of(found: RunSearch, folder: Path) -> RunSearch:
@@ -78,7 +90,7 @@ def evaluations_of(found: RunSearch, folder: Path) -> RunSearch:
         raise UserError(f"--on={folder}: holds no evaluation. Make one: runcard evaluate RUN... -o {folder}")
     pairs = [(run, by_run.get(run.folder.resolve())) for run in found.runs]
     missing = [f"{run.folder}: not evaluated in {folder}" for run, evaluation in pairs if evaluation is None]
-    return RunSearch(tuple(each for _, each in pairs if each), (*found.left_out, *missing))
+    return RunSearch(tuple(each for _, each in pairs if each), (*found.left_out, *missing), found.failed)
 
 
 def weights_file(name: str) -> Path:
@@ -148,7 +160,7 @@ def _faults_of_files(run: Run) -> Iterator[str]:
     if not 1 <= metadata["best"]["epoch"] <= len(epochs):
         yield f"run.json: best.epoch is damaged: {metadata['best']['epoch']}"
     if not np.isfinite(run.curves[monitor][-1]):
-        yield f"{monitor} is not a number in its last epoch"
+        yield f"{monitor} {NO_NUMBER}"
     ids = sorted(run.split_ids[run.split])
     for checkpoint in ("last", "best"):
         rows = images.ids if (images := run.tables.get((run.split, checkpoint))) else ()

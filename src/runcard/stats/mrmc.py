@@ -50,20 +50,25 @@ class Effect:
     df: float
     df_replication: float | None = None  # the df of a replication, as harmonic mean (see _effect); None: df
     on_these_images: Effect | None = None  # the same for other seeds on these images; None without several runs
+    share: float = 1.0  # of several looks at more and more runs, this look's share of the level: see sequential.py
+
+    def at_look(self, share: float) -> Effect:
+        """Return the effect whose p and interval hold over all looks, of which this one has a share of the level."""
+        return replace(self, share=share)
 
     @property
     def p(self) -> float:
         """Two-sided p of the hypothesis that the true value is 0: the larger of both tests."""
-        return max(each._p for each in self._tests)
+        return min(1.0, max(each._p for each in self._tests) / self.share)
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Compute the two-sided interval that covers the true value with probability 1 − alpha: the wider of both."""
-        half = max(each._half_width(alpha) for each in self._tests)
+        half = max(each._half_width(alpha * self.share) for each in self._tests)
         return self.estimate - half, self.estimate + half
 
     def detectable(self, alpha: float = ALPHA) -> float:
         """Compute the smallest difference that a replication would find with 80 % probability: (t₁₋α⸝₂ + t₀.₈)·SE."""
-        return max(each._detectable(alpha) for each in self._tests)
+        return max(each._detectable(alpha * self.share) for each in self._tests)
 
     @property
     def _tests(self) -> tuple[Effect, ...]:
@@ -270,6 +275,11 @@ def ranks_differ(a: Array, b: Array) -> float:
     """
     dealt = stats.PermutationMethod(n_resamples=99_999, rng=0)
     return float(stats.mannwhitneyu(a, b, method=dealt).pvalue)
+
+
+def smallest_rank_p(num_a: int, num_b: int) -> float:
+    """Compute the smallest two-sided p that ranks of so many runs can give: every run of one arm before the other's."""
+    return 2 / math.comb(num_a + num_b, num_a)
 
 
 def holm(ps: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -16,12 +16,19 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from runcard.compare.analysis import of_study
+from runcard.compare.contrasts import Answer
 from runcard.compare.learning_curves import MEASURES
+from runcard.compare.measures import title
 from runcard.compare.questions import Study, from_json, keep, select
+from runcard.compare.registration import FILE
+from runcard.compare.verdicts import format_difference, format_range
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import duration, print_table
@@ -29,8 +36,12 @@ from runcard.errors import UserError, did_you_mean
 from runcard.fileio import read_json, write_json
 from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch, is_to_stop
 from runcard.runs.environment import code_hash
+from runcard.runs.folders import run_folders
+from runcard.runs.reader import has_failed
 from runcard.runs.search import chosen_by
+from runcard.stats.sequential import LOOKS
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
+from runcard.study.register import fingerprint, register
 from runcard.study.spec import read_study
 
 
@@ -42,18 +53,63 @@ class StudyRun:
     missing: tuple[str, ...]
 
 
-def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = None) -> StudyRun:
+@dataclass(frozen=True)
+class _Plan:
+    """What one call of a study asks for, and what each of its runs is given."""
+
+    folder: Path
+    asked: Study  # now
+    study: Study  # now and before, in this folder
+    arm_configs: Mapping[str, ArmConfig]
+    of_hydra: tuple[str, ...]
+    config_dir: Path | None
+    command: tuple[str, ...]  # what repeats it
+    looks: tuple[int, ...] = ()  # of a study that adds seeds until it is decided, as registered
+    budget: int | None = None
+    preregistration: str = ""  # its SHA-256
+
+
+def run_study(
+    file: Path, arguments: Sequence[str], config_dir: Path | None = None, budget: int | None = None
+) -> StudyRun:
     """Run what is missing of a study, and write study.json; return its folder and what is missing still.
 
     arguments are the study's own (seeds=0,1,2, questions=4b,4c, name=…) and Hydra's, which every run is given;
-    config_dir is a folder of further config files, as train.py takes it. Raises UserError for a mistake in any of
-    these, before anything runs. A run that fails does not keep the others from running. With overwrite=true a completed
-    run that other code made, or that is of images elsewhere, is missing too.
+    config_dir is a folder of further config files, as train.py takes it. With a budget of seeds, seeds are added until
+    each question is decided. Raises UserError for a mistake in any of these, before anything runs. A run that fails
+    does not keep the others from running. With overwrite=true a completed run that other code made, or that is of
+    images elsewhere, is missing too.
     """
+    plan = _plan(file, arguments, config_dir, budget)
+    if budget is None:
+        return StudyRun(plan.folder, _run(plan, plan.asked))
+    missing: tuple[str, ...] = ()
+    still_open = set(plan.asked.arms)
+    for i, num_seeds in enumerate(seeds := [each for each in plan.looks if each <= budget]):
+        arms = {name: config for name, config in plan.asked.arms.items() if name in still_open}
+        missing = _run(plan, replace(plan.asked, arms=arms, seeds=tuple(range(num_seeds))))
+        found = of_study(plan.folder)
+        _print_look(found.answers, num_seeds, f"look {i + 1} of at most {len(seeds)}")
+        asked = {question.key for question in plan.asked.questions}
+        to_decide = [a.question for a in found.answers if a.is_open and a.question.key in asked]
+        still_open = {arm for question in to_decide for arm in (question.first, question.second)}
+        if not still_open or (found.design and min(found.design.tried.get(arm, 0) for arm in arms) < num_seeds):
+            break  # decided, or some run did not end
+    return StudyRun(plan.folder, missing)
+
+
+def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget: int | None) -> _Plan:
+    """Read a study and what is asked of it now, and register it before its first run."""
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
     of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
     given = {key: text for key, text in passed.items() if key not in of_hydra}
+    if budget is not None and "seeds" in own:
+        raise UserError(
+            f"seeds={own['seeds']}: --until-decided takes seeds from 0 on, as many as it needs. Leave one out."
+        )
+    if budget is not None and budget not in LOOKS:
+        raise UserError(f"--budget must be one of {', '.join(map(str, LOOKS))}, got {budget}.")
     whole = read_study(file)
     asked = _asked(whole, own)
     common = by_key(whole.overrides) | given
@@ -69,28 +125,74 @@ def run_study(file: Path, arguments: Sequence[str], config_dir: Path | None = No
         arm: arm_config(f"{file}: arms.{arm}", config, common, config_dir) for arm, config in study.arms.items()
     }
     _check_measures(file, study, arm_configs)
+    of_asked = {arm: config for arm, config in arm_configs.items() if arm in asked.arms}
+    content: Mapping[str, Any] = {}
+    wanted, found = [(arm, seed) for arm in asked.arms for seed in asked.seeds], find(folder, arm_configs)
+    if budget or (folder / FILE).exists() or not all(is_done(found, key) for key in wanted):
+        has_runs = bool(run_folders(folder))
+        content = register(folder, replace(whole, overrides=study.overrides), of_asked, budget, has_runs)
+        _console().print(f"registered on {content['time']}: {folder / FILE}, SHA-256 {fingerprint(folder)[:16]}…")
+    until = ["--until-decided", "--budget", str(budget)] if budget else []
+    return _Plan(
+        folder=folder,
+        asked=asked,
+        study=study,
+        arm_configs=arm_configs,
+        of_hydra=(f"name='{name}'", *of_hydra.values()),
+        config_dir=config_dir,
+        command=tuple(map(_without_machine, [str(file), *until, *arguments])),
+        looks=tuple(content["design"]["looks"]) if budget else (),
+        budget=budget,
+        preregistration=fingerprint(folder) if content else "",
+    )
 
+
+def _run(plan: _Plan, asked: Study) -> tuple[str, ...]:
+    """Run what is missing of the arms and seeds that are asked for; write study.json; return what is missing still."""
     wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
-    found = find(folder, arm_configs)
-    _mark_chosen(found, arm_configs)
+    found = find(plan.folder, plan.arm_configs)
+    _mark_chosen(found, plan.arm_configs)
     done, code = [key for key in wanted if is_done(found, key)], code_hash()
-    otherwise = {key: [*arm_configs[key[0]].made_otherwise(found[key].metadata, code)] for key in done}
-    again = {arm for arm, config in arm_configs.items() if config.config.overwrite}
+    otherwise = {key: [*plan.arm_configs[key[0]].made_otherwise(found[key].metadata, code)] for key in done}
+    again = {arm for arm, config in plan.arm_configs.items() if config.config.overwrite}
     to_run = [key for key in wanted if key not in otherwise or (otherwise[key] and key[0] in again)]
     _warn(Counter(how for key, each in otherwise.items() if key not in to_run for how in each))
-    _announce(folder, asked, found, to_run)
-    above = ["--config-dir", str(config_dir)] if config_dir else []
+    _announce(plan.folder, asked, found, to_run)
+    above = ["--config-dir", str(plan.config_dir)] if plan.config_dir else []
     try:
-        for sweep in sweeps(arm_configs, to_run):
-            _launch([*sweep, f"name='{name}'", *of_hydra.values(), *above])
+        for sweep in sweeps(plan.arm_configs, to_run):
+            _launch([*sweep, *plan.of_hydra, *above])
     finally:
-        found = find(folder, arm_configs)
-        if (study.questions, study.seeds) != (asked.questions, asked.seeds):
-            arguments = [*(a for a in arguments if a.partition("=")[0] not in ("seeds", "questions")), *_asking(study)]
-        command = shlex.join(["runcard", "study", *map(_without_machine, [str(file), *arguments])])
+        found = find(plan.folder, plan.arm_configs)
         missing = tuple(_missing(wanted, found))
-        _write(folder, study, command, found, missing)
-    return StudyRun(folder, missing)
+        seeds = tuple(sorted({*plan.study.seeds, *asked.seeds})) if plan.budget else plan.study.seeds
+        _write(plan, replace(plan.study, seeds=seeds), found, missing)
+    return missing
+
+
+def _print_look(answers: Sequence[Answer], num_seeds: int, which: str) -> None:
+    """Print a line for each question: what is known of it after so many seeds, and whether it goes on."""
+    console = _console()
+    console.print(f"\nAfter {num_seeds} seeds of each arm that is asked for, {which}:", style="bold")
+    rows = []
+    for answer in answers:
+        effect, measure = answer.effect, answer.measure
+        last = answer.path[-1] if answer.path else None
+        interval = format_range(measure, measure.difference_interval(effect, answer.alpha)) if effect and last else ""
+        chance = (
+            f", {100 * last.chance:.0f} % to be decided" if last and answer.is_open and last.chance is not None else ""
+        )
+        rows.append(
+            [
+                answer.question.key,
+                f"{title(measure.title)} {format_difference(measure, effect.estimate)}" if effect and last else "",
+                interval,
+                f"{answer.p:.2g}" if answer.p is not None else "",
+                f"{last.num_seeds}" if last else "0",
+                f"{answer.verdict.word}{chance}",
+            ]
+        )
+    print_table(console, ["question", "difference", "interval over all looks", "p", "seeds", "verdict"], rows)
 
 
 def _mark_chosen(found: Mapping[Key, ArmRun], arm_configs: Mapping[str, ArmConfig]) -> None:
@@ -225,15 +327,38 @@ def _missing(wanted: Sequence[Key], found: Mapping[Key, ArmRun]) -> Iterator[str
         yield f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {fault}"
 
 
-def _write(folder: Path, study: Study, command: str, found: Mapping[Key, ArmRun], missing: Sequence[str]) -> None:
+def _write(plan: _Plan, study: Study, found: Mapping[Key, ArmRun], missing: Sequence[str]) -> None:
     """Write study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
+    command = list(plan.command)
+    if study.questions != plan.asked.questions or (study.seeds != plan.asked.seeds and not plan.budget):
+        of_all = [each for each in _asking(study) if not (plan.budget and each.startswith("seeds="))]
+        command = [*(each for each in command if each.partition("=")[0] not in ("seeds", "questions")), *of_all]
     runs = {
-        arm: [found[arm, s].folder.relative_to(folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]
+        arm: [found[arm, s].folder.relative_to(plan.folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]
         for arm in study.arms
     }
-    write_json(
-        folder / "study.json", {"study": asdict(study), "command": command, "runs": runs, "missing": list(missing)}
-    )
+    failed = {arm: [seed for seed in study.seeds if _has_failed(found, (arm, seed))] for arm in study.arms}
+    content = {
+        "study": asdict(study),
+        "command": shlex.join(["runcard", "study", *command]),
+        "runs": runs,
+        "failed": {arm: seeds for arm, seeds in failed.items() if seeds},
+        "missing": list(missing),
+        "preregistration": plan.preregistration,
+    }
+    if plan.budget:
+        tried = {arm: _num_tried(found, arm) for arm in study.arms}
+        content["design"] = {"looks": list(plan.looks), "budget": plan.budget, "tried": tried}
+    write_json(plan.folder / "study.json", content)
+
+
+def _num_tried(found: Mapping[Key, ArmRun], arm: str) -> int:
+    """Return the number S of an arm's seeds 0 to S − 1 that have ended: completed, or failed."""
+    return next(s for s in count() if not (is_done(found, (arm, s)) or _has_failed(found, (arm, s))))
+
+
+def _has_failed(found: Mapping[Key, ArmRun], key: Key) -> bool:
+    return key in found and bool(found[key].fault) and has_failed(found[key].folder, found[key].fault)
 
 
 def _without_machine(argument: str) -> str:

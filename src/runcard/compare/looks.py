@@ -1,0 +1,154 @@
+"""Answers of a study that adds seeds until its questions are decided: the runs are looked at again and again.
+
+Each look tests at its own share of the level, so that an answer may stop at any of them: see stats/sequential.py. What
+was said of a question when it was decided stays, although its arms may get more seeds for another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runcard.compare.arms import Arm
+from runcard.compare.contrasts import (
+    DECIDED,
+    Answer,
+    Comparison,
+    Level,
+    Look,
+    answered,
+    at_look,
+    compare_arms,
+    levels,
+)
+from runcard.compare.questions import Question
+from runcard.compare.verdicts import Verdict
+from runcard.stats.sequential import FUTILE, MIN_SEEDS, Forecast, forecast, forecast_runs, share_of_level
+
+OPEN = "open"  # the word of a verdict that more seeds may change
+
+
+@dataclass(frozen=True)
+class Design:
+    """How a study adds seeds."""
+
+    looks: tuple[int, ...]  # the seeds of each arm after which it looks at the runs, as they were registered
+    budget: int  # of seeds in each arm: the last look that is made
+    tried: Mapping[str, int]  # name of an arm -> the number S of its seeds 0 to S − 1 that have ended, failed ones too
+
+    @property
+    def made(self) -> tuple[int, ...]:
+        """The looks that the budget pays for."""
+        return tuple(seeds for seeds in self.looks if seeds <= self.budget)
+
+    def seeds_of(self, question: Question) -> int:
+        """Return the number of seeds that have ended in both arms of a question."""
+        return min(self.tried.get(arm, 0) for arm in (question.first, question.second))
+
+
+def answer_in_looks(
+    questions: Sequence[Question], arms: Sequence[Arm], design: Design, num_questions: int
+) -> list[Answer]:
+    """Answer each question at the first look that decides it, or else at the newest.
+
+    A look is made of the questions of which both arms have its seeds. A question that others control stops after its
+    first look.
+    """
+    by_name = {arm.name: arm for arm in arms}
+    seen = {q.key: _compare(q, by_name, design.looks[0]) for q in questions}
+    smallest: dict[str, float | None] = {}
+    answers: dict[str, Answer] = {}
+    still_open = {q.key: q for q in questions}
+    for num_seeds in design.made:
+        share = share_of_level(num_seeds, design.looks)
+        now = [question for question in still_open.values() if design.seeds_of(question) >= num_seeds]
+        for question in now:
+            case = at_look(_compare(question, by_name, num_seeds), share)
+            seen[question.key] = case
+            if case.claimable_p is not None:
+                smallest[question.key] = min(smallest.get(question.key) or 1.0, case.claimable_p)
+        held = levels(list(seen.values()), smallest, num_questions)
+        for question in now:
+            level = replace(held.get(question.key, Level()), share=share)
+            before = answers[question.key].path if question.key in answers else ()
+            answers[question.key] = _looked(seen[question.key], level, num_seeds, design, before)
+            if not answers[question.key].is_open:
+                del still_open[question.key]
+    return [answers.get(q.key) or _not_looked(seen[q.key], design) for q in questions]
+
+
+def _compare(question: Question, arms: Mapping[str, Arm], num_seeds: int) -> Comparison:
+    first, second = (
+        (arm := arms.get(name)) and arm.first_seeds(num_seeds) for name in (question.first, question.second)
+    )
+    return compare_arms(question, first, second)
+
+
+def _looked(case: Comparison, level: Level, num_seeds: int, design: Design, before: tuple[Look, ...]) -> Answer:
+    """Answer one question at one look: decided, given up, or open."""
+    answer = answered(case, level)
+    verdict, effect = answer.verdict, case.effect
+    if answer.p is None:
+        return replace(answer, path=before)
+    look = Look(num_seeds, p=answer.p)
+    if effect:
+        look = replace(look, estimate=effect.estimate, interval=effect.interval(level.alpha))
+    is_open, of_budget = False, f"{num_seeds} of at most {design.budget} seeds"
+    if verdict.word in DECIDED:
+        verdict = _said(verdict, f"Decided after {of_budget}.")
+    elif num_seeds == design.budget:
+        verdict = _said(verdict, f"The budget of {design.budget} seeds is spent.")
+    elif case.question.controlled_by or (case.claimable_p is None and not case.one_seed):
+        pass  # more seeds would change nothing
+    else:
+        expected = _forecast(case, num_seeds, design, level.alpha)
+        look = replace(look, chance=expected.chance if expected else None)
+        is_open = expected is None or num_seeds < MIN_SEEDS or expected.chance >= FUTILE
+        if is_open:
+            following = design.made[design.made.index(num_seeds) + 1]
+            verdict = _said(replace(verdict, word=OPEN, claim=verdict.claim and OPEN), _goes_on(of_budget, following))
+        elif expected:
+            verdict = _said(verdict, f"{_why_not(expected, case)} Given up after {of_budget}.")
+    return replace(answer, verdict=verdict, path=(*before, look), is_open=is_open)
+
+
+def _forecast(case: Comparison, num_seeds: int, design: Design, alpha: float) -> Forecast | None:
+    """Forecast what the budget would decide; None where only ranks are compared, or where runs failed."""
+    looks, budget, margin = design.looks, design.budget, case.question.margin
+    if case.effect is None or case.one_seed:
+        return None
+    if case.units:
+        first, second = case.units.values
+        return forecast((first, second), looks, budget, margin, alpha)
+    return forecast_runs(case.effect, num_seeds, looks, budget, margin, alpha)
+
+
+def _not_looked(case: Comparison, design: Design) -> Answer:
+    """Answer a question whose arms do not have the seeds of the first look yet."""
+    answer = answered(case, Level())
+    num_seeds = design.seeds_of(case.question)
+    text = f"Not looked at: the first look takes {design.looks[0]} seeds of each arm, and there are {num_seeds}."
+    claim = OPEN if case.question.claim else ""
+    return replace(answer, p=None, verdict=Verdict(OPEN, text, claim), exploratory=(), is_open=True)
+
+
+def _goes_on(of_budget: str, following: int) -> str:
+    return f"Not decided after {of_budget}: the next look is at {following}."
+
+
+def _why_not(expected: Forecast, case: Comparison) -> str:
+    """Say why more seeds would not decide a question, and what would."""
+    text = f"More seeds cannot decide it (a chance of {100 * expected.chance:.0f} %)"
+    if expected.limit == "seeds":
+        return f"{text}: they differ too much from each other for this budget."
+    have, word = case.num_units, case.count.word
+    if case.question.margin is None:
+        return f"{text}: {have} {word} are too few. A margin in the study would say how many it takes."
+    if expected.images is None:
+        return f"{text}: {have} {word} are too few, and so are these seeds."
+    fewest, most = (round(number, 2 - len(str(number))) for number in expected.images)  # to two digits
+    return f"{text}: {have} {word} are too few. It takes roughly {fewest} to {most}."
+
+
+def _said(verdict: Verdict, sentence: str) -> Verdict:
+    return replace(verdict, sentence=f"{verdict.sentence} {sentence}")

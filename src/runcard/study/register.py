@@ -1,0 +1,118 @@
+"""Writes down what a study asks, before its first run: preregistration.json, which is never written again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from runcard import __version__
+from runcard.audit.decoded import decode
+from runcard.compare.questions import Study
+from runcard.compare.registration import FILE
+from runcard.config.diff import functional_leaves
+from runcard.config.schema import UNKNOWN, Config, parse_config
+from runcard.data.datamodule import make_data, open_source
+from runcard.data.splits import data_fingerprint
+from runcard.errors import UserError
+from runcard.fileio import read_json, sha256, write_json
+from runcard.runs.environment import code_hash, commit
+from runcard.stats.sequential import LOOKS
+from runcard.study.plan import ArmConfig
+
+Content = Mapping[str, Any]
+
+
+def register(
+    folder: Path, study: Study, arm_configs: Mapping[str, ArmConfig], budget: int | None, has_runs: bool
+) -> Content:
+    """Write preregistration.json into a study's folder unless it is there, and return its content.
+
+    study is the whole of its file; arm_configs are those of the arms that are asked for now, whose data are hashed.
+    Raises UserError where the study was registered with a smaller budget, or without one.
+    """
+    if (folder / FILE).exists():
+        content = _read(folder)
+        _check_budget(folder, content, budget)
+        return content
+    if budget and has_runs:
+        raise UserError(
+            f"{folder}: has runs from before --until-decided. To add seeds to a result that was seen errs more than "
+            "5 % of the time; name=… starts the study in a folder of its own."
+        )
+    parsed = {arm: parse_config(config.config, f"{arm}: ") for arm, config in arm_configs.items()}
+    hashes: dict[str, Mapping[str, str] | None] = {}
+    data = {}
+    for arm, (config, _) in parsed.items():
+        key = json.dumps([config.dataset.model_dump(mode="json"), config.audit.allow], sort_keys=True, default=str)
+        if key not in hashes:
+            hashes[key] = _hash_data(config)
+        data[arm] = hashes[key]
+    content = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "runcard": __version__,
+        "code": code_hash(),
+        "commit": commit(),
+        "study": asdict(study),
+        "design": {"looks": LOOKS[budget], "budget": budget} if budget else None,
+        "configs": {arm: _known_leaves(config) for arm, (_, config) in parsed.items()},
+        "data": data,
+    }
+    write_json(folder / FILE, content)
+    return _read(folder)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of a study's registration."""
+    return sha256(folder / FILE)
+
+
+def _read(folder: Path) -> Content:
+    try:
+        content: Content = read_json(folder, FILE)
+        content["study"]["questions"], content["design"], content["time"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder / FILE}: damaged ({error}): what was asked before the runs is not known any more. "
+            "Restore the file, or start anew with name=…"
+        ) from None
+    return content
+
+
+def _check_budget(folder: Path, content: Content, budget: int | None) -> None:
+    design = content["design"]
+    if budget and design is None:
+        raise UserError(
+            f"{folder}: was registered with its seeds, without --until-decided. To add seeds to a result that was seen "
+            "errs more than 5 % of the time; name=… starts the study in a folder of its own."
+        )
+    if design and budget is None:
+        raise UserError(
+            f"{folder}: was registered with --until-decided --budget {design['budget']}: ask it so, or start anew with "
+            "name=…"
+        )
+    if design and budget and budget > design["budget"]:
+        raise UserError(
+            f"--budget {budget}: {folder} was registered with {design['budget']}. A budget may be lowered, never "
+            "raised: the levels of its looks were shared out over it. name=… starts the study anew."
+        )
+
+
+def _hash_data(config: Config) -> Mapping[str, str] | None:
+    """Hash the images of a config and how they are split; None where they cannot be read: its runs will say why."""
+    try:
+        source = open_source(config.dataset, config.trust)
+        samples = decode(config, source).samples
+        split = make_data(source, config.dataset, samples).split
+    except UserError:
+        return None
+    return data_fingerprint(split, samples.ids, samples.digests)
+
+
+def _known_leaves(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the leaves that can change results, but for the seed and what only a run's data or weights tell."""
+    leaves = functional_leaves(config)
+    return {key: value for key, value in leaves.items() if key != "seed" and UNKNOWN not in str(value)}
