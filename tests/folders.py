@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,11 @@ import yaml
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from runcard.compare.arms import Arm
 from runcard.config.diff import config_hash, flatten
 from runcard.data.splits import data_fingerprint
 from runcard.fileio import write_json
+from runcard.runs.run import Images
 from runcard.runs.schema import SCHEMA_VERSION
 
 Array = NDArray[np.float64]
@@ -141,6 +144,20 @@ def simulate(
         for _ in range(2)
     )
     return first + effect, second
+
+
+def arms_of(template: Sequence[Arm], values: Sequence[Array], groups: Sequence[str] | None = None) -> list[Arm]:
+    """Return arms with these values of Dice, (S, I) of each, in the place of a written arm's own; seeds from 0 on."""
+    arms = []
+    for arm, of_runs in zip(template, values, strict=True):
+        runs = []
+        for seed, row in enumerate(of_runs):
+            run = replace(arm.first)
+            ids = tuple(str(i) for i in range(len(row)))
+            vars(run).update(seed=seed, tables={("val", "last"): Images(ids, tuple(groups or ids), {"dice": row}, ())})
+            runs.append(run)
+        arms.append(Arm(arm.name, tuple(runs)))
+    return arms
 
 
 def _metrics(means: Mapping[str, float], epochs: int, special: Columns) -> dict[str, Array]:

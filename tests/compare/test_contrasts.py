@@ -9,12 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sklearn.metrics
-from folders import BONE, of_classes, simulate, write_run
+from folders import BONE, arms_of, of_classes, simulate, write_run
 from rich.console import Console
 from scipy import stats
 
 from runcard.compare.analysis import Findings, ask_pairs, find
-from runcard.compare.arms import Arm
 from runcard.compare.confounds import group_arms
 from runcard.compare.contrasts import answer
 from runcard.compare.measures import Measure
@@ -23,7 +22,6 @@ from runcard.compare.report.tables import cell, rank, tabulate_arms
 from runcard.compare.report.terminal import as_json, print_findings
 from runcard.compare.verdicts import Evidence, judge
 from runcard.runs.reader import find_runs
-from runcard.runs.run import Images
 from runcard.stats.mrmc import Effect, difference
 
 IMAGES = 47
@@ -157,20 +155,6 @@ def test_holm_counts_every_question_that_is_asked(tmp_path):
 
 
 # Rates, of the sentences themselves
-
-
-def arms_of(template, values):
-    """Two arms with these values (S, I) in the place of the templates' own."""
-    arms = []
-    for arm, y in zip(template, values, strict=True):
-        runs = []
-        for row in y:
-            run = replace(arm.first)
-            ids = tuple(str(i) for i in range(len(row)))
-            run.__dict__["tables"] = {("val", "last"): Images(ids, ids, {"dice": row}, ())}
-            runs.append(run)
-        arms.append(Arm(arm.name, tuple(runs)))
-    return arms
 
 
 @pytest.fixture(scope="module")

@@ -259,6 +259,7 @@ def _verdict(case: Comparison, level: Level) -> Verdict:
         contrast.note,
         num_runs=(len(case.arms[0].runs), len(case.arms[1].runs)),
         num_units=_can_show_failures(case),
+        unit=case.count.word,
         is_rate=bool(case.units and case.units.num_trials),
         share=level.share,
     )

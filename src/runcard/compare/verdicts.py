@@ -33,9 +33,8 @@ class Evidence:
     counts: str = ""  # "5 of 5 and 2 of 5 reached 0.9", where there is no effect
     num_runs: tuple[int, int] = (0, 0)  # of each arm
     num_units: int = 0  # images or patients that could have shown a failure; 0 where the values know no failure
-    is_rate: bool = (
-        False  # whether the values are right or wrong, so that a margin must hold the rate of the unseen too
-    )
+    unit: str = "images"
+    is_rate: bool = False  # whether the values are right or wrong: then a margin must hold what was not seen too
     share: float = 1.0  # of several looks, this one's share of alpha
 
     @property
@@ -56,7 +55,7 @@ def judge(question: Question, measure: Measure, evidence: Evidence, confounded: 
         if evidence.p < ALPHA:
             sentence += " The difference is real, and too small to matter."
         if evidence.num_units and not evidence.is_rate:
-            sentence += f" {_hidden(evidence)}"
+            sentence += f" {_capital(_hidden(evidence))}"
     elif evidence.p < ALPHA:
         word = _direction(measure, evidence.first_lower)
         verb = measure.verbs[word != "better"] if measure.better else f"has a {word} {measure.title} than"
@@ -152,7 +151,9 @@ def _ranks_needed(evidence: Evidence) -> str:
 
 
 def _hidden(evidence: Evidence) -> str:
-    return f"these {evidence.num_units} may hide a failure on up to {100 * evidence.unseen:.2g} % of all."
+    return (
+        f"these {evidence.num_units} {evidence.unit} may hide a failure on up to {100 * evidence.unseen:.2g} % of all."
+    )
 
 
 def _inside(evidence: Evidence, margin: float | None) -> bool:
