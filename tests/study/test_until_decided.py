@@ -195,7 +195,8 @@ def test_what_is_added_or_changed_later_is_exploratory(launched, house):
     registered = (house / "outputs/little/preregistration.json").read_bytes()
     assert claims(house)["slow_dice"] == ("supported", "before its runs")
     later = STUDY.replace("margin: 0.01", "margin: 0.05") + (
-        "  late_bce: {text: is it worse, compare: [slow, plain], measure: bce, factor: optimizer.lr, claim: it is, expect: higher}\n"
+        "  late_bce:\n"
+        "    {text: is it, compare: [slow, plain], measure: bce, factor: optimizer.lr, claim: it is, expect: higher}\n"
     )
     (house / "study.yml").write_text(later, encoding="utf-8")
     launched(budget=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,43 @@ def power(
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
     print_power(console, arms, metric or monitored(arms[0]), difference)
+
+
+@app.command(rich_help_panel=PANEL)
+def gate(
+    baseline: Annotated[Path, typer.Argument(help="a folder with the baseline's runs, one for each seed")],
+    candidate: Annotated[Path, typer.Argument(help="a folder with the candidate's runs")],
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="how many will be held against this baseline in all; none: 20")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say whether to keep a candidate: exit code 0 keep, 1 discard, 3 more seeds. For scripts and research loops."""
+    from runcard.compare import analysis
+    from runcard.compare import gate as gates
+
+    if margin is not None and not 0 < margin < math.inf:
+        raise UserError(f"--margin must be a number greater than 0, got {margin:g}")
+    if candidates is not None and candidates < 1:
+        raise UserError(f"--candidates must be 1 or more, got {candidates}")
+    arms = [_only_arm(folder, metric) for folder in (baseline, candidate)]
+    asked = metric or analysis.monitored(arms[0])
+    decision = gates.decide(arms[0], arms[1], baseline, asked, margin, candidates)
+    print(json.dumps(gates.as_json(decision), indent=1) if as_json else decision.sentence)
+    raise typer.Exit(gates.EXIT_CODES[decision.word])
+
+
+def _only_arm(folder: Path, metric: str | None) -> Arm:
+    """Return the one arm whose runs are below a folder, named by it."""
+    if not folder.is_dir() or (folder / "run.json").exists():
+        what = "a run, with one seed" if folder.is_dir() else "not a folder"
+        raise UserError(f"{folder}: is {what}. Name the folder above the runs of all seeds.")
+    arms, _ = find_arms([str(folder)], metric)
+    if len(arms) > 1:
+        raise UserError(f"{folder}: has runs of {len(arms)} configs: {', '.join(arm.name for arm in arms)}. Name one.")
+    return replace(arms[0], name=folder.name)
 
 
 @app.command(rich_help_panel=PANEL)

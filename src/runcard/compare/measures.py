@@ -29,7 +29,11 @@ class Measure:
 
     def difference_interval(self, effect: Effect, alpha: float = ALPHA) -> tuple[float, float]:
         """Compute the interval of a difference of two means, clipped to the largest possible difference."""
-        return _clipped(effect.interval(alpha), (-self.largest_difference, self.largest_difference))
+        return self.clipped(effect.interval(alpha))
+
+    def clipped(self, interval: tuple[float, float]) -> tuple[float, float]:
+        """Clip an interval of a difference to the largest possible one."""
+        return _clipped(interval, (-self.largest_difference, self.largest_difference))
 
     @property
     def largest_difference(self) -> float:

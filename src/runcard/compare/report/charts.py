@@ -18,7 +18,7 @@ import vl_convert
 
 from runcard.compare import learning_curves
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import Paired
+from runcard.compare.contrasts import Answer, Paired
 from runcard.compare.measures import title
 from runcard.fileio import csv_text
 
@@ -186,6 +186,39 @@ def _pairs() -> dict[str, Any]:
     diagonal = alt.Chart().mark_rule(color="currentColor", opacity=0.5)
     diagonal = diagonal.encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
     return _spec(alt.layer(diagonal, points))
+
+
+def path(answer: Answer, colour: str) -> Chart:
+    """Draw what was known of a question at each look: the difference, its interval over all looks, and the margin."""
+    measure, margin = answer.measure, answer.question.margin
+    back = math.exp if measure.is_ratio else float
+    rows = [
+        (look.num_seeds, *map(_short, map(back, (look.estimate, *measure.clipped(look.interval)))), f"{look.p:.2g}")
+        for look in answer.path
+        if look.estimate is not None and look.interval
+    ]
+    table = csv_text(("seeds", "difference", "low", "high", "p"), rows)
+    data = alt.Chart(alt.InlineData(table, format=_format("seeds", "difference", "low", "high")))
+    seeds = [look.num_seeds for look in answer.path]
+    x = alt.X(
+        "seeds:Q",
+        axis=alt.Axis(title="seeds of each arm", grid=False, values=seeds),
+        scale=alt.Scale(domain=[seeds[0] - 1, seeds[-1] + 1]),
+    )
+    up = f"{title(measure.title)}, {answer.question.first} {'/' if measure.is_ratio else '−'} {answer.question.second}"
+    y = alt.Y("difference:Q", axis=alt.Axis(title=up), scale=alt.Scale(zero=False))
+    tooltip = ["seeds:Q", "difference:Q", "low:Q", "high:Q", "p:N"]
+    ends = [back(0.0)] if margin is None else [back(0.0), back(-margin), back(margin)]
+    lines = [
+        alt.Chart().mark_rule(color="currentColor", opacity=0.5, strokeDash=dash).encode(y=alt.datum(end))
+        for end, dash in zip(ends, ([1, 0], [2, 3], [2, 3]), strict=False)
+    ]
+    bars = data.mark_rule(strokeWidth=3, color=colour).encode(x=x, y="low:Q", y2="high:Q", tooltip=tooltip)
+    points = data.mark_point(filled=True, size=90, color=colour, opacity=1).encode(x=x, y=y, tooltip=tooltip)
+    caption = "Difference and interval over all looks, after as many seeds as each look had."
+    caption += "" if margin is None else f" Dotted: the margin, {margin:g}."
+    spec = _spec(alt.layer(*lines, bars, points))
+    return Chart(f"path-{answer.question.key}", f"{title(measure.title)}, look by look", caption, spec)
 
 
 def _blanks(word: str, count: int) -> tuple[str, ...]:

@@ -41,6 +41,8 @@ MARKS = {
     "supported": ("✓", "good"),
     "contradicted": ("✗", "bad"),
     "cannot tell": ("?", "open"),
+    "open": ("…", "open"),
+    "exploratory": ("?", "open"),
     "one seed": ("1", "open"),
     "no verdict": ("–", "open"),
     "not run": ("–", "open"),
@@ -134,6 +136,13 @@ def evidence(answer: Answer) -> str:
     return f"{difference} ({format_ci(answer.measure, effect, answer.alpha)}, p {format_p(answer.p)})"
 
 
+def on_these_images(answer: Answer) -> str:
+    """Format the interval for other seeds on these same images, which is less than what a verdict is about; or ""."""
+    if answer.effect is None or (these := answer.effect.on_these_images) is None or answer.p is None:
+        return ""
+    return format_ci(answer.measure, these.at_look(answer.effect.share), answer.alpha)
+
+
 def at(run: Run, checkpoint: str) -> str:
     """Format the monitored metric on the compared split at the last or best epoch: "test/dice 0.932 in epoch 60"."""
     metric = run.metadata["best"]["monitor"].partition("/")[2]
@@ -156,7 +165,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"evidence": evidence, "title": title, "number": number, "format_p": format_p, "at": at}
+    environment.filters |= {
+        "evidence": evidence,
+        "title": title,
+        "number": number,
+        "format_p": format_p,
+        "at": at,
+        "on_these_images": on_these_images,
+    }
     environment.globals |= {"format_difference": format_difference, "format_ci": format_ci, "marks": MARKS}
     return environment
 

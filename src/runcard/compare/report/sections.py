@@ -99,6 +99,7 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
     drawn = [charts.curves(metric, of_arms, thresholds.get(metric)) for metric in metrics]
     paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
     drawn += [charts.pairs(each, of_arms) for each in paired.values()]
+    drawn += [charts.path(each, of_arms[each.question.first]) for each in answers if each.path and each.effect]
     by_image = next((each for each in paired.values() if each.measure.better), None)
     better, worse = _extremes(key, by_image, arms, with_images) if by_image else ((), ())
     panels = [
