@@ -40,7 +40,7 @@ def test_one_arm_by_hand(one_arm, runcard_command):
     lines = printed.splitlines()
     assert code == 0
     assert lines[0] == "Differences in Dice below 0.048 are noise here with three seeds; seven seeds would see 0.025."
-    assert "3 runs of lab4/task4a on these 12 images: the mean of a run has a standard deviation of 0.01" in lines[1]
+    assert "3 runs of lab4/task4a on these 12 images: the mean of a run has a standard deviation of 0.010" in lines[1]
     assert "with 80 % confidence at most 0.021," in lines[1]
     assert lines[2].startswith("For images like these it is at least that: how a difference varies from image to image")
     rows = {line.split()[0]: line.split()[1:] for line in lines if line[:1].isdigit()}
@@ -137,7 +137,7 @@ def test_the_figure(two_arms, runcard_command, suffix):
         (["one", "--figure", "noise.jpg"], "--figure must end in .png or .svg, got noise.jpg"),
         (["one", "--metric", "dicee"], "metric: dicee was not measured in "),
         (["equal"], "all runs have the same Dice, so that no noise can be measured. Run more seeds,"),
-        (["one", "other"], "These arms cannot be compared, so nothing can be planned of them:"),
+        (["one", "other"], "so nothing can be planned of them; name those of one data set and split:\n"),
     ],
 )
 def test_mistakes(tmp_path, one_arm, runcard_command, arguments, message):

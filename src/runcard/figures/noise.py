@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import geometric_mean
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
@@ -11,6 +13,7 @@ TICKS = (2, 3, 5, 7, 10, 20)  # seeds
 STYLES = (("#d55e00", "-"), ("#0072b2", "--"), ("#56b4e9", "-."))  # of the lines by images: they differ in grey too
 LABEL_GAP = 1.04  # from a line's end to its label: a factor of the seeds
 LINE_HEIGHT = 0.052  # of a label, as a share of the height of the axes
+TITLE_WIDTH = 90  # in characters
 BAND = "line: upper 80 % bound of the noise; grey: down to the lower bound"
 
 
@@ -38,10 +41,9 @@ def noise_figure(
         ends[f"{num} {word} like these"] = values[-1]
     ax.set(xscale="log", yscale="log", xlabel="seeds in each arm", ylabel=axis, xlim=(seeds[0], seeds[-1]))
     bottom, top = ax.get_ylim()
-    height = 0.0
-    for label, end in sorted(ends.items(), key=lambda item: item[1]):
-        height = max(end, height * (top / bottom) ** LINE_HEIGHT)
-        ax.text(seeds[-1] * LABEL_GAP, height, label, va="center")
+    for stack in _stacks(ends, (top / bottom) ** LINE_HEIGHT):
+        label = "\n".join(reversed([name for name, _ in stack]))
+        ax.text(seeds[-1] * LABEL_GAP, _centre(stack), label, va="center")
     ax.text(0.02, 0.03, BAND, fontsize=8, transform=ax.transAxes)
     ax.xaxis.set_major_locator(FixedLocator(TICKS))
     ax.xaxis.set_minor_locator(NullLocator())
@@ -51,5 +53,20 @@ def noise_figure(
     ax.yaxis.set_minor_locator(NullLocator())
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.3)
-    ax.set_title(title, fontsize=9, loc="left")
+    ax.set_title(fill(title, TITLE_WIDTH), fontsize=9, loc="left")
     return figure
+
+
+def _stacks(ends: Mapping[str, float], line: float) -> list[list[tuple[str, float]]]:
+    """Group labels from the lowest up, so that no two groups overlap; line is the height of one, as a factor."""
+    stacks: list[list[tuple[str, float]]] = []
+    for end in sorted(ends.items(), key=lambda item: item[1]):
+        stack = [end]
+        while stacks and _centre(stack) < _centre(stacks[-1]) * line ** ((len(stack) + len(stacks[-1])) / 2):
+            stack = [*stacks.pop(), *stack]
+        stacks.append(stack)
+    return stacks
+
+
+def _centre(stack: Sequence[tuple[str, float]]) -> float:
+    return geometric_mean([end for _, end in stack])

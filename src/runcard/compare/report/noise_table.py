@@ -12,6 +12,7 @@ from runcard.compare import endpoints
 from runcard.compare.arms import Arm
 from runcard.compare.measures import title
 from runcard.compare.report.power_table import rare_failures, scattered
+from runcard.compare.report.tables import number
 from runcard.console import print_table
 from runcard.errors import UserError
 from runcard.stats.mrmc import MIN_UNITS, Effect
@@ -65,14 +66,13 @@ class Measured:
     @property
     def sentences(self) -> list[str]:
         """What the numbers come to: on these images, what that rests on, for images like these."""
-        confidence = f"{CONFIDENCE:.0%}".replace("%", " %")
-        return [
-            self._headline(),
+        estimate, bound = number(self.noise.sd), number(self.bound.sd)
+        basis = (
             f"From {self.basis} on these {self.noise.num_images} {self.word}: the mean of a run has a standard "
-            f"deviation of {self.noise.sd:.2g}, with {confidence} confidence at most {self.bound.sd:.2g}, from which "
-            "the numbers follow.",
-            self._others(),
-        ]
+            f"deviation of {estimate}, with {100 * CONFIDENCE:g} % confidence at most {bound}, from which the numbers "
+            "follow."
+        )
+        return [self._headline(), basis, self._others()]
 
     def _headline(self) -> str:
         three, seven = (self.write(self.bound.on_these_images(num).interval()[1]) for num in (3, 7))

@@ -18,6 +18,7 @@ from runcard.stats.power import RANGE, VarianceComponents, runs_cut
 
 SEEDS = (3, 5, 10, 20)
 TIMES_IMAGES = (1, 2, 4, 10)
+MAX_REASONS = 2  # why arms cannot be compared, in a message
 TOO_FEW = {  # number of seeds that an arm needs -> why, and what to do
     2: "one seed; how far seeds differ takes at least two. Run seed=0,1.",
     3: "fewer than three seeds; how far seeds differ takes at least three. Run seed=0,1,2.",
@@ -71,7 +72,11 @@ def scattered(arms: Sequence[Arm], metric: str, min_seeds: int) -> tuple[list[Ar
         raise UserError(left_out[0])
     pairs = combinations(enough, 2)
     if reasons := [f"{a.name}, {b.name}: {'; '.join(why)}" for a, b in pairs if (why := incomparable(a, b, metric))]:
-        raise UserError("\n".join(["These arms cannot be compared, so nothing can be planned of them:", *reasons]))
+        more = [f"and {len(reasons) - MAX_REASONS} more pairs"] if len(reasons) > MAX_REASONS else []
+        first = (
+            "These arms cannot be compared, so nothing can be planned of them; name those of one data set and split:"
+        )
+        raise UserError("\n".join([first, *reasons[:MAX_REASONS], *more]))
     return enough, left_out
 
 
