@@ -204,7 +204,7 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def write_figure(path: Path, figure: Figure, *, palette: bool = False) -> None:
-    """Write figure to path as PNG, atomically; with a palette of 256 colours it takes half the bytes."""
+    """Write figure to path, a .png or .svg, atomically; with a palette of 256 colours a PNG takes half the bytes."""
     with uninterrupted(), atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=FIGURE_DPI)
         if palette:

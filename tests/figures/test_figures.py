@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from runcard import IGNORED
 from runcard.figures.charts import confusion_figure, curves_figure
 from runcard.figures.grid import Tile, grid
+from runcard.figures.noise import noise_figure
 from runcard.figures.overlays import BLUE, CONTOURS, GREEN, HATCH, OVERLAY_OPACITY, RED, agreement, outlined
 from runcard.figures.predictions import (
     GAP_PX,
@@ -239,3 +240,28 @@ def test_a_long_caption_keeps_its_end_and_a_flag_is_framed_in_its_colour():
     assert shortened == "…xx/a.png"
     assert flag == "outliers"
     assert has(page(figure), (9, 99, 199))
+
+
+def noise_labels(*ends: float) -> list[tuple[str, float]]:
+    """The labels of lines that end at these heights, the first of them that of the same images."""
+    others = {10 * i: [0.1, end] for i, end in enumerate(ends[1:], start=1)}
+    figure = noise_figure([2, 20], [[0.05, ends[0] / 2], [0.1, ends[0]]], others, "images", "Dice", "")
+    (ax,) = figure.axes
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("Dice", "seeds in each arm")
+    assert [line.get_ydata()[-1] for line in ax.lines] == list(ends)
+    assert len({line.get_linestyle() for line in ax.lines[1:]}) == len(ends) - 1, "they differ in grey"
+    return [(text.get_text(), text.get_position()[1]) for text in ax.texts if "images" in text.get_text()]
+
+
+def test_noise_lines_are_labelled_at_their_ends():
+    assert noise_labels(0.01, 0.04, 0.02) == [
+        ("these images", pytest.approx(0.01)),
+        ("20 images like these", pytest.approx(0.02)),
+        ("10 images like these", pytest.approx(0.04)),
+    ]
+
+
+def test_labels_of_noise_lines_that_meet_are_stacked_around_them():
+    ((text, height),) = noise_labels(0.02, 0.0204)
+    assert text == "10 images like these\nthese images"
+    assert height == pytest.approx(0.0202, rel=1e-3)

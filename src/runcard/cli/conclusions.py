@@ -1,4 +1,4 @@
-"""Commands that draw conclusions: compare, power, report; and audit, of the data."""
+"""Commands that draw conclusions: compare, power, noise, report; and audit, of the data."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ PANEL = "Check and conclude"
 BASELINE = "the name of an arm, as the table writes it: compare all others with it alone"
 ON = "a folder that runcard evaluate wrote: compare the runs on its images"
 DIFFERENCES = [0.005, 0.01, 0.02]  # of Dice or accuracy, that people ask about
+FIGURES = (".png", ".svg")  # by suffix
 
 
 @app.command(rich_help_panel=PANEL)
@@ -89,6 +90,37 @@ def power(
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
     print_power(console, arms, metric or monitored(arms[0]), difference)
+
+
+@app.command(rich_help_panel=PANEL)
+def noise(
+    runs: Annotated[list[str], typer.Argument(help="run folders, sweeps or patterns", show_default=False)],
+    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    figure: Annotated[Path | None, typer.Option(help="a file, .png or .svg: differences against seeds")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Say how large a difference must be to be more than noise (three seeds of one config at least)."""
+    from runcard.compare.analysis import monitored
+    from runcard.compare.report import noise_table
+
+    if figure and figure.suffix not in FIGURES:
+        raise UserError(f"--figure must end in {' or '.join(FIGURES)}, got {figure}")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    arms, left_out = find_arms(runs, metric)
+    found, too_few = noise_table.measure_noise(arms, metric or monitored(arms[0]))
+    left_out += too_few
+    if as_json:
+        print(json.dumps(noise_table.as_json(found, left_out), indent=1))
+    else:
+        noise_table.print_noise(console, found)
+        for line in left_out:
+            console.print(f"left out  {line}", style="yellow")
+    if figure:
+        from runcard.fileio import write_figure
+
+        write_figure(figure, noise_table.draw(found))
+        if not as_json:
+            print(figure)
 
 
 @app.command(rich_help_panel=PANEL)
