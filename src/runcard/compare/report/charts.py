@@ -202,7 +202,7 @@ def path(answer: Answer, colour: str) -> Chart:
     seeds = [look.num_seeds for look in answer.path]
     x = alt.X(
         "seeds:Q",
-        axis=alt.Axis(title="seeds of each arm", grid=False, values=seeds),
+        axis=alt.Axis(title="seeds of each arm", grid=False, values=seeds, format="d"),
         scale=alt.Scale(domain=[seeds[0] - 1, seeds[-1] + 1]),
     )
     up = f"{title(measure.title)}, {answer.question.first} {'/' if measure.is_ratio else '−'} {answer.question.second}"
