@@ -11,6 +11,8 @@ means ("crossed alone").
 
 Three kinds of values: normal; like Dice, where 1 − Dice is log-normal, so that bad images scatter most; right or wrong,
 where a latent normal value passes a threshold. In the last two a worse arm also scatters more, as it does in life.
+Then equal arms alone: values like Dice of which 2 % fail and lie near 0.1, mostly of the same images; and studies of
+six and of ten questions without a difference, under Holm: in how many of them any question is answered with one.
 Prints the rows of 47 images and writes all to src/runcard/stats/simulation.json.
 """
 
@@ -43,6 +45,8 @@ IMAGE_SD, ARM_IMAGE_SD, RESIDUAL_SD = 0.04, 0.01, 0.015  # of images in both arm
 PRINTED = 47  # images of the printed rows
 NUM_RUNS = ((2, 2), (3, 3), (5, 5), (2, 5))  # of the two arms
 RUN_SD = ((0.0, 0.0), (0.006, 0.006), (0.012, 0.012), (0.0, 0.012))  # of the two arms, from run to run
+FAILURES = 0.02  # of the values
+FAMILIES, STUDIES = (6, 10), 1000
 # From normal deviations, their sd and a mean to values of this mean.
 KINDS: dict[str, Callable[[Array, float, float], Array]] = {
     "normal": lambda z, _, m: m + z,
@@ -67,6 +71,9 @@ def main() -> None:
         "sd": {"image": IMAGE_SD, "arm and image": ARM_IMAGE_SD, "residual": RESIDUAL_SD},
         "rows": rows,
     }
+    failing = [with_failures(rng, num_runs, run_sd) for num_runs in NUM_RUNS[1:3] for run_sd in RUN_SD[1:3]]
+    families = [family(rng, num, num_runs) for num in FAMILIES for num_runs in NUM_RUNS[1:3]]
+    content |= {"rare_failures": failing, "families": families}
     write_json(FILE, content)
     shown = [row for row in rows if row["num_images"] == PRINTED]
     methods = ("ours", "crossed_alone", "bootstrap", "wilcoxon", "paired_t")
@@ -75,6 +82,30 @@ def main() -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{PRINTED} images, {REPLICATES} replicates, bootstrap {BOOTSTRAPPED}")
     print_table(console, head, [line(row, methods) for row in shown])
+    for row in failing:
+        setting = f"2 % fail, {row['num_runs']} runs, run sd {row['run_sd']}"
+        console.print(f"{setting}: {row['false']:.4f}, tail {row['false_tail']:.4f}")
+    for row in families:
+        console.print(f"{row['questions']} questions, {row['num_runs']} runs: {row['false']:.4f} of {STUDIES} studies")
+
+
+def with_failures(rng: np.random.Generator, num_runs: tuple[int, int], run_sd: tuple[float, float]) -> dict[str, Any]:
+    """Return how often equal arms are called different whose values fail at times."""
+    lowest = math.hypot(IMAGE_SD, ARM_IMAGE_SD, max(run_sd), RESIDUAL_SD) * stats.norm.ppf(FAILURES)
+    arms = drawn(rng, "normal", PRINTED, num_runs, run_sd, 0.0)
+    first, second = (np.where(y - MEAN < lowest, 0.1, KINDS["like Dice"](y - MEAN, 0.0, MEAN)) for y in arms)
+    effects = [difference(a, b) for a, b in zip(first, second, strict=True)]
+    return {"num_runs": num_runs, "run_sd": run_sd, "false": found(effects), "false_tail": found(effects, TAIL)}
+
+
+def family(rng: np.random.Generator, num_questions: int, num_runs: tuple[int, int]) -> dict[str, Any]:
+    """Return in how many studies Holm lets pass any of so many questions about equal arms."""
+    smallest = np.ones(STUDIES)
+    for _ in range(num_questions):
+        arms = drawn(rng, "like Dice", PRINTED, num_runs, RUN_SD[2], 0.0)
+        effects = [difference(a, b) for a, b, _ in zip(*arms, range(STUDIES), strict=False)]
+        smallest = np.minimum(smallest, [effect.p for effect in effects])
+    return {"questions": num_questions, "num_runs": num_runs, "false": share(smallest * num_questions < ALPHA)}
 
 
 def line(row: dict[str, Any], methods: Sequence[str]) -> list[str]:
