@@ -40,7 +40,7 @@ def test_what_is_certain_is_forecast_so():
     a, b = simulate(np.random.default_rng(0), 5, 47, 0.0, run_sd=0.001)
     looks = LOOKS[10]
     assert forecast((a + 0.2, b), looks, 10, None).chance > 0.999
-    assert forecast((a, b), looks, 10, 0.1).chance > 0.999, "equivalent"
+    assert 0.999 < forecast((a, b), looks, 10, 0.1).chance <= 1, "equivalent"
     assert forecast((a, b), looks, 10, None).chance < 0.05
     now = welch(np.array([1.0, 2, 3, 4, 5]), np.array([1.5, 2, 3, 4, 4.5]))
     assert forecast_runs(now, 5, looks, 10, None).chance < 0.1

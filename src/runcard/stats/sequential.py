@@ -81,7 +81,9 @@ def forecast_runs(
 
 
 def _chance(d: float, sd: float, half: float, margin: float | None) -> float:
-    """Compute P(|d_F| > half) + P(|d_F| < margin − half), d_F normal about d with this sd."""
+    """Compute P(|d_F| > half or |d_F| < margin − half), d_F normal about d with this sd."""
+    if (margin or 0.0) - half >= half:
+        return 1.0
     if sd == 0:
         return float(abs(d) > half or abs(d) < (margin or 0.0) - half)
     at = stats.norm(d, sd)
