@@ -64,9 +64,11 @@ bench: $(READY)  ## Measure our epoch against bare loops, or by name: make bench
 peers: .peers/.ready  ## Measure our training step against Lightning, MONAI and Keras
 	$(BIN)/python benchmarks/peers.py
 
-simulate: $(READY)  ## Measure how often verdicts, bounds and plans err, on data whose truth is known
+simulate: $(READY)  ## Measure how often verdicts, bounds, plans and images that stand out err, on data of known truth
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/noise.py
+	$(BIN)/python benchmarks/disagreement.py
+	$(BIN)/python benchmarks/adaptive.py
 
 faults: $(READY)  ## Inject thousands of faults into the real commands, and write their table into docs/reliability.md
 	OMP_NUM_THREADS=1 NO_ALBUMENTATIONS_UPDATE=1 PYTHONPATH=tests:tests/faults $(BIN)/python -m campaign --jobs 2 \

@@ -12,7 +12,8 @@ from PIL import Image
 
 from runcard.compare.analysis import monitored
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import Answer, Paired
+from runcard.compare.contrasts import Answer
+from runcard.compare.disagreement import Disagreement, disagreement
 from runcard.compare.measures import Measure
 from runcard.compare.report import charts
 from runcard.compare.report.charts import Chart
@@ -23,7 +24,8 @@ from runcard.stats.mrmc import Effect
 
 SHARED_LOSSES = ("log_loss", "bce", "soft_dice_loss")  # comparable between arms of a task, whatever their training loss
 PANELS = {"predictions": "what it predicts", "activation_maps": "where it looks"}  # files of a run's figures/
-NUM_EXTREMES = 3  # images shown of the largest gains, and of the largest losses
+MAX_STANDING_OUT = 6  # images shown of those that differ beyond seeds
+NUM_EXTREMES = 3  # images shown of the largest other gains, and of the largest other losses
 PANEL_PX, TILE_PX, QUALITY = 520, 128, 72  # widths, and JPEG quality
 
 
@@ -48,6 +50,7 @@ class Extreme:
     id: str
     first: float
     second: float
+    p: float | None  # adjusted, of an image that stands out; None of others
     picture: Picture | None  # None where a run has no preview of it
 
 
@@ -59,8 +62,9 @@ class Section:
     answers: tuple[Answer, ...]
     metrics: tuple[str, ...]  # whose curves are drawn
     charts: tuple[Chart, ...]
-    by_image: Paired | None  # the values that better and worse are ranked by
-    better: tuple[Extreme, ...]  # where the first arm gains most
+    by_image: Disagreement | None  # the images below, and all others
+    standing_out: tuple[Extreme, ...]  # where the arms differ beyond seeds
+    better: tuple[Extreme, ...]  # of the others, where the first arm gains most
     worse: tuple[Extreme, ...]  # and where it loses most
     panels: tuple[tuple[str, tuple[Picture, ...]], ...]  # title, and a picture for each arm that has one
 
@@ -77,9 +81,14 @@ class Section:
         return [found[key] for key in found if key not in asked]
 
     @property
+    def extremes(self) -> tuple[Extreme, ...]:
+        """All images of the section: none is in two of its lists."""
+        return self.standing_out + self.better + self.worse
+
+    @property
     def pictures(self) -> list[Picture]:
         """All pictures of the section."""
-        of_images = [extreme.picture for extreme in self.better + self.worse if extreme.picture]
+        of_images = [extreme.picture for extreme in self.extremes if extreme.picture]
         return of_images + [picture for _, pictures in self.panels for picture in pictures]
 
 
@@ -100,8 +109,9 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
     paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
     drawn += [charts.pairs(each, of_arms) for each in paired.values()]
     drawn += [charts.path(each, of_arms[each.question.first]) for each in answers if each.path and each.effect]
-    by_image = next((each for each in paired.values() if each.measure.better), None)
-    better, worse = _extremes(key, by_image, arms, with_images) if by_image else ((), ())
+    by_image = next((disagreement(each) for each in answers if each.paired and each.paired.measure.better), None)
+    images = _extremes(key, by_image, arms, with_images) if by_image else ((), (), ())
+    standing_out, better, worse = images
     panels = [
         (words, tuple(p for i, arm in enumerate(arms) if (p := _panel(f"{key}-{name}{i + 1}.jpg", arm, name))))
         for name, words in (PANELS.items() if with_images else ())
@@ -112,6 +122,7 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
         metrics=metrics,
         charts=tuple(drawn),
         by_image=by_image,
+        standing_out=standing_out,
         better=better,
         worse=worse,
         panels=tuple((words, pictures) for words, pictures in panels if pictures),
@@ -131,20 +142,24 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
 
 
 def _extremes(
-    key: str, paired: Paired, arms: Sequence[Arm], with_images: bool
-) -> tuple[tuple[Extreme, ...], tuple[Extreme, ...]]:
-    """Select the images in which the first arm gains most on the second, and those in which it loses most."""
-    gain = (paired.first - paired.second) * (1 if paired.measure.better == "max" else -1)
-    order = np.argsort(-gain, kind="stable").tolist()
+    key: str, by_image: Disagreement, arms: Sequence[Arm], with_images: bool
+) -> tuple[tuple[Extreme, ...], ...]:
+    """Select the images beyond seeds; of the others those in which the first arm gains most, and loses most."""
+    paired, p = by_image.paired, by_image.p
+    gain = by_image.differences * (1 if paired.measure.better == "max" else -1)
+    standing_out = by_image.standing_out
+    others = [i for i in np.argsort(-gain, kind="stable").tolist() if i not in standing_out]
 
     def extreme(i: int) -> Extreme:
         runs = (arm.first for arm in arms)
         picture = _side_by_side(f"{key}-image{i + 1}.jpg", paired.ids[i], *runs) if with_images else None
-        return Extreme(paired.ids[i], float(paired.first[i]), float(paired.second[i]), picture)
+        adjusted = float(p[i]) if i in standing_out else None
+        return Extreme(paired.ids[i], float(paired.first[i]), float(paired.second[i]), adjusted, picture)
 
-    better = [extreme(i) for i in order[:NUM_EXTREMES] if gain[i] > 0]
-    worse = [extreme(i) for i in order[::-1][:NUM_EXTREMES] if gain[i] < 0]
-    return tuple(better), tuple(worse)
+    better = [i for i in others[:NUM_EXTREMES] if gain[i] > 0]
+    worse = [i for i in others[::-1][:NUM_EXTREMES] if gain[i] < 0]
+    chosen = (standing_out[:MAX_STANDING_OUT], better, worse)
+    return tuple(tuple(map(extreme, images)) for images in chosen)
 
 
 def _side_by_side(name: str, image: str, first: Run, second: Run) -> Picture | None:

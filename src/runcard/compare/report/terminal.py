@@ -11,6 +11,7 @@ from rich.console import Console
 from runcard.compare.analysis import Findings, monitored
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
+from runcard.compare.disagreement import disagreement
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms
 from runcard.compare.verdicts import format_difference, format_p, format_range
@@ -61,7 +62,11 @@ def print_findings(console: Console, findings: Findings, details: bool = False) 
 
 
 def print_answers(console: Console, findings: Findings) -> None:
-    """Print the verdicts with the outcome of their claims, the runs left out, and the remarks."""
+    """Print the verdicts with the outcome of their claims, the runs left out, and the remarks.
+
+    The images on which two arms disagree come with the first answer about their metric.
+    """
+    looked_at: set[tuple[str, str, str]] = set()  # two arms and a metric
     for i, answer in enumerate(findings.answers):
         claim = f" Claim: {answer.verdict.claim}." if answer.verdict.claim else ""
         console.print(f"\n{i + 1}. {answer.verdict.sentence}{claim}", style="bold")
@@ -71,6 +76,11 @@ def print_answers(console: Console, findings: Findings) -> None:
             console.print(f"   They differ in {answer.factor}.")
         for confound in answer.confounds:
             console.print(f"   differs too: {confound}", style="yellow")
+        if answer.paired:
+            images = (answer.question.first, answer.question.second, answer.paired.measure.key)
+            if images not in looked_at and (found := disagreement(answer)):
+                console.print(f"   {found.sentence}")
+            looked_at.add(images)
     console.print()
     _print_remarks(console, findings.left_out, findings.remarks)
 
@@ -170,6 +180,32 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "factor": answer.factor,
         "confounds": list(answer.confounds),
         "not_comparable": list(answer.incomparable),
+        "images": _images(answer),
+    }
+
+
+def _images(answer: Answer) -> dict[str, Any] | None:
+    """Convert the images on which two arms differ beyond seeds; null where the metric has no value per image."""
+    found = disagreement(answer)
+    if found is None:
+        return None
+    paired, differences = found.paired, found.differences
+    return {
+        "measure": paired.measure.key,
+        "tested": len(found.p),
+        "median_difference": found.median,
+        "level": ALPHA,
+        "sentence": found.finding,
+        "beyond_seeds": [
+            {
+                "id": paired.ids[i],
+                "first": float(paired.first[i]),
+                "second": float(paired.second[i]),
+                "difference": float(differences[i]),
+                "p_adjusted": float(found.p[i]),
+            }
+            for i in found.standing_out
+        ],
     }
 
 
