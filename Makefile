@@ -66,6 +66,7 @@ peers: .peers/.ready  ## Measure our training step against Lightning, MONAI and 
 
 simulate: $(READY)  ## Measure how often verdicts err, on data whose truth is known
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/published.py
 
 faults: $(READY)  ## Inject thousands of faults into the real commands, and write their table into docs/reliability.md
 	OMP_NUM_THREADS=1 NO_ALBUMENTATIONS_UPDATE=1 PYTHONPATH=tests:tests/faults $(BIN)/python -m campaign --jobs 2 \
