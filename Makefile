@@ -69,6 +69,7 @@ simulate: $(READY)  ## Measure how often verdicts, bounds, plans and images that
 	$(BIN)/python benchmarks/noise.py
 	$(BIN)/python benchmarks/disagreement.py
 	$(BIN)/python benchmarks/adaptive.py
+	$(BIN)/python benchmarks/published.py
 
 faults: $(READY)  ## Inject thousands of faults into the real commands, and write their table into docs/reliability.md
 	OMP_NUM_THREADS=1 NO_ALBUMENTATIONS_UPDATE=1 PYTHONPATH=tests:tests/faults $(BIN)/python -m campaign --jobs 2 \

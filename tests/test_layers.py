@@ -200,6 +200,7 @@ HEAVY = {"torch", "torchvision", "albumentations", "lightning_fabric", "torchmet
         (["-m", "runcard.cli", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
         (["-m", "runcard.cli", "train", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
         (["-m", "runcard.cli", "audit", "--help"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
+        (["-m", "runcard.cli", "check-claim", "--metric=dice", "--mean", "91", "90"], {*HEAVY, "numpy", "hydra"}),
         (["-c", "import runcard.audit.command"], {"torch", "torchvision", "torchmetrics", "albumentations"}),
         (["-m", "runcard.cli", "status", "/nope"], {*HEAVY, "cv2", "numpy", "hydra", "omegaconf"}),
     ],
