@@ -84,7 +84,7 @@ def simulated(
         told += tells_apart(answer)
         equal += " are equivalent " in answer.verdict.sentence
         seeds.append(answer.path[-1].num_seeds)
-        low, high = answer.path[-1].interval or (math.nan, math.nan)
+        low, high = answer.path[-1].interval
         covers += low <= -worse <= high
         first, second = values
         peeked += any(difference(first[:s], second[:s]).p < ALPHA for s in range(3, 11))

@@ -118,12 +118,12 @@ class Level:
 
 @dataclass(frozen=True)
 class Look:
-    """What was known of a question after so many seeds; the interval is that over all looks."""
+    """What was known of a question after so many seeds."""
 
     num_seeds: int
     p: float  # adjusted, the smallest so far
-    estimate: float | None = None  # None where only ranks were compared
-    interval: tuple[float, float] | None = None
+    effect: Effect | None  # None where only ranks were compared
+    interval: tuple[float, float]  # over all looks, at the level that Holm held it to; NaN without an effect
     chance: float | None = None  # that the budget decides; None where it is decided, or too early to say
 
 

@@ -43,8 +43,9 @@ class Decision:
     def sentence(self) -> str:
         """What is said to people."""
         more = f" Run seeds 0 to {self.num_seeds - 1} of both." if self.num_seeds else ""
-        which = f"Candidate {self.place} of {self.num_candidates} of this baseline."
-        return f"{self.word}: {self.answer.verdict.sentence}{more} {which}"
+        of_all = f"over {self.num_candidates}"
+        said = self.answer.verdict.sentence.replace(f"Holm {of_all} questions", f"Bonferroni {of_all} candidates")
+        return f"{self.word}: {said}{more} Candidate {self.place} of {self.num_candidates} of this baseline."
 
 
 def decide(
@@ -86,8 +87,8 @@ def as_json(decision: Decision) -> Mapping[str, Any]:
         "more_seeds": decision.num_seeds,
         "seeds": look.num_seeds if look else 0,
         "metric": answer.measure.key,
-        "difference": look.estimate if look else None,
-        "interval": list(look.interval) if look and look.interval else None,
+        "difference": look.effect.estimate if look and look.effect else None,
+        "interval": list(look.interval) if look and look.effect else None,
         "p_adjusted": answer.p,
         "candidate": decision.place,
         "candidates": decision.num_candidates,

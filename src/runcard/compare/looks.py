@@ -6,6 +6,7 @@ was said of a question when it was decided stays, although its arms may get more
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,7 +57,7 @@ def answer_in_looks(
     """
     by_name = {arm.name: arm for arm in arms}
     seen = {q.key: _compare(q, by_name, design.looks[0]) for q in questions}
-    smallest: dict[str, float | None] = {}
+    smallest: dict[str, float] = {}
     answers: dict[str, Answer] = {}
     still_open = {q.key: q for q in questions}
     for num_seeds in design.made:
@@ -66,7 +67,7 @@ def answer_in_looks(
             case = at_look(_compare(question, by_name, num_seeds), share)
             seen[question.key] = case
             if case.claimable_p is not None:
-                smallest[question.key] = min(smallest.get(question.key) or 1.0, case.claimable_p)
+                smallest[question.key] = min(smallest.get(question.key, 1.0), case.claimable_p)
         held = levels(list(seen.values()), smallest, num_questions)
         for question in now:
             level = replace(held.get(question.key, Level()), share=share)
@@ -90,9 +91,7 @@ def _looked(case: Comparison, level: Level, num_seeds: int, design: Design, befo
     verdict, effect = answer.verdict, case.effect
     if answer.p is None:
         return replace(answer, path=before)
-    look = Look(num_seeds, p=answer.p)
-    if effect:
-        look = replace(look, estimate=effect.estimate, interval=effect.interval(level.alpha))
+    look = Look(num_seeds, answer.p, effect, effect.interval(level.alpha) if effect else (math.nan, math.nan))
     is_open, of_budget = False, f"{num_seeds} of at most {design.budget} seeds"
     if verdict.word in DECIDED:
         verdict = _said(verdict, f"Decided after {of_budget}.")

@@ -193,9 +193,13 @@ def path(answer: Answer, colour: str) -> Chart:
     measure, margin = answer.measure, answer.question.margin
     back = math.exp if measure.is_ratio else float
     rows = [
-        (look.num_seeds, *map(_short, map(back, (look.estimate, *measure.clipped(look.interval)))), f"{look.p:.2g}")
+        (
+            look.num_seeds,
+            *map(_short, map(back, (look.effect.estimate, *measure.clipped(look.interval)))),
+            f"{look.p:.2g}",
+        )
         for look in answer.path
-        if look.estimate is not None and look.interval
+        if look.effect
     ]
     table = csv_text(("seeds", "difference", "low", "high", "p"), rows)
     data = alt.Chart(alt.InlineData(table, format=_format("seeds", "difference", "low", "high")))

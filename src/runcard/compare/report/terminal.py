@@ -10,7 +10,7 @@ from rich.console import Console
 
 from runcard.compare.analysis import Findings, monitored
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import Answer
+from runcard.compare.contrasts import Answer, Look
 from runcard.compare.disagreement import disagreement
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms
@@ -176,6 +176,8 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "verdict": answer.verdict.word,
         "sentence": answer.verdict.sentence,
         "claim": answer.verdict.claim,
+        "asked": answer.asked or None,
+        "looks": [_look(answer.measure, look) for look in answer.path],
         "scope": answer.scope,
         "factor": answer.factor,
         "confounds": list(answer.confounds),
@@ -206,6 +208,17 @@ def _images(answer: Answer) -> dict[str, Any] | None:
             }
             for i in found.standing_out
         ],
+    }
+
+
+def _look(measure: Measure, look: Look) -> dict[str, Any]:
+    back = math.exp if measure.is_ratio else float
+    return {
+        "seeds": look.num_seeds,
+        "estimate": back(look.effect.estimate) if look.effect else None,
+        "interval": [back(bound) for bound in measure.clipped(look.interval)] if look.effect else None,
+        "p_adjusted": look.p,
+        "chance_to_decide": look.chance,
     }
 
 
