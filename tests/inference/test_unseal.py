@@ -20,6 +20,7 @@ from runcard.errors import UserError
 from runcard.experiment.run import run
 from runcard.runs.reader import read_run
 from runcard.study.spec import read_study
+from runcard.training.restore import open_run
 
 SPLIT = "dataset.split.test_fraction=0.3"
 SEALED = ("dataset=phantom_chest", *TINY, "train.epochs=1", SPLIT, "dataset.split.seal=true")
@@ -190,6 +191,9 @@ def test_a_look_without_unseal_is_refused(study, runcard_command):
     assert not Path("outputs/evaluations").exists()
     with blank_figures():
         assert runcard_command("evaluate", own)[0] == 0, "its validation images are no secret"
+    with pytest.raises(UserError, match=r"--split=test: the test split of .* is sealed. Choose --split=val"):
+        open_run(own).images(None, "test")
+    assert len(open_run(own).images(None, "val")[1]) == 5
 
 
 def test_sealed_images_are_known_by_their_bytes(run_config, runcard_command, tmp_path):
