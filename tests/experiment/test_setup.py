@@ -121,6 +121,7 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "metric.monitor": ("val/iou", lambda p: p.monitor.name, "val/dice", "val/iou"),
 }
 ELSEWHERE = {  # key -> the test that sees it
+    "dataset.split.seal": "tests/inference/test_unseal.py",
     "train.devices": "tests/experiment/test_devices.py",
     "train.sync_batchnorm": "tests/experiment/test_devices.py",
     "train.persistent_workers": "test_workers_are_kept_between_epochs_where_there_are_any",

@@ -139,7 +139,7 @@ def test_arms_are_compared_on_an_evaluation(evaluate, runcard_command, runs, hos
     assert json.loads(absolute)["arms"][0]["last"] == there["arms"][0]["last"], "however the folders are named"
     code, _, _ = runcard_command("report", runs, "--on", "there")
     assert code == 0
-    assert "evaluated on hospital" in Path("there/report.html").read_text()
+    assert "first look at this test set (hospital" in Path("there/report.html").read_text()
     assert not (runs / "report.html").exists(), "the report on their own images stays what it is"
 
 

@@ -101,6 +101,47 @@ def evaluate(
 
 
 @app.command(rich_help_panel=PANEL)
+def unseal(
+    study: Annotated[Path, typer.Argument(help="a study's folder, or the file of its questions", show_default=False)],
+    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+) -> None:
+    """Evaluate a study's runs on their sealed test split, answer its questions there, and count the look."""
+    from runcard.cli.conclusions import study_folder
+    from runcard.compare.analysis import find, read_study_folder
+    from runcard.compare.arms import Arm
+    from runcard.compare.report.html import write_report
+    from runcard.compare.report.terminal import print_findings
+    from runcard.inference.unseal import unseal_runs
+    from runcard.runs.looks import ordinal
+
+    folder = study_folder(study)
+    if folder is None:
+        raise UserError(f"{study}: no study (its folder has a study.json). runcard study <file>.yml makes one.")
+    found = read_study_folder(folder)
+    if found.missing:
+        raise UserError(
+            "\n".join([f"{folder}: stays sealed while runs are missing; runcard study runs them:", *found.missing])
+        )
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    done = unseal_runs(folder, [run for arm in found.arms for run in arm.runs], trust or [], console)
+    evaluations = iter(done.evaluated.runs)  # in the order of the runs
+    measured = [Arm(arm.name, tuple(next(evaluations) for _ in arm.runs), arm.failed) for arm in found.arms]
+    command = shlex.join(["runcard", "unseal", str(study)])
+    findings = find(
+        found.study.questions,
+        measured,
+        found.study,
+        found.left_out,
+        command,
+        design=found.design,
+        registration=found.registration,
+    )
+    print_findings(console, findings, details=False)
+    console.print(f"\n{ordinal(done.look.look)} look at this test set of {counted(done.look.images, 'image')}")
+    console.print(write_report(findings, done.evaluated.folder, with_images=False))
+
+
+@app.command(rich_help_panel=PANEL)
 def export(
     run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="the file", show_default=False)],

@@ -23,6 +23,7 @@ from runcard.compare.registration import Registration, read_registration, settle
 from runcard.console import counted
 from runcard.errors import UserError
 from runcard.fileio import inside, read_json
+from runcard.runs.looks import ordinal
 from runcard.runs.reader import read_runs
 from runcard.runs.run import Run
 
@@ -188,13 +189,7 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
     if lengths[0] < arm.first.config["train.epochs"]:
         span = " to ".join(dict.fromkeys((str(lengths[0]), str(lengths[-1]))))
         remarks.append(f"stopped early, after {span} epochs: where to stop was chosen on the validation images")
-    looks = {(each["data"], each["data_hash"]): each for run in arm.runs for each in run.evaluations}
-    for name, data_hash in looks:
-        times = max(sum(each["data_hash"] == data_hash for each in run.evaluations) for run in arm.runs)
-        remarks.append(
-            f"evaluated on {name} ({counted(times, 'time')}, last {looks[name, data_hash]['time'][:10]}): what "
-            "is chosen after a look is not tested by these images any more"
-        )
+    remarks += _remarks_on_looks(arm)
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]
     if lengths[0] < 3 * MIN_EPOCHS:
         remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")
@@ -204,6 +199,25 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
             f"{title(monitored(arm))} is still {how} within the last third of the epochs: what is compared is training "
             "of this length"
         )
+    return remarks
+
+
+def _remarks_on_looks(arm: Arm) -> list[str]:
+    """List the test images that were looked at, how often, and those that are sealed."""
+    remarks = []
+    looks = {(each["data"], each["data_hash"]): each for run in arm.runs for each in run.evaluations}
+    for name, data_hash in looks:
+        times = max(sum(each["data_hash"] == data_hash for each in run.evaluations) for run in arm.runs)
+        last = looks[name, data_hash]["time"][:10]
+        if arm.first.is_evaluation and data_hash == arm.first.metadata["data"]["hash"]:
+            look = max([times, *(run.metadata["evaluation"].get("look", 1) for run in arm.runs)])
+            how = f"{ordinal(look)} look at this test set ({name}, {last})"
+        else:
+            how = f"evaluated on {name} ({counted(times, 'time')}, last {last})"
+        remarks.append(f"{how}: what is chosen after a look is not tested by these images any more")
+    if arm.first.is_sealed:
+        images = counted(arm.first.split_sizes["test"], "image")
+        remarks.append(f"the test split of {images} is sealed: these are values of the validation images")
     return remarks
 
 
@@ -255,6 +269,7 @@ class StudyFolder:
     command: str  # that repeats it
     arms: list[Arm]  # at least one
     left_out: list[str]  # runs, each with the reason
+    missing: list[str]  # of these, the runs that the study asked for and does not have
     design: Design | None  # None where all seeds are run at once
     registration: Registration | None
 
@@ -293,4 +308,5 @@ def read_study_folder(folder: Path) -> StudyFolder:
             arms.append(Arm(name, kept, tuple(failed.get(name, ()))))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
-    return StudyFolder(study, content["command"], arms, left_out, design, registration)
+    missing = list(content.get("missing", []))
+    return StudyFolder(study, content["command"], arms, left_out, missing, design, registration)

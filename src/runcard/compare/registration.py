@@ -99,6 +99,8 @@ def _changes_of_arm(registration: Registration, arm: Arm) -> Iterator[str]:
     for key, value in registration.configs.get(arm.name, {}).items():
         if config.get(key) != value:
             yield f"{arm.name}: {key} {value} → {config.get(key)}"
+    if arm.first.is_evaluation:  # of images that took no part in training
+        return
     if (data := registration.data.get(arm.name)) and data["hash"] != arm.first.metadata["data"]["hash"]:
         yield f"{arm.name}: other images"
     elif data and not arm.first.is_fold and data["split_hash"] != arm.first.metadata["data"]["split_hash"]:

@@ -22,6 +22,7 @@ NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
 ADDED_KEYS = {
     "dataset.resize": "stretch",
     "dataset.ignore_value": None,
+    "dataset.split.seal": False,
     "train.sync_batchnorm": True,
     "train.eval_every": 1,
 }

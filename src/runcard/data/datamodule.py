@@ -28,6 +28,12 @@ class Data:
     groups: list[str]
     classes: list[str]
     positive: int | None
+    sealed: bool  # the test split is evaluated by `runcard unseal` alone
+
+    @property
+    def loaded(self) -> Split:
+        """The split without what a run may not evaluate: its test images, where they are sealed."""
+        return {**self.split, "test": []} if self.sealed else self.split
 
 
 def open_source(dataset: DatasetConfig, trust: Sequence[str] = (), choice: str | None = None) -> Source:
@@ -66,7 +72,7 @@ def make_data(source: Source, dataset: DatasetConfig, samples: Samples) -> Data:
     split, groups = make_split(samples.ids, samples.labels, given, dataset.split, patients)
     position = None if positive is None else classes.index(positive)
     normalization = normalizer(dataset.normalization)
-    return Data(source, samples, normalization, split, groups, classes, position)
+    return Data(source, samples, normalization, split, groups, classes, position, dataset.split.seal)
 
 
 def positive_class(dataset: DatasetConfig, source: Source) -> str | None:

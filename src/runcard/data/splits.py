@@ -34,7 +34,8 @@ def make_split(
     number `fold` of num_folds of all images outside of the test split; "auto" is given where the data have a training
     split, else holdout. A test split of the data's own is never trained or validated on.
     No group is divided by what is drawn, and the fractions are then of groups; the data's own splits are taken as
-    they are, and audited. Raises UserError where nothing would be left to train or to validate with.
+    they are, and audited. Raises UserError where nothing would be left to train or to validate with, and where there
+    is no test split to seal.
     """
     groups = name_groups(ids, config.group_regex, patients)
     kind = split_kind(config, given)
@@ -57,6 +58,9 @@ def make_split(
         fold = (config.fold, config.num_folds) if kind == "kfold" else None
         val = _draw(rest, share, fold, config.seed, labels, groups)
         split = {"train": np.setdiff1d(rest, val).tolist(), "val": val.tolist(), "test": test.tolist()}
+    if config.seal and not split["test"]:
+        fix = "Give the data a test folder" if kind == "given" else "Set dataset.split.test_fraction=0.2"
+        raise UserError(f"dataset.split.seal=true: there is no test split to seal. {fix}, or leave the key out.")
     return split, groups
 
 

@@ -172,7 +172,7 @@ def explain_validation(setup: ExperimentSetup, console: Console) -> tuple[list[F
 
 
 def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:
-    """Return the evaluation of validation, and of the test split where there is one."""
+    """Return the evaluation of validation, and of the test split where there is one that is not sealed."""
     loaders = {"val": setup.loaders.val} | ({"test": setup.loaders.test} if setup.loaders.test else {})
     return {split: evaluate(setup.network, setup.loss, setup.metrics, loader) for split, loader in loaders.items()}
 

@@ -20,7 +20,7 @@ from runcard.audit.findings import as_json
 from runcard.audit.profiles import Profile, seen_in
 from runcard.config.diff import config_hash
 from runcard.config.schema import Config
-from runcard.console import print_table
+from runcard.console import counted, print_table
 from runcard.data.loaders import make_loaders
 from runcard.data.preprocessing import left_out
 from runcard.data.source import Samples, Source
@@ -179,6 +179,9 @@ def _announce(
         console.print(f"balanced weights of {key}: {', '.join(of_classes)}")
     shared = f" · every batch on {devices} devices" if devices > 1 else ""
     console.print(f"{dataset}: {counts} · {model} · {loss} · {setup.fabric.device} {setup.precision}{shared}")
+    if setup.data.sealed:
+        sealed = counted(len(setup.data.split["test"]), "image")
+        console.print(f"the test split of {sealed} is sealed: runcard unseal evaluates it, once the study is done")
     if setup.smoke_test:
         console.print("scale=quick: a smoke test of this config. It supports no conclusion.", style="yellow")
 
@@ -361,7 +364,7 @@ def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Saver, logger: L
     if ranks.size > 1:
         plain, augmented = loaders.val.dataset, loaders.train.dataset
         device = setup.fabric.device
-        loaders = make_loaders(plain, augmented, setup.data.split, setup.train, seed, device, ranks.share)
+        loaders = make_loaders(plain, augmented, setup.data.loaded, setup.train, seed, device, ranks.share)
     return fit(
         fabric=setup.fabric,
         model=setup.network,

@@ -88,7 +88,7 @@ def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[Expe
     front, rest = divided
     data, metadata = cached_features(front, setup.images, setup.train, setup.fabric, setup.precision, console)
     setup.images.on_device = None  # only the features are needed from here on
-    loaders = make_loaders(data, data, setup.data.split, setup.train, setup.seed, setup.fabric.device)
+    loaders = make_loaders(data, data, setup.data.loaded, setup.train, setup.seed, setup.fabric.device)
     return replace(setup, network=setup.fabric.setup_module(rest), loaders=loaders), metadata
 
 
@@ -129,7 +129,7 @@ def make_setup(
     augmented = images if is_plain else SampleDataset(data.samples, data.normalization, augment, seed)
     if train.data_on_device == "auto" and _fits(data.samples, fabric.device):
         images.move(fabric.device)
-    loaders = make_loaders(images, augmented, data.split, train, seed, fabric.device)
+    loaders = make_loaders(images, augmented, data.loaded, train, seed, fabric.device)
     cfg.derived.steps = train.epochs * math.ceil(len(loaders.train) / train.accumulate_steps)
     resolved = to_plain(cfg)
     balanced_weights = _balance(loss, data)

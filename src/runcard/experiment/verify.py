@@ -205,7 +205,7 @@ def _check_metrics(run: Run) -> str:
 
 def _check_images(run: Run) -> str:
     """Check that per_image.csv has the images of split.json, and gives the means that run.json has."""
-    parts = [part for part in ("val", "test") if run.split_members[part]]
+    parts = ["val", *(["test"] if run.split_members["test"] and not run.is_sealed else [])]
     groups = {member["id"]: member["group"] for part in parts for member in run.split_members[part]}
     for part in parts:
         for weights in ("last", "best"):

@@ -25,6 +25,7 @@ from runcard import IGNORED
 from runcard.config.compose import compose_config, parse_overrides, replaced
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, LossConfig, check_recorded, parse_config, parse_recorded, parse_section
+from runcard.console import counted
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.loaders import BatchLoader, SampleDataset
 from runcard.data.preprocessing import normalizer, read_sample, restore_size
@@ -35,6 +36,7 @@ from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
 from runcard.fileio import digest, write_figure
 from runcard.runs.folders import BEST, LAST, file_of, read_metadata, run_folders
+from runcard.runs.looks import Look
 from runcard.runs.reader import read_run
 from runcard.runs.run import Run
 from runcard.runs.writer import log_evaluation, write_evaluation
@@ -92,14 +94,15 @@ def evaluate_runs(
     output: Path | None,
     trust: Sequence[str],
     console: Console,
+    unsealed: Look | None = None,
 ) -> Evaluated:
     """Evaluate trained runs on the images that overrides name (dataset=… dataset.root=…), by default their own.
 
     split keeps only the images of one part: of the data's own train, val or test folders; of the run's own images,
     where nothing is overridden, that part of split.json (by default test where there is one, else val). A run that is
-    in the output folder already is not evaluated again.
+    in the output folder already is not evaluated again. unsealed is the look that allows a sealed test split.
 
-    Raises UserError for classes that a run does not know, and for images that a run was trained on.
+    Raises UserError for classes that a run does not know, and for images that a run was trained on or that are sealed.
     """
     cv2.setNumThreads(0)
     place, evaluated, fingerprint = output, [], ""
@@ -113,6 +116,7 @@ def evaluate_runs(
             has, needs = kinds if images.samples.has_masks else kinds[::-1]
             raise UserError(f"{images.name}: has {has}, but {own.folder} predicts {needs}.")
         data = images.fingerprint()
+        _check_seal(own, images, data["hash"], unsealed)
         if fingerprint not in ("", data["hash"]):
             raise UserError(
                 f"{own.folder}: its {split or own.split} images are not those of {trained[0].folder}, so the runs "
@@ -123,13 +127,27 @@ def evaluate_runs(
         folder = place / _name(own.folder, trained)
         if not _is_done(folder, own, data):
             console.print(f"{number + 1} of {len(trained)}  {own.folder}: {len(images.chosen)} images")
-            _evaluate(run, own, images, folder, data, console)
+            _evaluate(run, own, images, folder, data, console, unsealed)
         done, reason = read_run(folder)
         if done is None:
             raise UserError(f"{folder}: {reason}. Remove it, or name another folder: -o")
         evaluated.append(done)
     assert place is not None, "there is at least one run"
     return Evaluated(place, evaluated)
+
+
+def _check_seal(own: Run, images: LabelledImages, data_hash: str, unsealed: Look | None) -> None:
+    """Raise UserError for images of a run's sealed test split, or with a look, for others than those."""
+    if unsealed:
+        if data_hash != unsealed.data_hash:
+            raise UserError(f"{own.folder}: its test images are not the files any more that its split.json sealed.")
+        return
+    sealed = _digests(own, "test") if own.is_sealed else set()
+    if num_seen := sum(member["sha256"] in sealed for member in images.members):
+        raise UserError(
+            f"{own.folder}: its sealed test split has {num_seen} of these {counted(len(images.chosen), 'image')}.\n"
+            "runcard unseal STUDY evaluates these, and counts the look. Leave them out, or choose --split=val."
+        )
 
 
 def _name(folder: Path, runs: Sequence[Run]) -> str:
@@ -240,7 +258,13 @@ def _class_indices(classes: Sequence[str], dataset: DatasetConfig, run: SavedRun
 
 
 def _evaluate(
-    run: SavedRun, own: Run, images: LabelledImages, folder: Path, data: dict[str, str], console: Console
+    run: SavedRun,
+    own: Run,
+    images: LabelledImages,
+    folder: Path,
+    data: dict[str, str],
+    console: Console,
+    unsealed: Look | None,
 ) -> None:
     """Evaluate one run with the last and the best weights, and write its folder; run.json comes last."""
     measured = _Measured(run, images)
@@ -277,8 +301,10 @@ def _evaluate(
         try:
             log_evaluation(own, folder, images.name, len(images.chosen), data["hash"])
         except UserError as error:  # a run folder that is read-only
+            if unsealed:
+                raise
             console.print(f"warning: this look is not logged: {error}", style="yellow")
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "run": own.folder.as_posix(),
         "weights_sha256": _weights(own.folder),
         "data": images.name,
@@ -286,6 +312,8 @@ def _evaluate(
         "at_image_size": at_size,
         "own_images": images.are_of(own, own.split),
     }
+    if unsealed:
+        evaluation |= {"look": unsealed.look, "study": unsealed.study}
     units = check_units(measured.metrics, samples)
     write_evaluation(own, folder, images.members, rows, **values, data=data, units=units, evaluation=evaluation)
 

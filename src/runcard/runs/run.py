@@ -130,6 +130,11 @@ class Run:
         header, rows = read_csv(path)
         return [dict(zip(header, row, strict=True)) for row in rows]
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the test split was kept from the run: `runcard unseal` alone evaluates it."""
+        return bool(self.config["dataset.split.seal"]) and not self.is_evaluation
+
     @cached_property
     def split(self) -> str:
         """The split that comparisons use: test if there is one, else val."""

@@ -11,6 +11,7 @@ import shlex
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from runcard.fileio import atomic_write, is_temporary, write_csv, write_json, wr
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.folders import file_of, read_metadata
 from runcard.runs.hold import OWN_FILES, Hold
+from runcard.runs.looks import LOOKS, Look, read_looks
 from runcard.runs.run import EVALUATIONS, Run
 from runcard.runs.schema import SCHEMA_VERSION, ParentRun, faults
 
@@ -220,6 +222,13 @@ def write_evaluation(
     config = {**run.metadata["config"], "trained_on": run.metadata["data"]["hash"]}
     own = {key: value for key, value in run.metadata.items() if key != "sha256"}  # of the run's own files
     write_json(folder / "run.json", {**own, "config": config, **metadata})
+
+
+def log_look(folders: Sequence[Path], look: Look) -> None:
+    """Append to looks.csv of each folder, a study's and the one above it, that a sealed test set was evaluated."""
+    row = {"time": _now(), **asdict(look)}
+    for folder in folders:
+        write_csv(folder / LOOKS, [*read_looks(folder), row])
 
 
 def log_evaluation(run: Run, folder: Path, data: str, num_images: int, data_hash: str) -> None:

@@ -50,6 +50,8 @@ class SavedRun:
     def images(self, root: Path | None, split: str) -> tuple[Samples, list[int], list[str]]:
         """Read the run's data; return them with the positions and the groups of the images in split.json's split."""
         dataset = self.dataset(root)
+        if split == "test" and dataset.split.seal:
+            raise UserError(f"--split=test: the test split of {self.folder} is sealed. Choose --split=val.")
         samples = read_samples(open_source(dataset, self.trust), dataset, self.allowed)
         return samples, *self.members(samples, split)
 
