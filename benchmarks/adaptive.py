@@ -35,7 +35,7 @@ from runcard.stats.mrmc import ALPHA, Array, difference
 from runcard.stats.sequential import LOOKS
 
 TESTS = Path(__file__).parents[1] / "tests"
-SEED, REPLICATES, STUDIES = 0, 1000, 300
+SEED, REPLICATES, STUDIES = 0, 1000, 1000
 IMAGES, MARGIN = 47, 0.01
 SETTINGS = [  # budget, true difference, run sd of each arm
     *((10, d, (0.012, 0.012)) for d in (0.0, 0.01, 0.02, 0.03)),

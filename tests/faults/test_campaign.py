@@ -16,7 +16,7 @@ from campaign.table import BEGIN, CLASSES, END, write_table
 from campaign.trials import FAILED, fault_of, rng
 from conftest import ONE_THREAD, ROOT
 
-SAMPLE = 4  # trials of each class
+SAMPLE = 3  # trials of each class
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the campaign forks")
 
 

@@ -118,7 +118,7 @@ def test_seeds_are_added_to_what_is_open(launched, house, capsys):
     assert launched.result.missing == ()
     printed = capsys.readouterr().out
     assert "registered on 2" in printed
-    assert "After 3 seeds of each arm that is asked for, look 1 of at most 4:" in printed
+    assert "After 3 seeds of each arm that is asked for, look 1 of at most 4: 9 runs, " in printed
     assert launched() == [], "the same command has nothing left to do"
 
 

@@ -82,7 +82,8 @@ def find(
         answers = answer(questions, arms, num_questions)
     if study:
         answers = settled(registration, study, answers)
-    margins = [question.margin for question in questions if question.margin is not None]
+    flat = min((question.margin for question in questions if question.margin is not None), default=FLAT)
+    limited = [(arm, limits(arm, [arm] if design else arms, flat)) for arm in arms]  # with a design, seeds differ
     return Findings(
         study=study,
         arms=tuple(arms),
@@ -95,7 +96,7 @@ def find(
         left_out=tuple(left_out),
         remarks=(
             *_remarks_on_questions(study, questions, arms),
-            *(f"{arm.name}: {limit}" for arm in arms for limit in limits(arm, arms, min(margins, default=FLAT))),
+            *(f"{arm.name}: {limit}" for arm, of_arm in limited for limit in of_arm),
         ),
         design=design,
         registration=registration,

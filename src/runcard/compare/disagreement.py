@@ -67,8 +67,8 @@ class Disagreement:
         else:
             explained = f"is right in more runs of one arm than chance explains (Fisher's exact test, {adjusted})"
         if num_found:
-            stand = "stands" if num_found == 1 else "stand"
-            return f"{num_found} of {num_images} images {stand} out: each {explained}."
+            stand, who = ("stands", "it") if num_found == 1 else ("stand", "each")
+            return f"{num_found} of {num_images} images {stand} out: {who} {explained}."
         return f"No image stands out: none of {num_images} {explained}." + (f" {self.note}." if self.note else "")
 
     @property

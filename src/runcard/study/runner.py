@@ -22,8 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from runcard.compare.analysis import of_study
-from runcard.compare.contrasts import Answer
+from runcard.compare.analysis import Findings, of_study
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.measures import title
 from runcard.compare.questions import Study, from_json, keep, select
@@ -89,7 +88,7 @@ def run_study(
         arms = {name: config for name, config in plan.asked.arms.items() if name in still_open}
         missing = _run(plan, replace(plan.asked, arms=arms, seeds=tuple(range(num_seeds))))
         found = of_study(plan.folder)
-        _print_look(found.answers, num_seeds, f"look {i + 1} of at most {len(seeds)}")
+        _print_look(found, num_seeds, f"look {i + 1} of at most {len(seeds)}")
         asked = {question.key for question in plan.asked.questions}
         to_decide = [a.question for a in found.answers if a.is_open and a.question.key in asked]
         still_open = {arm for question in to_decide for arm in (question.first, question.second)}
@@ -170,12 +169,14 @@ def _run(plan: _Plan, asked: Study) -> tuple[str, ...]:
     return missing
 
 
-def _print_look(answers: Sequence[Answer], num_seeds: int, which: str) -> None:
+def _print_look(found: Findings, num_seeds: int, which: str) -> None:
     """Print a line for each question: what is known of it after so many seeds, and whether it goes on."""
     console = _console()
-    console.print(f"\nAfter {num_seeds} seeds of each arm that is asked for, {which}:", style="bold")
+    runs = [run.metadata["seconds"] for arm in found.arms for run in arm.runs]
+    cost = f"{len(runs)} runs, {duration(sum(each['total'] + each['caching'] for each in runs))} of training"
+    console.print(f"\nAfter {num_seeds} seeds of each arm that is asked for, {which}: {cost}", style="bold")
     rows = []
-    for answer in answers:
+    for answer in found.answers:
         effect, measure = answer.effect, answer.measure
         last = answer.path[-1] if answer.path else None
         interval = format_range(measure, measure.difference_interval(effect, answer.alpha)) if effect and last else ""
