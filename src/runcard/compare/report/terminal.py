@@ -12,8 +12,9 @@ from runcard.compare.analysis import Findings, monitored
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
-from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms
+from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_difference, format_p, format_range
+from runcard.compare.without import Cost
 from runcard.console import counted, print_table
 from runcard.stats.mrmc import ALPHA, Effect
 
@@ -61,7 +62,7 @@ def print_findings(console: Console, findings: Findings, details: bool = False) 
 
 
 def print_answers(console: Console, findings: Findings) -> None:
-    """Print the verdicts with the outcome of their claims, the runs left out, and the remarks."""
+    """Print the verdicts with the outcome of their claims, what a finding was worth, the runs left out, and remarks."""
     for i, answer in enumerate(findings.answers):
         claim = f" Claim: {answer.verdict.claim}." if answer.verdict.claim else ""
         console.print(f"\n{i + 1}. {answer.verdict.sentence}{claim}", style="bold")
@@ -72,7 +73,20 @@ def print_answers(console: Console, findings: Findings) -> None:
         for confound in answer.confounds:
             console.print(f"   differs too: {confound}", style="yellow")
     console.print()
+    if findings.cost:
+        _print_cost(console, findings.cost)
     _print_remarks(console, findings.left_out, findings.remarks)
+
+
+def _print_cost(console: Console, cost: Cost) -> None:
+    """Print for each arm its score with and without a finding of the audit, and what became of each verdict."""
+    console.print(f"What the finding {cost.finding} was worth", style="bold")
+    print_table(console, *tabulate_cost(cost))
+    console.print()
+    print_table(console, ["question", "with it", "without"], [list(row) for row in cost.verdicts])
+    console.print(f"\n{cost.sentence}")
+    _print_remarks(console, (), cost.remarks)
+    console.print()
 
 
 def _print_remarks(console: Console, left_out: Sequence[str], remarks: Sequence[str]) -> None:
