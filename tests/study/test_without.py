@@ -11,19 +11,22 @@ import numpy as np
 import pytest
 from conftest import ROOT, compose_config
 from folders import RecordedConfig, of_classes, write_run
+from natsort import natsorted
 from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
 from runcard.audit.checks import duplicates
-from runcard.audit.detectors.near_duplicates import NearDuplicates
+from runcard.audit.detectors.near_duplicates import NearDuplicates, Pair
 from runcard.compare.analysis import of_study
 from runcard.compare.report.html import write_report
 from runcard.compare.report.terminal import print_answers
 from runcard.errors import UserError
 from runcard.stats import mrmc
 from runcard.study import register, runner
+from runcard.study.plan import ArmConfig, arm_config
 from runcard.study.runner import run_study, run_without
+from runcard.study.without import flagged, without
 
 STUDY = """
 name: little
@@ -205,6 +208,48 @@ def test_what_may_be_labelled_wrongly_is_not_compared_either(house, started):
     cost = of_study(Path("outputs/little,without=label_against_name")).cost
     assert [(each.num_trained, each.num_images) for each in cost.arms] == [((43, 43), 39)] * 2
     assert "plain: 1 of the compared images are among those left out; scores are of the others" in cost.remarks
+
+
+def arm(*own: str) -> ArmConfig:
+    overrides = ("dataset.root=data", "model.base=2", *own)
+    return arm_config("study.yml: arms.plain", "first/bone", {text.partition("=")[0]: text for text in overrides}, None)
+
+
+def test_the_audit_does_not_see_what_is_left_out(house):
+    whole = arm("dataset.split.exclude=[train/Normal/9.png]")
+    found = flagged({"plain": whole}, "duplicates_across")["plain"]
+    assert list(found.ids) == LEAKED
+    left = without(whole, found.ids)
+    assert left.config.dataset.split.exclude == ["train/Normal/9.png", *LEAKED], "and what was left out before"
+    with pytest.raises(UserError, match="the audit does not find it in the data of plain"):
+        flagged({"plain": left}, "duplicates_across")
+
+
+def test_an_image_with_the_pixels_of_a_near_duplicate_leaves_too(house, monkeypatch):
+    """The search for near-duplicates looks at one only of those with the same pixels."""
+    own, held = "train/Osteoporosis/5.png", "validation/Osteoporosis/5.png"
+    (house / "data/train/Osteoporosis/5b.png").write_bytes((house / "data" / own).read_bytes())
+    seen = sorted(p.relative_to("data").as_posix() for p in Path("data").rglob("*.png"))
+    copies = {"train/Osteoporosis/5b.png", *(f"validation/Normal/{i}.png" for i in range(len(LEAKED)))}
+    order = [name for name in natsorted(seen) if name not in copies]
+    pair = Pair(order.index(own), order.index(held), 1.0, "as it is")
+    monkeypatch.setattr(duplicates, "find_near_duplicates", lambda *_: NearDuplicates([pair], 1, 0, 0))
+    found = flagged({"plain": arm()}, "near_duplicates_across")["plain"]
+    assert list(found.ids) == [own, "train/Osteoporosis/5b.png"]
+
+
+def test_of_patients_in_two_splits_the_training_images_leave(house):
+    whole = arm("dataset.split.group_regex='([^/]+)$'")  # an image's name, which its namesake of validation has too
+    assert sorted(flagged({"plain": whole}, "group_on_both_sides")["plain"].ids) == sorted(
+        f"train/{label}/{i}.png" for label in CLASSES for i in range(NUM_EACH)
+    )
+
+
+def test_a_finding_that_names_every_image_of_training_is_refused(house):
+    for name in LEAKED:
+        (house / "data" / name).unlink()
+    with pytest.raises(UserError, match=r"^--without group_on_both_sides: names every image of train, so that none"):
+        flagged({"plain": arm("dataset.split.group_regex='([^/]+)$'")}, "group_on_both_sides")
 
 
 def test_each_arm_gets_the_seeds_that_it_had(house, started):
