@@ -137,3 +137,19 @@ def test_nothing_is_warned_of(changes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         split_of([int(i < 2) for i in range(100)], **changes)
+
+
+@pytest.mark.parametrize("changes", [{"test_fraction": 0.1}, {"kind": "kfold", "fold": 2}])
+def test_all_others_stay_where_they_are_without_an_excluded_image(changes):
+    whole, out = split_of(**changes), {3, 40, 99}
+    left = split_of(exclude=[IDS[i] for i in out], **changes)
+    assert left == {part: [i for i in members if i not in out] for part, members in whole.items()}
+    assert sum(map(len, left.values())) == 97
+
+
+def test_an_excluded_image_must_be_there_and_leave_others():
+    with pytest.raises(UserError, match=r"exclude: the data have no image 'p3_7'\. Did you mean 'p3_\d'\?"):
+        split_of(exclude=["p3_7"])
+    val = [IDS[i] for i in split_of()["val"]]
+    with pytest.raises(UserError, match=r"^dataset\.split\.exclude: names every image of val\."):
+        split_of(exclude=val)

@@ -117,6 +117,7 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "dataset.split.val_fraction": ("0.4", split_sizes, [16, 4, 0], [12, 8, 0]),
     "dataset.split.test_fraction": ("0.1", split_sizes, [16, 4, 0], [14, 4, 2]),
     "dataset.split.group_regex": ("'chest_00(.)'", lambda p: len(set(p.data.groups)), 20, 2),
+    "dataset.split.exclude": ("[chest_0000]", split_sizes, [16, 4, 0], [15, 4, 0]),
     "scheduler.every": ("step", lambda p: p.schedule.every, "epoch", "step"),
     "metric.monitor": ("val/iou", lambda p: p.monitor.name, "val/dice", "val/iou"),
 }

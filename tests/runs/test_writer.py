@@ -236,6 +236,7 @@ COUNTING += ["train.cache_features=never", "smoke_test=true", "train.init_from=b
 COUNTING += ["train.init_without=[b]"]
 COUNTING += ["dataset.image_size_px=64", "dataset.split.seed=1", "dataset.folder=b", "metric.monitor=val/iou"]
 COUNTING += ["dataset.split.seal=true", "dataset.resize=letterbox", "dataset.ignore_value=255"]
+COUNTING += ["dataset.split.exclude=[b]"]
 COUNTING += ["augmentation=light", "scheduler=plateau", "model.dropout_at=[pool]", "dataset.normalization=symmetric"]
 
 

@@ -68,6 +68,10 @@ def audit_data(
         except UserError as error:
             fix = "Without a split nothing can be trained."
             findings.append(Finding("split", "error", str(error).rstrip("."), fix))
+    out = set(dataset.split.exclude)
+    kept = [i for i, name in enumerate(ids) if name not in out]
+    profiles, groups, row = [profiles[i] for i in kept], [groups[i] for i in kept], {i: k for k, i in enumerate(kept)}
+    split = {side: [row[i] for i in members] for side, members in split.items()}
     sides = {i: side for side, members in split.items() for i in members}
     data = Inspected(
         profiles=profiles,

@@ -105,11 +105,12 @@ def audit_against(
     source = open_source(dataset, trust)
     left_out = metadata.get("left_out", {})  # absent in runs of older versions
     recorded = _recorded(run) | left_out
+    excluded = set(dataset.split.exclude)
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]
     alone = unpaired(source)
     differing = {
-        "added": [name for name in source.ids if name not in recorded],
+        "added": [name for name in source.ids if name not in recorded and name not in excluded],
         "removed": [name for name in recorded if name not in position and name not in alone],
         "changed": [
             *(name for name in shared if recorded[name] not in (None, digest_or_none(source, position[name]))),

@@ -61,18 +61,27 @@ def study(
         bool, typer.Option("--until-decided", help="add seeds until each question is decided, or the budget is spent")
     ] = False,
     budget: Annotated[int | None, typer.Option(help="seeds of each arm, at most: 10 or 20; none: 10")] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(help="a finding of the audit: run the arms again without its images, and say what it was worth"),
+    ] = None,
     config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
     from runcard.compare import analysis
     from runcard.compare.report import terminal
     from runcard.compare.report.html import write_report
-    from runcard.study.runner import run_study
+    from runcard.study.runner import run_study, run_without
 
     if budget is not None and not until_decided:
         raise UserError(f"--budget {budget}: is that of --until-decided. Give both, or name the seeds: seeds=0,1,2.")
+    if without and until_decided:
+        raise UserError("--without takes the seeds that each arm of the study has. Leave --until-decided out.")
     try:
-        done = run_study(file, arguments or [], config_dir, (budget or 10) if until_decided else None)
+        if without:
+            done = run_without(file, arguments or [], without, config_dir)
+        else:
+            done = run_study(file, arguments or [], config_dir, (budget or 10) if until_decided else None)
     except KeyboardInterrupt as stop:
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         sys.exit(exit_code(stop))

@@ -20,6 +20,7 @@ from runcard.compare.looks import Design, answer_in_looks
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
 from runcard.compare.registration import Registration, read_registration, settled
+from runcard.compare.without import Cost, cost
 from runcard.console import counted
 from runcard.errors import UserError
 from runcard.fileio import inside, read_json
@@ -47,6 +48,7 @@ class Findings:
     remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, smoke tests
     design: Design | None = None  # of a study that adds seeds until it is decided
     registration: Registration | None = None  # of a study: what was written down before its first run
+    cost: Cost | None = None  # of a study without a finding of the audit: what the finding was worth
 
 
 def find(
@@ -251,7 +253,7 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
 def of_study(folder: Path) -> Findings:
     """Answer the questions of a study from the runs named in its folder; see read_study_folder."""
     found = read_study_folder(folder)
-    return find(
+    findings = find(
         found.study.questions,
         found.arms,
         found.study,
@@ -260,6 +262,16 @@ def of_study(folder: Path) -> Findings:
         design=found.design,
         registration=found.registration,
     )
+    if found.without is None:
+        return findings
+    finding, of = found.without
+    try:
+        whole = of_study(folder.parent / of)
+    except UserError as error:
+        remark = f"what {finding} was worth cannot be said: {error}"
+        return replace(findings, remarks=(*findings.remarks, remark))
+    of_both = (whole.arms, findings.arms), (whole.answers, findings.answers)
+    return replace(findings, cost=cost(finding, of, found.study.primary, *of_both))
 
 
 @dataclass(frozen=True)
@@ -273,6 +285,7 @@ class StudyFolder:
     missing: list[str]  # of these, the runs that the study asked for and does not have
     design: Design | None  # None where all seeds are run at once
     registration: Registration | None
+    without: tuple[str, str] | None = None  # a finding of the audit, and the folder beside it of the study with it
 
 
 def read_study_folder(folder: Path) -> StudyFolder:
@@ -288,6 +301,8 @@ def read_study_folder(folder: Path) -> StudyFolder:
         design = Design(tuple(written["looks"]), written["budget"], written["tried"]) if written else None
         registration = read_registration(folder, content)
         failed = {name: [(0, int(seed)) for seed in seeds] for name, seeds in content.get("failed", {}).items()}
+        apart = content.get("without")
+        without = (str(apart["finding"]), Path(apart["of"]).name) if apart else None
         for each in chain(*members.values()):
             inside(folder, each)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -310,4 +325,4 @@ def read_study_folder(folder: Path) -> StudyFolder:
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
     missing = list(content.get("missing", []))
-    return StudyFolder(study, content["command"], arms, left_out, missing, design, registration)
+    return StudyFolder(study, content["command"], arms, left_out, missing, design, registration, without)

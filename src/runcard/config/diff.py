@@ -19,9 +19,10 @@ NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
     "images", "derived",
 }  # fmt: skip
 # Of a later version -> what a config without the key has always done.
-ADDED_KEYS = {
+ADDED_KEYS: dict[str, Any] = {
     "dataset.resize": "stretch",
     "dataset.ignore_value": None,
+    "dataset.split.exclude": [],
     "dataset.split.seal": False,
     "train.sync_batchnorm": True,
     "train.eval_every": 1,

@@ -127,6 +127,7 @@ class SplitConfig(Section):
     num_folds: Annotated[int, rule("be an integer >= 2", lambda value: type(value) is int and value >= 2)]
     fold: NonNegativeInt
     seal: bool = False  # absent in runs of older versions
+    exclude: list[Text] = []  # absent in runs of older versions
 
     @model_validator(mode="after")
     def _fold_exists(self) -> SplitConfig:

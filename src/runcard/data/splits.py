@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from runcard.config.schema import SplitConfig
-from runcard.errors import UserError
+from runcard.errors import UserError, did_you_mean
 from runcard.fileio import hash_lines
 
 Split = dict[str, list[int]]  # "train", "val", "test" -> indices into the dataset, in ascending order
@@ -34,8 +34,9 @@ def make_split(
     number `fold` of num_folds of all images outside of the test split; "auto" is given where the data have a training
     split, else holdout. A test split of the data's own is never trained or validated on.
     No group is divided by what is drawn, and the fractions are then of groups; the data's own splits are taken as
-    they are, and audited. Raises UserError where nothing would be left to train or to validate with, and where there
-    is no test split to seal.
+    they are, and audited. What config.exclude names is left out of what was drawn, so that all others stay where they
+    are. Raises UserError where nothing would be left to train or to validate with, and where there is no test split to
+    seal.
     """
     groups = name_groups(ids, config.group_regex, patients)
     kind = split_kind(config, given)
@@ -61,7 +62,7 @@ def make_split(
     if config.seal and not split["test"]:
         fix = "Give the data a test folder" if kind == "given" else "Set dataset.split.test_fraction=0.2"
         raise UserError(f"dataset.split.seal=true: there is no test split to seal. {fix}, or leave the key out.")
-    return split, groups
+    return _left(split, ids, config.exclude) if config.exclude else split, groups
 
 
 def name_groups(ids: Sequence[str], group_regex: str | None, patients: Sequence[str] | None) -> list[str]:
@@ -78,11 +79,22 @@ def split_kind(config: SplitConfig, given: Sequence[str] | None) -> str:
 
 
 def data_fingerprint(split: Mapping[str, Sequence[int]], ids: Sequence[str], digests: Sequence[str]) -> dict[str, str]:
-    """Return a hash over names and bytes of all files, in all ("hash"), per split, and of the split's ids alone."""
+    """Return a hash over names and bytes of a split's files, in all ("hash"), per part, and of its ids alone."""
     parts = {part: hash_lines(f"{ids[i]} {digests[i]}" for i in members) for part, members in split.items()}
-    everything = hash_lines(sorted(f"{name} {digest}" for name, digest in zip(ids, digests, strict=True)))
+    everything = hash_lines(sorted(f"{ids[i]} {digests[i]}" for members in split.values() for i in members))
     ids_alone = hash_lines(f"{part} {ids[i]}" for part, members in split.items() for i in members)
     return {"hash": everything, **parts, "split_hash": ids_alone}
+
+
+def _left(split: Split, ids: Sequence[str], excluded: Sequence[str]) -> Split:
+    """Return the split without the excluded images."""
+    if unknown := sorted(set(excluded) - set(ids)):
+        raise UserError(f"dataset.split.exclude: the data have no image {unknown[0]!r}.{did_you_mean(unknown[0], ids)}")
+    out = set(excluded)
+    left = {part: [i for i in members if ids[i] not in out] for part, members in split.items()}
+    if emptied := [part for part, members in split.items() if members and not left[part]]:
+        raise UserError(f"dataset.split.exclude: names every image of {emptied[0]}. Name fewer.")
+    return left
 
 
 def _draw(

@@ -36,14 +36,14 @@ def is_run_of(recorded: dict[str, Any], source: Source, folder: Path) -> bool:
     False where an older or damaged folder does not say: then the data are read and compared as for any other run.
     """
     try:
-        left_out = recorded["left_out"]
+        left_out, excluded = recorded["left_out"], recorded["config"]["dataset"]["split"].get("exclude", [])
         ids = {part: [member["id"] for member in members] for part, members in read_split(folder).items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     digests = {name: digest_or_none(source, i) for i, name in enumerate(source.ids)} | unpaired(source)
     kept = [name for name in digests if name not in left_out]
     positions = {name: i for i, name in enumerate(kept)}
-    if "weights_sha256" in recorded["config"] or {*chain(*ids.values()), *left_out} != {*digests}:
+    if "weights_sha256" in recorded["config"] or {*chain(*ids.values(), excluded), *left_out} != {*digests}:
         return False
     if any(digests[name] != left_out[name] for name in left_out):
         return False

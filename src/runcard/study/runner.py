@@ -22,6 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
+from runcard.audit.findings import MAX_PLACES_SHOWN, shortened
 from runcard.compare.analysis import Findings, of_study
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.measures import title
@@ -30,7 +31,7 @@ from runcard.compare.registration import FILE
 from runcard.compare.verdicts import format_difference, format_range
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
-from runcard.console import duration, print_table
+from runcard.console import counted, duration, print_table
 from runcard.errors import UserError, did_you_mean
 from runcard.fileio import read_json, write_json
 from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch, is_to_stop
@@ -42,6 +43,7 @@ from runcard.stats.sequential import LOOKS
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.register import fingerprint, register
 from runcard.study.spec import read_study
+from runcard.study.without import check_finding, flagged, without
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class _Plan:
     folder: Path
     asked: Study  # now
     study: Study  # now and before, in this folder
+    whole: Study  # its file, as it is registered
     arm_configs: Mapping[str, ArmConfig]
     of_hydra: tuple[str, ...]
     config_dir: Path | None
@@ -66,6 +69,7 @@ class _Plan:
     looks: tuple[int, ...] = ()  # of a study that adds seeds until it is decided, as registered
     budget: int | None = None
     preregistration: str = ""  # its SHA-256
+    without: Mapping[str, Any] | None = None  # the finding whose images are left out, as study.json has it
 
 
 def run_study(
@@ -79,7 +83,7 @@ def run_study(
     does not keep the others from running. With overwrite=true a completed run that other code made, or that is of
     images elsewhere, is missing too.
     """
-    plan = _plan(file, arguments, config_dir, budget)
+    plan = _registered(_plan(file, arguments, config_dir, budget))
     if budget is None:
         return StudyRun(plan.folder, _run(plan, plan.asked))
     missing: tuple[str, ...] = ()
@@ -97,8 +101,67 @@ def run_study(
     return StudyRun(plan.folder, missing)
 
 
+def run_without(file: Path, arguments: Sequence[str], finding: str, config_dir: Path | None = None) -> StudyRun:
+    """Run a study's arms again without the images that a finding of the audit names; see run_study.
+
+    The study must have runs: each arm gets the seeds that it has there. They lie in a folder of their own beside it,
+    <study>,without=<finding>. Raises UserError where the audit does not find it in the data of every arm.
+    """
+    check_finding(finding)
+    if own := [each for each in arguments if each.partition("=")[0] in ("seeds", "questions")]:
+        raise UserError(f"{own[0]}: --without takes the seeds and questions that the study was run with. Leave it out.")
+    plan = _plan(file, arguments, config_dir, None)
+    study, keys, design = _made(plan)
+    of_arms = flagged({arm: plan.arm_configs[arm] for arm in study.arms}, finding)
+    for each in dict.fromkeys(of_arms.values()):
+        left_out = f"{counted(len(each.ids), 'image')} left out: {shortened(each.ids, MAX_PLACES_SHOWN)}"
+        _console().print(f"without {finding} ({each.what}), {left_out}")
+    folder = plan.folder.with_name(f"{plan.folder.name},without={finding}")
+    whole = replace(
+        plan,
+        folder=folder,
+        asked=study,
+        study=study,
+        whole=study,
+        arm_configs={arm: without(plan.arm_configs[arm], each.ids) for arm, each in of_arms.items()},
+        of_hydra=(f"name='{folder.name}'", *plan.of_hydra[1:]),
+        command=(plan.command[0], "--without", finding, *plan.command[1:]),
+        budget=design["looks"][-1] if design else None,
+        without={
+            "finding": finding,
+            "of": plan.folder.name,
+            "excluded": {arm: list(each.ids) for arm, each in of_arms.items()},
+        },
+    )
+    plan = replace(_registered(whole), budget=design["budget"] if design else None)
+    return StudyRun(folder, _run(plan, study, keys))
+
+
+def _made(plan: _Plan) -> tuple[Study, list[Key], Mapping[str, Any] | None]:
+    """Return what of a study has been run as its file is now: questions, arms and seeds, its runs, and its looks."""
+    try:
+        content = read_json(plan.folder, "study.json")
+        earlier, design = from_json(content["study"]), content.get("design")
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{plan.folder}: has no study.json, with whose runs --without compares. Run the study as it is first: "
+            f"runcard study {shlex.join(plan.command)}"
+        ) from None
+    found = find(plan.folder, plan.arm_configs)
+    keys = [(arm, s) for arm in earlier.arms for s in earlier.seeds if is_done(found, (arm, s))]
+    if not keys:
+        raise UserError(
+            f"{plan.folder}: has no completed run of the arms as they are now, with which --without compares. Run the "
+            f"study as it is first: runcard study {shlex.join(plan.command)}"
+        )
+    asked = keep(plan.whole, {question.key for question in earlier.questions})
+    arms = {arm: config for arm, config in plan.whole.arms.items() if arm in dict(keys)}
+    seeds = tuple(sorted({seed for _, seed in keys}))
+    return replace(asked, arms=arms, seeds=seeds), keys, design
+
+
 def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget: int | None) -> _Plan:
-    """Read a study and what is asked of it now, and register it before its first run."""
+    """Read a study, and what is asked of it now."""
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
     of_hydra = {key: text for key, text in passed.items() if key.startswith(("hydra.", "hydra/"))}
@@ -124,31 +187,43 @@ def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget:
         arm: arm_config(f"{file}: arms.{arm}", config, common, config_dir) for arm, config in study.arms.items()
     }
     _check_measures(file, study, arm_configs)
-    of_asked = {arm: config for arm, config in arm_configs.items() if arm in asked.arms}
-    content: Mapping[str, Any] = {}
-    wanted, found = [(arm, seed) for arm in asked.arms for seed in asked.seeds], find(folder, arm_configs)
-    if budget or (folder / FILE).exists() or not all(is_done(found, key) for key in wanted):
-        has_runs = bool(run_folders(folder))
-        content = register(folder, replace(whole, overrides=study.overrides), of_asked, budget, has_runs)
-        _console().print(f"registered on {content['time']}: {folder / FILE}, SHA-256 {fingerprint(folder)[:16]}…")
     until = ["--until-decided", "--budget", str(budget)] if budget else []
     return _Plan(
         folder=folder,
         asked=asked,
         study=study,
+        whole=replace(whole, overrides=study.overrides),
         arm_configs=arm_configs,
         of_hydra=(f"name='{name}'", *of_hydra.values()),
         config_dir=config_dir,
         command=tuple(map(_without_machine, [str(file), *until, *arguments])),
-        looks=tuple(content["design"]["looks"]) if budget else (),
         budget=budget,
-        preregistration=fingerprint(folder) if content else "",
     )
 
 
-def _run(plan: _Plan, asked: Study) -> tuple[str, ...]:
-    """Run what is missing of the arms and seeds that are asked for; write study.json; return what is missing still."""
-    wanted = [(arm, seed) for arm in asked.arms for seed in asked.seeds]
+def _registered(plan: _Plan) -> _Plan:
+    """Register a study before its first run, and return the plan with its looks; without runs to make, only read it."""
+    wanted, found = _product(plan.asked), find(plan.folder, plan.arm_configs)
+    if not plan.budget and not (plan.folder / FILE).exists() and all(is_done(found, key) for key in wanted):
+        return plan
+    of_asked = {arm: config for arm, config in plan.arm_configs.items() if arm in plan.asked.arms}
+    content = register(plan.folder, plan.whole, of_asked, plan.budget, bool(run_folders(plan.folder)))
+    known = fingerprint(plan.folder)
+    _console().print(f"registered on {content['time']}: {plan.folder / FILE}, SHA-256 {known[:16]}…")
+    looks = tuple(content["design"]["looks"]) if plan.budget else ()
+    return replace(plan, looks=looks, preregistration=known)
+
+
+def _product(asked: Study) -> list[Key]:
+    return [(arm, seed) for arm in asked.arms for seed in asked.seeds]
+
+
+def _run(plan: _Plan, asked: Study, keys: Sequence[Key] | None = None) -> tuple[str, ...]:
+    """Run what is missing of the arms and seeds that are asked for; write study.json; return what is missing still.
+
+    keys are the runs that are asked for; None: every arm with every seed.
+    """
+    wanted = _product(asked) if keys is None else keys
     found = find(plan.folder, plan.arm_configs)
     _mark_chosen(found, plan.arm_configs)
     done, code = [key for key in wanted if is_done(found, key)], code_hash()
@@ -347,6 +422,8 @@ def _write(plan: _Plan, study: Study, found: Mapping[Key, ArmRun], missing: Sequ
         "missing": list(missing),
         "preregistration": plan.preregistration,
     }
+    if plan.without:
+        content["without"] = plan.without
     if plan.budget:
         tried = {arm: _num_tried(found, arm) for arm in study.arms}
         content["design"] = {"looks": list(plan.looks), "budget": plan.budget, "tried": tried}

@@ -81,11 +81,10 @@ def read_chosen(source: Source, data: Inspected, dataset: DatasetConfig) -> list
 
 
 def take_chosen(samples: Samples, data: Inspected) -> list[Sample]:
-    """Copy a few samples from those in memory, which are those of data in the same order."""
-    return [
-        Sample(samples.images[i].copy(), samples.targets[i].copy() if samples.has_masks else None)
-        for i in _chosen(data)
-    ]
+    """Copy a few samples from those in memory, which are those of data, and those that take part in nothing."""
+    row = {position: i for i, position in enumerate(samples.positions)}
+    chosen = [row[data.profiles[i].position] for i in _chosen(data)]
+    return [Sample(samples.images[i].copy(), samples.targets[i].copy() if samples.has_masks else None) for i in chosen]
 
 
 def _chosen(data: Inspected) -> list[int]:

@@ -24,7 +24,7 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
 from runcard.compare.report.model_card import model_card
 from runcard.compare.report.sections import sections
-from runcard.compare.report.tables import cell, number, rank, tabulate_arms
+from runcard.compare.report.tables import cell, number, rank, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_ci, format_difference, format_p
 from runcard.fileio import atomic_write, csv_text, write_text
 from runcard.runs.run import Run
@@ -88,6 +88,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "data": _data(findings.arms),
         "ranking": dict(zip(("columns", "groups"), rank(findings), strict=True)) if len(findings.arms) > 2 else {},
         "rows": _rows(findings),
+        "cost": dict(zip(("columns", "rows"), tabulate_cost(findings.cost), strict=True)) if findings.cost else {},
         "places": {run.folder: i + 1 for i, run in enumerate(runs)},
         "folds": any(run.is_fold for run in runs),
         "smoke_tests": [arm.name for arm in findings.arms if any(run.smoke_test for run in arm.runs)],

@@ -10,7 +10,10 @@ import numpy as np
 from runcard.compare.analysis import Findings, best_title, monitored
 from runcard.compare.arms import Arm
 from runcard.compare.endpoints import Count
-from runcard.compare.measures import Measure, Value
+from runcard.compare.measures import Measure, Value, title
+from runcard.compare.verdicts import format_difference, format_range
+from runcard.compare.without import Cost
+from runcard.console import counted
 
 MAX_SEEDS = 10  # of an arm that are listed
 
@@ -100,6 +103,22 @@ def _out_of_fold(findings: Findings, arm: Arm, measure: Measure) -> Value | None
     if value is None:
         return None
     return Value((), None, f"{'–' if math.isnan(value) else number(value)} ({Count.of(arm).images} images)")
+
+
+def tabulate_cost(cost: Cost) -> tuple[list[str], list[list[str]]]:
+    """Tabulate what a finding was worth to each arm: the columns, and a row per arm."""
+    columns = ["arm", "measure", "training images", "with it", "without", "difference", "95 % interval", "measured on"]
+    rows = []
+    for each in cost.arms:
+        before, after = [number(score) for score in each.scores] if each.scores else (each.note, "–")
+        difference = interval = "–"
+        if each.effect:
+            difference = format_difference(each.measure, each.effect.estimate)
+            interval = format_range(each.measure, each.measure.difference_interval(each.effect))
+        trained = " → ".join(map(str, each.num_trained))
+        same = f"{counted(each.num_images, 'same image')}, {counted(each.num_seeds, 'seed')}"
+        rows.append([each.arm, title(each.measure.title), trained, before, after, difference, interval, same])
+    return columns, rows
 
 
 def cell(measure: Measure, value: Value) -> str:

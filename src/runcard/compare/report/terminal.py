@@ -13,8 +13,9 @@ from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer, Look
 from runcard.compare.disagreement import disagreement
 from runcard.compare.measures import Measure, Value, title
-from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms
+from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_difference, format_p, format_range
+from runcard.compare.without import Cost
 from runcard.console import counted, print_table
 from runcard.stats.mrmc import ALPHA, Effect
 
@@ -62,7 +63,7 @@ def print_findings(console: Console, findings: Findings, details: bool = False) 
 
 
 def print_answers(console: Console, findings: Findings) -> None:
-    """Print the verdicts with the outcome of their claims, the runs left out, and the remarks.
+    """Print the verdicts with the outcome of their claims, what a finding was worth, the runs left out, and remarks.
 
     The images on which two arms disagree come with the first answer about their metric.
     """
@@ -82,7 +83,20 @@ def print_answers(console: Console, findings: Findings) -> None:
                 console.print(f"   {found.sentence}")
             looked_at.add(images)
     console.print()
+    if findings.cost:
+        _print_cost(console, findings.cost)
     _print_remarks(console, findings.left_out, findings.remarks)
+
+
+def _print_cost(console: Console, cost: Cost) -> None:
+    """Print for each arm its score with and without a finding of the audit, and what became of each verdict."""
+    console.print(f"What the finding {cost.finding} was worth", style="bold")
+    print_table(console, *tabulate_cost(cost))
+    console.print()
+    print_table(console, ["question", "with it", "without"], [list(row) for row in cost.verdicts])
+    console.print(f"\n{cost.sentence}")
+    _print_remarks(console, (), cost.remarks)
+    console.print()
 
 
 def _print_remarks(console: Console, left_out: Sequence[str], remarks: Sequence[str]) -> None:

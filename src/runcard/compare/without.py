@@ -1,0 +1,148 @@
+"""What a finding of the audit was worth: a study's arms as they are, and without the images that the finding names.
+
+The two differ in the images that they were trained on, on purpose, so that confounds.incomparable refuses them. Here
+they are compared all the same, on the images that both were measured on: of the same id and the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from runcard.compare import endpoints
+from runcard.compare.arms import Arm
+from runcard.compare.confounds import session_factors
+from runcard.compare.contrasts import Answer, metric_measure
+from runcard.compare.measures import Measure
+from runcard.errors import UserError
+from runcard.runs.run import Images, Run
+from runcard.stats import mrmc
+from runcard.stats.mrmc import Effect
+
+OWN = "dataset.split.exclude"  # the one key in which they are to differ
+NOT_COMPARED = {OWN, "seed", "train.extend"}
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """One arm: its score with and without the finding, the mean over the same seeds and images."""
+
+    arm: str
+    measure: Measure
+    num_trained: tuple[int, int]  # training images, with and without
+    num_images: int  # that both were measured on
+    num_seeds: int
+    scores: tuple[float, float] | None = None  # None: see note
+    effect: Effect | None = None  # with − without: what the finding was worth
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a finding was worth to each arm, and to each verdict."""
+
+    finding: str
+    of: str  # the name of the folder of the study as it is
+    arms: tuple[ArmCost, ...]
+    verdicts: tuple[tuple[str, str, str], ...]  # a question's key, what was said of it with the finding, and without
+    remarks: tuple[str, ...]
+
+    @property
+    def changed(self) -> list[str]:
+        """The keys of the questions of which something else is said without the finding."""
+        return [key for key, before, after in self.verdicts if before != after]
+
+    @property
+    def sentence(self) -> str:
+        """How many verdicts depended on the finding, and which."""
+        which = f": {', '.join(self.changed)}" if self.changed else ""
+        return f"{len(self.changed)} of {len(self.verdicts)} verdicts depended on {self.finding}{which}."
+
+
+def cost(
+    finding: str,
+    of: str,
+    metric: str,
+    arms: tuple[Sequence[Arm], Sequence[Arm]],
+    answers: tuple[Sequence[Answer], Sequence[Answer]],
+) -> Cost:
+    """Compare arms and answers, both as (with, without) the finding, in the metric or in what an arm monitors."""
+    before = {arm.name: arm for arm in arms[0]}
+    pairs = [(before[arm.name], arm) for arm in arms[1] if arm.name in before]
+    said = {answer.question.key: _said(answer) for answer in answers[0]}
+    return Cost(
+        finding=finding,
+        of=of,
+        arms=tuple(_of_arm(whole, without, metric) for whole, without in pairs),
+        verdicts=tuple((a.question.key, said[a.question.key], _said(a)) for a in answers[1] if a.question.key in said),
+        remarks=tuple(remark for whole, without in pairs for remark in _remarks(whole, without)),
+    )
+
+
+def _said(answer: Answer) -> str:
+    """Format what is said of a question: "better, claim supported"."""
+    claim = f", claim {answer.verdict.claim}" if answer.verdict.claim else ""
+    return f"{answer.verdict.word}{claim}"
+
+
+def _of_arm(whole: Arm, without: Arm, metric: str) -> ArmCost:
+    """Compare the runs of the same seeds on the images that all of them were measured on."""
+    if not endpoints.is_measured(whole.first, metric):
+        metric = str(whole.first.metadata["best"]["monitor"]).partition("/")[2]
+    shared = sorted(whole.by_key.keys() & without.by_key.keys())
+    runs = [[arm.by_key[key] for key in shared] for arm in (whole, without)]
+    ids = _same_images([run for each in runs for run in each])
+    found = ArmCost(
+        arm=whole.name,
+        measure=metric_measure(metric, whole.first),
+        num_trained=(whole.first.split_sizes["train"], without.first.split_sizes["train"]),
+        num_images=len(ids),
+        num_seeds=len(shared),
+    )
+    return _measured(found, [Arm(whole.name, tuple(_on(run, ids) for run in each)) for each in runs if each], metric)
+
+
+def _measured(found: ArmCost, arms: Sequence[Arm], metric: str) -> ArmCost:
+    if len(arms) < 2 or found.num_images < 2 or arms[0].first.split != arms[1].first.split:
+        return replace(found, note="no seed, or no two images, that both were measured with")
+    try:
+        before, after = endpoints.units(arms, metric).values
+    except UserError as error:
+        return replace(found, note=str(error))
+    scores = (float(before.mean()), float(after.mean()))
+    return replace(found, scores=scores, effect=mrmc.difference(before, after))
+
+
+def _same_images(runs: Sequence[Run]) -> set[str]:
+    """Return the ids of the compared images that all runs have, with the same bytes."""
+    members = [{(m["id"], m["sha256"]) for m in run.split_members[run.split] if m.get("sha256")} for run in runs]
+    return {name for name, _ in set.intersection(*members)} if members else set()
+
+
+def _on(run: Run, ids: set[str]) -> Run:
+    """Return the run with the values of these images alone."""
+    images = run.images()
+    if ids.issuperset(images.ids):
+        return run
+    kept = np.isin(images.ids, sorted(ids))
+    left = Images(
+        ids=tuple(np.array(images.ids)[kept].tolist()),
+        groups=tuple(np.array(images.groups)[kept].tolist()),
+        values={name: values[kept] for name, values in images.values.items()},
+        targets=tuple(np.array(images.targets)[kept].tolist()) if images.targets else (),
+    )
+    return Run.of(run.folder, run.metadata, run.split_members, run.curves, {(run.split, "last"): left})
+
+
+def _remarks(whole: Arm, without: Arm) -> Iterator[str]:
+    """Yield what else the runs of an arm differ in."""
+    one, other = whole.first.config, without.first.config
+    keys = [key for key in sorted({*one, *other} - NOT_COMPARED) if one.get(key) != other.get(key)]
+    yield from (f"{whole.name}: {key} is {one.get(key)} with, {other.get(key)} without" for key in keys)
+    for each in session_factors(whole, without):
+        yield f"{whole.name}: with and without differ in {each}"
+    compared = [{m["id"] for m in arm.first.split_members[arm.first.split]} for arm in (whole, without)]
+    if alone := len(compared[0] - compared[1]):
+        yield f"{whole.name}: {alone} of the compared images are among those left out; scores are of the others"
