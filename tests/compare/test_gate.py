@@ -32,9 +32,9 @@ def gate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def ask(name, effect, *options, num_seeds=3, seed=0):
-        first, second = simulate(np.random.default_rng(seed), num_seeds, 47, effect, 0.006)
-        write(tmp_path / "base", "bce", second)
-        write(tmp_path / name, name, first)
+        first, second = simulate(np.random.default_rng(0), 10, 47, effect, 0.006)
+        write(tmp_path / "base", "bce", second[:num_seeds])
+        write(tmp_path / name, name, first[:num_seeds] + 1e-6 * seed)
         result = CliRunner().invoke(app, ["gate", "base", name, *options])
         if isinstance(result.exception, UserError):
             raise result.exception
@@ -110,3 +110,14 @@ def test_mistakes(gate, tmp_path):
     (tmp_path / "base/gate.json").write_text("{")
     with pytest.raises(UserError, match=r"gate\.json: damaged"):
         gate("a", 0.1)
+
+
+def test_a_candidate_that_is_the_baseline_is_told(gate, tmp_path):
+    gate("a", 0.1)
+    told = str(CliRunner().invoke(app, ["gate", "base", "base"]).exception)
+    assert "both arms give the same value of every image" in told
+
+
+def test_other_code_makes_another_candidate(gate):
+    assert json.loads(gate("a", 0.1, "--json")[1])["candidate"] == 1
+    assert json.loads(gate("a", 0.1, "--json", seed=1)[1])["candidate"] == 2, "the same config, other values"

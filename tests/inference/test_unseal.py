@@ -16,6 +16,7 @@ from conftest import ONE_EPOCH, TINY, blank_figures, compose_config
 from evidence import run_json
 from PIL import Image
 
+from runcard.config.diff import functional_leaves
 from runcard.data.loaders import SampleDataset
 from runcard.errors import UserError
 from runcard.experiment.run import run
@@ -264,7 +265,7 @@ def test_a_registered_question_keeps_its_claim_on_the_sealed_images(study, unsea
         "code": "",
         "study": content["study"],
         "design": None,
-        "configs": {name: {"model.base": each["config"]["model"]["base"]} for name, each in recorded.items()},
+        "configs": {name: functional_leaves(each["config"]) for name, each in recorded.items()},
         "data": {name: each["data"] for name, each in recorded.items()},
     }
     (study / "preregistration.json").write_text(json.dumps(registered))

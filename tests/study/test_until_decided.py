@@ -12,7 +12,9 @@ import pytest
 from conftest import ROOT, compose_config
 from folders import RecordedConfig, write_run
 from omegaconf import OmegaConf
+from typer.testing import CliRunner
 
+from runcard.cli import app
 from runcard.compare.analysis import of_study
 from runcard.errors import UserError
 from runcard.study import register, runner
@@ -59,7 +61,7 @@ def launched(house: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
 
         def launch(command: Sequence[str]) -> None:
             own = [each for each in command if each.startswith("optimizer.")]
-            arm = {"optimizer.lr=1e-5": "slow", "optimizer.eps=1e-7": "other"}.get(own[0] if own else "", "plain")
+            arm = "plain" if not own else "slow" if own[0] == "optimizer.lr=1e-5" else "other"
             for seed in map(int, command[0].removeprefix("seed=").split(",")):
                 started.append((arm, seed))
                 write(house / f"outputs/little/{arm}{seed}", arm, own, seed, (arm, seed) in fails, start)
@@ -176,7 +178,8 @@ def test_what_the_looks_cannot_keep_is_refused(launched, house):
     launched(budget=None)
     with pytest.raises(UserError, match=r"was registered with its seeds, without --until-decided"):
         launched()
-    (house / "outputs/little/preregistration.json").unlink()
+    for name in ("preregistration.json", "study.json"):
+        (house / "outputs/little" / name).unlink()
     with pytest.raises(UserError, match=r"has runs from before --until-decided"):
         launched()
 
@@ -211,7 +214,7 @@ def test_added_seeds_are_a_change_of_a_study_with_fixed_seeds(launched, house):
     launched("seeds=0,1,2,3", budget=None)
     assert claims(house)["slow_dice"] == (
         "exploratory",
-        "after a change: seeds 3 were added (--until-decided may add seeds)",
+        "after a change: seeds 0, 1, 2 → 0, 1, 2, 3 (--until-decided may add seeds)",
     )
 
 
@@ -221,6 +224,46 @@ def test_a_registration_that_was_edited_is_no_registration(launched, house):
     file.write_text(file.read_text().replace('"margin": 0.01', '"margin": 0.05'))
     assert claims(house)["slow_dice"][0] == "exploratory"
     assert "whose SHA-256 is not the one in study.json" in claims(house)["slow_dice"][1]
-    file.write_text("{")
-    with pytest.raises(UserError, match=r"preregistration\.json: damaged"):
+    with pytest.raises(UserError, match=r"preregistration\.json: was changed: study\.json names one with the SHA-256"):
         launched(budget=None)
+    file.unlink()
+    with pytest.raises(UserError, match=r"preregistration\.json: is missing: study\.json names one"):
+        launched(budget=None)
+    with pytest.raises(UserError, match=r"preregistration\.json: missing or damaged .* Restore it; name=… starts"):
+        of_study(house / "outputs/little")
+
+
+def test_a_registration_that_is_thrown_away_is_later_than_the_runs(launched, house, monkeypatch):
+    launched(budget=None, start="2020-01-01T00:00:00+00:00")
+    for name in ("preregistration.json", "study.json"):
+        (house / "outputs/little" / name).unlink()
+    assert launched(budget=None) == []
+    assert claims(house)["slow_dice"][0] == "exploratory"
+
+
+def test_a_question_that_is_dropped_stays_in_holms_family(launched, house):
+    launched(budget=None)
+    (before, _) = of_study(house / "outputs/little").answers
+    (house / "study.yml").write_text(STUDY[: STUDY.index("  other_dice:")], encoding="utf-8")
+    launched(budget=None)
+    found = of_study(house / "outputs/little")
+    assert found.answers[0].p == before.p
+    assert "registered, and not asked here: other_dice; Holm counts them" in found.remarks
+
+
+def test_seeds_of_the_first_call_are_those_that_are_registered(launched, house):
+    launched("seeds=0,1,2,3", budget=None)
+    assert claims(house)["slow_dice"] == ("supported", "before its runs")
+
+
+def test_an_arm_that_is_asked_later_is_registered_with_its_config(launched, house):
+    launched("questions=slow_dice", budget=None)
+    (house / "study.yml").write_text(STUDY.replace("optimizer.eps=1e-7", "optimizer.eps=1e-3"), encoding="utf-8")
+    launched(budget=None)
+    assert claims(house)["other_dice"][1] == "after a change: other: optimizer.eps 1e-07 → 0.001"
+
+
+def test_a_comparison_of_all_arms_points_to_the_report(launched, house):
+    launched()
+    result = CliRunner().invoke(app, ["compare", "outputs/little"])
+    assert "outputs/little added seeds until it was decided: its own report alone keeps to 5 %" in result.stdout

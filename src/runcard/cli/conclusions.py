@@ -231,7 +231,13 @@ def _find(
     options = {"metric": metric, "margin": margin, "threshold": threshold, "baseline": baseline}
     given = [f"--{name}={value}" for name, value in {**options, "on": on}.items() if value is not None]
     command = shlex.join(["runcard", "report", *runs, *given])
-    return analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)
+    found = analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)
+    warnings = [
+        f"{folder} added seeds until it was decided: its own report alone keeps to 5 % (runcard report {folder})"
+        for folder in dict.fromkeys(folder for each in runs for folder in (Path(each), Path(each).parent))
+        if analysis.has_looks(folder)
+    ]
+    return replace(found, remarks=(*warnings, *found.remarks))
 
 
 def find_arms(runs: list[str], metric: str | None, on: Path | None = None) -> tuple[list[Arm], list[str]]:

@@ -19,7 +19,7 @@ from runcard.compare.learning_curves import MIN_EPOCHS
 from runcard.compare.looks import Design, answer_in_looks
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
-from runcard.compare.registration import Registration, read_registration, settled
+from runcard.compare.registration import BEFORE, Registration, how_asked, read_registration, settled
 from runcard.compare.without import Cost, cost
 from runcard.console import counted
 from runcard.errors import UserError
@@ -77,13 +77,17 @@ def find(
         tables[arm.name] = {written.get(m.key, m.title): value for m, value in table.items()}
         for m in table:
             measures.setdefault(m.title, replace(m, title=written.get(m.key, m.title)))
-    num_questions = study.num_questions if study else 0
+    asked = how_asked(registration, study, arms) if study and registration else {}
+    exploratory = {key for key, how in asked.items() if how != BEFORE}
+    registered = registration.questions.values() if registration else ()
+    num_registered = sum(not question["controlled_by"] for question in registered)
+    num_questions = max(study.num_questions if study else 0, num_registered)
     if design:
-        answers = answer_in_looks(questions, arms, design, num_questions)
+        answers = answer_in_looks(questions, arms, design, num_questions, exploratory)
     else:
-        answers = answer(questions, arms, num_questions)
-    if study:
-        answers = settled(registration, study, answers)
+        answers = answer(questions, arms, num_questions, exploratory)
+    if asked:
+        answers = settled(answers, asked)
     flat = min((question.margin for question in questions if question.margin is not None), default=FLAT)
     limited = [(arm, limits(arm, [arm] if design else arms, flat)) for arm in arms]  # with a design, seeds differ
     return Findings(
@@ -98,6 +102,7 @@ def find(
         left_out=tuple(left_out),
         remarks=(
             *_remarks_on_questions(study, questions, arms),
+            *_remarks_on_registration(registration, study),
             *(f"{arm.name}: {limit}" for arm, of_arm in limited for limit in of_arm),
         ),
         design=design,
@@ -250,6 +255,13 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
     return []
 
 
+def _remarks_on_registration(registration: Registration | None, study: Study | None) -> list[str]:
+    """Report the registered questions that a study asks no longer."""
+    asked = {question.key for question in study.questions} if study else set()
+    dropped = [key for key in registration.questions if key not in asked] if registration else []
+    return [f"registered, and not asked here: {', '.join(dropped)}; Holm counts them"] if dropped else []
+
+
 def of_study(folder: Path) -> Findings:
     """Answer the questions of a study from the runs named in its folder; see read_study_folder."""
     found = read_study_folder(folder)
@@ -272,6 +284,14 @@ def of_study(folder: Path) -> Findings:
         return replace(findings, remarks=(*findings.remarks, remark))
     of_both = (whole.arms, findings.arms), (whole.answers, findings.answers)
     return replace(findings, cost=cost(finding, of, found.study.primary, *of_both))
+
+
+def has_looks(folder: Path) -> bool:
+    """Whether a folder is that of a study that added seeds until it was decided."""
+    try:
+        return bool(read_json(folder, "study.json").get("design"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 @dataclass(frozen=True)

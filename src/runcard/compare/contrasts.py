@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -121,7 +121,7 @@ class Look:
     """What was known of a question after so many seeds."""
 
     num_seeds: int
-    p: float  # adjusted, the smallest so far
+    p: float  # adjusted
     effect: Effect | None  # None where only ranks were compared
     interval: tuple[float, float]  # over all looks, at the level that Holm held it to; NaN without an effect
     chance: float | None = None  # that the budget decides; None where it is decided, or too early to say
@@ -142,30 +142,48 @@ class Answer(Comparison):
     exploratory: tuple[tuple[Measure, Effect], ...]  # the other measures of the same pair, not adjusted
 
 
-def answer(questions: Sequence[Question], arms: Sequence[Arm], num_questions: int = 0) -> list[Answer]:
+def answer(
+    questions: Sequence[Question], arms: Sequence[Arm], num_questions: int = 0, exploratory: Collection[str] = ()
+) -> list[Answer]:
     """Answer all questions, with p adjusted by Holm; see levels. num_questions is that of the whole study."""
     by_name = {arm.name: arm for arm in arms}
     cases = [
         compare_arms(question, by_name.get(question.first), by_name.get(question.second)) for question in questions
     ]
     ps = {case.question.key: case.claimable_p for case in cases}
-    held = levels(cases, ps, num_questions)
+    held = levels(cases, ps, num_questions, exploratory)
     return [answered(case, held.get(case.question.key, Level())) for case in cases]
 
 
-def levels(cases: Sequence[Comparison], ps: Mapping[str, float | None], num_questions: int) -> dict[str, Level]:
+def levels(
+    cases: Sequence[Comparison],
+    ps: Mapping[str, float | None],
+    num_questions: int,
+    exploratory: Collection[str] = (),
+) -> dict[str, Level]:
     """Adjust the p of these questions' keys by Holm; keys without a p that can support a claim are left out.
 
     The family is all questions of the study, num_questions, except those that others control (controlled_by) and those
     whose arms cannot be compared. It depends neither on what was asked nor on what has been run: what has no p counts
-    with p = 1.
+    with p = 1. So does what supports no claim, exploratory questions and arms of which runs failed, that it lends its
+    level to no other; its own p is multiplied by the size of the family.
     """
     own = [case for case in cases if not case.question.controlled_by]
-    family = [case.question.key for case in own if not case.incomparable]
-    num_unasked = max(0, num_questions - len(own))
-    known = [1.0 if (p := ps.get(key)) is None else p for key in family] + [1.0] * num_unasked
-    held = zip(family, *mrmc.holm(known), strict=False)
-    return {key: Level(p, alpha, len(known)) for key, p, alpha in held if ps.get(key) is not None}
+    family = [case for case in own if not case.incomparable]
+    size = len(family) + max(0, num_questions - len(own))
+    strong = {
+        key: p
+        for case in family
+        if (p := ps.get(key := case.question.key)) is not None
+        and key not in exploratory
+        and not any(arm.failed for arm in case.arms)
+    }
+    held = zip(strong, *mrmc.holm([*strong.values()] + [1.0] * (size - len(strong))), strict=False)
+    found = {key: Level(p, alpha, size) for key, p, alpha in held}
+    for case in family:
+        if (p := ps.get(key := case.question.key)) is not None and key not in strong:
+            found[key] = Level(min(1.0, p * size), ALPHA / size, size)
+    return found
 
 
 def metric_measure(metric: str, run: Run | None) -> Measure:

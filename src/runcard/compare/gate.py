@@ -15,6 +15,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from runcard.compare.arms import Arm, same_config
 from runcard.compare.contrasts import Answer
 from runcard.compare.looks import OPEN, Design, answer_in_looks
@@ -67,7 +69,7 @@ def decide(
     question = Question("gate", "Is the candidate better?", candidate.name, baseline.name, metric, margin=margin)
     design = Design(LOOKS[BUDGET], BUDGET, {arm.name: _num_tried(arm) for arm in (baseline, candidate)})
     (answer,) = answer_in_looks([question], [baseline, candidate], design, ledger["candidates"])
-    if answer.verdict.word not in ("better", "worse", "equivalent", "cannot tell", OPEN):
+    if answer.verdict.word not in ("better", "worse", "equivalent", "cannot tell", OPEN) or _is_same(answer):
         raise UserError(f"{candidate.name}, {baseline.name}: {answer.verdict.sentence}")
     word = {"better": KEEP, OPEN: MORE_SEEDS}.get(answer.verdict.word, DISCARD)
     reached = answer.path[-1].num_seeds if answer.path else 0
@@ -106,8 +108,9 @@ def _ledger(
     try:
         ledger: dict[str, Any] = read_json(folder, FILE)
         known = {key: ledger[key] for key in asked}
-        int(ledger["candidates"]), dict(ledger["tried"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        if int(ledger["candidates"]) < 1 or not all("answers" in each for each in ledger["tried"].values()):
+            raise ValueError("candidates or tried")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder / FILE}: damaged ({error}): how many candidates were tried is not known any more. Restore it, or "
             "run new seeds of the baseline in another folder."
@@ -123,8 +126,18 @@ def _ledger(
 
 
 def _key(arm: Arm) -> str:
-    """Return a hash of what an arm's runs share, whatever their folders are called."""
-    return hashlib.sha256("\n".join(map(str, same_config(arm.first))).encode()).hexdigest()[:16]
+    """Return a hash of an arm's config and of its first run's values, whatever its folders are called.
+
+    More seeds leave it as it is; other code that changes a number makes another candidate of it.
+    """
+    digest = hashlib.sha256("\n".join(map(str, same_config(arm.first))).encode())
+    for name, values in sorted(arm.first.images().values.items()):
+        digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_same(answer: Answer) -> bool:
+    return answer.effect is not None and answer.effect.se == 0
 
 
 def _num_tried(arm: Arm) -> int:

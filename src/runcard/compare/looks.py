@@ -7,9 +7,10 @@ was said of a question when it was decided stays, although its arms may get more
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from runcard.compare import endpoints
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import (
     DECIDED,
@@ -23,7 +24,7 @@ from runcard.compare.contrasts import (
     levels,
 )
 from runcard.compare.questions import Question
-from runcard.compare.verdicts import Verdict
+from runcard.compare.verdicts import Verdict, unseen_rate
 from runcard.stats.sequential import FUTILE, MIN_SEEDS, Forecast, forecast, forecast_runs, share_of_level
 
 OPEN = "open"  # the word of a verdict that more seeds may change
@@ -48,27 +49,30 @@ class Design:
 
 
 def answer_in_looks(
-    questions: Sequence[Question], arms: Sequence[Arm], design: Design, num_questions: int
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    design: Design,
+    num_questions: int,
+    exploratory: Collection[str] = (),
 ) -> list[Answer]:
     """Answer each question at the first look that decides it, or else at the newest.
 
     A look is made of the questions of which both arms have its seeds. A question that others control stops after its
-    first look.
+    first look. Each look is judged by its own p, though the smallest so far would be valid too: so the interval leaves
+    out 0 exactly where the adjusted p is below 0.05.
     """
     by_name = {arm.name: arm for arm in arms}
     seen = {q.key: _compare(q, by_name, design.looks[0]) for q in questions}
-    smallest: dict[str, float] = {}
+    newest: dict[str, float | None] = {}  # p of each, at the look that decided it or else the newest
     answers: dict[str, Answer] = {}
     still_open = {q.key: q for q in questions}
     for num_seeds in design.made:
         share = share_of_level(num_seeds, design.looks)
         now = [question for question in still_open.values() if design.seeds_of(question) >= num_seeds]
         for question in now:
-            case = at_look(_compare(question, by_name, num_seeds), share)
-            seen[question.key] = case
-            if case.claimable_p is not None:
-                smallest[question.key] = min(smallest.get(question.key, 1.0), case.claimable_p)
-        held = levels(list(seen.values()), smallest, num_questions)
+            seen[question.key] = at_look(_compare(question, by_name, num_seeds), share)
+            newest[question.key] = seen[question.key].claimable_p
+        held = levels(list(seen.values()), newest, num_questions, exploratory)
         for question in now:
             level = replace(held.get(question.key, Level()), share=share)
             before = answers[question.key].path if question.key in answers else ()
@@ -97,8 +101,8 @@ def _looked(case: Comparison, level: Level, num_seeds: int, design: Design, befo
         verdict = _said(verdict, f"Decided after {of_budget}.")
     elif num_seeds == design.budget:
         verdict = _said(verdict, f"The budget of {design.budget} seeds is spent.")
-    elif case.question.controlled_by or (case.claimable_p is None and not case.one_seed):
-        pass  # more seeds would change nothing
+    elif case.question.controlled_by or not _can_change(case):
+        pass
     else:
         expected = _forecast(case, num_seeds, design, level.alpha)
         look = replace(look, chance=expected.chance if expected else None)
@@ -111,12 +115,21 @@ def _looked(case: Comparison, level: Level, num_seeds: int, design: Design, befo
     return replace(answer, verdict=verdict, path=(*before, look), is_open=is_open)
 
 
+def _can_change(case: Comparison) -> bool:
+    """Whether more seeds could change the answer."""
+    if endpoints.identical(*case.arms) or (case.effect and case.effect.se == 0):
+        return False
+    return case.claimable_p is not None or case.one_seed
+
+
 def _forecast(case: Comparison, num_seeds: int, design: Design, alpha: float) -> Forecast | None:
     """Forecast what the budget would decide; None where only ranks are compared, or where runs failed."""
     looks, budget, margin = design.looks, design.budget, case.question.margin
     if case.effect is None or case.one_seed:
         return None
     if case.units:
+        unseen = unseen_rate(alpha * share_of_level(budget, looks), case.units.num_trials or 0)
+        margin = None if margin is None or unseen >= margin else margin  # out of reach, however many seeds there are
         first, second = case.units.values
         return forecast((first, second), looks, budget, margin, alpha)
     return forecast_runs(case.effect, num_seeds, looks, budget, margin, alpha)

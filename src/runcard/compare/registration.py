@@ -9,11 +9,16 @@ from typing import Any
 
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
-from runcard.compare.questions import Study
+from runcard.compare.questions import Question, Study
+from runcard.config.diff import UNKNOWN
+from runcard.errors import UserError
 from runcard.fileio import inside, read_json, sha256
 
 FILE = "preregistration.json"
 ASKED = ("first", "second", "measure", "of", "factor", "expect", "margin", "threshold")  # of a question
+BEFORE = "before its runs"
+# Of a config: what each run has of its own, or what it alone knows.
+APART = {"seed", "weights_sha256", "init_sha256", "trained_on"}
 EXPLORATORY = "exploratory"  # in place of a claim's outcome that was asked for once runs could be seen
 
 
@@ -23,7 +28,6 @@ class Registration:
 
     time: str
     sha256: str
-    code: str
     design: Mapping[str, Any] | None  # the looks and the budget of a study that adds seeds
     questions: Mapping[str, Mapping[str, Any]]
     configs: Mapping[str, Mapping[str, Any]]  # of each arm, the leaves that can change results
@@ -35,70 +39,82 @@ class Registration:
 def read_registration(folder: Path, content: Mapping[str, Any]) -> Registration | None:
     """Read a study's registration, whose SHA-256 its study.json has; None where it was never registered.
 
-    Raises OSError, LookupError, TypeError or ValueError where study.json knows one that is not there, or is damaged.
+    Raises UserError where study.json knows one that is not there, or is damaged.
     """
     if not (known := content.get("preregistration")):
         return None
-    registered = read_json(folder, FILE)
-    study = registered["study"]
-    return Registration(
-        time=str(registered["time"]),
-        sha256=known,
-        code=str(registered["code"]),
-        design=registered["design"],
-        questions={each["key"]: each for each in study["questions"]},
-        configs=registered["configs"],
-        data=registered["data"],
-        seeds=study["seeds"],
-        is_genuine=sha256(inside(folder, FILE)) == known,
-    )
+    try:
+        registered = read_json(folder, FILE)
+        study = registered["study"]
+        return Registration(
+            time=str(registered["time"]),
+            sha256=known,
+            design=registered["design"],
+            questions={each["key"]: each for each in study["questions"]},
+            configs=registered["configs"],
+            data=registered["data"],
+            seeds=study["seeds"],
+            is_genuine=sha256(inside(folder, FILE)) == known,
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{folder / FILE}: missing or damaged ({error}), and study.json names it (SHA-256 {str(known)[:16]}…). "
+            "Restore it; name=… starts the study anew."
+        ) from None
 
 
-def settled(registration: Registration | None, study: Study, answers: Sequence[Answer]) -> list[Answer]:
-    """Say of each answer when it was asked; claims that were asked after their runs, or since changed, stay open."""
-    if registration is None:
-        return list(answers)
-    return [_settled(registration, study, answer) for answer in answers]
+def settled(answers: Sequence[Answer], asked: Mapping[str, str]) -> list[Answer]:
+    """Say of each answer when it was asked, see how_asked; claims that were asked after their runs stay open."""
+    return [_settled(answer, asked[answer.question.key]) for answer in answers]
 
 
-def _settled(registration: Registration, study: Study, answer: Answer) -> Answer:
-    asked = how_asked(registration, study, answer)
-    if asked.startswith("before"):
-        return replace(answer, asked=asked)
+def _settled(answer: Answer, asked: str) -> Answer:
     verdict = answer.verdict
-    if verdict.claim in ("supported", "contradicted"):
+    if not asked.startswith(BEFORE) and verdict.claim in ("supported", "contradicted"):
         sentence = f"{verdict.sentence} This was asked {asked}: it suggests, and supports no claim."
         verdict = replace(verdict, sentence=sentence, claim=EXPLORATORY)
     return replace(answer, asked=asked, verdict=verdict)
 
 
-def how_asked(registration: Registration, study: Study, answer: Answer) -> str:
-    """Say when a question was asked: "before its runs", "after its runs", "after a change: margin 0.01 → 0.05"."""
+def how_asked(registration: Registration, study: Study, arms: Sequence[Arm]) -> dict[str, str]:
+    """Say of each question when it was asked: "before its runs", "after a change: margin 0.01 → 0.05", …"""
+    by_name = {arm.name: arm for arm in arms}
+    return {
+        question.key: _how_asked(
+            registration, study, question, [by_name[n] for n in (question.first, question.second) if n in by_name]
+        )
+        for question in study.questions
+    }
+
+
+def _how_asked(registration: Registration, study: Study, question: Question, arms: Sequence[Arm]) -> str:
     if not registration.is_genuine:
         return f"after a change of {FILE}, whose SHA-256 is not the one in study.json"
-    if answer.question.key not in registration.questions:
+    if question.key not in registration.questions:
         return f"after {registration.time[:10]}, when the study was registered without it"
-    if changes := [*_changes(registration, answer), *_more_seeds(registration, study)]:
+    if changes := [*_changes(registration, question, arms), *_other_seeds(registration, study)]:
         return f"after a change: {'; '.join(changes)}"
-    starts = [run.metadata["start"] for arm in answer.arms for run in arm.runs]
+    starts = [run.metadata["start"] for arm in arms for run in arm.runs]
     if starts and min(starts) < registration.time:
         return f"after its first run, which is of {min(starts)[:10]}"
-    return "before its runs"
+    return BEFORE
 
 
-def _changes(registration: Registration, answer: Answer) -> Iterator[str]:
+def _changes(registration: Registration, question: Question, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield what is different from what was registered: of the question, and of its arms' configs and data."""
-    before, now = registration.questions[answer.question.key], asdict(answer.question)
+    before, now = registration.questions[question.key], asdict(question)
     yield from (f"{key} {before.get(key)} → {now[key]}" for key in ASKED if before.get(key) != now[key])
-    for arm in answer.arms:
+    for arm in arms:
         yield from _changes_of_arm(registration, arm)
 
 
 def _changes_of_arm(registration: Registration, arm: Arm) -> Iterator[str]:
     config = arm.first.config
-    for key, value in registration.configs.get(arm.name, {}).items():
-        if config.get(key) != value:
-            yield f"{arm.name}: {key} {value} → {config.get(key)}"
+    if registered := registration.configs.get(arm.name):
+        for key in sorted({*registered, *config} - APART):
+            value = registered.get(key)
+            if UNKNOWN not in str(value) and config.get(key) != value:
+                yield f"{arm.name}: {key} {value} → {config.get(key)}"
     if arm.first.is_evaluation:  # of images that took no part in training
         return
     if (data := registration.data.get(arm.name)) and data["hash"] != arm.first.metadata["data"]["hash"]:
@@ -107,7 +123,8 @@ def _changes_of_arm(registration: Registration, arm: Arm) -> Iterator[str]:
         yield f"{arm.name}: another split"
 
 
-def _more_seeds(registration: Registration, study: Study) -> Iterator[str]:
-    """Yield the seeds that were added to a study whose number of seeds was registered: an unguarded look."""
-    if registration.design is None and (more := sorted(set(study.seeds) - set(registration.seeds))):
-        yield f"seeds {', '.join(map(str, more))} were added (--until-decided may add seeds)"
+def _other_seeds(registration: Registration, study: Study) -> Iterator[str]:
+    """Yield how the seeds are others than those that were registered: an unguarded look at more, or at fewer."""
+    if registration.design is None and set(study.seeds) != set(registration.seeds):
+        before, now = (", ".join(map(str, sorted(seeds))) for seeds in (registration.seeds, study.seeds))
+        yield f"seeds {before} → {now} (--until-decided may add seeds)"

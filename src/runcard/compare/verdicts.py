@@ -39,8 +39,13 @@ class Evidence:
 
     @property
     def unseen(self) -> float:
-        """The rate that a failure may have of which num_units show none: −ln(α/2) / n, the limit of a binomial 0."""
-        return -math.log(self.alpha * self.share / 2) / self.num_units if self.num_units else 0.0
+        """The rate that a failure may have of which num_units show none."""
+        return unseen_rate(self.alpha * self.share, self.num_units)
+
+
+def unseen_rate(alpha: float, num_units: int) -> float:
+    """Compute −ln(α/2) / n, the upper limit of a rate of which n units show no case; 0 without units."""
+    return -math.log(alpha / 2) / num_units if num_units else 0.0
 
 
 def judge(question: Question, measure: Measure, evidence: Evidence, confounded: bool) -> Verdict:
@@ -151,9 +156,8 @@ def _ranks_needed(evidence: Evidence) -> str:
 
 
 def _hidden(evidence: Evidence) -> str:
-    return (
-        f"these {evidence.num_units} {evidence.unit} may hide a failure on up to {100 * evidence.unseen:.2g} % of all."
-    )
+    rate, number = f"{100 * evidence.unseen:.2g} %", evidence.num_units
+    return f"a failure on up to {rate} of such {evidence.unit} may be missing from these {number} by chance."
 
 
 def _inside(evidence: Evidence, margin: float | None) -> bool:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 Config = dict[str, Any]  # nested, plain
+UNKNOWN = "<derived."  # stands for a derived value until the data are read
 
 
 NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers

@@ -23,13 +23,12 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from runcard.config.diff import flatten
+from runcard.config.diff import UNKNOWN, flatten
 from runcard.config.instantiate import untrusted_targets
 from runcard.config.saved import check_inert
 from runcard.config.sweep import RUN_NAME, is_run_name
 from runcard.errors import UserError, did_you_mean
 
-UNKNOWN = "<derived."  # stands for a derived value until the data are read
 BUILDING = (
     "runcard, torch.nn, torch.optim, torchvision, torchmetrics and albumentations are trusted. Building an object runs "
     "its code:"

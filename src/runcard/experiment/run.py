@@ -12,8 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from runcard.audit.findings import check_allowed
-from runcard.config.diff import flatten
-from runcard.config.schema import UNKNOWN, Config, parse_config
+from runcard.config.diff import UNKNOWN, flatten
+from runcard.config.schema import Config, parse_config
 from runcard.config.sweep import remove_if_empty
 from runcard.data.datamodule import open_source
 from runcard.data.source import Source

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from runcard.config.compose import SavedConfig, read_saved_config
-from runcard.config.diff import config_hash, flatten
-from runcard.config.schema import UNKNOWN, parse_config
+from runcard.config.diff import UNKNOWN, config_hash, flatten
+from runcard.config.schema import parse_config
 from runcard.console import counted
 from runcard.data.image_io import read_picture
 from runcard.data.splits import data_fingerprint

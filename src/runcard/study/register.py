@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from runcard.audit.decoded import decode
 from runcard.compare.questions import Study
 from runcard.compare.registration import FILE
 from runcard.config.diff import functional_leaves
-from runcard.config.schema import UNKNOWN, Config, parse_config
+from runcard.config.schema import Config, parse_config
 from runcard.data.datamodule import make_data, open_source
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
@@ -27,13 +28,20 @@ Content = Mapping[str, Any]
 
 
 def register(
-    folder: Path, study: Study, arm_configs: Mapping[str, ArmConfig], budget: int | None, has_runs: bool
+    folder: Path,
+    study: Study,
+    arm_configs: Mapping[str, ArmConfig],
+    others: Mapping[str, ArmConfig],
+    budget: int | None,
+    has_runs: bool,
 ) -> Content:
     """Write preregistration.json into a study's folder unless it is there, and return its content.
 
-    study is the whole of its file; arm_configs are those of the arms that are asked for now, whose data are hashed.
-    Raises UserError where the study was registered with a smaller budget, or without one.
+    study is the whole of its file, with the seeds that are asked for; arm_configs are those of the arms that are asked
+    for now, whose data are hashed, others those of the remaining arms. Raises UserError where the study was registered
+    with a smaller budget, or without one, or where its registration is not the one that study.json knows.
     """
+    _check_genuine(folder)
     if (folder / FILE).exists():
         content = _read(folder)
         _check_budget(folder, content, budget)
@@ -58,10 +66,11 @@ def register(
         "commit": commit(),
         "study": asdict(study),
         "design": {"looks": LOOKS[budget], "budget": budget} if budget else None,
-        "configs": {arm: _known_leaves(config) for arm, (_, config) in parsed.items()},
+        "configs": {arm: _leaves(config) for arm, (_, config) in (parsed | _parsed(others)).items()},
         "data": data,
     }
-    write_json(folder / FILE, content)
+    if not (folder / FILE).exists():  # another process may have begun the same study while the data were read
+        write_json(folder / FILE, content)
     return _read(folder)
 
 
@@ -80,6 +89,28 @@ def _read(folder: Path) -> Content:
             "Restore the file, or start anew with name=…"
         ) from None
     return content
+
+
+def _check_genuine(folder: Path) -> None:
+    try:
+        known = read_json(folder, "study.json").get("preregistration")
+    except (OSError, ValueError, AttributeError):
+        return
+    if known and not ((folder / FILE).exists() and fingerprint(folder) == known):
+        fault = "was changed" if (folder / FILE).exists() else "is missing"
+        raise UserError(
+            f"{folder / FILE}: {fault}: study.json names one with the SHA-256 {known[:16]}…. What was asked before the "
+            "runs is not known any more. Restore it; name=… starts the study anew."
+        )
+
+
+def _parsed(arm_configs: Mapping[str, ArmConfig]) -> dict[str, tuple[Config, dict[str, Any]]]:
+    """Parse configs that are not asked for yet; what is wrong with one is told when it is."""
+    found = {}
+    for arm, config in arm_configs.items():
+        with suppress(UserError):
+            found[arm] = parse_config(config.config)
+    return found
 
 
 def _check_budget(folder: Path, content: Content, budget: int | None) -> None:
@@ -112,7 +143,6 @@ def _hash_data(config: Config) -> Mapping[str, str] | None:
     return data_fingerprint(split, samples.ids, samples.digests)
 
 
-def _known_leaves(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the leaves that can change results, but for the seed and what only a run's data or weights tell."""
-    leaves = functional_leaves(config)
-    return {key: value for key, value in leaves.items() if key != "seed" and UNKNOWN not in str(value)}
+def _leaves(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the leaves that can change results, but for the seed; UNKNOWN stands for what the data will tell."""
+    return {key: value for key, value in functional_leaves(config).items() if key != "seed"}

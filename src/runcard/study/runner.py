@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -27,7 +28,7 @@ from runcard.compare.analysis import Findings, of_study
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.measures import title
 from runcard.compare.questions import Study, from_json, keep, select
-from runcard.compare.registration import FILE
+from runcard.compare.registration import ASKED, FILE
 from runcard.compare.verdicts import format_difference, format_range
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
@@ -63,6 +64,7 @@ class _Plan:
     study: Study  # now and before, in this folder
     whole: Study  # its file, as it is registered
     arm_configs: Mapping[str, ArmConfig]
+    others: Mapping[str, ArmConfig]  # of the file, not asked for yet; none once the study is registered
     of_hydra: tuple[str, ...]
     config_dir: Path | None
     command: tuple[str, ...]  # what repeats it
@@ -124,6 +126,7 @@ def run_without(file: Path, arguments: Sequence[str], finding: str, config_dir: 
         study=study,
         whole=study,
         arm_configs={arm: without(plan.arm_configs[arm], each.ids) for arm, each in of_arms.items()},
+        others={},
         of_hydra=(f"name='{folder.name}'", *plan.of_hydra[1:]),
         command=(plan.command[0], "--without", finding, *plan.command[1:]),
         budget=design["looks"][-1] if design else None,
@@ -187,6 +190,10 @@ def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget:
         arm: arm_config(f"{file}: arms.{arm}", config, common, config_dir) for arm, config in study.arms.items()
     }
     _check_measures(file, study, arm_configs)
+    others = {}
+    for arm, config in whole.arms.items() if not (folder / FILE).exists() else ():
+        with suppress(UserError):
+            others[arm] = arm_configs.get(arm) or arm_config(f"{file}: arms.{arm}", config, common, config_dir)
     until = ["--until-decided", "--budget", str(budget)] if budget else []
     return _Plan(
         folder=folder,
@@ -194,6 +201,7 @@ def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget:
         study=study,
         whole=replace(whole, overrides=study.overrides),
         arm_configs=arm_configs,
+        others=others,
         of_hydra=(f"name='{name}'", *of_hydra.values()),
         config_dir=config_dir,
         command=tuple(map(_without_machine, [str(file), *until, *arguments])),
@@ -202,14 +210,16 @@ def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget:
 
 
 def _registered(plan: _Plan) -> _Plan:
-    """Register a study before its first run, and return the plan with its looks; without runs to make, only read it."""
-    wanted, found = _product(plan.asked), find(plan.folder, plan.arm_configs)
-    if not plan.budget and not (plan.folder / FILE).exists() and all(is_done(found, key) for key in wanted):
-        return plan
+    """Register a study before its first run, and return the plan with its looks."""
     of_asked = {arm: config for arm, config in plan.arm_configs.items() if arm in plan.asked.arms}
-    content = register(plan.folder, plan.whole, of_asked, plan.budget, bool(run_folders(plan.folder)))
+    whole = replace(plan.whole, seeds=plan.asked.seeds)
+    content = register(plan.folder, whole, of_asked, plan.others, plan.budget, bool(run_folders(plan.folder)))
     known = fingerprint(plan.folder)
     _console().print(f"registered on {content['time']}: {plan.folder / FILE}, SHA-256 {known[:16]}…")
+    before = {each["key"]: each for each in content["study"]["questions"]}
+    now = {question.key: asdict(question) for question in plan.asked.questions}
+    if changed := [key for key in now if any(before.get(key, {}).get(name) != now[key][name] for name in ASKED)]:
+        _console().print(f"{', '.join(changed)}: not as registered; such claims are exploratory", style="yellow")
     looks = tuple(content["design"]["looks"]) if plan.budget else ()
     return replace(plan, looks=looks, preregistration=known)
 
@@ -255,9 +265,8 @@ def _print_look(found: Findings, num_seeds: int, which: str) -> None:
         effect, measure = answer.effect, answer.measure
         last = answer.path[-1] if answer.path else None
         interval = format_range(measure, measure.difference_interval(effect, answer.alpha)) if effect and last else ""
-        chance = (
-            f", {100 * last.chance:.0f} % to be decided" if last and answer.is_open and last.chance is not None else ""
-        )
+        chance = last.chance if last and answer.is_open else None
+        likely = "" if chance is None else f", {100 * chance:.0f} % likely to be decided"
         rows.append(
             [
                 answer.question.key,
@@ -265,7 +274,7 @@ def _print_look(found: Findings, num_seeds: int, which: str) -> None:
                 interval,
                 f"{answer.p:.2g}" if answer.p is not None else "",
                 f"{last.num_seeds}" if last else "0",
-                f"{answer.verdict.word}{chance}",
+                f"{answer.verdict.word}{likely}",
             ]
         )
     print_table(console, ["question", "difference", "interval over all looks", "p", "seeds", "verdict"], rows)

@@ -108,7 +108,7 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
     drawn = [charts.curves(metric, of_arms, thresholds.get(metric)) for metric in metrics]
     paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
     drawn += [charts.pairs(each, of_arms) for each in paired.values()]
-    drawn += [charts.path(each, of_arms[each.question.first]) for each in answers if each.path and each.effect]
+    drawn += [charts.path(each, of_arms[each.question.first]) for each in answers if len(each.path) > 1 and each.effect]
     by_image = next((disagreement(each) for each in answers if each.paired and each.paired.measure.better), None)
     images = _extremes(key, by_image, arms, with_images) if by_image else ((), (), ())
     standing_out, better, worse = images
