@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from runcard.audit.checks import duplicates
 from runcard.audit.detectors.near_duplicates import NearDuplicates, Pair
+from runcard.cli import main
 from runcard.compare.analysis import of_study
 from runcard.compare.report.html import write_report
 from runcard.compare.report.terminal import print_answers
@@ -286,6 +288,21 @@ def test_nothing_is_run_for_what_cannot_be_left_out(house, started, arguments, f
         run_without(Path("study.yml"), arguments, finding)
     assert len(started) == num_started
     assert [path.name for path in Path("outputs").glob("*without*")] == []
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--until-decided", "--without takes the seeds that each arm of the study has. Leave --until-decided out."),
+        ("--budget=10", "--budget 10: is that of --until-decided."),
+    ],
+)
+def test_seeds_are_not_added_without_a_finding(house, monkeypatch, capsys, option, words):
+    monkeypatch.setattr(sys, "argv", ["runcard", "study", "study.yml", "--without", "duplicates_across", option])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_study_without_runs_is_run_as_it_is_first(house, started):

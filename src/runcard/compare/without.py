@@ -52,7 +52,7 @@ class ArmCost:
     num_images: int  # that both were measured on
     num_seeds: int
     scores: tuple[float, float] | None = None  # None: see note
-    effect: Effect | None = None  # with − without: what the finding was worth
+    effect: Effect | None = None  # with − without: what the finding was worth; None of too few images or patients
     note: str = ""
     num_twins: int = 0  # of these images, those that had a copy in training
     of_twins: tuple[float, float] | None = None  # their scores, where an image has a score
@@ -132,7 +132,8 @@ def _measured(found: ArmCost, arms: Sequence[Arm], metric: str, twins: frozenset
     except UserError as error:
         return replace(found, note=str(error))
     scores = (float(before.mean()), float(after.mean()))
-    effect, of_twins = mrmc.difference(before, after), [_of_twins(arm, metric, twins) for arm in arms]
+    effect = mrmc.difference(before, after) if before.shape[1] >= mrmc.MIN_UNITS else None
+    of_twins = [_of_twins(arm, metric, twins) for arm in arms]
     pair = None if of_twins[0] is None or of_twins[1] is None else (of_twins[0], of_twins[1])
     return replace(found, scores=scores, effect=effect, of_twins=pair)
 
