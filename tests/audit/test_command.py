@@ -260,6 +260,18 @@ def test_against_a_run_its_data_are_the_same_until_they_change(films, run_config
     ]
 
 
+def test_an_excluded_image_is_neither_audited_nor_a_difference(films, run_config, audit, monkeypatch):
+    pixels(IMAGE, constant(0))(films)
+    arguments = (*RUN, f"dataset.root={films}", "dataset.split.exclude=[film_07]")
+    run = run_config("run", *arguments)
+    recorded = json.loads((run / "run.json").read_text())
+    assert "constant_image" not in {each["check"] for each in recorded["audit"]}
+    assert audit("--against", str(run)) == (0, "The same images, byte for byte.\n")
+    monkeypatch.setattr(image_io, "_open", lambda path: pytest.fail(f"{path} was decoded"))
+    run_config("run", *arguments)
+    assert json.loads((run / "run.json").read_text()) == recorded, "it is known to be completed by its files' bytes"
+
+
 def test_further_config_files_are_taken_from_config_dir(films, audit, tmp_path):
     (tmp_path / "mine" / "augmentation").mkdir(parents=True)
     (tmp_path / "mine" / "augmentation" / "wide.yaml").write_text("defaults: [light]\ntransforms: {flip: {p: 0.0}}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.console import Console
 
 from runcard.audit.checks import duplicates
 from runcard.audit.detectors.near_duplicates import NearDuplicates, Pair
+from runcard.cli import main
 from runcard.compare.analysis import of_study
 from runcard.compare.report.html import write_report
 from runcard.compare.report.terminal import print_answers
@@ -45,6 +47,7 @@ questions:
 CLASSES = ("Normal", "Osteoporosis")
 NUM_EACH = 20  # images of a class in a split
 LEAKED = [f"train/Normal/leak, {i}'s.png" for i in range(3)]  # as names may be that Hydra must be told apart
+TWINS = [f"validation/Normal/{i}.png" for i in range(3)]
 MISNAMED = "validation/Normal/Osteoporosis_0.png"
 DERIVED = ("derived.in_channels=1", "derived.out_channels=2", "derived.num_classes=2", "derived.positive=1")
 DERIVED += ("derived.classes=[Normal, Osteoporosis]", "derived.image_size_px=32", "derived.steps=5")
@@ -71,6 +74,10 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "data" / name).write_bytes((held / f"{i}.png").read_bytes())
     (held / f"{NUM_EACH - 1}.png").rename(tmp_path / "data" / MISNAMED)
     return tmp_path
+
+
+def held_out() -> list[str]:
+    return sorted(p.relative_to("data").as_posix() for p in Path("data").glob("validation/*/*.png"))
 
 
 def save(path: Path, pixels: np.ndarray) -> None:
@@ -155,6 +162,9 @@ def test_what_a_leak_was_worth(house, started):
     assert cost.arms[0].scores == pytest.approx((before.mean(), after.mean()))
     assert cost.arms[0].effect.interval() == pytest.approx(mrmc.difference(1.0 * before, 1.0 * after).interval())
     assert cost.arms[0].effect.interval()[0] > 0
+    assert [each.num_twins for each in cost.arms] == [3, 3]
+    twins = [i for i, name in enumerate(held_out()) if name in TWINS]
+    assert cost.arms[0].of_twins == pytest.approx((before[:, twins].mean(), after[:, twins].mean()))
     assert (cost.arms[1].effect.estimate, cost.arms[1].scores[0]) == (0, cost.arms[1].scores[1])
     assert cost.verdicts == (("slow_accuracy", "worse, claim supported", "cannot tell, claim cannot tell"),)
     assert cost.sentence == "1 of 1 verdicts depended on duplicates_across: slow_accuracy."
@@ -169,6 +179,7 @@ def test_it_is_told_on_the_terminal_and_in_the_report(house, started):
     assert "What the finding duplicates_across was worth" in text
     assert "43 → 40" in text
     assert "40 same images, 3 seeds" in text
+    assert "of these, also in training" in text
     assert "1 of 1 verdicts depended on duplicates_across: slow_accuracy." in text
     assert "What the finding" not in printed(LEAK)
     page = write_report(of_study(WITHOUT), WITHOUT).read_text()
@@ -218,7 +229,7 @@ def arm(*own: str) -> ArmConfig:
 def test_the_audit_does_not_see_what_is_left_out(house):
     whole = arm("dataset.split.exclude=[train/Normal/9.png]")
     found = flagged({"plain": whole}, "duplicates_across")["plain"]
-    assert list(found.ids) == LEAKED
+    assert (list(found.ids), list(found.twins)) == (LEAKED, TWINS)
     left = without(whole, found.ids)
     assert left.config.dataset.split.exclude == ["train/Normal/9.png", *LEAKED], "and what was left out before"
     with pytest.raises(UserError, match="the audit does not find it in the data of plain"):
@@ -277,6 +288,21 @@ def test_nothing_is_run_for_what_cannot_be_left_out(house, started, arguments, f
         run_without(Path("study.yml"), arguments, finding)
     assert len(started) == num_started
     assert [path.name for path in Path("outputs").glob("*without*")] == []
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--until-decided", "--without takes the seeds that each arm of the study has. Leave --until-decided out."),
+        ("--budget=10", "--budget 10: is that of --until-decided."),
+    ],
+)
+def test_seeds_are_not_added_without_a_finding(house, monkeypatch, capsys, option, words):
+    monkeypatch.setattr(sys, "argv", ["runcard", "study", "study.yml", "--without", "duplicates_across", option])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_study_without_runs_is_run_as_it_is_first(house, started):

@@ -20,7 +20,7 @@ from runcard.compare.looks import Design, answer_in_looks
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.questions import Question, Study, from_json
 from runcard.compare.registration import BEFORE, Registration, how_asked, read_registration, settled
-from runcard.compare.without import Cost, cost
+from runcard.compare.without import Cost, Without, cost
 from runcard.console import counted
 from runcard.errors import UserError
 from runcard.fileio import inside, read_json
@@ -276,14 +276,13 @@ def of_study(folder: Path) -> Findings:
     )
     if found.without is None:
         return findings
-    finding, of = found.without
     try:
-        whole = of_study(folder.parent / of)
+        whole = of_study(folder.parent / found.without.of)
     except UserError as error:
-        remark = f"what {finding} was worth cannot be said: {error}"
+        remark = f"what {found.without.finding} was worth cannot be said: {error}"
         return replace(findings, remarks=(*findings.remarks, remark))
     of_both = (whole.arms, findings.arms), (whole.answers, findings.answers)
-    return replace(findings, cost=cost(finding, of, found.study.primary, *of_both))
+    return replace(findings, cost=cost(found.without, found.study.primary, *of_both))
 
 
 def has_looks(folder: Path) -> bool:
@@ -305,7 +304,7 @@ class StudyFolder:
     missing: list[str]  # of these, the runs that the study asked for and does not have
     design: Design | None  # None where all seeds are run at once
     registration: Registration | None
-    without: tuple[str, str] | None = None  # a finding of the audit, and the folder beside it of the study with it
+    without: Without | None = None  # of a study without a finding of the audit
 
 
 def read_study_folder(folder: Path) -> StudyFolder:
@@ -321,8 +320,7 @@ def read_study_folder(folder: Path) -> StudyFolder:
         design = Design(tuple(written["looks"]), written["budget"], written["tried"]) if written else None
         registration = read_registration(folder, content)
         failed = {name: [(0, int(seed)) for seed in seeds] for name, seeds in content.get("failed", {}).items()}
-        apart = content.get("without")
-        without = (str(apart["finding"]), Path(apart["of"]).name) if apart else None
+        without = Without.from_json(content["without"]) if content.get("without") else None
         for each in chain(*members.values()):
             inside(folder, each)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

@@ -6,8 +6,10 @@ they are compared all the same, on the images that both were measured on: of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,21 @@ NOT_COMPARED = {OWN, "seed", "train.extend"}
 
 
 @dataclass(frozen=True)
+class Without:
+    """What study.json says of the finding whose images are left out."""
+
+    finding: str
+    of: str  # the name of the folder beside it, of the study as it is
+    twins: Mapping[str, frozenset[str]]  # arm -> the images of other splits that had a copy in training
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Without:
+        """Read it. Raises LookupError, TypeError or AttributeError where it is something else."""
+        twins = {arm: frozenset(ids) for arm, ids in content["twins"].items()}
+        return cls(str(content["finding"]), Path(content["of"]).name, twins)
+
+
+@dataclass(frozen=True)
 class ArmCost:
     """One arm: its score with and without the finding, the mean over the same seeds and images."""
 
@@ -35,8 +52,10 @@ class ArmCost:
     num_images: int  # that both were measured on
     num_seeds: int
     scores: tuple[float, float] | None = None  # None: see note
-    effect: Effect | None = None  # with − without: what the finding was worth
+    effect: Effect | None = None  # with − without: what the finding was worth; None of too few images or patients
     note: str = ""
+    num_twins: int = 0  # of these images, those that had a copy in training
+    of_twins: tuple[float, float] | None = None  # their scores, where an image has a score
 
 
 @dataclass(frozen=True)
@@ -62,8 +81,7 @@ class Cost:
 
 
 def cost(
-    finding: str,
-    of: str,
+    without: Without,
     metric: str,
     arms: tuple[Sequence[Arm], Sequence[Arm]],
     answers: tuple[Sequence[Answer], Sequence[Answer]],
@@ -73,11 +91,11 @@ def cost(
     pairs = [(before[arm.name], arm) for arm in arms[1] if arm.name in before]
     said = {answer.question.key: _said(answer) for answer in answers[0]}
     return Cost(
-        finding=finding,
-        of=of,
-        arms=tuple(_of_arm(whole, without, metric) for whole, without in pairs),
+        finding=without.finding,
+        of=without.of,
+        arms=tuple(_of_arm(*pair, metric, without.twins.get(pair[0].name, frozenset())) for pair in pairs),
         verdicts=tuple((a.question.key, said[a.question.key], _said(a)) for a in answers[1] if a.question.key in said),
-        remarks=tuple(remark for whole, without in pairs for remark in _remarks(whole, without)),
+        remarks=tuple(remark for pair in pairs for remark in _remarks(*pair)),
     )
 
 
@@ -87,7 +105,7 @@ def _said(answer: Answer) -> str:
     return f"{answer.verdict.word}{claim}"
 
 
-def _of_arm(whole: Arm, without: Arm, metric: str) -> ArmCost:
+def _of_arm(whole: Arm, without: Arm, metric: str, twins: frozenset[str]) -> ArmCost:
     """Compare the runs of the same seeds on the images that all of them were measured on."""
     if not endpoints.is_measured(whole.first, metric):
         metric = str(whole.first.metadata["best"]["monitor"]).partition("/")[2]
@@ -100,11 +118,13 @@ def _of_arm(whole: Arm, without: Arm, metric: str) -> ArmCost:
         num_trained=(whole.first.split_sizes["train"], without.first.split_sizes["train"]),
         num_images=len(ids),
         num_seeds=len(shared),
+        num_twins=len(ids & twins),
     )
-    return _measured(found, [Arm(whole.name, tuple(_on(run, ids) for run in each)) for each in runs if each], metric)
+    arms = [Arm(whole.name, tuple(_on(run, ids) for run in each)) for each in runs if each]
+    return _measured(found, arms, metric, twins)
 
 
-def _measured(found: ArmCost, arms: Sequence[Arm], metric: str) -> ArmCost:
+def _measured(found: ArmCost, arms: Sequence[Arm], metric: str, twins: frozenset[str]) -> ArmCost:
     if len(arms) < 2 or found.num_images < 2 or arms[0].first.split != arms[1].first.split:
         return replace(found, note="no seed, or no two images, that both were measured with")
     try:
@@ -112,7 +132,19 @@ def _measured(found: ArmCost, arms: Sequence[Arm], metric: str) -> ArmCost:
     except UserError as error:
         return replace(found, note=str(error))
     scores = (float(before.mean()), float(after.mean()))
-    return replace(found, scores=scores, effect=mrmc.difference(before, after))
+    effect = mrmc.difference(before, after) if before.shape[1] >= mrmc.MIN_UNITS else None
+    of_twins = [_of_twins(arm, metric, twins) for arm in arms]
+    pair = None if of_twins[0] is None or of_twins[1] is None else (of_twins[0], of_twins[1])
+    return replace(found, scores=scores, effect=effect, of_twins=pair)
+
+
+def _of_twins(arm: Arm, metric: str, twins: frozenset[str]) -> float | None:
+    """Average a metric over the runs and the images that had a copy in training; None where there is no value."""
+    values = endpoints.of_images(arm, metric)
+    if values is None:
+        return None
+    known = values[np.isin(arm.first.images().ids, sorted(twins)) & np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
 
 
 def _same_images(runs: Sequence[Run]) -> set[str]:

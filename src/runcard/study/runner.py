@@ -134,6 +134,7 @@ def run_without(file: Path, arguments: Sequence[str], finding: str, config_dir: 
             "finding": finding,
             "of": plan.folder.name,
             "excluded": {arm: list(each.ids) for arm, each in of_arms.items()},
+            "twins": {arm: list(each.twins) for arm, each in of_arms.items()},
         },
     )
     plan = replace(_registered(whole), budget=design["budget"] if design else None)

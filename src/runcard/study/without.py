@@ -33,6 +33,7 @@ class Flagged:
 
     what: str  # the finding, as the audit puts it
     ids: tuple[str, ...]
+    twins: tuple[str, ...] = ()  # of a leak, the images of other splits that had a copy, or their patient, in training
 
 
 def check_finding(finding: str) -> None:
@@ -83,24 +84,26 @@ def _flagged(arm: str, config: Config, finding: str) -> Flagged:
         has = dict.fromkeys(each.check for each in audit.findings if each.check in (*LEAKS, *DOUBTS))
         others = f"They have {', '.join(has)}." if has else "They have none that names images to leave out."
         raise UserError(f"--without {finding}: the audit does not find it in the data of {arm}. {others}")
-    positions, what = _positions(audit, finding), "; ".join(whats)
+    named, sides, what = _named(audit, finding), audit.data.sides, "; ".join(whats)
+    positions = {i for i in named if sides[i] == "train"} if finding in LEAKS else named
     if not positions:
         kind = "training image" if finding in LEAKS else "single image"
         raise UserError(f"--without {finding}: names no {kind} that could be left out ({what}).")
     if emptied := [part for part, members in audit.split.items() if members and positions.issuperset(members)]:
         raise UserError(f"--without {finding}: names every image of {emptied[0]}, so that none would be left ({what}).")
-    return Flagged(what, tuple(audit.data.profiles[i].id for i in sorted(positions)))
+    ids, twins = (tuple(audit.data.profiles[i].id for i in sorted(each)) for each in (positions, named - positions))
+    return Flagged(what, ids, twins)
 
 
-def _positions(audit: Audit, finding: str) -> set[int]:
-    """Return the positions of the images to leave out: those of training alone where a finding is a leak."""
+def _named(audit: Audit, finding: str) -> set[int]:
+    """Return the positions of all images that a finding names."""
     data = audit.data
     if finding == "group_on_both_sides":
         held = {group for group, side in zip(data.groups, data.sides, strict=True) if side != "train"}
-        named = {i for i, group in enumerate(data.groups) if group in held}
-    else:
-        named = {i for each in audit.findings if each.check == finding for i in each.samples}
+        taught = {group for group, side in zip(data.groups, data.sides, strict=True) if side == "train"}
+        return {i for i, group in enumerate(data.groups) if group in held & taught}
+    named = {i for each in audit.findings if each.check == finding for i in each.samples}
     if finding == "near_duplicates_across":  # which looks at one image only of those with the same pixels
         pixels = {data.profiles[i].pixel_hash for i in named}
         named = {i for i, profile in enumerate(data.profiles) if profile.pixel_hash in pixels}
-    return {i for i in named if data.sides[i] == "train"} if finding in LEAKS else named
+    return named

@@ -108,6 +108,7 @@ def _out_of_fold(findings: Findings, arm: Arm, measure: Measure) -> Value | None
 def tabulate_cost(cost: Cost) -> tuple[list[str], list[list[str]]]:
     """Tabulate what a finding was worth to each arm: the columns, and a row per arm."""
     columns = ["arm", "measure", "training images", "with it", "without", "difference", "95 % interval", "measured on"]
+    columns += ["of these, also in training"] if any(each.of_twins for each in cost.arms) else []
     rows = []
     for each in cost.arms:
         before, after = [number(score) for score in each.scores] if each.scores else (each.note, "–")
@@ -117,7 +118,10 @@ def tabulate_cost(cost: Cost) -> tuple[list[str], list[list[str]]]:
             interval = format_range(each.measure, each.measure.difference_interval(each.effect))
         trained = " → ".join(map(str, each.num_trained))
         same = f"{counted(each.num_images, 'same image')}, {counted(each.num_seeds, 'seed')}"
-        rows.append([each.arm, title(each.measure.title), trained, before, after, difference, interval, same])
+        cells = [each.arm, title(each.measure.title), trained, before, after, difference, interval, same]
+        if each.of_twins:
+            cells.append(f"{each.num_twins}: {' → '.join(map(number, each.of_twins))}")
+        rows.append([*cells, *["–"] * (len(columns) - len(cells))])
     return columns, rows
 
 
