@@ -47,7 +47,7 @@ def factors(first: Run, second: Run) -> list[Factor]:
     """
     a, b = first.config, second.config
     keys = [k for k in sorted(a.keys() | b.keys()) if k not in OF_RUNS and a.get(k) != b.get(k)]
-    derived = _derived_keys(first.folder) & _derived_keys(second.folder)
+    derived = derived_keys(first.folder) & derived_keys(second.folder)
     keys = [k for k in keys if not k.startswith("metric.scores.") and k not in derived]
     for hashed, name in WEIGHTS.items():
         if hashed in a and a[hashed] == b.get(hashed):
@@ -193,7 +193,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 @cache
-def _derived_keys(folder: Path) -> frozenset[str]:
+def derived_keys(folder: Path) -> frozenset[str]:
     """Return the keys of a run's config that refer to derived values, such as model.out_channels."""
     if not has_file(folder, CONFIG):
         return frozenset()

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from runcard.compare.arms import Arm
+from runcard.compare.confounds import derived_keys
 from runcard.compare.contrasts import Answer
 from runcard.compare.questions import Question, Study
-from runcard.config.diff import UNKNOWN
+from runcard.config.diff import ADDED_KEYS, UNKNOWN
 from runcard.errors import UserError
 from runcard.fileio import inside, read_json, sha256
 
@@ -111,10 +112,10 @@ def _changes(registration: Registration, question: Question, arms: Sequence[Arm]
 def _changes_of_arm(registration: Registration, arm: Arm) -> Iterator[str]:
     config = arm.first.config
     if registered := registration.configs.get(arm.name):
-        for key in sorted({*registered, *config} - APART):
-            value = registered.get(key)
-            if UNKNOWN not in str(value) and config.get(key) != value:
-                yield f"{arm.name}: {key} {value} → {config.get(key)}"
+        before = ADDED_KEYS | dict(registered)
+        for key in sorted({*before, *config} - APART - derived_keys(arm.first.folder)):
+            if UNKNOWN not in str(before.get(key)) and config.get(key) != before.get(key):
+                yield f"{arm.name}: {key} {before.get(key)} → {config.get(key)}"
     if arm.first.is_evaluation:  # of images that took no part in training
         return
     if (data := registration.data.get(arm.name)) and data["hash"] != arm.first.metadata["data"]["hash"]:
