@@ -89,6 +89,10 @@ def test_seed_sds_stand_for_the_assumed_ones(check_claim):
         (f"{ACCURACY} --rho 0.5", "--rho is for Dice"),
         (f"{ACCURACY} --sd 0.1 0.1 --sd-of images", "--sd-of images: accuracy has none"),
         (f"{ACCURACY} --pooled", "--pooled is for Dice"),
+        (
+            "--metric accuracy --mean 0.913 0.9 --images 60",
+            "--mean 0.913: no share of 60 images: 54 of 60 are 0.900 and 55 of 60 are 0.917.",
+        ),
     ],
 )
 def test_what_cannot_be_judged_is_refused(check_claim, line, message):

@@ -99,7 +99,7 @@ def test_another_width_is_reported_by_its_key_and_three_tensors(origin):
 
 
 def test_a_mistake_is_reported_before_the_data_are_decoded(origin, tmp_path, monkeypatch):
-    monkeypatch.setattr("runcard.experiment.session.read_decoded", lambda *_: pytest.fail("the data were decoded"))
+    monkeypatch.setattr("runcard.experiment.session.decode", lambda *_: pytest.fail("the data were decoded"))
     (tmp_path / "damaged.safetensors").write_bytes(b"no weights")
     (tmp_path / "pickled.pth").write_bytes(b"")
 

@@ -71,6 +71,8 @@ def check_claim(
 
     check_config_choice("--metric", metric, METRICS)
     assert images is not None  # _check_numbers
+    if metric == "accuracy" and seeds == 1:
+        _check_shares(mean, images)
     claim = Claim(
         metric,
         mean,
@@ -104,6 +106,16 @@ def _check_numbers(mean: Pair, images: int | None, seeds: int, of: int) -> None:
     for name, number, minimum in (("images", images, MIN_UNITS), ("seeds", seeds, 1), ("of", of, 2)):
         if number < minimum:
             raise UserError(f"--{name} must be at least {minimum}, got {number}")
+
+
+def _check_shares(mean: Pair, images: int) -> None:
+    """Refuse an accuracy that no number of right images has, to the digits that are given."""
+    for value in mean:
+        digits = len(str(value).partition(".")[2])
+        below, above = math.floor(value * images), math.ceil(value * images)
+        if value not in (round(below / images, digits), round(above / images, digits)):
+            near = " and ".join(f"{k} of {images} are {k / images:.{digits}f}" for k in (below, above))
+            raise UserError(f"--mean {value:g}: no share of {images} images: {near}.\nA misprint, or several seeds?")
 
 
 def _check_sd(metric: str, mean: Pair, seeds: int, sd: Pair | None, sd_of: str | None) -> None:

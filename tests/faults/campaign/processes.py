@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from campaign.events import Events, Fault
@@ -157,7 +158,7 @@ def _become(
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1, closefd=False)
         import runcard.study.runner as runner
 
-        runner.subprocess.Popen = _Forked  # type: ignore[misc, assignment]
+        runner.subprocess = SimpleNamespace(Popen=_Forked)  # type: ignore[assignment]
         if watch:
             Events(folder, place / "log", fault).install()
         code = _exit_code(main)

@@ -71,7 +71,7 @@ arms:
 questions:
   width: {{text: is it better, compare: [wide, plain], measure: dice}}
 """
-TIMES = re.compile(r'"(start|end|time|seconds|total|per_epoch|caching|seconds_when_made)": [^\n]*')
+TIMES = re.compile(r'"(start|end|time|preregistration|seconds|total|per_epoch|caching|seconds_when_made)": [^\n]*')
 
 
 @dataclass(frozen=True)
