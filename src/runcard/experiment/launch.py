@@ -84,13 +84,18 @@ def _started(cfg: DictConfig, choices: dict[str, str], devices: int) -> Iterator
     arguments = (_portable(cfg), choices, store.port, of_each)
     spawn = get_context("spawn")
     others = [spawn.Process(target=_other, args=((rank, devices, rank), *arguments)) for rank in range(1, devices)]
-    ended = Event()
+    ended, told = Event(), Event()
     try:
         torch.set_num_threads(of_each)
         for process in others:
             process.start()
-        Thread(target=_watch, args=(others, ranks, ended), daemon=True).start()
+        Thread(target=_watch, args=(others, ranks, ended, told), daemon=True).start()
         yield ranks
+    except Exception:
+        if not ranks.over.is_set():  # this rank may notice a loss before the thread does
+            wait([process.sentinel for process in others], timeout=0.5)
+            _tell_lost(others, told)
+        raise
     finally:
         ended.set()
         ranks.leave()
@@ -101,19 +106,26 @@ def _started(cfg: DictConfig, choices: dict[str, str], devices: int) -> Iterator
                 process.join()
 
 
-def _watch(others: list[SpawnProcess], ranks: Ranks, ended: Event) -> None:
+def _tell_lost(others: list[SpawnProcess], told: Event) -> None:
+    """Print once which process ended that the first rank needs."""
+    lost = next((i for i, process in enumerate(others) if process.exitcode), None)
+    if lost is None or told.is_set():
+        return
+    told.set()
+    code = others[lost].exitcode
+    print(f"rank {lost + 1} (process {others[lost].pid}) ended with exit code {code}.", file=sys.stderr, flush=True)
+
+
+def _watch(others: list[SpawnProcess], ranks: Ranks, ended: Event, told: Event) -> None:
     """Make it known when a process ends that the first rank needs; end that too, if it does not within GRACE_SECONDS.
 
     Between GPUs it can wait in a call that nothing interrupts.
     """
-    lost: list[SpawnProcess] = []
-    while not lost and not ended.is_set():
+    while not any(process.exitcode for process in others) and not ended.is_set():
         wait([process.sentinel for process in others if process.exitcode is None], timeout=0.5)
-        lost = [process for process in others if process.exitcode]
     if ended.is_set() or ranks.over.is_set():
         return
-    rank = others.index(lost[0]) + 1
-    print(f"rank {rank} (process {lost[0].pid}) ended with exit code {lost[0].exitcode}.", file=sys.stderr, flush=True)
+    _tell_lost(others, told)
     ranks.report_lost()
     if not ended.wait(GRACE_SECONDS):
         for process in others:
