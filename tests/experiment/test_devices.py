@@ -245,7 +245,7 @@ def test_a_first_rank_that_waits_for_a_lost_one_is_ended(monkeypatch, capsys):
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.1)
     monkeypatch.setattr(launch.os, "_exit", end)
     with pytest.raises(EndedError):
-        launch._watch([process], Ranks(0, 2), Event())
+        launch._watch([process], Ranks(0, 2), Event(), Event())
     assert f"rank 1 (process {process.pid}) ended with exit code 3." in capsys.readouterr().err
 
 
