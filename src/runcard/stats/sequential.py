@@ -14,12 +14,11 @@ from typing import Literal
 from scipy import stats
 
 from runcard.stats.mrmc import ALPHA, POWER, Array, Effect, difference
-from runcard.stats.power import MAX_N, VarianceComponents
+from runcard.stats.power import MAX_N, RANGE, VarianceComponents
 
 LOOKS = {10: (3, 5, 7, 10), 20: (3, 5, 7, 10, 14, 20)}  # budget, in seeds of an arm -> the seeds after which it looks
 MIN_SEEDS = 5  # before it is said that more seeds cannot decide
 FUTILE = 0.1  # the chance to decide below which more seeds are not worth it
-RANGE = (0.1, 0.9)  # quantiles between which a number of images is given
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,11 @@ from typing import Any
 from rich.console import Console
 
 from runcard.audit.findings import MAX_PLACES_SHOWN, shortened
-from runcard.compare.analysis import Findings, of_study
+from runcard.compare.analysis import of_study
 from runcard.compare.learning_curves import MEASURES
-from runcard.compare.measures import title
 from runcard.compare.questions import Study, from_json, keep, select
 from runcard.compare.registration import ASKED, FILE
-from runcard.compare.verdicts import format_difference, format_range
+from runcard.compare.report.terminal import print_look
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
 from runcard.console import counted, duration, print_table
@@ -94,7 +93,7 @@ def run_study(
         arms = {name: config for name, config in plan.asked.arms.items() if name in still_open}
         missing = _run(plan, replace(plan.asked, arms=arms, seeds=tuple(range(num_seeds))))
         found = of_study(plan.folder)
-        _print_look(found, num_seeds, f"look {i + 1} of at most {len(seeds)}")
+        print_look(_console(), found, num_seeds, f"look {i + 1} of at most {len(seeds)}")
         asked = {question.key for question in plan.asked.questions}
         to_decide = [a.question for a in found.answers if a.is_open and a.question.key in asked]
         still_open = {arm for question in to_decide for arm in (question.first, question.second)}
@@ -253,32 +252,6 @@ def _run(plan: _Plan, asked: Study, keys: Sequence[Key] | None = None) -> tuple[
         seeds = tuple(sorted({*plan.study.seeds, *asked.seeds})) if plan.budget else plan.study.seeds
         _write(plan, replace(plan.study, seeds=seeds), found, missing)
     return missing
-
-
-def _print_look(found: Findings, num_seeds: int, which: str) -> None:
-    """Print a line for each question: what is known of it after so many seeds, and whether it goes on."""
-    console = _console()
-    runs = [run.metadata["seconds"] for arm in found.arms for run in arm.runs]
-    cost = f"{len(runs)} runs, {duration(sum(each['total'] + each['caching'] for each in runs))} of training"
-    console.print(f"\nAfter {num_seeds} seeds of each arm that is asked for, {which}: {cost}", style="bold")
-    rows = []
-    for answer in found.answers:
-        effect, measure = answer.effect, answer.measure
-        last = answer.path[-1] if answer.path else None
-        interval = format_range(measure, measure.difference_interval(effect, answer.alpha)) if effect and last else ""
-        chance = last.chance if last and answer.is_open else None
-        likely = "" if chance is None else f", {100 * chance:.0f} % likely to be decided"
-        rows.append(
-            [
-                answer.question.key,
-                f"{title(measure.title)} {format_difference(measure, effect.estimate)}" if effect and last else "",
-                interval,
-                f"{answer.p:.2g}" if answer.p is not None else "",
-                f"{last.num_seeds}" if last else "0",
-                f"{answer.verdict.word}{likely}",
-            ]
-        )
-    print_table(console, ["question", "difference", "interval over all looks", "p", "seeds", "verdict"], rows)
 
 
 def _mark_chosen(found: Mapping[Key, ArmRun], arm_configs: Mapping[str, ArmConfig]) -> None:

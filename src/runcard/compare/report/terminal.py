@@ -16,7 +16,7 @@ from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_difference, format_p, format_range
 from runcard.compare.without import Cost
-from runcard.console import counted, print_table
+from runcard.console import counted, duration, print_table
 from runcard.stats.mrmc import ALPHA, Effect
 
 ARMS_ABREAST = 4  # columns of a table of arms; more arms go into the next table
@@ -97,6 +97,31 @@ def _print_cost(console: Console, cost: Cost) -> None:
     console.print(f"\n{cost.sentence}")
     _print_remarks(console, (), cost.remarks)
     console.print()
+
+
+def print_look(console: Console, found: Findings, num_seeds: int, which: str) -> None:
+    """Print a line for each question: what is known of it after so many seeds, and whether it goes on."""
+    runs = [run.metadata["seconds"] for arm in found.arms for run in arm.runs]
+    cost = f"{len(runs)} runs, {duration(sum(each['total'] + each['caching'] for each in runs))} of training"
+    console.print(f"\nAfter {num_seeds} seeds of each arm that is asked for, {which}: {cost}", style="bold")
+    rows = []
+    for answer in found.answers:
+        effect, measure = answer.effect, answer.measure
+        last = answer.path[-1] if answer.path else None
+        interval = format_range(measure, measure.difference_interval(effect, answer.alpha)) if effect and last else ""
+        chance = last.chance if last and answer.is_open else None
+        likely = "" if chance is None else f", {100 * chance:.0f} % likely to be decided"
+        rows.append(
+            [
+                answer.question.key,
+                f"{title(measure.title)} {format_difference(measure, effect.estimate)}" if effect and last else "",
+                interval,
+                f"{answer.p:.2g}" if answer.p is not None else "",
+                f"{last.num_seeds}" if last else "0",
+                f"{answer.verdict.word}{likely}",
+            ]
+        )
+    print_table(console, ["question", "difference", "interval over all looks", "p", "seeds", "verdict"], rows)
 
 
 def _print_remarks(console: Console, left_out: Sequence[str], remarks: Sequence[str]) -> None:
