@@ -65,6 +65,14 @@ def test_quick_has_the_last_word_and_changes_only_the_scale(name):
     assert keys <= {"smoke_test", "train.epochs", "dataset.image_size_px", "dataset.size_px"}
 
 
+@pytest.mark.parametrize("name", ["lab4/task2_bone_scratch", "lab4/task4a", "lab4/bridge/base16_both"])
+def test_laptop_changes_only_the_scale_and_supports_conclusions(name):
+    full, laptop = resolved(name), resolved(name, "laptop")
+    assert not laptop.smoke_test
+    keys = {said.partition(" ")[0] for said in differing_keys(plain(full), plain(laptop))}
+    assert keys == {"train.epochs", "dataset.image_size_px"}
+
+
 def plain(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config)  # type: ignore[return-value]
 

@@ -318,6 +318,11 @@ def test_a_smoke_test_supports_nothing(tmp_path):
     assert any("a smoke test" in remark for remark in findings.remarks)
 
 
+def test_a_verdict_at_a_reduced_scale_says_so(tmp_path):
+    write_pair(tmp_path, choices={"scale": "laptop"})
+    assert only(found_in(tmp_path)).scope.startswith("on this split of these data, at scale=laptop only: 47 validation")
+
+
 def test_the_same_config_and_seed_twice_is_no_second_sample(tmp_path):
     write_pair(tmp_path)
     values = simulate(np.random.default_rng(5), 1, IMAGES)[0]

@@ -348,7 +348,9 @@ def _scope(case: Comparison) -> str:
     counts = [len(arm.seeds) if readers == "seeds" else len(arm.runs) for arm in case.arms]
     seeds = f"{' and '.join(map(str, counts))} {readers}"
     where = f"these {len({r.fold for r in first.runs})} folds" if endpoints.in_folds(first) else "this split"
-    return f"on {where} of these data: {images}, {length}, {seeds}"
+    scales = {scale for arm in case.arms if (scale := arm.first.metadata["choices"].get("scale", "full")) != "full"}
+    reduced = f", at scale={' and '.join(sorted(scales))} only" if scales else ""
+    return f"on {where} of these data{reduced}: {images}, {length}, {seeds}"
 
 
 def _paired(case: Comparison) -> Paired | None:
