@@ -71,9 +71,9 @@ simulate: $(READY)  ## Measure how often verdicts, bounds, plans and images that
 	$(BIN)/python benchmarks/adaptive.py
 	$(BIN)/python benchmarks/published.py
 
-faults: $(READY)  ## Inject thousands of faults into the real commands, and write their table into docs/reliability.md
+faults: $(READY)  ## Inject thousands of faults into the real commands, and write their table into docs/explanation/reliability.md
 	OMP_NUM_THREADS=1 NO_ALBUMENTATIONS_UPDATE=1 PYTHONPATH=tests:tests/faults $(BIN)/python -m campaign --jobs 2 \
-	  --page docs/reliability.md $(ARGS)
+	  --page docs/explanation/reliability.md $(ARGS)
 
 golden: $(READY)  ## Write the golden loss trace anew, after a change that is meant to change numbers
 	$(BIN)/python tests/golden/regenerate.py

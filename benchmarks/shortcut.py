@@ -29,7 +29,7 @@ SEEDS = range(8)
 
 
 def main() -> None:
-    """Print the table of docs/shortcut.md."""
+    """Print the table of docs/explanation/shortcut.md."""
     rows = []
     for printed in (True, False):
         findings = [found for seed in SEEDS for found in probed(printed, seed)]

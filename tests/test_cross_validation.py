@@ -1,4 +1,4 @@
-"""The commands of docs/how-to.md, Cross-validate, with a network that trains in a second."""
+"""The commands of docs/how-to/cross-validate.md, with a network that trains in a second."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from runcard.runs.folders import run_folders
 
 
 def test_the_pages_commands_give_one_result_and_one_ensemble(train, runcard_command, tmp_path):
-    section = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8").split("\n## Cross-validate\n")[1]
-    commands = [shlex.split(line) for line in section.split("\n## ")[0].splitlines() if line.startswith("    ")]
+    page = (ROOT / "docs" / "how-to" / "cross-validate.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line) for line in page.splitlines() if line.startswith("    ")]
     assert [" ".join(command[:2]) for command in commands] == ["python train.py", "runcard compare", "runcard predict"]
     sweep, compare, predict = (command[2:] for command in commands)
 

@@ -92,7 +92,7 @@ def test_every_check_has_a_case():
 
 
 def test_the_page_lists_every_check():
-    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "explanation" / "audit.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE) == list(CHECKS.items())
 
 

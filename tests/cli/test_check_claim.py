@@ -1,4 +1,4 @@
-"""`runcard check-claim`: its three verdicts, what it refuses, and the page docs/published.md, run as written."""
+"""`runcard check-claim`: three verdicts, what it refuses, and docs/explanation/published.md, run as written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 import pytest
 from conftest import ROOT
 
-PAGE = ROOT / "docs" / "published.md"
+PAGE = ROOT / "docs" / "explanation" / "published.md"
 DICE = "--metric dice --mean 0.91 0.90 --images 47"
 ACCURACY = "--metric accuracy --mean 0.91 0.90 --images 47"
 SDS = "--sd 0.05 0.06 --sd-of images"

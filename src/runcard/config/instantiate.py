@@ -37,7 +37,7 @@ NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.gaierror, HTTPException)
 NEW_HEAD = (
     "pretrained weights have classes of their own.\nFor a new head take timm.create_model with pretrained: true and "
     "num_classes: ${derived.out_channels}, or put a torch.nn.Linear behind the model in a torch.nn.Sequential: see "
-    "docs/how-to.md, pretrained weights of a library."
+    "docs/how-to/pretrained.md"
 )
 LIBRARIES = ("timm", "segmentation_models_pytorch", "monai")  # whose own refusals are mistakes in the config
 HTTP_CLIENTS = ("urllib", "urllib3", "requests", "httpx", "httpcore", "aiohttp", "huggingface_hub")

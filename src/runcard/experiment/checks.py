@@ -46,7 +46,7 @@ def check_output(
         logit = f"return model(images)[{keys[0]!r}]" if keys else "return the logits"
         raise UserError(
             f"{model} gives {kind}, not a tensor of logits (N, C, …). Wrap it in a module of your own whose forward "
-            f"says: {logit}. docs/how-to.md shows it under pretrained weights of a library."
+            f"says: {logit}. docs/how-to/pretrained.md shows one."
         )
     targets = batch.targets.to(logits.device)
     expected = (len(targets), out_channels, *targets.shape[1:])

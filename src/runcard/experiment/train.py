@@ -35,7 +35,7 @@ NUM_OBJECTS_BETWEEN_COLLECTIONS = 10_000
 
 
 def main() -> None:
-    """Run the configs that the command line composes; see docs/reference.md for its exit codes."""
+    """Run the configs that the command line composes; see docs/reference/exit-codes.md for its exit codes."""
     gc.set_threshold(NUM_OBJECTS_BETWEEN_COLLECTIONS)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come here, not to Hydra's own printer
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # cuBLAS is deterministic only with it, and reads it only once

@@ -1,1 +1,1 @@
-"""Faults, injected one at a time into the real commands: `make faults`. See docs/reliability.md."""
+"""Faults, injected one at a time into the real commands: `make faults`. See docs/explanation/reliability.md."""
