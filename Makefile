@@ -4,7 +4,7 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint format types check tensorboard bench peers simulate faults golden rerun clean
+.PHONY: help setup demo lab test lint format types docs check tensorboard bench peers simulate faults golden rerun clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -46,7 +46,10 @@ format: $(READY)  ## Fix style
 types: $(READY)  ## Check types
 	$(BIN)/mypy
 
-check: lint types test  ## All that CI runs
+docs: $(READY)  ## Build the documentation's site into site/, or show it: make docs ARGS=serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build) --strict
+
+check: lint types docs test  ## All that CI runs
 
 tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs

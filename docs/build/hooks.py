@@ -1,0 +1,48 @@
+"""Hooks of MkDocs: files outside of docs/ that pages link to come into the site, and links follow."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTSIDE = ("experiments/README.md", "benchmarks/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")  # pages
+LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
+
+
+def in_repository(page: str) -> str:
+    """Return the path of a page of the site in the repository."""
+    return page if page in OUTSIDE else f"docs/{page}"
+
+
+def linked_files(page: str) -> list[str]:
+    """Return the files that a page links to, as paths in the repository."""
+    path = in_repository(page)
+    links = LINK.findall((ROOT / path).read_text(encoding="utf-8"))
+    return [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link in links]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the pages that lie outside of docs/, and what pages link to there: reports, scripts, the licence."""
+    pages = [*OUTSIDE, *(file.src_uri for file in files.documentation_pages())]
+    links = {link for page in pages for link in linked_files(page)}
+    outside = {link for link in links if not link.startswith("docs/") and (ROOT / link).is_file()}
+    for path in sorted({*OUTSIDE, *outside}):
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Turn links between files of the repository into links between files of the site, where docs/ is the top."""
+    here = page.file.src_uri
+    old, new = posixpath.dirname(in_repository(here)), posixpath.dirname(here)
+
+    def moved(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(old, link[1]))
+        return posixpath.relpath(target.removeprefix("docs/"), new or ".")
+
+    return LINK.sub(moved, markdown)
