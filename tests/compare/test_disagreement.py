@@ -290,7 +290,7 @@ def test_the_report_shows_the_images_that_stand_out_apart_from_the_other_extreme
     assert set(re.findall(r"CHNCXR_\d+_0", shown)) == {name_of(image) for image in PLANTED}
     assert not set(re.findall(r"CHNCXR_\d+_0", others)) & {name_of(image) for image in PLANTED}
     first, second = (values[3] for values in (found.paired.first, found.paired.second))
-    assert f"{name_of(3)} Dice {second:.3f} → {first:.3f} +{first - second:.3f} , p" in shown
+    assert f"{name_of(3)} Dice {first:.3f} and {second:.3f} +{first - second:.3f} , p" in shown
     write_figures(findings, tmp_path / "figures")
     assert {"pair1-image4.jpg", "pair1-image31.jpg"} <= {path.name for path in (tmp_path / "figures").glob("*.jpg")}
 

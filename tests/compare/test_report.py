@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -116,6 +117,67 @@ def test_the_page_says_what_the_findings_say(report):
         assert f"{run.metadata['last']['values']['val/dice']:.3f} in epoch {run.metadata['last']['epoch']}" in text
 
 
+def test_the_first_screen_shows_both_scores_beside_their_difference(report):
+    file, findings = report
+    (one,) = findings.answers
+    scores = {arm.name: np.mean([run.metadata["last"]["values"]["val/dice"] for run in arm.runs]) for arm in one.arms}
+    assert one.scores == pytest.approx(scores)
+    head = Page(file.read_text()).text.partition("Ranking")[0]
+    assert f"BCE {scores['BCE']:.3f} dice loss {scores['dice loss']:.3f} dice loss − BCE: Dice +" in head
+
+
+def test_arms_stand_in_one_order_whichever_a_question_names_first(tmp_path):
+    runs = write_arms(tmp_path / "runs")
+    for name, seed, shade in (("bce", 0, 40), ("dice", 0, 200)):
+        for path in (runs / f"loss={name},seed={seed}" / "previews").iterdir():
+            Image.new("RGB", (24, 8), (shade,) * 3).save(path)
+        (runs / f"loss={name},seed=0" / "figures").mkdir()
+        Image.new("RGB", (64, 64), (shade,) * 3).save(runs / f"loss={name},seed=0" / "figures" / "predictions.png")
+    turned = replace(ASKED, first="BCE", second="dice loss")
+    for i, question in enumerate((ASKED, turned)):
+        findings = of(runs, (question,))
+        assert [arm.name for arm in findings.arms] == ["BCE", "dice loss"]
+        html = write_report(findings, tmp_path / str(i)).read_text()
+        text = Page(html).text
+        bce, dice = (findings.answers[0].scores[name] for name in ("BCE", "dice loss"))
+        assert f"BCE {bce:.3f} dice loss {dice:.3f}" in text
+        for said in ("BCE against dice loss They differ in loss (bce | dice).", "Runs: BCE 1 2 3 ; dice loss 4 5 6 ."):
+            assert said in text
+        assert "Values: Dice of BCE and of dice loss" in text
+        assert "what seed 0 of BCE and seed 0 of dice loss predict" in text
+        assert text.index("BCE, seed 0") < text.index("dice loss, seed 0")
+        specs = [json.loads(each) for each in re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)]
+        by_image = next(spec["layer"][1]["encoding"] for spec in specs if "size" in spec["layer"][1]["encoding"])
+        assert [by_image[axis]["axis"]["title"] for axis in "xy"] == ["Dice, BCE", "Dice, dice loss"]
+        write_figures(findings, tmp_path / f"figures{i}")
+        picture = Image.open(next((tmp_path / f"figures{i}").glob("pair1-image*.jpg"))).convert("L")
+        assert picture.getpixel((20, 4)) < 60 < 180 < picture.getpixel((28, 4))
+
+
+def test_a_score_of_times_is_a_geometric_mean(tmp_path):
+    for loss, target in LOSSES.items():
+        for seed in range(3):
+            reached = 5 + 3 * seed + 20 * (loss == "bce")
+            curve = np.where(np.arange(1, 61) >= reached, 0.95, 0.5)
+            own = {"config": {"loss._target_": target}, "choices": {"loss": loss}}
+            write_run(tmp_path / f"{loss}{seed}", seed=seed, curves={"val/dice": curve}, **own)
+    asked = replace(ASKED, measure="epochs_to_threshold", of="dice", threshold=0.9, expect="lower")
+    (one,) = of(tmp_path, (asked,)).answers
+    assert one.scores == pytest.approx({"dice loss": (5 * 8 * 11) ** (1 / 3), "BCE": (25 * 28 * 31) ** (1 / 3)})
+    assert math.exp(one.effect.estimate) == pytest.approx(one.scores["dice loss"] / one.scores["BCE"])
+
+
+def test_a_screen_reader_finds_headers_texts_of_pictures_and_tables_to_scroll(report):
+    html = report[0].read_text().partition("</main>")[0]
+    headers = re.findall(r"<th\b[^>]*>", html)
+    assert headers
+    assert all(re.search(r'scope="(col|row)"', header) for header in headers)
+    pictures = re.findall(r"<img [^>]*>", html)
+    assert pictures
+    assert all(re.search(r'alt="[^"]+"', picture) for picture in pictures)
+    assert html.count("<table") == len(re.findall(r'role="region" tabindex="0" aria-label="[^"]+"><table', html))
+
+
 def test_figures_and_tables_as_files(report, tmp_path):
     _, findings = report
     write_figures(findings, tmp_path / "figures")
@@ -141,7 +203,7 @@ def test_names_from_files_never_become_markup(tmp_path):
     assert "<img src=x" not in html
     assert f"(positive: {EVIL})" in Page(html).text
     specs = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
-    assert [EVIL, "BCE"] in [json.loads(spec)["layer"][0]["transform"][0]["filter"]["oneOf"] for spec in specs[:1]]
+    assert ["BCE", EVIL] in [json.loads(spec)["layer"][0]["transform"][0]["filter"]["oneOf"] for spec in specs[:1]]
 
 
 def test_the_page_has_the_model_card_of_each_arm(report):
@@ -233,7 +295,7 @@ def test_the_images_that_changed_most_are_the_ones_shown(tmp_path):
     )
     assert re.findall(r"image\d", better) == ["image2", "image4", "image0"]
     assert re.findall(r"image\d", worse) == ["image1", "image5"]
-    # image | truth | the first arm's prediction | the second arm's
+    # image | truth | the prediction of each arm
     write_figures(findings, tmp_path / "figures")
     assert Image.open(tmp_path / "figures/pair1-image2.jpg").size == (32, 8)
 
@@ -256,7 +318,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_another_size_is_fitted(tm
             preview = runs / f"loss={name},seed=0" / "previews" / f"CHNCXR_{i:04}_0.png"
             Image.new("RGB", size, "gray").save(preview)
     write_figures(of(runs), tmp_path / "whole")
-    assert {Image.open(file).size for file in tmp_path.glob("whole/*.jpg")} == {(32, 8)}
+    assert {Image.open(file).size for file in tmp_path.glob("whole/*.jpg")} == {(64, 16)}  # of BCE
     for i, file in enumerate(runs.glob("loss=bce,seed=0/previews/*.png")):
         content = file.read_bytes()
         file.write_bytes((b"", content[:40], content.replace(b"IDAT", b"IDOT"))[i % 3])

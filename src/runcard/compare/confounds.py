@@ -34,6 +34,11 @@ class Factor:
     def __str__(self) -> str:
         return f"{self.key} ({self.first} | {self.second})"
 
+    @property
+    def swapped(self) -> Factor:
+        """The same with the arms in the other order."""
+        return Factor(self.key, self.second, self.first)
+
     def belongs_to(self, factor: str) -> bool:
         """Whether this is the named factor or part of it: model.base belongs to model.base and to model."""
         return f"{self.key}.".startswith(f"{factor}.")

@@ -36,6 +36,11 @@ class Paired:
     first: Array  # (I,)
     second: Array  # (I,)
 
+    @property
+    def swapped(self) -> Paired:
+        """The same with the arms in the other order."""
+        return replace(self, first=self.second, second=self.first)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -46,7 +51,7 @@ class Comparison:
     first: Arm | None  # None where the arm has no run
     second: Arm | None
     studied: tuple[Factor, ...] = ()  # the differences that are asked about
-    confounds: tuple[str, ...] = ()  # "model.base (8 | 16)": what else differs
+    confounds: tuple[Factor, ...] = ()  # what else differs
     incomparable: tuple[str, ...] = ()  # "another split", …: what makes the arms not comparable at all
     contrast: RunContrast | None = None  # None where an arm is missing or the two cannot be compared
     units: Units | None = None  # of measures with a value per image; None of folds
@@ -65,6 +70,25 @@ class Comparison:
     def effect(self) -> Effect | None:
         """First − second, of logarithms where the measure is a ratio; None where there is none: see contrast."""
         return self.contrast.effect if self.contrast else None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The mean of each arm by its name, of which effect is the difference, or the ratio; {} without an effect."""
+        if self.effect is None:
+            return {}
+        names = [arm.name for arm in self.arms]
+        if self.units:
+            return dict(zip(names, (float(values.mean()) for values in self.units.values), strict=True))
+        return dict(zip(names, (self._mean(arm) for arm in self.arms), strict=True))
+
+    def _mean(self, arm: Arm) -> float:
+        asked = self.question
+        if asked.measure not in learning_curves.MEASURES:
+            return endpoints.of_arm(arm, asked.measure).estimate
+        threshold = math.nan if asked.threshold is None else asked.threshold
+        mean = learning_curves.value(asked.measure, arm, asked.of or asked.measure, threshold).mean
+        estimate = mean.estimate if mean else math.nan
+        return math.exp(estimate) if self.measure.is_ratio else estimate
 
     @property
     def count(self) -> Count:
@@ -218,7 +242,7 @@ def compare_arms(question: Question, first: Arm | None, second: Arm | None) -> C
     studied, others = split_factors(first.first, second.first, question.factor)
     if question.factor and not studied:
         reasons.append(f"they do not differ in {question.factor}")
-    besides = tuple(map(str, (*others, *length_factors(first, second), *machines)))
+    besides = (*others, *length_factors(first, second), *machines)
     case = Comparison(question, measure, first, second, tuple(studied), besides, tuple(reasons))
     if reasons:
         return case
@@ -305,7 +329,7 @@ def _verdict(case: Comparison, level: Level) -> Verdict:
     if case.one_seed:
         networks = [(name, len(arm.runs)) for name, arm in zip(names, case.arms, strict=True)]
         return judge_networks(measure, evidence, networks, units)
-    confounded = any(not each.startswith(HARMLESS) for each in case.confounds)
+    confounded = any(not each.key.startswith(HARMLESS) for each in case.confounds)
     return judge(question, measure, evidence, confounded)
 
 

@@ -135,24 +135,24 @@ def _curves(metric: str, names: tuple[str, ...], shades: tuple[str, ...], thresh
 
 
 def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
-    """Draw two arms (first, second; name -> colour) image by image, with the diagonal of equal values."""
+    """Draw two arms (first, second; name -> colour) image by image, with the diagonal: the first along x."""
     first, second = arms
     measure = paired.measure
     sign = {"max": 1, "min": -1, None: 0}[measure.better]
     places: dict[tuple[float, float], list[str]] = {}  # where values are 0 or 1, many images share a point
-    for name, x, y in zip(paired.ids, paired.second.tolist(), paired.first.tolist(), strict=True):
+    for name, x, y in zip(paired.ids, paired.first.tolist(), paired.second.tolist(), strict=True):
         places.setdefault((x, y), []).append(name)
     words = {1: first, -1: second, 0: "neither"}
     rows = [
-        (x, y, len(ids), ", ".join(ids[:MAX_NAMED]) + ", …" * (len(ids) > MAX_NAMED), words[sign * ((y > x) - (y < x))])
+        (x, y, len(ids), ", ".join(ids[:MAX_NAMED]) + ", …" * (len(ids) > MAX_NAMED), words[sign * ((x > y) - (x < y))])
         for (x, y), ids in places.items()
     ]
     low, high = (float(end(np.concatenate([paired.first, paired.second]))) for end in (np.min, np.max))
     known = {
         **dict(zip(PAIRS, (first, second, *arms.values()), strict=True)),
         "\0table": csv_text(("x", "y", "images", "ids", "better"), rows),
-        "\0along": f"{title(measure.title)}, {second}",
-        "\0up": f"{title(measure.title)}, {first}",
+        "\0along": f"{title(measure.title)}, {first}",
+        "\0up": f"{title(measure.title)}, {second}",
         **dict(zip(NUMBERS, (low, high, max(10, *map(len, places.values()))), strict=True)),
     }
     caption = (
@@ -178,8 +178,8 @@ def _pairs() -> dict[str, Any]:
         size=alt.Size("images:Q", scale=alt.Scale(domain=[1, most], range=[45, 500]), legend=None),
         tooltip=[
             alt.Tooltip("ids:N", title="image"),
-            alt.Tooltip("y:Q", title=first, format=".4~g"),
-            alt.Tooltip("x:Q", title=second, format=".4~g"),
+            alt.Tooltip("x:Q", title=first, format=".4~g"),
+            alt.Tooltip("y:Q", title=second, format=".4~g"),
             "better:N",
         ],
     )

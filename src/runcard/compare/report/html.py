@@ -26,6 +26,7 @@ from runcard.compare.report.model_card import model_card
 from runcard.compare.report.sections import sections
 from runcard.compare.report.tables import cell, number, rank, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_ci, format_difference, format_p
+from runcard.console import counted
 from runcard.fileio import atomic_write, csv_text, write_text
 from runcard.runs.run import Run
 from runcard.stats import mrmc
@@ -105,7 +106,7 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
     """Write every figure of the report as SVG and PNG (images as JPEG) and every table as CSV, into folder."""
     contents: dict[str, bytes] = {}
     for section in sections(findings.answers, _colours(findings), with_images):
-        tables = {metric: charts.curve_table(section.one.arms, metric) for metric in section.metrics}
+        tables = {metric: charts.curve_table(section.arms, metric) for metric in section.metrics}
         for chart in section.charts:
             contents[f"{section.key}-{chart.key}.png"] = charts.to_png(chart, tables)
             contents[f"{section.key}-{chart.key}.svg"] = charts.to_svg(chart, tables).encode()
@@ -173,6 +174,7 @@ def _environment() -> jinja2.Environment:
         "format_p": format_p,
         "at": at,
         "on_these_images": on_these_images,
+        "counted": counted,
     }
     environment.globals |= {"format_difference": format_difference, "format_ci": format_ci, "marks": MARKS}
     return environment

@@ -12,6 +12,7 @@ from PIL import Image
 
 from runcard.compare.analysis import monitored
 from runcard.compare.arms import Arm
+from runcard.compare.confounds import Factor
 from runcard.compare.contrasts import Answer
 from runcard.compare.disagreement import Disagreement, disagreement
 from runcard.compare.measures import Measure
@@ -45,26 +46,32 @@ class Picture:
 
 @dataclass(frozen=True)
 class Extreme:
-    """An image on which two arms differ most: its value in both, as the mean over their runs, and its preview."""
+    """An image on which two arms differ most: its values, as the means over their runs, and its preview."""
 
     id: str
-    first: float
-    second: float
+    values: tuple[float, ...]  # in the order of the section's arms
+    difference: float  # first − second of the question
     p: float | None  # adjusted, of an image that stands out; None of others
     picture: Picture | None  # None where a run has no preview of it
 
 
 @dataclass(frozen=True)
 class Section:
-    """Two arms with their answers, charts and images; no charts and images where an arm has no run."""
+    """Two arms with their answers, charts and images; no charts and images where an arm has no run.
+
+    Everything shows the arms in the order of the report's tables; a question may name them in the other.
+    """
 
     key: str
+    names: tuple[str, ...]  # of the two arms
+    arms: tuple[Arm, ...]  # the two; empty where one of them has no run
+    is_swapped: bool  # whether the questions name them in the other order
     answers: tuple[Answer, ...]
     metrics: tuple[str, ...]  # whose curves are drawn
     charts: tuple[Chart, ...]
     by_image: Disagreement | None  # the images below, and all others
     standing_out: tuple[Extreme, ...]  # where the arms differ beyond seeds
-    better: tuple[Extreme, ...]  # of the others, where the first arm gains most
+    better: tuple[Extreme, ...]  # of the others, where the question's first arm gains most
     worse: tuple[Extreme, ...]  # and where it loses most
     panels: tuple[tuple[str, tuple[Picture, ...]], ...]  # title, and a picture for each arm that has one
 
@@ -72,6 +79,16 @@ class Section:
     def one(self) -> Answer:
         """An answer that represents what all of the section share: the arms, and what these differ in."""
         return self.answers[0]
+
+    @property
+    def studied(self) -> list[Factor]:
+        """The differences that the questions ask about."""
+        return [factor.swapped if self.is_swapped else factor for factor in self.one.studied]
+
+    @property
+    def confounds(self) -> list[Factor]:
+        """What else the arms differ in."""
+        return [factor.swapped if self.is_swapped else factor for factor in self.one.confounds]
 
     @property
     def exploratory(self) -> list[tuple[Measure, Effect]]:
@@ -93,7 +110,7 @@ class Section:
 
 
 def sections(answers: Sequence[Answer], colours: Mapping[str, str], with_images: bool) -> list[Section]:
-    """Build a section for each pair of arms that a question compares; colours maps the arms' names to colours."""
+    """Build a section for each pair of arms that a question compares; colours maps all arms' names, in their order."""
     by_pair: dict[tuple[str, str], list[Answer]] = {}
     for answer in answers:
         by_pair.setdefault((answer.question.first, answer.question.second), []).append(answer)
@@ -101,16 +118,19 @@ def sections(answers: Sequence[Answer], colours: Mapping[str, str], with_images:
 
 
 def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], with_images: bool) -> Section:
-    arms = answers[0].arms
+    question, order = answers[0].question, list(colours)
+    arms = tuple(sorted(answers[0].arms, key=lambda arm: order.index(arm.name)))
+    names = tuple(arm.name for arm in arms) or (question.first, question.second)
+    is_swapped = names[0] != question.first
     metrics = _metrics(answers, *arms) if arms else ()
     of_arms = {arm.name: colours[arm.name] for arm in arms}
     thresholds = {answer.question.of: answer.question.threshold for answer in answers if answer.question.threshold}
     drawn = [charts.curves(metric, of_arms, thresholds.get(metric)) for metric in metrics]
     paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
-    drawn += [charts.pairs(each, of_arms) for each in paired.values()]
+    drawn += [charts.pairs(each.swapped if is_swapped else each, of_arms) for each in paired.values()]
     drawn += [charts.path(each, of_arms[each.question.first]) for each in answers if len(each.path) > 1 and each.effect]
     by_image = next((disagreement(each) for each in answers if each.paired and each.paired.measure.better), None)
-    images = _extremes(key, by_image, arms, with_images) if by_image else ((), (), ())
+    images = _extremes(key, by_image, arms, is_swapped, with_images) if by_image else ((), (), ())
     standing_out, better, worse = images
     panels = [
         (words, tuple(p for i, arm in enumerate(arms) if (p := _panel(f"{key}-{name}{i + 1}.jpg", arm, name))))
@@ -118,6 +138,9 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
     ]
     return Section(
         key=key,
+        names=names,
+        arms=arms,
+        is_swapped=is_swapped,
         answers=answers,
         metrics=metrics,
         charts=tuple(drawn),
@@ -142,19 +165,21 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
 
 
 def _extremes(
-    key: str, by_image: Disagreement, arms: Sequence[Arm], with_images: bool
+    key: str, by_image: Disagreement, arms: Sequence[Arm], is_swapped: bool, with_images: bool
 ) -> tuple[tuple[Extreme, ...], ...]:
-    """Select the images beyond seeds; of the others those in which the first arm gains most, and loses most."""
-    paired, p = by_image.paired, by_image.p
+    """Select the images beyond seeds; of the others those in which the question's first arm gains most, and loses."""
+    paired = by_image.paired
     gain = by_image.differences * (1 if paired.measure.better == "max" else -1)
     standing_out = by_image.standing_out
     others = [i for i in np.argsort(-gain, kind="stable").tolist() if i not in standing_out]
 
     def extreme(i: int) -> Extreme:
-        runs = (arm.first for arm in arms)
-        picture = _side_by_side(f"{key}-image{i + 1}.jpg", paired.ids[i], *runs) if with_images else None
-        adjusted = float(p[i]) if i in standing_out else None
-        return Extreme(paired.ids[i], float(paired.first[i]), float(paired.second[i]), adjusted, picture)
+        first, second = (arm.first for arm in arms)
+        picture = _side_by_side(f"{key}-image{i + 1}.jpg", paired.ids[i], first, second) if with_images else None
+        values = (float(paired.first[i]), float(paired.second[i]))
+        adjusted = float(by_image.p[i]) if i in standing_out else None
+        difference = float(by_image.differences[i])
+        return Extreme(paired.ids[i], values[::-1] if is_swapped else values, difference, adjusted, picture)
 
     better = [i for i in others[:NUM_EXTREMES] if gain[i] > 0]
     worse = [i for i in others[::-1][:NUM_EXTREMES] if gain[i] < 0]
@@ -192,7 +217,7 @@ def _panel(file: str, arm: Arm, name: str) -> Picture | None:
     figure = _picture(arm.first, f"figures/{name}.png")
     if figure is None:
         return None
-    return Picture(file, f"{arm.name}, seed {arm.first.seed}: {PANELS[name]}", _jpeg(figure, PANEL_PX))
+    return Picture(file, f"{arm.name}, seed {arm.first.seed}", _jpeg(figure, PANEL_PX))
 
 
 def _picture(run: Run, name: str) -> Image.Image | None:

@@ -219,7 +219,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
         "looks": [_look(answer.measure, look) for look in answer.path],
         "scope": answer.scope,
         "factor": answer.factor,
-        "confounds": list(answer.confounds),
+        "confounds": list(map(str, answer.confounds)),
         "not_comparable": list(answer.incomparable),
         "images": _images(answer),
     }
