@@ -1,14 +1,18 @@
-"""Hooks of MkDocs: files outside of docs/ that pages link to come into the site, and links follow."""
+"""Hooks of MkDocs: files outside of docs/ come into the site, links follow, and the reference is filled in."""
 
 from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+sys.path.insert(0, str(Path(__file__).parent))  # MkDocs imports this file by its path
+from reference import fill_in
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = ("experiments/README.md", "benchmarks/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")  # pages
@@ -37,7 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Turn links between files of the repository into links between files of the site, where docs/ is the top."""
+    """Fill in tables, and turn links between files of the repository into links between files of the site."""
     here = page.file.src_uri
     old, new = posixpath.dirname(in_repository(here)), posixpath.dirname(here)
 
@@ -45,4 +49,4 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         target = posixpath.normpath(posixpath.join(old, link[1]))
         return posixpath.relpath(target.removeprefix("docs/"), new or ".")
 
-    return LINK.sub(moved, markdown)
+    return fill_in(LINK.sub(moved, markdown))

@@ -1,0 +1,110 @@
+"""The generated reference has every key of the schema, every choice, every command and option, and every check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import reference
+import typer
+from conftest import ROOT
+
+from runcard.audit.findings import CHECKS
+from runcard.cli import app
+from runcard.config.schema import Config, Section
+
+PAGES = ROOT / "docs" / "reference"
+FREE = ("model", "augmentation", "optimizer")  # sections whose keys are the arguments of a class
+
+
+def filled_in(name: str) -> str:
+    return reference.fill_in((PAGES / name).read_text(encoding="utf-8"))
+
+
+def rows(page: str) -> dict[str, list[str]]:
+    """Return the last cell of each row of the tables, by the name in its first cell."""
+    found: dict[str, list[str]] = {}
+    for name, rest in re.findall(r"^\| `([^`]+)` \|(.*)\|$", page, re.MULTILINE):
+        found.setdefault(name, []).append(rest.rpartition("|")[2].strip())
+    return found
+
+
+def schema_keys(section: type[Section], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            yield from schema_keys(kind, f"{prefix}{name}.")
+        elif name not in FREE:
+            yield f"{prefix}{name}"
+
+
+def test_every_key_of_the_schema_has_a_meaning():
+    named = rows(filled_in("config.md"))
+    keys = [key for key in schema_keys(Config) if not key.startswith("derived.")]
+    assert len(keys) > 50
+    without = [key for key in keys if not any(name == key or name.startswith(f"{key}.") for name in named)]
+    assert without == []
+    assert [key for key in keys if "" in named.get(key, [])] == []
+
+
+def test_every_choice_has_a_section():
+    page = filled_in("config.md")
+    files = sorted((ROOT / "conf").glob("*/*.yaml")) + sorted((ROOT / "conf" / "hydra").glob("*/*.yaml"))
+    groups = {
+        str(path.relative_to(ROOT / "conf").with_suffix("")) for path in files if path.parent.name != "experiment"
+    }
+    choices = {group.rpartition("/")[::2] for group in groups} - {("split", "holdout"), ("project", "default")}
+    assert len(choices) >= 30
+    assert {f"{group}={choice}" for group, choice in choices} == set(re.findall(r"^### `([\w/]+=\w+)`$", page, re.M))
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [
+        ("train.epochs", "an integer >= 1"),
+        ("train.clip_grad_norm", "a number > 0, null"),
+        ("train.precision", "auto, 32, bf16"),
+        ("dataset.split.val_fraction", "a number in [0, 1]"),
+        ("record", "full, lean"),
+        ("model.base", ""),
+    ],
+)
+def test_a_rule_is_the_one_that_the_message_of_a_wrong_value_names(key, rule):
+    assert reference.rule_of(key) == rule
+
+
+def test_a_row_is_what_the_file_says(tmp_path):
+    file = tmp_path / "x.yaml"
+    file.write_text("a: 1   # first | second\nb:      # of c\n  c: [1, 2]\n  d: 'x # y'   # quoted\n")
+    assert reference.keys_of(file, "x.") == [
+        ("x.a", "1", "first | second"),
+        ("x.b", "", "of c"),
+        ("x.b.c", "[1, 2]", ""),
+        ("x.b.d", "'x # y'", "quoted"),
+    ]
+
+
+def test_every_command_and_option_is_there_with_its_help():
+    page = filled_in("commands.md")
+    group = typer.main.get_command(app)
+    sections = dict(re.findall(r"^### runcard ([\w-]+)\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
+    assert list(sections) == list(group.commands)
+    for name, command in group.commands.items():
+        assert command.help in sections[name]
+        named = rows(sections[name])
+        for parameter in command.params:
+            (row,) = [row for row in named if parameter.opts[-1].upper() in row.upper().split(", ")]
+            assert named[row] != [""], f"{name} {row} has no help"
+
+
+def test_every_check_is_there_with_its_level():
+    page = filled_in("audit-checks.md")
+    found = re.findall(r"^### `(\w+)`\n\n\*(.+?)\*: (.+)\.$", page, re.MULTILINE)
+    assert [(name, (level.lower(), what)) for name, level, what in found] == list(CHECKS.items())
+
+
+def test_pictures_are_of_checks():
+    names = {path.stem for path in reference.PICTURES.glob("*.jpg")}
+    assert len(names) > 20
+    assert names <= set(CHECKS)
