@@ -50,7 +50,9 @@ def _keys(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Key
             continue
         name = f"{prefix}{key.value}"
         is_block = isinstance(value, yaml.MappingNode) and not value.flow_style
-        comment = _comment(lines[key.end_mark.line] if is_block else lines[value.end_mark.line])
+        end = key.end_mark if is_block else value.end_mark
+        found = re.search(r"\s# ?(.*)$", lines[end.line][end.column :])
+        comment = found[1] if found else ""
         if is_block:
             if comment:
                 yield Key(name, "", comment)
@@ -64,11 +66,6 @@ def _value(value: yaml.Node, lines: list[str]) -> str:
     text = lines[value.start_mark.line][value.start_mark.column : value.end_mark.column]
     target = re.search(r"_target_: ([\w.]+)", text)
     return target[1] if target else text
-
-
-def _comment(line: str) -> str:
-    found = re.search(r"\s# ?(.*)$", line)
-    return found[1] if found else ""
 
 
 def title_of(path: Path) -> str:
