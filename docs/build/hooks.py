@@ -1,7 +1,11 @@
-"""Hooks of MkDocs: files outside of docs/ come into the site, links follow, and the reference is filled in."""
+"""Hooks of MkDocs: files outside of docs/ come into the site, links follow, and the reference is filled in.
+
+A warning ends `make docs`: also one of a picture without a text, or of a page that loads something from another server.
+"""
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 import sys
@@ -16,6 +20,7 @@ from reference import fill_in
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = ("experiments/README.md", "benchmarks/README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")  # pages
+LOG = logging.getLogger("mkdocs.hooks")
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
@@ -50,3 +55,12 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         return posixpath.relpath(target.removeprefix("docs/"), new or ".")
 
     return fill_in(LINK.sub(moved, markdown))
+
+
+def on_post_page(output: str, page: Page, **_: object) -> None:
+    """Warn of pictures without a text, and of what a page would load from another server."""
+    for tag in re.findall(r"<(?:img|script|iframe|link)\b[^>]*>", output):
+        if tag.startswith("<img") and not re.search(r'alt="[^"]', tag):
+            LOG.warning("%s: a picture without a text: %s", page.file.src_uri, tag)
+        if re.search(r'(?:src|href)="(?:https?:)?//', tag):
+            LOG.warning("%s: loads from another server: %s", page.file.src_uri, tag)

@@ -197,7 +197,7 @@ function start(element) {
     `<label>${name} <output name="${key}Value">${value}</output>
       <input type="range" name="${key}" min="${low}" max="${high}" step="${step}" value="${value}"></label>`).join("")}
     </form><div class="methods">${METHODS.map(([name]) =>
-      `<section><h4>${name}</h4><p class="share"></p><div></div></section>`).join("")}</div>`;
+      `<section><p><strong>${name}</strong></p><p class="share"></p><div></div></section>`).join("")}</div>`;
   const form = element.querySelector("form");
   const sections = [...element.querySelectorAll("section")];
   let run = 0;
