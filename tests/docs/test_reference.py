@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 
 import pytest
 import reference
@@ -13,6 +15,7 @@ from conftest import ROOT
 from runcard.audit.findings import CHECKS
 from runcard.cli import app
 from runcard.config.schema import Config, Section
+from runcard.study.spec import ControlConfig, QuestionConfig, StudyConfig
 
 PAGES = ROOT / "docs" / "reference"
 FREE = ("model", "augmentation", "optimizer")  # sections whose keys are the arguments of a class
@@ -106,3 +109,21 @@ def test_pictures_are_of_checks():
     names = {path.stem for path in reference.PICTURES.glob("*.jpg")}
     assert len(names) > 20
     assert names <= set(CHECKS)
+
+
+def test_every_file_of_a_run_and_every_key_of_its_record_is_named(trained_runs):
+    page = (PAGES / "run-folder.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([^`]+)`", page)
+    patterns = [re.sub(r"<\w+>", "*", name) + ("*" if name.endswith("/") else "") for name in named]
+    for run in (trained_runs / "masks" / "seed0", trained_runs / "classes"):
+        files = [path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()]
+        assert len(files) > 10
+        assert [file for file in files if not any(fnmatch(file, pattern) for pattern in patterns)] == []
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        assert [key for key in record if key not in named] == []
+
+
+def test_every_key_of_a_study_is_in_its_example():
+    page = (PAGES / "study.md").read_text(encoding="utf-8")
+    for section in (StudyConfig, QuestionConfig, ControlConfig):
+        assert [key for key in section.model_fields if not re.search(rf"\b{key}\b", page)] == []
