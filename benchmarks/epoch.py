@@ -34,6 +34,7 @@ from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.session import fit_setup
 from runcard.experiment.setup import ExperimentSetup, make_setup
 from runcard.loggers.progress import Progress
+from runcard.loggers.run import RunLogger
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.environment import hardware
 from runcard.training.checkpoint import Checkpoint
@@ -90,7 +91,10 @@ def our_epochs(setup: ExperimentSetup, folder: Path) -> Callable[[], None]:
     """Return a function that trains one more epoch as train.py does: metrics, record, checkpoint, pictures."""
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     progress = Progress(Console(file=io.StringIO()), setup.train, len(setup.loaders.train), setup.monitor.name)
-    tracker = TensorBoardLogger(folder, 0, progress, PredictionFigures(setup).epoch)
+    trackers = {"tensorboard": TensorBoardLogger()}
+    tracker = RunLogger(folder, 0, progress, PredictionFigures(setup).epoch, trackers)
+    run = {"config": setup.config, "num_parameters": 0, "choices": {}}
+    tracker.start(setup.config_yaml, run, setup.monitor.name)
     state = State()
 
     def epoch() -> None:

@@ -11,7 +11,7 @@ from evidence import numbers, read_csv, run_json, scalars
 
 from runcard.errors import UserError
 from runcard.experiment.run import run
-from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.loggers.run import RunLogger
 from runcard.training.checkpoint import Checkpoint
 
 # Everything that is random or has a memory is on. 16 training images in batches of 4: four steps an epoch.
@@ -20,12 +20,12 @@ PLATEAU = ("scheduler=plateau", "scheduler.rule.patience=0", "scheduler.rule.thr
 SCHEDULERS = {"onecycle": (*FULL, "scheduler=onecycle"), "plateau": (*FULL, *PLATEAU)}
 # (class, method, epoch, step): the interrupt comes when this call returns. Steps are counted within the epoch.
 MOMENTS = {
-    "first step": (TensorBoardLogger, "step", 1, 1),
-    "mid-epoch": (TensorBoardLogger, "step", 2, 3),
-    "before the first checkpoint": (TensorBoardLogger, "epoch", 1, None),
+    "first step": (RunLogger, "step", 1, 1),
+    "mid-epoch": (RunLogger, "step", 2, 3),
+    "before the first checkpoint": (RunLogger, "epoch", 1, None),
     "after the first checkpoint": (Checkpoint, "save", 1, None),
     "best weights written, epoch not": (Checkpoint, "save_best", 2, None),
-    "row written, checkpoint not": (TensorBoardLogger, "epoch", 2, None),
+    "row written, checkpoint not": (RunLogger, "epoch", 2, None),
     "after a checkpoint": (Checkpoint, "save", 2, None),
     "all epochs done, results not": (Checkpoint, "save", 3, None),
 }
@@ -105,7 +105,7 @@ def test_interrupted_twice_in_one_epoch(wholes, run_config, monkeypatch, tmp_pat
     overrides, folder = SCHEDULERS["plateau"], wholes / "plateau"
     for step in (2, 4):
         with monkeypatch.context() as patch:
-            interrupt(patch, TensorBoardLogger, "step", 2, step)
+            interrupt(patch, RunLogger, "step", 2, step)
             with pytest.raises(KeyboardInterrupt):
                 run_config("a", *overrides)
         next_second()
@@ -121,7 +121,7 @@ def test_a_run_with_few_checkpoints_goes_on_from_the_last_one(wholes, run_config
     saved, save = [], Checkpoint.save
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "save", lambda *arguments: (saved.append(arguments[1].epoch), save(*arguments)))
-        interrupt(patch, TensorBoardLogger, "step", 3, 2)
+        interrupt(patch, RunLogger, "step", 3, 2)
         with pytest.raises(KeyboardInterrupt):
             run_config("a", *overrides)
     assert saved == [1], "the second epoch is not better"
@@ -158,7 +158,7 @@ def test_our_own_bug_is_recorded(run_config, monkeypatch, tmp_path):
         raise ZeroDivisionError("a bug of ours")
 
     with monkeypatch.context() as patch:
-        patch.setattr(TensorBoardLogger, "step", broken)
+        patch.setattr(RunLogger, "step", broken)
         with pytest.raises(ZeroDivisionError):
             run_config("a", *TINY)
     assert run_json(tmp_path / "a")["status"] == "failed"
@@ -182,7 +182,7 @@ def test_extended_equals_that_long_from_the_start(parent, run_config, monkeypatc
     whole = run_config("whole", *longer)
     before = numbers(parent)
     with monkeypatch.context() as patch:  # interrupted on its way, too
-        interrupt(patch, TensorBoardLogger, "step", 4, 2)
+        interrupt(patch, RunLogger, "step", 4, 2)
         with pytest.raises(KeyboardInterrupt):
             run_config("long", *longer, f"train.extend={parent}")
     next_second()

@@ -18,7 +18,7 @@ from runcard.errors import UserError
 from runcard.experiment.run import run
 from runcard.fileio import write_text
 from runcard.loggers.progress import Progress
-from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.loggers.run import RunLogger
 from runcard.runs.folders import lost_files, read_metadata
 
 CONFIG = (*TINY, "record=lean")
@@ -115,14 +115,14 @@ def test_a_write_says_which_file_and_keeps_the_old_one(tmp_path, monkeypatch):
 
 def after_epoch(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Let something happen as soon as the first epoch is written."""
-    epoch = TensorBoardLogger.epoch
+    epoch = RunLogger.epoch
 
-    def epoch_(self: TensorBoardLogger, row: dict[str, object], *args: object) -> None:
+    def epoch_(self: RunLogger, row: dict[str, object], *args: object) -> None:
         epoch(self, row, *args)
         if row["epoch"] == 1:
             act()
 
-    monkeypatch.setattr(TensorBoardLogger, "epoch", epoch_)
+    monkeypatch.setattr(RunLogger, "epoch", epoch_)
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed"])

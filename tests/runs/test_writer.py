@@ -221,7 +221,7 @@ NEUTRAL = ["name=b", "run_dir=b", "overwrite=true", "train.num_workers=2", "trai
 NEUTRAL += ["train.log_every_steps=1", "train.pictures=0", "train.explain_images=0", "train.cache_dir=b"]
 NEUTRAL += ["train.cache_gb=1", "audit.cache_gb=null", "images.cache_dir=b", "images.cache_gb=1"]
 NEUTRAL += ["train.devices=2", "train.data_on_device=never", "train.checkpoint_every=4", "train.checkpoint_every=5min"]
-NEUTRAL += ["dataset.root=/b", "chosen_by=b", "record=lean"]
+NEUTRAL += ["dataset.root=/b", "chosen_by=b", "record=lean", "logger=[tensorboard,wandb]"]
 COUNTING = ["model.base=5", "seed=1", "train.epochs=3", "train.batch_size=2", "train.accumulate_steps=2"]
 COUNTING += ["train.clip_grad_norm=1", "train.early_stopping=2", "train.precision=bf16", "train.accelerator=gpu"]
 COUNTING += [

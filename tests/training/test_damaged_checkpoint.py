@@ -22,6 +22,7 @@ from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.run import run
 from runcard.fileio import write_csv
 from runcard.interrupts import uninterrupted
+from runcard.loggers.run import RunLogger
 from runcard.loggers.tensorboard import TensorBoardLogger
 from runcard.runs.folders import read_metrics
 from runcard.training.checkpoint import Checkpoint, read_weights
@@ -37,15 +38,15 @@ def start(folder: Path, *overrides: str) -> float:
 
 def interrupted(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> Path:
     """Interrupt a run while its fourth epoch is reported; three are saved."""
-    original = TensorBoardLogger.epoch
+    original = RunLogger.epoch
 
-    def stop(self: TensorBoardLogger, row: dict, *rest: object) -> None:
+    def stop(self: RunLogger, row: dict, *rest: object) -> None:
         if row["epoch"] == 4:
             raise KeyboardInterrupt
         original(self, row, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TensorBoardLogger, "epoch", stop)
+        patch.setattr(RunLogger, "epoch", stop)
         with pytest.raises(KeyboardInterrupt):
             start(folder, *overrides)
     return folder / "checkpoints"
@@ -174,7 +175,7 @@ def test_an_interrupt_of_which_a_library_makes_an_error_is_one(run_config, monke
     if drawn:
         monkeypatch.setattr(PredictionFigures, "predictions", mask)
     else:
-        monkeypatch.setattr(TensorBoardLogger, "_scalars", mask)
+        monkeypatch.setattr(TensorBoardLogger, "row", mask)
     with pytest.raises(KeyboardInterrupt):
         run_config("run", *TINY, "train.pictures=1")
     assert run_json(Path("run"))["status"] == "interrupted"
@@ -188,7 +189,7 @@ def test_an_interrupt_that_a_library_drops_ends_training_after_the_step(run_conf
         steps.append(1)
         came.add(signal.SIGTERM)
 
-    monkeypatch.setattr(TensorBoardLogger, "step", drop)
+    monkeypatch.setattr(RunLogger, "step", drop)
     with pytest.raises(KeyboardInterrupt):
         run_config("run", *TINY)
     assert len(steps) == 1

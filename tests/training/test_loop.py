@@ -27,7 +27,7 @@ from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.session import fit_setup
 from runcard.experiment.setup import ExperimentSetup
 from runcard.loggers.progress import Progress
-from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.loggers.run import RunLogger
 from runcard.losses.dice import DiceLoss
 from runcard.runs.run import Run
 from runcard.training.checkpoint import Checkpoint, read_weights
@@ -67,7 +67,7 @@ def train(
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     state = checkpoint.resume()
     progress = Progress(Console(file=StringIO()), setup.train, len(setup.loaders.train), setup.monitor.name)
-    tracker = TensorBoardLogger(folder, state.epoch, progress, PredictionFigures(setup).epoch)
+    tracker = RunLogger(folder, state.epoch, progress, PredictionFigures(setup).epoch, {})
     try:
         state = fit_setup(setup, state, checkpoint, tracker)
     finally:
@@ -79,14 +79,14 @@ def train(
 def test_memory_does_not_grow_with_the_epochs(tmp_path, monkeypatch):
     """A batch kept in each of a hundred epochs would be 6 MB, a graph more than that."""
     resident: list[int] = []
-    original = TensorBoardLogger.epoch
+    original = RunLogger.epoch
 
-    def measured(self: TensorBoardLogger, *arguments: Any) -> None:
+    def measured(self: RunLogger, *arguments: Any) -> None:
         original(self, *arguments)
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
 
-    monkeypatch.setattr(TensorBoardLogger, "epoch", measured)
+    monkeypatch.setattr(RunLogger, "epoch", measured)
     train(tmp_path, "train.epochs=120", "train.checkpoint_every=50", "dataset.num_images=20", "train.batch_size=16")
     assert resident[-1] - resident[19] < 4e6
 

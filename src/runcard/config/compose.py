@@ -107,6 +107,6 @@ def extended_config(composed: DictConfig, overrides: Sequence[str]) -> SavedConf
         key = override.key_or_group
         if saved.choices.get(key) != override.value():  # a group that is chosen as it was: its keys are the run's
             OmegaConf.update(saved.config, key, OmegaConf.select(composed, key), merge=False, force_add=True)
-    for key in ("name", "run_dir", "trust", "overwrite"):  # what a folder may not decide
+    for key in ("name", "run_dir", "trust", "logger", "overwrite"):  # what a folder may not decide
         saved.config[key] = composed[key]
     return SavedConfig(saved.config, saved.choices, [*saved.overrides, *overrides])

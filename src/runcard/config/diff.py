@@ -14,8 +14,8 @@ UNKNOWN = "<derived."  # stands for a derived value until the data are read
 
 
 NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers
-    "name", "run_dir", "overwrite", "trust", "record", "chosen_by", "dataset.root", "dataset.csv", "train.devices",
-    "train.num_workers", "train.persistent_workers", "train.data_on_device", "train.checkpoint_every",
+    "name", "run_dir", "overwrite", "trust", "record", "chosen_by", "logger", "dataset.root", "dataset.csv",
+    "train.devices", "train.num_workers", "train.persistent_workers", "train.data_on_device", "train.checkpoint_every",
     "train.log_every_steps", "train.pictures", "train.explain_images", "train.cache_dir", "train.cache_gb", "audit",
     "images", "derived",
 }  # fmt: skip

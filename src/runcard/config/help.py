@@ -19,9 +19,9 @@ USAGE = """Train one config: a dataset, a model, a loss, an augmentation, an opt
 
 In a clone, `python train.py …` is the same command."""
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler")
-OTHER_GROUPS = ("metric", "split", "scale", "experiment")
+OTHER_GROUPS = ("metric", "split", "logger", "scale", "experiment")
 KEY = re.compile(r"^(?P<indent> *)(?P<key>\w+):\s*(?P<value>[^#]*?)\s*(?:#\s*(?P<comment>.*))?$")
-NOT_KEYS = ("defaults", "derived", "hydra")
+NOT_KEYS = ("defaults", "derived", "hydra", "logger")
 
 
 def help_text(arguments: Sequence[str]) -> str:

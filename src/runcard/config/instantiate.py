@@ -27,6 +27,7 @@ from runcard.errors import UserError, did_you_mean
 # What a config may name, by dotted prefix. Not torch as a whole: torch.hub.load, say, runs code of a folder.
 TRUSTED = (
     *("runcard.datasets", "runcard.losses", "runcard.metrics", "runcard.models", "runcard.transforms"),
+    *("runcard.loggers.tensorboard", "runcard.loggers.services"),
     *("torch.nn", "torch.optim", "torchvision.models", "torchvision.transforms"),
     *("torchmetrics", "albumentations"),
 )

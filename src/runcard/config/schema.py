@@ -37,6 +37,7 @@ LARGEST = 2**31 - 1
 MAX_WORKERS = 1024  # a loader process each
 MAX_LINES = 4  # of a message
 MAX_NAMED = 2  # objects in a message
+TENSORBOARD: dict[str, Any] = {"tensorboard": {"_target_": "runcard.loggers.tensorboard.TensorBoardLogger"}}
 CUSTOM = "rule"  # the type of pydantic's errors whose message is ours
 
 S = TypeVar("S", bound="Section")
@@ -289,6 +290,7 @@ class Config(Section):
     chosen_by: str | None = None
     train: TrainConfig
     audit: AuditConfig
+    logger: dict[str, Object] = TENSORBOARD  # absent in configs saved before
     images: ImagesConfig = ImagesConfig(cache_dir="outputs/.images", cache_gb=20.0)  # absent in configs saved before
     derived: DerivedConfig
 

@@ -21,7 +21,7 @@ from runcard.explain.images import Pictures
 from runcard.explain.shortcut_probe import Finding
 from runcard.figures.charts import curves_figure
 from runcard.fileio import sha256, write_figure
-from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.loggers.run import RunLogger
 from runcard.runs.folders import Row
 from runcard.runs.writer import Record
 from runcard.training.checkpoint import Checkpoint, load_weights
@@ -35,7 +35,7 @@ LOSS_TOLERANCE = 0.01  # relative, where arithmetic is not bit-exact: bfloat16 r
 def write_results(
     setup: ExperimentSetup,
     state: State,
-    tracker: TensorBoardLogger,
+    tracker: RunLogger,
     figures: PredictionFigures,
     checkpoint: Checkpoint,
     record: Record,

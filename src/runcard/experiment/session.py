@@ -19,6 +19,7 @@ from runcard.audit.decoded import decode
 from runcard.audit.findings import as_json
 from runcard.audit.profiles import Profile, seen_in
 from runcard.config.diff import config_hash
+from runcard.config.instantiate import build
 from runcard.config.schema import Config
 from runcard.console import counted, print_table
 from runcard.data.loaders import make_loaders
@@ -37,7 +38,7 @@ from runcard.experiment.trial import Pruned, PruningLogger
 from runcard.fileio import NOT_USABLE, cannot_write, write_csv, write_figure
 from runcard.interrupts import StopAfterEpoch, unmasked
 from runcard.loggers.progress import Progress
-from runcard.loggers.tensorboard import TensorBoardLogger
+from runcard.loggers.run import RunLogger, Tracker
 from runcard.runs.hold import Hold
 from runcard.runs.search import chosen_by
 from runcard.runs.writer import Record, check_parent, copy_training
@@ -79,6 +80,7 @@ def train_experiment(
         profiles.update(decoded.profiles)
         return decoded.samples
 
+    trackers = _trackers(config)
     setup = make_setup(cfg, config, source, choices, read, ranks=ranks)
     samples, split = setup.data.samples, setup.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
@@ -120,12 +122,21 @@ def train_experiment(
         if parent:
             copy_training(parent, record.folder)
         record.write_split(split, samples.ids, setup.data.groups, samples.digests)
-        ending |= {"status": "completed", **_train(setup, record, checkpoint, console, trial, ranks)}
+        ending |= {"status": "completed", **_train(setup, record, checkpoint, console, trial, ranks, trackers)}
     checkpoint.finish(keep_last=not setup.is_lean)
     if ending["status"] == "pruned":
         return math.nan
     print_summary(console, setup, ending, record.folder)
     return float(ending["best"]["value"])
+
+
+def _trackers(config: Config) -> dict[str, Tracker]:
+    """Build the loggers of a config, by their keys. Raise UserError, before any data are read."""
+    built = {name: build(f"logger.{name}", node, config.trust) for name, node in config.logger.items()}
+    for name, tracker in built.items():
+        if not isinstance(tracker, Tracker):
+            raise UserError(f"logger.{name}._target_ must name a logger, got {config.logger[name]['_target_']}.")
+    return built
 
 
 def _describe(setup: ExperimentSetup, built: ModelSummary, profiles: dict[int, Profile]) -> dict[str, Any]:
@@ -245,6 +256,7 @@ def _train(
     console: Console,
     trial: Trial | None,
     ranks: Ranks,
+    trackers: dict[str, Tracker],
 ) -> dict[str, Any]:
     """Train from where the folder's checkpoint left off; returns the results that run.json ends with."""
     folder, status = record.folder, "interrupted"
@@ -260,7 +272,7 @@ def _train(
         record.update(features=record.content.get("features", metadata))  # what the first session paid
     figures = PredictionFigures(trained)
     progress = Progress(console, setup.train, len(setup.loaders.train), setup.monitor.name)
-    tracker = TensorBoardLogger(folder, state.epoch, progress, figures.epoch)
+    tracker = RunLogger(folder, state.epoch, progress, figures.epoch, trackers)
     try:
         tracker.start(setup.config_yaml, record.content, setup.monitor.name)
         if not setup.is_lean and not (folder / "figures" / "first_batch.png").exists():

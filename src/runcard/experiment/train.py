@@ -85,6 +85,10 @@ def run_composed(cfg: DictConfig) -> float:
             choices = again.choices
             if not any(override.startswith("trust=") for override in overrides):
                 cfg.trust = []  # a config read from a run folder trusts nobody by itself
+            if not any(override.lstrip("+").startswith("logger.") for override in overrides):
+                from runcard.config.schema import TENSORBOARD
+
+                OmegaConf.update(cfg, "logger", TENSORBOARD, merge=False, force_add=True)  # nor where a run is shown
             overrides = [*again.overrides, *overrides]
         elif isinstance(OmegaConf.select(cfg, "train.extend"), str):
             saved = extended_config(cfg, overrides)

@@ -1,14 +1,10 @@
-"""Log a run to metrics.csv, TensorBoard's event file and the terminal.
-
-This is the only SummaryWriter of the project. Other tools read metrics.csv; TensorBoard shows the same rows.
-loggers/arms.py writes what several runs have in common by it.
-"""
+"""The only SummaryWriter of the project: for TensorBoard, of one run and, by loggers/arms.py, of several."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,47 +14,27 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from runcard.config.diff import NON_FUNCTIONAL_KEYS, flatten
 from runcard.errors import UserError
-from runcard.fileio import write_csv
-from runcard.loggers.progress import Progress
-from runcard.runs.folders import Row, read_metrics
+from runcard.loggers.run import Tracker, hyperparameters
+from runcard.runs.folders import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from runcard.training.types import Evaluation
 
 SYSTEM = "z_system"  # TensorBoard sorts the groups of tags by name: after train, train_eval and val
 Curve = Mapping[int, float]  # epoch -> value
 
 
-class TensorBoardLogger:
-    """A logger of one row per epoch. On resume, rows after the checkpoint's epoch are dropped and computed again."""
+class TensorBoardLogger(Tracker):
+    """The event file in a run's folder."""
 
-    def __init__(
-        self,
-        folder: Path,
-        resumed_epoch: int,
-        progress: Progress,
-        figures_of: Callable[[int, Evaluation], Mapping[str, Figure]],
-    ) -> None:
-        self.path = folder / "metrics.csv"
-        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= resumed_epoch]
-        extended = bool(self.rows) and not any(folder.glob("events.out.tfevents.*"))  # train.extend: another run's rows
+    def start(self, folder: Path, run: Mapping[str, Any], config: str, monitor: str, rows: Sequence[Row]) -> None:
+        """Log the config as text, and start the run in the HPARAMS tab with every value of its config."""
+        is_new = not any(folder.glob("events.out.tfevents.*"))  # then rows are another run's (train.extend), if any
         threading.excepthook = _report
-        self.writer = SummaryWriter(str(folder), purge_step=resumed_epoch + 1 if resumed_epoch else 0)
-        self.progress = progress
-        self.figures_of = figures_of  # epoch, validation -> the figures of this epoch, by tag
-        if extended:
-            for row in self.rows:
-                self._scalars(row)
-
-    def start(self, config: str, run: Mapping[str, Any], monitor: str) -> None:
-        """Log the config as text, and start the run in the HPARAMS tab with every value of its config.
-
-        run: the content of run.json; monitor: the column of metrics.csv whose chart stands beside that of the loss.
-        """
+        self.writer = SummaryWriter(str(folder), purge_step=rows[-1]["epoch"] + 1 if rows else 0)
+        for row in rows if is_new else ():
+            self.row(row)
         self.writer.add_text("config", f"```yaml\n{config}\n```")
         self.writer.add_custom_scalars(_charts(monitor))
         # The experiment tag that add_hparams also writes is left out: with it, TensorBoard would show only the columns
@@ -67,26 +43,20 @@ class TensorBoardLogger:
         self._session_end = session_end
         self._summary(session_start)
 
-    def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
-        """Advance the progress bar; write nothing."""
-        self.progress.step(epoch, step, num_images, loss)
-
-    def epoch(self, row: Row, val: Evaluation | None, is_best: bool) -> None:
-        """Write the row of one finished epoch to metrics.csv, TensorBoard and the terminal."""
-        self.rows.append(row)
-        write_csv(self.path, self.rows)
-        self._scalars(row)
-        for tag, figure in (self.figures_of(row["epoch"], val) if val else {}).items():
-            self.figure(tag, figure, row["epoch"])
+    def row(self, row: Row) -> None:
+        """Write the row of one finished epoch."""
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                self.writer.add_scalar(tag_of(name), value, row["epoch"])
         self.writer.flush()
-        self.progress.epoch(row, is_best)
 
     def figure(self, tag: str, figure: Figure, epoch: int) -> None:
-        """Show a figure in TensorBoard's IMAGES tab, and close it."""
+        """Show a figure in the IMAGES tab."""
         self.writer.add_figure(tag, figure, epoch)
+        self.writer.flush()
 
     def pr_curve(self, tag: str, is_positive: np.ndarray, scores: np.ndarray, epoch: int) -> None:
-        """Show a precision-recall curve in the PR CURVES tab, from true labels and probabilities of any shape."""
+        """Show a precision-recall curve in the PR CURVES tab."""
         self.writer.add_pr_curve(tag, is_positive, scores, epoch)
 
     def close(self, status: str) -> None:
@@ -94,15 +64,9 @@ class TensorBoardLogger:
         if status == "completed":
             self._summary(self._session_end)
         self.writer.close()
-        self.progress.close()
 
     def _summary(self, summary: Any) -> None:
         self.writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
-
-    def _scalars(self, row: Row) -> None:
-        for name, value in row.items():
-            if name != "epoch" and value is not None:
-                self.writer.add_scalar(tag_of(name), value, row["epoch"])
 
 
 def _report(error: threading.ExceptHookArgs) -> None:
@@ -114,20 +78,6 @@ def _report(error: threading.ExceptHookArgs) -> None:
 def tag_of(column: str) -> str:
     """Return the tag under which TensorBoard shows a column of metrics.csv: lr, seconds and the like come last."""
     return column if "/" in column else f"{SYSTEM}/{column}"
-
-
-def hyperparameters(run: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
-    """Return what HPARAMS shows of a run, given the content of its run.json: config and chosen files; lists as text.
-
-    Classes (_target_) are left out: the chosen file stands for them.
-    """
-    leaves = {
-        key: value
-        for key, value in flatten(run["config"]).items()
-        if key.split(".")[0] not in NON_FUNCTIONAL_KEYS and not key.endswith("_target_")
-    }
-    leaves |= {"num_parameters": run["num_parameters"], **run["choices"]}
-    return {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in leaves.items()}
 
 
 def write_curves(folder: Path, curves: Mapping[str, Curve]) -> None:
