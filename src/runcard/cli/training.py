@@ -1,17 +1,19 @@
-"""Commands that make runs: train, demo, init, study."""
+"""Commands that make runs: train, demo, init, study; and doctor, of the machine."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from runcard.cli.app import CONFIG_DIR, app
+from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, app
 from runcard.errors import UserError
 from runcard.interrupts import exit_code
 
@@ -48,6 +50,29 @@ def init(
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}. Name another folder.") from None
     print(f"{folder}/ is ready:\n  cd {shlex.quote(str(folder))}\n  runcard train experiment=first")
+
+
+@app.command(rich_help_panel=PANEL)
+def doctor(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="whose data are looked for, as `runcard train` takes them: dataset=lungs dataset.root=…"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+) -> None:
+    """Check this machine: torch, GPU, determinism, weights, data, disk, versions, extras. Exits with 1 at a problem."""
+    from runcard.experiment.doctor import PROBLEM, examine
+
+    checks = []
+    for check in examine(overrides or [], config_dir):
+        checks.append(asdict(check))
+        if not as_json:
+            print(f"{check.state:8} {check.name:12} {check.text}", flush=True)
+    if as_json:
+        print(json.dumps(checks, indent=1))
+    if any(check["state"] == PROBLEM for check in checks):
+        raise typer.Exit(EXIT_FOUND)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -183,7 +183,7 @@ def _fabric(train: TrainConfig, ranks: Ranks) -> tuple[Fabric, str]:
     torch.use_deterministic_algorithms(train.deterministic)
     torch.backends.cudnn.benchmark = not train.deterministic  # tries which convolution is the fastest here
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the run's first lines name device and precision
-    precision = PRECISIONS.get(str(train.precision)) or PRECISIONS["bf16" if _has_bf16(train) else "32"]
+    precision = PRECISIONS.get(str(train.precision)) or PRECISIONS["bf16" if has_bf16(train.accelerator) else "32"]
     devices: Any = 1
     if ranks.size > 1 and gpu and train.accelerator != "cpu":
         if ranks.local_rank >= torch.cuda.device_count():
@@ -201,9 +201,9 @@ def _fits(samples: Samples, device: torch.device) -> bool:
     return samples.images.nbytes + samples.targets.nbytes <= MAX_SHARE_OF_GPU * free
 
 
-def _has_bf16(train: TrainConfig) -> bool:
+def has_bf16(accelerator: str) -> bool:
     """Whether the device computes in bfloat16 itself; emulation is slower than float32."""
-    if train.accelerator != "cpu" and torch.cuda.is_available():
+    if accelerator != "cpu" and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
