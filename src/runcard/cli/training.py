@@ -18,24 +18,40 @@ from runcard.errors import UserError
 from runcard.interrupts import exit_code
 
 PANEL = "Train"
-HYDRAS = {"allow_extra_args": True, "ignore_unknown_options": True}  # of a command whose arguments Hydra reads
+HYDRAS = {"ignore_unknown_options": True}  # of a command whose arguments Hydra reads
 TEMPLATE = Path(__file__).parents[1] / "experiment" / "template"  # of a project
 
 
+def _complete(context: typer.Context, incomplete: str) -> list[str]:
+    """Complete group=choice. bash takes = for a word of its own: there the choice alone is completed."""
+    from runcard.config.help import GROUPS, OTHER_GROUPS
+    from runcard.config.project import choices_of
+
+    before, groups = list(context.params.get("overrides") or []), (*GROUPS, *OTHER_GROUPS)
+    if before and before[-1] == "=":
+        before.pop()
+    if before and before[-1] in groups:
+        return [choice for choice in choices_of(before[-1]) if choice.startswith(incomplete)]
+    pairs = (f"{group}={choice}" for group in groups for choice in choices_of(group))
+    return [pair for pair in pairs if pair.startswith(incomplete)] if incomplete else []
+
+
+Overrides = Annotated[list[str] | None, typer.Argument(autocompletion=_complete, show_default=False)]
+
+
 @app.command(rich_help_panel=PANEL, add_help_option=False, context_settings=HYDRAS)
-def train(context: typer.Context) -> None:
+def train(overrides: Overrides = None) -> None:
     """Train one config, or with -m a sweep of them: runcard train model=unet loss=dice. --help lists all keys."""
     from runcard.experiment.command import main as train_main
 
-    sys.argv[1:] = context.args
+    sys.argv[1:] = overrides or []
     train_main()
 
 
 @app.command(rich_help_panel=PANEL, context_settings=HYDRAS)
-def demo(context: typer.Context) -> None:
+def demo(overrides: Overrides = None) -> None:
     """Train a U-Net on synthetic chest radiographs, as `runcard train model=unet loss=dice model.base=32` does."""
-    context.args = ["model=unet", "loss=dice", "model.base=32", "name=demo", *context.args]
-    train(context)
+    train(["model=unet", "loss=dice", "model.base=32", "name=demo", *(overrides or [])])
 
 
 @app.command(rich_help_panel=PANEL)
