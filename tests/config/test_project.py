@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 from commands import Command
 from conftest import ROOT
 from hydra.core.object_type import ObjectType
 
+from runcard.cli import app
 from runcard.config.compose import compose_config
 from runcard.config.project import choices_of
+from runcard.config.schema import parse_config
 from runcard.config.search_path import ExperimentsSource
 from runcard.errors import UserError
+from runcard.study.spec import read_study
 
 TINY_YAML = "defaults:\n  - phantom_chest\nnum_images: 20\nimage_size_px: 32\n"
 
@@ -109,3 +114,36 @@ def test_init_writes_a_project_that_trains(tmp_path):
     again = runcard("init", "my project")
     assert again.returncode == 2
     assert again.stderr == "my project: is there already and not empty. Name a new folder.\n"
+
+
+def test_init_of_another_template_is_refused(tmp_path):
+    done = Command("runcard", "init", "mine", "--template", "cours", folder=tmp_path).wait()
+    assert done.returncode == 2
+    assert "--template must be one of project, course, paper, got 'cours'. Did you mean 'course'?" in done.stderr
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("template", ["course", "paper"])
+def test_a_template_has_a_study_whose_arms_compose(tmp_path, monkeypatch, template):
+    done = Command("runcard", "init", "mine", "--template", template, folder=tmp_path).wait()
+    assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.chdir(tmp_path / "mine")
+    study = read_study(Path("study.yml"))
+    for arm in study.arms.values():
+        experiment, *more = arm.split()
+        config, _ = parse_config(compose_config([f"experiment={experiment}", *more, *study.overrides]))
+        assert config.dataset.split.seal == (template == "paper")
+    assert len(study.arms) == {"course": 14, "paper": 2}[template]
+    readme = Path("README.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"^    runcard ([\w-]+)", readme, re.MULTILINE))
+    assert {"doctor", "audit", "study", "power"} <= commands <= set(typer.main.get_command(app).commands)
+
+
+def test_the_study_of_a_paper_is_registered_answered_and_unsealed(tmp_path):
+    Command("runcard", "init", "mine", "--template", "paper", folder=tmp_path).wait()
+    small = ("train.epochs=1", "model.base=2", "train.accelerator=cpu")
+    done = Command("runcard", "study", "study.yml", "seeds=0,1", *small, folder=tmp_path / "mine").wait()
+    assert done.returncode == 0, done.stderr
+    (registered,) = (tmp_path / "mine" / "outputs").glob("*/preregistration.json")
+    opened = Command("runcard", "unseal", str(registered.parent), "--trust", "circles", folder=tmp_path / "mine").wait()
+    assert opened.returncode == 0, opened.stderr

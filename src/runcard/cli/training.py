@@ -14,12 +14,13 @@ import typer
 from rich.console import Console
 
 from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, app
-from runcard.errors import UserError
+from runcard.errors import UserError, check_config_choice
 from runcard.interrupts import exit_code
 
 PANEL = "Train"
 HYDRAS = {"ignore_unknown_options": True}  # of a command whose arguments Hydra reads
-TEMPLATE = Path(__file__).parents[1] / "experiment" / "template"  # of a project
+TEMPLATES = Path(__file__).parents[1] / "experiment" / "templates"
+PARTS = {"project": ["project"], "course": ["course"], "paper": ["project", "paper"]}  # folders of each template
 
 
 def _complete(context: typer.Context, incomplete: str) -> list[str]:
@@ -36,7 +37,9 @@ def _complete(context: typer.Context, incomplete: str) -> list[str]:
     return [pair for pair in pairs if pair.startswith(incomplete)] if incomplete else []
 
 
-Overrides = Annotated[list[str] | None, typer.Argument(autocompletion=_complete, show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(autocompletion=_complete, help="group=choice and key=value: train.epochs=20")
+]
 
 
 @app.command(rich_help_panel=PANEL, add_help_option=False, context_settings=HYDRAS)
@@ -57,15 +60,22 @@ def demo(overrides: Overrides = None) -> None:
 @app.command(rich_help_panel=PANEL)
 def init(
     folder: Annotated[Path, typer.Argument(help="the new project's folder", show_default=False)],
+    template: Annotated[
+        str, typer.Option(help="project; course: an assignment with the lab's fourteen arms; paper: a registered study")
+    ] = "project",
 ) -> None:
     """Start a project of your own: conf/ and experiments/ beside Runcard's, a dataset to replace, a README."""
+    check_config_choice("--template", template, PARTS)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: is there already and not empty. Name a new folder.")
     try:
-        shutil.copytree(TEMPLATE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in PARTS[template]:
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(TEMPLATES / part, folder, dirs_exist_ok=True, ignore=ignored)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}. Name another folder.") from None
-    print(f"{folder}/ is ready:\n  cd {shlex.quote(str(folder))}\n  runcard train experiment=first")
+    first = "runcard train experiment=first" if template == "project" else "# README.md has the steps"
+    print(f"{folder}/ is ready:\n  cd {shlex.quote(str(folder))}\n  {first}")
 
 
 @app.command(rich_help_panel=PANEL)
