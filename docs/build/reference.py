@@ -198,8 +198,6 @@ def commands() -> str:
             panel = group
             parts.append(f"## {panel}")
         usage = " ".join(["runcard", name, *map(_usage, command.params)])
-        if command.context_settings.get("allow_extra_args"):
-            usage += " [OVERRIDES]…"
         parts.append(f"### runcard {name}\n\n{command.help}\n\n```text\n{usage}\n```")
         rows = [
             [f"`{_names(each)}`", _default(each), escaped(getattr(each, "help", None) or "")] for each in command.params
