@@ -4,19 +4,29 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint format types docs check tensorboard bench peers simulate faults golden rerun clean
+.PHONY: help setup demo lab test lint format types docs check tensorboard bench peers simulate faults golden rerun release \
+  clean FORCE
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
 
+# Packages that torch does not load where there is no NVIDIA GPU, 1.4 GB, are left out there. GPU=1 or GPU=0 says which it is.
+GPU ?= $(if $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi),1,0)
+ONLY_WITH_GPU := triton|cuda-bindings|cuda-pathfinder|cuda-toolkit|nvidia-(cuda-cccl|cusolver|nvjitlink|nvtx)
+ifeq ($(origin GPU),command line)
+$(READY): FORCE
+endif
+FORCE:
+
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	grep -vE '^($(if $(filter 0,$(GPU)),$(ONLY_WITH_GPU)))==' requirements.lock > .venv/requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-setup: $(READY)  ## Make .venv with the exact tested versions
+setup: $(READY)  ## Make .venv with the exact tested versions; with or without what a GPU needs: make setup GPU=1
 
 demo: $(READY)  ## Train a U-Net on the synthetic chest images: about two minutes on two cores
 	$(BIN)/python train.py model=unet loss=dice model.base=32
@@ -89,5 +99,13 @@ rerun: $(READY)  ## Repeat a saved config in a new folder: make rerun RUN=output
 	  'run_dir="$(RUN_FOLDER)$(AGAIN)"' 'hydra.run.dir="$(RUN_FOLDER)$(AGAIN)"' hydra.output_subdir=null \
 	  hydra/hydra_logging=disabled hydra/job_logging=disabled
 
+.release/.ready:
+	$(PYTHON) -m venv .release
+	.release/bin/python -m pip install --quiet twine
+	@touch $@
+
+release: $(READY) .release/.ready  ## Build and check wheel and sdist, and date the changes; pushes nothing: make release VERSION=0.2.0
+	$(BIN)/python .ci/release.py "$(VERSION)"
+
 clean:  ## Remove .venv and caches; outputs/ stays
-	rm -rf .venv .peers .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
+	rm -rf .venv .peers .release .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
