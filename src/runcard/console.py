@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
+T = TypeVar("T")
 WIDTH = 1000  # maximum width of a table in characters: more than any needs
+
+
+def plain_console() -> Console:
+    """Return a console that prints texts as they are: long lines whole, brackets and numbers as any other sign."""
+    return Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def show_progress(items: Iterable[T], what: str, total: int, console: Console) -> Iterable[T]:
+    """Yield the items behind a progress bar, which a terminal shows until it is full."""
+    return track(items, what, total, console=console, transient=True, disable=not console.is_terminal)
 
 
 def duration(seconds: float) -> str:

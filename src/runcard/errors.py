@@ -59,11 +59,16 @@ def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
+def join_first(names: Sequence[str], most: int) -> str:
+    """Join the first names, as "a, b, c and 12 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def runs_below(folder: Path) -> str:
     """Return " Name one of the runs below it: a, b, c and 2 more.", or an empty string where there are none."""
     found = natsorted(str(file.parent) for file in folder.glob("*/**/run.json"))
-    more = f" and {len(found) - MAX_RUNS_NAMED} more" if len(found) > MAX_RUNS_NAMED else ""
-    return f" Name one of the runs below it: {', '.join(found[:MAX_RUNS_NAMED])}{more}." if found else ""
+    return f" Name one of the runs below it: {join_first(found, MAX_RUNS_NAMED)}." if found else ""
 
 
 def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:

@@ -22,7 +22,6 @@ from runcard.audit.findings import (
     by_level,
     check_allowed,
     of_faults,
-    shortened,
     summary,
 )
 from runcard.audit.profiles import Inspected, inspect
@@ -36,7 +35,7 @@ from runcard.data.preprocessing import digest_or_none, read_sample, unpaired
 from runcard.data.source import Source
 from runcard.data.splits import data_fingerprint
 from runcard.data.summary import summary_rows
-from runcard.errors import DataError, UserError
+from runcard.errors import DataError, UserError, join_first
 from runcard.fileio import write_figure, write_json
 from runcard.runs.folders import read_metadata
 from runcard.runs.run import read_split
@@ -118,7 +117,7 @@ def audit_against(
         ],
     }
     lines = [
-        f"{kind:<8} {counted(len(ids), 'image')}: {shortened(ids, MAX_DIFFERENCES_SHOWN)}"
+        f"{kind:<8} {counted(len(ids), 'image')}: {join_first(ids, MAX_DIFFERENCES_SHOWN)}"
         for kind, ids in differing.items()
         if ids
     ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runcard.console import counted
-from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, check_config_choice
+from runcard.errors import NEVER_ALLOWED, DataError, UserError, allow_hint, check_config_choice, join_first
 
 STYLES = {"error": "red", "warning": "yellow", "note": "default"}  # of each level, in the terminal
 LEVELS = tuple(STYLES)
@@ -102,14 +102,8 @@ class Finding:
         assert self.level in LEVELS, self.level
 
     def __str__(self) -> str:
-        places = f" ({shortened(self.places, MAX_PLACES_IN_A_LINE)})" if self.places else ""
+        places = f" ({join_first(self.places, MAX_PLACES_IN_A_LINE)})" if self.places else ""
         return f"{self.check}: {self.what}{places}. {self.fix}"
-
-
-def shortened(places: Sequence[str], most: int) -> str:
-    """Join the first places, as "a, b, c and 12 more"."""
-    more = len(places) - most
-    return ", ".join(places[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def of_faults(faults: Iterable[DataError], location: Path | None = None) -> Iterator[Finding]:

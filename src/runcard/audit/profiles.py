@@ -14,12 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 
 from runcard import IGNORED
 from runcard.audit.detectors.outliers import inverted_among_grey, is_extreme, is_inverted, polarity, usual
 from runcard.audit.findings import Finding
 from runcard.caching import Cache
+from runcard.console import show_progress
 from runcard.data.image_io import file_of, grey_values
 from runcard.data.preprocessing import prepare_process, read_sample, resize_image, resize_mask, suggest_mask_values
 from runcard.data.source import Original, Sample, Source
@@ -122,8 +122,7 @@ def inspect(source: Source, console: Console) -> tuple[dict[int, Profile], list[
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding, resizing and hashing release the GIL
         looks = pool.map(look, range(len(source)))
-        shown = track(looks, "audit", len(source), console=console, transient=True, disable=not console.is_terminal)
-        seen = list(shown)
+        seen = list(show_progress(looks, "audit", len(source), console))
     faults = [*source.faults, *(look for look in seen if isinstance(look, DataError))]
     return {look.position: look for look in seen if isinstance(look, Profile)}, suggest_mask_values(faults, source)
 

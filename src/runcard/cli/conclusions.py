@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, TRUST, app
+from runcard.console import plain_console
 from runcard.errors import UserError, check_config_choice
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def audit(
     """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
     from runcard.audit.command import audit_against, audit_config
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     if against:
         good = audit_against(against, overrides or [], console, trust or [], config_dir)
     else:
@@ -70,7 +70,7 @@ def compare(
     if as_json:
         print(json.dumps(terminal.as_json(findings), indent=1))
     else:
-        terminal.print_findings(Console(soft_wrap=True, highlight=False, markup=False), findings, details)
+        terminal.print_findings(plain_console(), findings, details)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -85,7 +85,7 @@ def power(
 
     if wrong := [d for d in difference if not 0 < d < math.inf]:
         raise UserError(f"--difference must be a number greater than 0, got {wrong[0]:g}")
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     arms, left_out = find_arms(runs, metric)
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
@@ -105,7 +105,7 @@ def noise(
 
     if figure and figure.suffix not in FIGURES:
         raise UserError(f"--figure must end in {' or '.join(FIGURES)}, got {figure}")
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     arms, left_out = find_arms(runs, metric)
     found, too_few = noise_table.measure_noise(arms, metric or monitored(arms[0]))
     left_out += too_few

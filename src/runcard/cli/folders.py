@@ -13,12 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 
 from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, TRUST, app
 from runcard.cli.conclusions import find_arms, study_folder
-from runcard.console import counted, print_table
+from runcard.console import counted, plain_console, print_table
 from runcard.errors import UserError, check_config_choice
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def status(
     """Say how far the runs of a sweep or a study are, wherever they run. Exits with 1 unless all are done."""
     from runcard.runs.sweep import LOOK_EVERY_SECONDS, MAX_ROWS, count, runs_of, state_of, state_rows
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     while True:
         runs = [run for folder in folders for run in runs_of(folder)]
         if not runs:
@@ -101,7 +100,7 @@ def tensorboard(
     from runcard.runs.folders import run_folders
     from runcard.runs.reader import find_folders
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     if len(runs) == 1 and (study := study_folder(Path(runs[0]))):
         found = analysis.read_study_folder(study)
         arms, left_out = found.arms, found.left_out
@@ -140,7 +139,7 @@ def prune(
     check_config_choice("--keep", keep, tuple(REMOVED))
     prunings, unfinished = find_prunable(folders, keep)
     rows = [[f"{p.num_bytes / 1e6:.1f} MB", " ".join(path.name for path in p.paths), str(p.folder)] for p in prunings]
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     print_table(console, ["size", "what", "run folder"], rows)
     for pruning in prunings if yes else ():
         pruning.apply()
@@ -164,7 +163,7 @@ def cache(
         raise UserError(f"--yes: say what to remove: --clear {', '.join(CACHES)} or all.")
     caches = _caches(overrides or [], config_dir)
     files = {name: each.files() for name, each in caches.items()}
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     columns = ["cache", "holds", "folder", "files", "size", "limit", "oldest use", "last use"]
     print_table(console, columns, [[name, *_row(each, files[name])] for name, each in caches.items()])
     if not clear:

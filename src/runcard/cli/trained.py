@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from runcard.cli.app import TRUST, app
-from runcard.console import counted
+from runcard.console import counted, plain_console
 from runcard.errors import UserError, check_config_choice, runs_below
 from runcard.interrupts import exit_code
 
@@ -40,7 +39,7 @@ def predict(
     from runcard.inference.predict import Options, split_arguments
     from runcard.inference.predict import predict as predict_images
 
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     if tta not in (None, "flips"):
         raise UserError(f"--tta must be flips, got {tta!r}")
     try:
@@ -89,7 +88,7 @@ def evaluate(
     named = [each for each in runs_and_overrides if each not in overrides]
     if not named:
         raise UserError("no run is named: runcard evaluate outputs/<name>/<stamp> dataset=lungs dataset.root=…")
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     found = find_runs(named)
     if not found.runs:
         raise UserError("\n".join(["There is no completed run to evaluate:", *found.left_out]))
@@ -122,7 +121,7 @@ def unseal(
         raise UserError(
             "\n".join([f"{folder}: stays sealed while runs are missing; runcard study runs them:", *found.missing])
         )
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     done = unseal_runs(folder, [run for arm in found.arms for run in arm.runs], trust or [], console)
     evaluations = iter(done.evaluated.runs)  # in the order of the runs
     measured = [Arm(arm.name, tuple(next(evaluations) for _ in arm.runs), arm.failed) for arm in found.arms]
@@ -210,5 +209,5 @@ def figures(
     """Draw the figures and previews that a lean record (record=lean) leaves out, from the best epoch's weights."""
     from runcard.experiment.redraw import draw_figures
 
-    draw_figures(run, root, trust or [], Console(soft_wrap=True, highlight=False, markup=False))
+    draw_figures(run, root, trust or [], plain_console())
     print(f"{run / 'figures'}/\n{run / 'previews'}/")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, app
+from runcard.console import plain_console
 from runcard.errors import UserError, check_config_choice
 from runcard.interrupts import exit_code
 
@@ -137,7 +137,7 @@ def study(
         print("interrupted: the same command goes on from here.", file=sys.stderr)
         sys.exit(exit_code(stop))
     found = analysis.of_study(done.folder)
-    terminal.print_answers(Console(soft_wrap=True, highlight=False, markup=False), found)
+    terminal.print_answers(plain_console(), found)
     print(write_report(found, done.folder))
     if done.missing:
         raise UserError("\n".join(["Not all runs are there; the same command runs these again:", *done.missing]))

@@ -9,6 +9,7 @@ from typing import Any
 from runcard.data.image_io import OnDisk
 from runcard.data.source import Original, Source
 from runcard.data.splits import Split
+from runcard.errors import join_first
 
 MAX_SHOWN = 3  # distinct sizes or file kinds per row
 MAX_LEFT_OUT_SHOWN = 5
@@ -43,9 +44,7 @@ def summary_rows(
     if any(original.deep_range for original in originals):
         rows.append(("values", _values(originals, disk)))
     if disk.left_out:
-        more = len(disk.left_out) - MAX_LEFT_OUT_SHOWN
-        shown = ", ".join(disk.left_out[:MAX_LEFT_OUT_SHOWN])
-        rows.append(("left out", shown + (f" and {more} more" if more > 0 else "")))
+        rows.append(("left out", join_first(disk.left_out, MAX_LEFT_OUT_SHOWN)))
     return [list(row) for row in rows]
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from runcard.config.schema import Config
 from runcard.console import counted
 from runcard.data.source import Source
-from runcard.errors import UserError
+from runcard.errors import UserError, join_first
 from runcard.experiment.finalize import LOSS_TOLERANCE
 from runcard.experiment.restored import restored_setup
 from runcard.experiment.session import Nowhere, fit_setup
@@ -89,7 +89,8 @@ def evaluate_again(run: Run, cfg: DictConfig, config: Config, source: Source, ch
         if fault := _difference(old, again, 0.0 if not reasons else SCORE_TOLERANCE):
             raise ValueError(f"per_image.csv, {weights} epoch: {fault}")
         checked.append(weights)
-    how = f"to rounding (means to {SCORE_TOLERANCE:g}), as {some(reasons)}" if reasons else "bit for bit"
+    why = join_first(reasons, MAX_NAMED)
+    how = f"to rounding (means to {SCORE_TOLERANCE:g}), as {why}" if reasons else "bit for bit"
     return f"the weights, evaluated again, give per_image.csv {how}: {' and '.join(checked)} epoch"
 
 
@@ -155,7 +156,8 @@ def train_again(run: Run, cfg: DictConfig, config: Config, source: Source, choic
             if not same(was[key], now[key], LOSS_TOLERANCE if reasons else 0.0) and (is_loss or not reasons):
                 raise ValueError(f"{key} of epoch {was['epoch']} was {was[key]} and is now {now[key]}")
     if epochs < len(rows) or reasons:
-        how = f"with the same losses to {LOSS_TOLERANCE:.0%}, as {some(reasons)}" if reasons else "bit for bit"
+        why = join_first(reasons, MAX_NAMED)
+        how = f"with the same losses to {LOSS_TOLERANCE:.0%}, as {why}" if reasons else "bit for bit"
         return f"trained again, the first {counted(epochs, 'epoch')} of metrics.csv: {how}"
     kept, _ = read_weights(file_of(run.folder, BEST))
     if kept.keys() != best.keys() or not all(kept[name].equal(best[name]) for name in kept):
@@ -190,9 +192,3 @@ def same(one: float | None, other: float | None, tolerance: float, absolute: flo
     if not math.isfinite(a) or not math.isfinite(b):
         return not math.isfinite(a) and not math.isfinite(b)
     return a == b or bool(tolerance and math.isclose(a, b, rel_tol=tolerance, abs_tol=absolute))
-
-
-def some(names: Sequence[str]) -> str:
-    """Name the first few."""
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{', '.join(names[:MAX_NAMED])}{more}"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
 from runcard.audit.findings import check_allowed
 from runcard.config.diff import UNKNOWN, flatten
 from runcard.config.schema import Config, parse_config
 from runcard.config.sweep import remove_if_empty
+from runcard.console import plain_console
 from runcard.data.datamodule import open_source
 from runcard.data.source import Source
 from runcard.errors import UserError
@@ -44,7 +44,7 @@ def run(
     if place and place[0] > 0:
         remove_if_empty(folder)  # Hydra made it; the first rank has the record
         return follow(place, cfg, choices)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     config, source, recorded = _recorded(cfg, folder, choices)
     if recorded and place is None:
         return report_recorded(folder, recorded, console)
@@ -76,7 +76,7 @@ def is_completed(cfg: DictConfig, folder: Path, choices: dict[str, str]) -> bool
     with suppress(UserError):  # which the run itself reports
         _, _, recorded = _recorded(cfg.copy(), folder, choices)
         if recorded:
-            report_recorded(folder, recorded, Console(soft_wrap=True, highlight=False, markup=False))
+            report_recorded(folder, recorded, plain_console())
             return True
     return False
 

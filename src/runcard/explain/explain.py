@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from runcard.console import print_table
+from runcard.console import plain_console, print_table
 from runcard.data.preprocessing import Normalizer, normalizer
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError, check_config_choice
@@ -95,7 +95,7 @@ def explain_run(
 
     A path is an image or a folder. The classes of a folder are known if it has the layout of the run's data.
     """
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = plain_console()
     check_config_choice("--split", split, ("train", "val", "test"))
     run = open_run(folder, trust)
     dataset, classes = run.dataset(root), run.config["derived"]["classes"]

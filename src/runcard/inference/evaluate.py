@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import track
 from torch import nn
 from torchmetrics import MetricCollection
 
@@ -25,13 +24,13 @@ from runcard import IGNORED
 from runcard.config.compose import compose_config, parse_overrides, replaced
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, LossConfig, check_recorded, parse_config, parse_recorded, parse_section
-from runcard.console import counted
+from runcard.console import counted, show_progress
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.loaders import BatchLoader, SampleDataset
 from runcard.data.preprocessing import normalizer, read_sample, restore_size
 from runcard.data.source import Samples, Source
 from runcard.data.splits import data_fingerprint, name_groups
-from runcard.errors import UserError
+from runcard.errors import UserError, join_first
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
 from runcard.fileio import digest, write_figure
@@ -205,9 +204,8 @@ def _images(
     groups = name_groups(samples.ids, dataset.split.group_regex, patients)
     trained_on = _digests(own, "train")
     if seen := [samples.ids[i] for i in chosen if samples.digests[i] in trained_on]:
-        more = f" and {len(seen) - MAX_NAMED} more" if len(seen) > MAX_NAMED else ""
         raise UserError(
-            f"{own.folder}: was trained on {', '.join(seen[:MAX_NAMED])}{more}: {len(seen)} of these {len(chosen)} "
+            f"{own.folder}: was trained on {join_first(seen, MAX_NAMED)}: {len(seen)} of these {len(chosen)} "
             "images. Evaluate it on images that it has not seen: --split test, or another dataset.root."
         )
     samples = replace(samples, targets=class_indices.astype(samples.targets.dtype)[samples.targets])
@@ -385,11 +383,8 @@ class _Measured:
         if at_size is not None:
             leave_out_ignored(self.loss, at_size, self.images.samples)
         resize = self.run.dataset(None).resize
-        hidden = not console.is_terminal
         examples = zip(self.images.chosen, self.examples(self.images.chosen), strict=True)
-        for i, example in track(
-            examples, "calibrating", len(self.images.chosen), console=console, transient=True, disable=hidden
-        ):
+        for i, example in show_progress(examples, "calibrating", len(self.images.chosen), console):
             calibration.add(*example.labelled())
             if at_size is not None:
                 target = self._at_size(i)

@@ -19,10 +19,9 @@ import cv2
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 
 from runcard.audit.profiles import differences
-from runcard.console import counted
+from runcard.console import counted, show_progress
 from runcard.data.image_io import (
     describe,
     file_of,
@@ -34,7 +33,7 @@ from runcard.data.image_io import (
     without_suffix,
 )
 from runcard.data.medical_io import nifti_mask
-from runcard.errors import DataError, UserError, how_to_install
+from runcard.errors import DataError, UserError, how_to_install, join_first
 from runcard.figures.overlays import outlined
 from runcard.fileio import NOT_USABLE, atomic_write, cannot_write, csv_text, sha256, write_json, write_text
 from runcard.inference.dicom_seg import encode_segmentation
@@ -148,8 +147,7 @@ def _predict(
     try:
         with ThreadPoolExecutor() as pool:
             reads = _ahead(pool, wanted, predictor, folder, options.batch_size)
-            hidden = not console.is_terminal
-            bar = track(reads, "predicting", len(wanted), console=console, transient=True, disable=hidden)
+            bar = show_progress(reads, "predicting", len(wanted), console)
             for batch in _batches(bar, options.batch_size, outcome):
                 if all(read.is_done for read in batch):  # those that are not cannot be read
                     outcome.skipped += len(batch)
@@ -446,5 +444,4 @@ def _stretched(image: np.ndarray) -> np.ndarray:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    return join_first(names, MAX_LISTED)

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from runcard.config.diff import Config, differing_keys
-from runcard.errors import UserError, runs_below
+from runcard.errors import UserError, join_first, runs_below
 from runcard.fileio import atomic_write, is_temporary, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, versions
 from runcard.runs.folders import file_of, read_metadata
@@ -143,8 +143,7 @@ def _read_folder(
     groups = [group for group, choice in choices.items() if saved_choices.get(group, choice) != choice]
     important = [f"{group} ({saved_choices[group]} there, {choices[group]} here)" for group in groups]
     important += [key for key in differing if not key.startswith(tuple(f"{group}." for group in groups))]
-    more = f" and {len(important) - MAX_DIFFERENCES} more" if len(important) > MAX_DIFFERENCES else ""
-    fault = f"{folder}: holds another run, which differs in {', '.join(important[:MAX_DIFFERENCES])}{more}."
+    fault = f"{folder}: holds another run, which differs in {join_first(important, MAX_DIFFERENCES)}."
     here, there = config["train"]["epochs"], saved["train"]["epochs"]
     if all(key.startswith("train.epochs") for key in differing) and here > there:
         return content, f"{fault}\nTo train it longer, in a new folder: train.extend={folder}"

@@ -21,9 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from runcard.audit.findings import MAX_PLACES_SHOWN, shortened
+from runcard.audit.findings import MAX_PLACES_SHOWN
 from runcard.compare.analysis import of_study
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select
@@ -31,8 +29,8 @@ from runcard.compare.registration import ASKED, FILE
 from runcard.compare.report.terminal import print_look
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
-from runcard.console import counted, duration, print_table
-from runcard.errors import UserError, did_you_mean
+from runcard.console import counted, duration, plain_console, print_table
+from runcard.errors import UserError, did_you_mean, join_first
 from runcard.fileio import read_json, write_json
 from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch, is_to_stop
 from runcard.runs.environment import code_hash
@@ -93,7 +91,7 @@ def run_study(
         arms = {name: config for name, config in plan.asked.arms.items() if name in still_open}
         missing = _run(plan, replace(plan.asked, arms=arms, seeds=tuple(range(num_seeds))))
         found = of_study(plan.folder)
-        print_look(_console(), found, num_seeds, f"look {i + 1} of at most {len(seeds)}")
+        print_look(plain_console(), found, num_seeds, f"look {i + 1} of at most {len(seeds)}")
         asked = {question.key for question in plan.asked.questions}
         to_decide = [a.question for a in found.answers if a.is_open and a.question.key in asked]
         still_open = {arm for question in to_decide for arm in (question.first, question.second)}
@@ -115,8 +113,8 @@ def run_without(file: Path, arguments: Sequence[str], finding: str, config_dir: 
     study, keys, design = _made(plan)
     of_arms = flagged({arm: plan.arm_configs[arm] for arm in study.arms}, finding)
     for each in dict.fromkeys(of_arms.values()):
-        left_out = f"{counted(len(each.ids), 'image')} left out: {shortened(each.ids, MAX_PLACES_SHOWN)}"
-        _console().print(f"without {finding} ({each.what}), {left_out}")
+        left_out = f"{counted(len(each.ids), 'image')} left out: {join_first(each.ids, MAX_PLACES_SHOWN)}"
+        plain_console().print(f"without {finding} ({each.what}), {left_out}")
     folder = plan.folder.with_name(f"{plan.folder.name},without={finding}")
     whole = replace(
         plan,
@@ -215,11 +213,11 @@ def _registered(plan: _Plan) -> _Plan:
     whole = replace(plan.whole, seeds=plan.asked.seeds)
     content = register(plan.folder, whole, of_asked, plan.others, plan.budget, bool(run_folders(plan.folder)))
     known = fingerprint(plan.folder)
-    _console().print(f"registered on {content['time']}: {plan.folder / FILE}, SHA-256 {known[:16]}…")
+    plain_console().print(f"registered on {content['time']}: {plan.folder / FILE}, SHA-256 {known[:16]}…")
     before = {each["key"]: each for each in content["study"]["questions"]}
     now = {question.key: asdict(question) for question in plan.asked.questions}
     if changed := [key for key in now if any(before.get(key, {}).get(name) != now[key][name] for name in ASKED)]:
-        _console().print(f"{', '.join(changed)}: not as registered; such claims are exploratory", style="yellow")
+        plain_console().print(f"{', '.join(changed)}: not as registered; such claims are exploratory", style="yellow")
     looks = tuple(content["design"]["looks"]) if plan.budget else ()
     return replace(plan, looks=looks, preregistration=known)
 
@@ -324,7 +322,7 @@ def _check_measures(file: Path, study: Study, arm_configs: Mapping[str, ArmConfi
 
 def _announce(folder: Path, study: Study, found: Mapping[Key, ArmRun], to_run: Sequence[Key]) -> None:
     """Print what is there, what will run, and how long that took other seeds of the same arm."""
-    console = _console()
+    console = plain_console()
     rows, known, num_unknown = [], 0.0, 0
     for arm, config in study.arms.items():
         done = [found[arm, seed].metadata["seconds"] for seed in study.seeds if is_done(found, (arm, seed))]
@@ -347,11 +345,7 @@ def _warn(otherwise: Mapping[str, int]) -> None:
     """Print of how many runs that count as done it is doubtful that they should."""
     for how, number in otherwise.items():
         runs = f"{number} runs here were" if number > 1 else "1 run here was"
-        _console().print(f"{runs} {how}", style="yellow")
-
-
-def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False, markup=False)
+        plain_console().print(f"{runs} {how}", style="yellow")
 
 
 def _launch(arguments: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from runcard.config.diff import differing_keys
-from runcard.errors import UserError, did_you_mean
+from runcard.errors import UserError, did_you_mean, join_first
 from runcard.fileio import parse_json
 from runcard.training.checkpoint import read_tensors
 
@@ -50,7 +50,7 @@ def load_initial_weights(
             fix = f"To leave these layers out of it: 'train.init_without=[{','.join([*without, *layers])}]'"
         else:
             fix = f"{len(layers)} layers differ. Give the model the same keys, or leave layers out: train.init_without"
-        lines = [f"{what}: {_shortened(names)}" for what, names in wrong.items() if names]
+        lines = [f"{what}: {join_first(names, MAX_NAMED)}" for what, names in wrong.items() if names]
         there = _model_of(header)
         if there and config and (keys := differing_keys({"model": there}, {"model": config})):
             lines.insert(0, f"config: {', '.join(keys)}")
@@ -95,11 +95,6 @@ def matching(names: Iterable[str], patterns: Sequence[str], key: str) -> set[str
             raise UserError(f"{key}: no layer is named {pattern}.{hint} The model's layers: {', '.join(layers)}.")
         found |= named
     return found
-
-
-def _shortened(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    return f"{', '.join(names[:MAX_NAMED])}{more}"
 
 
 def _shape(tensor: Tensor) -> str:
