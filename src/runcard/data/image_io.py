@@ -226,6 +226,19 @@ def read_mask(
     raise DataError("mask_values", path, f"not a mask: it must hold {rule}", fix, f", but has {found}")
 
 
+def read_image_and_mask(
+    paths: Sequence[Path], num_classes: int, mask_values: Sequence[int] | None, ignore_value: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read an image and its mask; see read_mask. Raises DataError where they differ in size."""
+    image_path, mask_path = paths
+    image, mask = read_image(image_path), read_mask(mask_path, num_classes, mask_values, ignore_value)
+    if image.shape[:2] != mask.shape:
+        sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
+        what, fix = "image and mask must be of one size", "Export the mask again, at the image's own size."
+        raise DataError("mask_size", mask_path, what, fix, f", got {sizes} pixels (width×height)")
+    return image, mask
+
+
 def mask_levels(path: Path) -> set[int]:
     """Return the values of a mask file; none where they are too many for classes, or may not be those that were drawn.
 

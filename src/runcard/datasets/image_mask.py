@@ -15,8 +15,7 @@ from runcard.data.image_io import (
     check_ignore_value,
     check_window,
     list_images,
-    read_image,
-    read_mask,
+    read_image_and_mask,
     slices,
     without_suffix,
 )
@@ -60,9 +59,7 @@ class ImageMaskFolder(Source):
         self.mask_values = _check_mask_values(mask_values, len(self.classes))
         self.ignore_value = check_ignore_value(ignore_value, len(self.classes), self.mask_values)
         limits = check_window(window)
-        base = find_data(
-            root, folder, _belonging, "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png"
-        )
+        base = find_data(root, folder, _belonging, EXAMPLE)
         tops = one_folder_per_split(base) if image_and_mask(base) is None else {"": base}
         self.ids, self.files, self.groups, self.faults = [], [], [], []
         given, places, left_out = [], [], []
@@ -93,14 +90,8 @@ class ImageMaskFolder(Source):
         self.on_disk = OnDisk(base, "; ".join(places), left_out, limits, self._meaning(), self.ignore_value)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:
-        image_path, mask_path = self.files[i]
-        image = read_image(image_path)
-        mask = read_mask(mask_path, len(self.classes), self.mask_values, self.ignore_value)
-        if image.shape[:2] != mask.shape:
-            sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
-            what, fix = "image and mask must be of one size", "Export the mask again, at the image's own size."
-            raise DataError("mask_size", mask_path, what, fix, f", got {sizes} pixels (width×height)")
-        return image, mask, self.ids[i]
+        pair = read_image_and_mask(self.files[i], len(self.classes), self.mask_values, self.ignore_value)
+        return *pair, self.ids[i]
 
     def _meaning(self) -> str:
         if self.mask_values:

@@ -15,7 +15,7 @@ from runcard.data.image_io import (
     check_window,
     is_image,
     read_image,
-    read_mask,
+    read_image_and_mask,
     slices,
 )
 from runcard.data.medical_io import Spacing, to_spacing
@@ -78,15 +78,10 @@ class Manifest(Source):
         self.on_disk = OnDisk(table.parent, place, [], limits, self._meaning(), self.ignore_value)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | int, str]:
-        image = read_image(self.files[i][0])
         if self.kind == "label":
-            return image, self.targets[i], self.ids[i]
-        mask = read_mask(self.files[i][1], len(self.classes), self.mask_values, self.ignore_value)
-        if image.shape[:2] != mask.shape:
-            sizes = " and ".join(f"{a.shape[1]}×{a.shape[0]}" for a in (image, mask))
-            what, fix = "image and mask must be of one size", "Export the mask again, at the image's own size."
-            raise DataError("mask_size", self.files[i][1], what, fix, f", got {sizes} pixels (width×height)")
-        return image, mask, self.ids[i]
+            return read_image(self.files[i][0]), self.targets[i], self.ids[i]
+        pair = read_image_and_mask(self.files[i], len(self.classes), self.mask_values, self.ignore_value)
+        return *pair, self.ids[i]
 
     def _add(self, table: Path, line: int, row: dict[str, str]) -> None:
         """Add one row, or what is wrong with it to faults."""

@@ -48,10 +48,10 @@ def write_results(
     the last bit, or to rounding only.
     """
     folder, rows, name = record.folder, tracker.rows, setup.monitor.name
-    data, samples = setup.data, setup.data.samples
+    data = setup.data
     if state.best is None:
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
-    last = _evaluate(setup)
+    last = evaluate_splits(setup)
     check_reproduced(rows[-1], last["val"], bit_exact)
     if setup.is_lean:
         with only_warned_of("figures/predictions.png"):
@@ -65,15 +65,8 @@ def write_results(
         if data.positive is not None:
             tracker.pr_curve(f"val/{data.classes[data.positive]}", outcomes.is_positive, outcomes.scores, state.epoch)
     load_weights(checkpoint.best, setup.model)
-    best = _evaluate(setup)
-    record.write_per_image(
-        [
-            {"split": split, "checkpoint": weights, **row}
-            for weights, evaluations in (("last", last), ("best", best))
-            for split, evaluation in evaluations.items()
-            for row in rows_per_image(evaluation, samples.ids, data.groups, samples.targets, data.classes)
-        ]
-    )
+    best = evaluate_splits(setup)
+    record.write_per_image([*per_image_rows(setup, "last", last), *per_image_rows(setup, "best", best)])
     findings: list[Finding] = []
     with only_warned_of("activation maps"):
         findings, maps = explain_validation(setup, tracker.progress.console)
@@ -105,7 +98,7 @@ def check_reproduced(recorded: Row, again: Evaluation, bit_exact: bool) -> None:
     differing = [
         f"val/{name} was {recorded[f'val/{name}']:.6g} and is now {again.values[name]:.6g}"
         for name in names
-        if not _same(recorded[f"val/{name}"], again.values[name], bit_exact)
+        if not same(recorded[f"val/{name}"], again.values[name], 0.0 if bit_exact else LOSS_TOLERANCE, 1e-4)
     ]
     if differing:
         raise UserError(
@@ -115,10 +108,12 @@ def check_reproduced(recorded: Row, again: Evaluation, bit_exact: bool) -> None:
         )
 
 
-def _same(recorded: float, again: float, bit_exact: bool) -> bool:
-    if math.isnan(recorded) or math.isnan(again):
-        return math.isnan(recorded) and math.isnan(again)
-    return recorded == again or (not bit_exact and math.isclose(recorded, again, rel_tol=LOSS_TOLERANCE, abs_tol=1e-4))
+def same(one: float | None, other: float | None, tolerance: float, absolute: float = 1e-6) -> bool:
+    """Whether two values are equal, or as near as the tolerance says; None, as JSON has it, is not a number."""
+    a, b = (math.nan if value is None else value for value in (one, other))
+    if not math.isfinite(a) or not math.isfinite(b):
+        return not math.isfinite(a) and not math.isfinite(b)
+    return a == b or bool(tolerance and math.isclose(a, b, rel_tol=tolerance, abs_tol=absolute))
 
 
 def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, Any], folder: Path) -> None:
@@ -171,10 +166,20 @@ def explain_validation(setup: ExperimentSetup, console: Console) -> tuple[list[F
     return explanation.findings, panel(explanation.tiles, "activation maps: validation, best epoch")
 
 
-def _evaluate(setup: ExperimentSetup) -> dict[str, Evaluation]:
-    """Return the evaluation of validation, and of the test split where there is one that is not sealed."""
+def evaluate_splits(setup: ExperimentSetup) -> dict[str, Evaluation]:
+    """Evaluate the model, as it is now, on validation, and on the test split where there is one that is not sealed."""
     loaders = {"val": setup.loaders.val} | ({"test": setup.loaders.test} if setup.loaders.test else {})
     return {split: evaluate(setup.network, setup.loss, setup.metrics, loader) for split, loader in loaders.items()}
+
+
+def per_image_rows(setup: ExperimentSetup, weights: str, evaluations: dict[str, Evaluation]) -> list[dict[str, Any]]:
+    """Return the rows of per_image.csv that evaluations give; weights is last or best."""
+    data, samples = setup.data, setup.data.samples
+    return [
+        {"split": split, "checkpoint": weights, **row}
+        for split, evaluation in evaluations.items()
+        for row in rows_per_image(evaluation, samples.ids, data.groups, samples.targets, data.classes)
+    ]
 
 
 def _values(evaluations: dict[str, Evaluation]) -> dict[str, float]:

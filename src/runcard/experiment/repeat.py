@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from tempfile import TemporaryDirectory
@@ -17,7 +16,7 @@ from runcard.config.schema import Config
 from runcard.console import counted
 from runcard.data.source import Source
 from runcard.errors import UserError, join_first
-from runcard.experiment.finalize import LOSS_TOLERANCE
+from runcard.experiment.finalize import LOSS_TOLERANCE, evaluate_splits, per_image_rows, same
 from runcard.experiment.restored import restored_setup
 from runcard.experiment.session import Nowhere, fit_setup
 from runcard.experiment.setup import ExperimentSetup, with_cached_features
@@ -26,7 +25,6 @@ from runcard.runs.environment import code_hash, hardware, versions
 from runcard.runs.folders import BEST, LAST, file_of, has_file, read_metrics
 from runcard.runs.run import Run
 from runcard.training.checkpoint import load_tensors, load_weights, read_last, read_weights
-from runcard.training.evaluation import evaluate, rows_per_image
 from runcard.training.types import Evaluation, State
 
 SCORE_TOLERANCE = 0.01  # of the mean of a score, where only rounding is the same
@@ -84,7 +82,7 @@ def evaluate_again(run: Run, cfg: DictConfig, config: Config, source: Source, ch
             load_tensors(setup.model, read_last(path, "so it cannot be evaluated", "")["model"], path)
         else:
             continue
-        again = _rows_again(setup, weights)
+        again = per_image_rows(setup, weights, evaluate_splits(setup))
         old = [row for row in recorded if row["checkpoint"] == weights]
         if fault := _difference(old, again, 0.0 if not reasons else SCORE_TOLERANCE):
             raise ValueError(f"per_image.csv, {weights} epoch: {fault}")
@@ -97,23 +95,6 @@ def evaluate_again(run: Run, cfg: DictConfig, config: Config, source: Source, ch
 def _recorded_rows(run: Run) -> list[dict[str, str]]:
     header, rows = read_csv(run.folder / "per_image.csv")
     return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def _rows_again(setup: ExperimentSetup, weights: str) -> list[dict[str, Any]]:
-    """Evaluate the model as it is now, and return the rows of per_image.csv."""
-    loaders = {"val": setup.loaders.val} | ({"test": setup.loaders.test} if setup.loaders.test else {})
-    samples, data = setup.data.samples, setup.data
-    return [
-        {"split": split, "checkpoint": weights, **row}
-        for split, loader in loaders.items()
-        for row in rows_per_image(
-            evaluate(setup.network, setup.loss, setup.metrics, loader),
-            samples.ids,
-            data.groups,
-            samples.targets,
-            data.classes,
-        )
-    ]
 
 
 def _difference(old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str, Any]], tolerance: float) -> str:
@@ -184,11 +165,3 @@ def _other_machine(session: Mapping[str, Any], setup: ExperimentSetup) -> list[s
     if session["reproducible"] != "bit for bit":
         reasons.append("the run was reproducible to rounding only")
     return reasons
-
-
-def same(one: float | None, other: float | None, tolerance: float, absolute: float = 1e-6) -> bool:
-    """Whether two values are equal, or as near as the tolerance says; None, as JSON has it, is not a number."""
-    a, b = (math.nan if value is None else value for value in (one, other))
-    if not math.isfinite(a) or not math.isfinite(b):
-        return not math.isfinite(a) and not math.isfinite(b)
-    return a == b or bool(tolerance and math.isclose(a, b, rel_tol=tolerance, abs_tol=absolute))

@@ -18,8 +18,8 @@ from runcard.console import counted
 from runcard.data.image_io import read_picture
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError, join_first
-from runcard.experiment.finalize import LOSS_TOLERANCE
-from runcard.experiment.repeat import MAX_NAMED, evaluate_again, same, train_again
+from runcard.experiment.finalize import LOSS_TOLERANCE, same
+from runcard.experiment.repeat import MAX_NAMED, evaluate_again, train_again
 from runcard.experiment.restored import open_data, trusted_config
 from runcard.fileio import sha256
 from runcard.runs.folders import BEST, LAST, file_of, has_file, lost_files, read_metadata, read_metrics
