@@ -80,7 +80,6 @@ def power(
     metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
 ) -> None:
     """Say how many seeds or images a difference would need, from how far these runs scatter (two seeds at least)."""
-    from runcard.compare.analysis import monitored
     from runcard.compare.report.power_table import print_power
 
     if wrong := [d for d in difference if not 0 < d < math.inf]:
@@ -89,7 +88,7 @@ def power(
     arms, left_out = find_arms(runs, metric)
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
-    print_power(console, arms, metric or monitored(arms[0]), difference)
+    print_power(console, arms, metric or arms[0].first.monitored, difference)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -100,14 +99,13 @@ def noise(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say how large a difference must be to be more than noise (three seeds of one config at least)."""
-    from runcard.compare.analysis import monitored
     from runcard.compare.report import noise_table
 
     if figure and figure.suffix not in FIGURES:
         raise UserError(f"--figure must end in {' or '.join(FIGURES)}, got {figure}")
     console = plain_console()
     arms, left_out = find_arms(runs, metric)
-    found, too_few = noise_table.measure_noise(arms, metric or monitored(arms[0]))
+    found, too_few = noise_table.measure_noise(arms, metric or arms[0].first.monitored)
     left_out += too_few
     if as_json:
         print(json.dumps(noise_table.as_json(found, left_out), indent=1))
@@ -135,7 +133,6 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Say whether to keep a candidate: exit code 0 keep, 1 discard, 3 more seeds. For scripts and research loops."""
-    from runcard.compare import analysis
     from runcard.compare import gate as gates
 
     if margin is not None and not 0 < margin < math.inf:
@@ -143,7 +140,7 @@ def gate(
     if candidates is not None and candidates < 1:
         raise UserError(f"--candidates must be 1 or more, got {candidates}")
     arms = [_only_arm(folder, metric) for folder in (baseline, candidate)]
-    asked = metric or analysis.monitored(arms[0])
+    asked = metric or arms[0].first.monitored
     decision = gates.decide(arms[0], arms[1], baseline, asked, margin, candidates)
     print(json.dumps(gates.as_json(decision), indent=1) if as_json else decision.sentence)
     raise typer.Exit(gates.EXIT_CODES[decision.word])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -106,7 +107,7 @@ def unseal(
 ) -> None:
     """Evaluate a study's runs on their sealed test split, answer its questions there, and count the look."""
     from runcard.cli.conclusions import study_folder
-    from runcard.compare.analysis import find, read_study_folder
+    from runcard.compare.analysis import read_study_folder
     from runcard.compare.arms import Arm
     from runcard.compare.report.html import write_report
     from runcard.compare.report.terminal import print_findings
@@ -126,15 +127,7 @@ def unseal(
     evaluations = iter(done.evaluated.runs)  # in the order of the runs
     measured = [Arm(arm.name, tuple(next(evaluations) for _ in arm.runs), arm.failed) for arm in found.arms]
     command = shlex.join(["runcard", "unseal", str(study)])
-    findings = find(
-        found.study.questions,
-        measured,
-        found.study,
-        found.left_out,
-        command,
-        design=found.design,
-        registration=found.registration,
-    )
+    findings = replace(found, arms=measured, command=command).findings()
     print_findings(console, findings, details=False)
     console.print(f"\n{ordinal(done.look.look)} look at this test set of {counted(done.look.images, 'image')}")
     console.print(write_report(findings, done.evaluated.folder, with_images=False))

@@ -71,8 +71,8 @@ def find(
     tables = {}
     measures: dict[str, Measure] = {}
     for arm in arms:
-        shown = metric or monitored(arms[0])
-        shown = shown if endpoints.is_measured(arm.first, shown) else monitored(arm)
+        shown = metric or arms[0].first.monitored
+        shown = shown if endpoints.is_measured(arm.first, shown) else arm.first.monitored
         table = _values(arm, shown, questions)
         tables[arm.name] = {written.get(m.key, m.title): value for m, value in table.items()}
         for m in table:
@@ -96,7 +96,7 @@ def find(
         measures=tuple(measures.values()),
         values=tables,
         out_of_fold={arm.name: endpoints.out_of_fold(arm) for arm in arms},
-        best={arm.name: metric_value(arm, monitored(arm), "best") for arm in arms},
+        best={arm.name: metric_value(arm, arm.first.monitored, "best") for arm in arms},
         answers=tuple(answers),
         command=command,
         left_out=tuple(left_out),
@@ -108,11 +108,6 @@ def find(
         design=design,
         registration=registration,
     )
-
-
-def monitored(arm: Arm) -> str:
-    """Return the metric that selects an arm's best epoch: dice of val/dice."""
-    return str(arm.first.metadata["best"]["monitor"]).partition("/")[2]
 
 
 def best_title(measure: Measure, arms: Sequence[Arm]) -> str:
@@ -142,7 +137,7 @@ def ask_pairs(
             text=f"Does {first.name} differ from {second.name}?",
             first=first.name,
             second=second.name,
-            measure=metric or monitored(first),
+            measure=metric or first.first.monitored,
             margin=margin,
             threshold=threshold,
         )
@@ -198,14 +193,14 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
         span = " to ".join(dict.fromkeys((str(lengths[0]), str(lengths[-1]))))
         remarks.append(f"stopped early, after {span} epochs: where to stop was chosen on the validation images")
     remarks += _remarks_on_looks(arm)
-    remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, monitored(arm)))]
+    remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, arm.first.monitored))]
     if lengths[0] < 3 * MIN_EPOCHS:
         remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")
-    if abs(rise := learning_curves.still_rising(arm, monitored(arm))) > margin:
+    if abs(rise := learning_curves.still_rising(arm, arm.first.monitored)) > margin:
         how = f"{'rising' if rise > 0 else 'falling'} at the end, by about {abs(rise):.3f}"
         remarks.append(
-            f"{title(monitored(arm))} is still {how} within the last third of the epochs: what is compared is training "
-            "of this length"
+            f"{title(arm.first.monitored)} is still {how} within the last third of the epochs: what is compared is "
+            "training of this length"
         )
     return remarks
 
@@ -265,15 +260,7 @@ def _remarks_on_registration(registration: Registration | None, study: Study | N
 def of_study(folder: Path) -> Findings:
     """Answer the questions of a study from the runs named in its folder; see read_study_folder."""
     found = read_study_folder(folder)
-    findings = find(
-        found.study.questions,
-        found.arms,
-        found.study,
-        found.left_out,
-        found.command,
-        design=found.design,
-        registration=found.registration,
-    )
+    findings = found.findings()
     if found.without is None:
         return findings
     try:
@@ -305,6 +292,18 @@ class StudyFolder:
     design: Design | None  # None where all seeds are run at once
     registration: Registration | None
     without: Without | None = None  # of a study without a finding of the audit
+
+    def findings(self) -> Findings:
+        """Answer the study's questions from these arms."""
+        return find(
+            self.study.questions,
+            self.arms,
+            self.study,
+            self.left_out,
+            self.command,
+            design=self.design,
+            registration=self.registration,
+        )
 
 
 def read_study_folder(folder: Path) -> StudyFolder:

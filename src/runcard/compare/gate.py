@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from runcard.compare.looks import OPEN, Design, answer_in_looks
 from runcard.compare.questions import Question
 from runcard.errors import UserError
 from runcard.fileio import read_json, write_json
+from runcard.runs.environment import now
 from runcard.stats.sequential import LOOKS
 
 FILE = "gate.json"
@@ -74,7 +74,7 @@ def decide(
     word = {"better": KEEP, OPEN: MORE_SEEDS}.get(answer.verdict.word, DISCARD)
     reached = answer.path[-1].num_seeds if answer.path else 0
     more = next(seeds for seeds in design.made if seeds > reached) if word == MORE_SEEDS else 0
-    looks = [*tried.get(key, {}).get("answers", []), {"time": _now(), "answer": word, "seeds": reached}]
+    looks = [*tried.get(key, {}).get("answers", []), {"time": now(), "answer": word, "seeds": reached}]
     tried[key] = {"name": candidate.name, "answers": looks}
     write_json(folder / FILE, ledger)
     return Decision(word, more, list(tried).index(key) + 1, ledger["candidates"], answer)
@@ -143,7 +143,3 @@ def _is_same(answer: Answer) -> bool:
 def _num_tried(arm: Arm) -> int:
     seeds = {*arm.seeds, *(seed for _, seed in arm.failed)}
     return next(seed for seed in count() if seed not in seeds)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

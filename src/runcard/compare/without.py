@@ -108,7 +108,7 @@ def _said(answer: Answer) -> str:
 def _of_arm(whole: Arm, without: Arm, metric: str, twins: frozenset[str]) -> ArmCost:
     """Compare the runs of the same seeds on the images that all of them were measured on."""
     if not endpoints.is_measured(whole.first, metric):
-        metric = str(whole.first.metadata["best"]["monitor"]).partition("/")[2]
+        metric = whole.first.monitored
     shared = sorted(whole.by_key.keys() & without.by_key.keys())
     runs = [[arm.by_key[key] for key in shared] for arm in (whole, without)]
     ids = _same_images([run for each in runs for run in each])

@@ -193,7 +193,7 @@ def _check_metrics(run: Run) -> str:
     for name in (name for name in last if name in rows[-1]):
         if not same(rows[-1][name], last[name], 0.0 if exact else LOSS_TOLERANCE) and (exact or name == "val/loss"):
             raise ValueError(f"{name} is {rows[-1][name]} in the last row of metrics.csv, in run.json {last[name]}")
-    monitored, sign = best["monitor"], 1 if metadata["better"][best["monitor"].partition("/")[2]] == "max" else -1
+    monitored, sign = best["monitor"], 1 if run.mode(run.monitored) == "max" else -1
     values = np.array([row[monitored] for row in rows], float)  # None, where not evaluated, becomes NaN
     best_epoch = int(np.nanargmax(sign * values)) + 1
     if best["epoch"] != best_epoch or best["value"] != rows[best_epoch - 1][monitored]:

@@ -285,8 +285,7 @@ def _evaluate(
         for checkpoint, evaluation in evaluations.items()
         for row in rows_per_image(evaluation, samples.ids, images.groups, samples.targets, classes)
     ]
-    metric, mode = _monitored(own)
-    worst = measured.worst(evaluations["best"], metric, mode)
+    worst = measured.worst(evaluations["best"], own.monitored, own.mode(own.monitored))
     figure = mask_figure(worst) if samples.has_masks else class_figure(worst, classes)
     write_figure(folder / "figures" / "worst.png", figure)
     for name, figure in _charts(calibration, classes, samples.has_masks):
@@ -376,8 +375,7 @@ class _Measured:
         num_classes = len(self.run.config["derived"]["classes"])
         positive = self.run.config["derived"]["positive"]
         calibration = Calibration(num_classes, 1 if positive is None else positive)
-        metric = _monitored(own)[0]
-        scores = self.run.config["metric"]["scores"]
+        metric, scores = own.monitored, self.run.config["metric"]["scores"]
         is_of_pixels = self.images.samples.has_masks and metric in scores and metric not in own.units
         at_size = self._metrics([metric]) if is_of_pixels else None
         if at_size is not None:
@@ -406,9 +404,3 @@ def _weighed(loss: nn.Module, record: dict[str, Any]) -> nn.Module:
         assert isinstance(part, BalancedLoss)
         part.weigh(class_weights)
     return loss
-
-
-def _monitored(run: Run) -> tuple[str, str]:
-    """Return the metric that a run was selected by, without its split, and max or min."""
-    name = str(run.metadata["best"]["monitor"]).partition("/")[2]
-    return name, run.mode(name)

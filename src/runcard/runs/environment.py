@@ -9,6 +9,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ PACKAGES = (
     *("torch", "torchvision", "torchmetrics", "lightning-fabric", "hydra-core", "albumentations"),
     *("numpy", "scipy", "scikit-learn", "opencv-python-headless", "pillow"),
 )
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def code_hash(places: Sequence[str] = NUMERIC_CODE) -> str:

@@ -195,6 +195,11 @@ class Run:
         """The unit, mm or px, of each metric that is a length; empty in runs that do not record it."""
         return dict(self.metadata.get("units", {}))
 
+    @property
+    def monitored(self) -> str:
+        """The metric that selects the best epoch: dice of val/dice."""
+        return str(self.metadata["best"]["monitor"]).partition("/")[2]
+
     def mode(self, name: str) -> str:
         """Return max if larger values of a metric are better, else min."""
         return str(self.metadata["better"][name])

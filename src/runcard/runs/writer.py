@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import yaml
 from runcard.config.diff import Config, differing_keys
 from runcard.errors import UserError, join_first, runs_below
 from runcard.fileio import atomic_write, is_temporary, write_csv, write_json, write_text
-from runcard.runs.environment import code_hash, commit, hardware, versions
+from runcard.runs.environment import code_hash, commit, hardware, now, versions
 from runcard.runs.folders import file_of, read_metadata
 from runcard.runs.hold import OWN_FILES, Hold
 from runcard.runs.looks import LOOKS, Look, read_looks
@@ -69,8 +68,8 @@ class Record:
         session is what may differ when the run is resumed; returns what does differ from the last one, by name.
         """
         if not self.content:
-            self.content = {"schema": SCHEMA_VERSION, "start": _now(), "sessions": [], **metadata}
-        machine = {"start": _now(), "code": code_hash(), "commit": commit(), "hardware": hardware()}
+            self.content = {"schema": SCHEMA_VERSION, "start": now(), "sessions": [], **metadata}
+        machine = {"start": now(), "code": code_hash(), "commit": commit(), "hardware": hardware()}
         current = {**machine, "versions": versions(), **session}
         last = self.content["sessions"][-1] if self.content["sessions"] else current
         self.content["sessions"].append(current)
@@ -94,8 +93,8 @@ class Record:
     def finish(self, session_seconds: float, status: str, error: str | None = None, **metadata: Any) -> None:
         """Write how this session ended: completed, failed or interrupted."""
         self.check_there()
-        self.content["sessions"][-1] |= {"end": _now(), "seconds": session_seconds}
-        self.update(status=status, error=error, end=_now(), **metadata)
+        self.content["sessions"][-1] |= {"end": now(), "seconds": session_seconds}
+        self.update(status=status, error=error, end=now(), **metadata)
 
     def write_split(
         self, split: Mapping[str, Sequence[int]], ids: Sequence[str], groups: Sequence[str], digests: Sequence[str]
@@ -225,19 +224,15 @@ def write_evaluation(
 
 def log_look(folders: Sequence[Path], look: Look) -> None:
     """Append to looks.csv of each folder, a study's and the one above it, that a sealed test set was evaluated."""
-    row = {"time": _now(), **asdict(look)}
+    row = {"time": now(), **asdict(look)}
     for folder in folders:
         write_csv(folder / LOOKS, [*read_looks(folder), row])
 
 
 def log_evaluation(run: Run, folder: Path, data: str, num_images: int, data_hash: str) -> None:
     """Append to evaluations.csv of a run that it was measured on images that it was not made with."""
-    look = {"time": _now(), "data": data, "images": str(num_images), "data_hash": data_hash, "folder": str(folder)}
+    look = {"time": now(), "data": data, "images": str(num_images), "data_hash": data_hash, "folder": str(folder)}
     write_csv(run.folder / EVALUATIONS, [*run.evaluations, look])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _free_name(folder: Path) -> Path:

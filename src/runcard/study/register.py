@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from runcard.data.datamodule import make_data, open_source
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
 from runcard.fileio import read_json, sha256, write_json
-from runcard.runs.environment import code_hash, commit
+from runcard.runs.environment import code_hash, commit, now
 from runcard.stats.sequential import LOOKS
 from runcard.study.plan import ArmConfig
 
@@ -60,7 +59,7 @@ def register(
             hashes[key] = _hash_data(config)
         data[arm] = hashes[key]
     content = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": now(),
         "runcard": __version__,
         "code": code_hash(),
         "commit": commit(),

@@ -22,7 +22,7 @@ from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
-from runcard.compare.report.model_card import model_card
+from runcard.compare.report.model_card import model_card, templates
 from runcard.compare.report.sections import sections
 from runcard.compare.report.tables import cell, number, rank, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_ci, format_difference, format_p
@@ -147,10 +147,9 @@ def on_these_images(answer: Answer) -> str:
 
 def at(run: Run, checkpoint: str) -> str:
     """Format the monitored metric on the compared split at the last or best epoch: "test/dice 0.932 in epoch 60"."""
-    metric = run.metadata["best"]["monitor"].partition("/")[2]
-    value = endpoints.value(run, metric, checkpoint)
+    value = endpoints.value(run, run.monitored, checkpoint)
     shown = "–" if math.isnan(value) else number(value)
-    return f"{run.split}/{metric} {shown} in epoch {run.metadata[checkpoint]['epoch']}"
+    return f"{run.split}/{run.monitored} {shown} in epoch {run.metadata[checkpoint]['epoch']}"
 
 
 def _colours(findings: Findings) -> dict[str, str]:
@@ -159,14 +158,7 @@ def _colours(findings: Findings) -> dict[str, str]:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates(autoescape=True)
     environment.filters |= {
         "evidence": evidence,
         "title": title,

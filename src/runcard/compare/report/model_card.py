@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from runcard import __version__
 from runcard.compare import endpoints
-from runcard.compare.analysis import limits, metric_value, monitored
+from runcard.compare.analysis import limits, metric_value
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import metric_measure
 from runcard.compare.endpoints import Count
@@ -105,15 +105,20 @@ def model_card(run: Run) -> Card:
 
 def to_markdown(card: Card) -> str:
     """Write a card as Markdown."""
-    environment = jinja2.Environment(
+    environment = templates(finalize=lambda text: text if isinstance(text, Markup) else escape_markdown(str(text)))
+    return environment.get_template("model_card.md").render(card=card)
+
+
+def templates(**options: Any) -> jinja2.Environment:
+    """Return the templates of the report and of the card, in which an unknown name is an error."""
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=lambda text: text if isinstance(text, Markup) else escape_markdown(str(text)),
+        **options,
     )
-    return environment.get_template("model_card.md").render(card=card)
 
 
 def escape_markdown(text: str) -> str:
@@ -280,7 +285,7 @@ def _evaluation(arm: Arm) -> dict[str, str]:
         "evaluated on": f"{counted(count.images, f'{SPLITS[run.split]} image')}{patients}{chosen}",
         "metrics": ", ".join(_metrics(run)),
         "intervals": _intervals(count),
-        "primary result": f"{title(monitored(arm))} {_score(arm, monitored(arm), 'best')}",
+        "primary result": f"{title(arm.first.monitored)} {_score(arm, arm.first.monitored, 'best')}",
         "explanation": "; ".join([*maps, *shortcut]) or NOT_RECORDED,
         "failures": ", ".join(["per_image.csv", *(f"figures/{name}.png" for name in figures)]),
         "limits": "; ".join(limits(arm, [arm])) or "none from the record",

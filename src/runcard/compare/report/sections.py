@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from runcard.compare.analysis import monitored
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import Factor
 from runcard.compare.contrasts import Answer
@@ -159,7 +158,7 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
     """
     a, b = ({k: v for k, v in arm.first.config.items() if k.startswith("loss.")} for arm in (first, second))
     wanted = [answer.question.of or answer.question.measure for answer in answers]
-    wanted += [monitored(first), *SHARED_LOSSES, "loss"]
+    wanted += [first.first.monitored, *SHARED_LOSSES, "loss"]
     drawn = [name for name in dict.fromkeys(wanted) if name != "loss" or a == b]
     return tuple(name for name in drawn if all(f"val/{name}" in arm.first.curves for arm in (first, second)))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runcard.compare.analysis import Findings, best_title, monitored
+from runcard.compare.analysis import Findings, best_title
 from runcard.compare.arms import Arm
 from runcard.compare.endpoints import Count
 from runcard.compare.measures import Measure, Value, title
@@ -93,7 +93,7 @@ def tabulate_arms(findings: Findings, arms: Sequence[Arm]) -> list[tuple[str, Me
     for measure in findings.measures:
         rows.append((measure.title, measure, [findings.values[arm.name].get(measure.title) for arm in arms]))
         rows.append((f"{measure.title}, out of fold", measure, [_out_of_fold(findings, arm, measure) for arm in arms]))
-        bests = [findings.best[arm.name] if monitored(arm) == measure.key else None for arm in arms]
+        bests = [findings.best[arm.name] if arm.first.monitored == measure.key else None for arm in arms]
         rows.append((best_title(measure, arms), measure, bests))
     return [row for row in rows if any(row[2])]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from runcard.compare.analysis import Findings, monitored
+from runcard.compare.analysis import Findings
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer, Look
 from runcard.compare.disagreement import disagreement
@@ -193,7 +193,7 @@ def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
         "num_parameters": arm.first.metadata["num_parameters"],
         "last": measured,
         "out_of_fold": dict(zip(pooled, _plain(list(pooled.values())), strict=True)),
-        "best": {monitored(arm): {"runs": _plain(findings.best[arm.name].runs), "note": "chosen on these images"}},
+        "best": {arm.first.monitored: {"runs": _plain(findings.best[arm.name].runs), "note": "chosen on these images"}},
     }
 
 
