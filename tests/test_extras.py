@@ -34,7 +34,7 @@ def test_a_run_without_the_explain_extra_has_no_activation_maps(tmp_path):
     assert f"no activation maps: {hint}" in done.stdout
 
 
-@pytest.mark.parametrize("missing", ["altair", "jinja2", "vl_convert"])
+@pytest.mark.parametrize("missing", ["jinja2", "vl_convert"])
 def test_a_report_without_its_extra_says_how_to_install_it(missing, tmp_path):
     done = without(missing, ["runcard", "report", "nowhere"], tmp_path)
     assert done.returncode == 2

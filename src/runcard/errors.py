@@ -16,7 +16,7 @@ from pathlib import Path
 from natsort import natsorted
 
 EXIT_USER_ERROR = 2
-EXTRAS = {"pytorch_grad_cam": "explain", "altair": "report", "vl_convert": "report", "jinja2": "report"}
+EXTRAS = {"pytorch_grad_cam": "explain", "vl_convert": "report", "jinja2": "report"}
 EXTRAS |= {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
 EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom", "highdicom": "dicom"}
 EXTRAS |= {"optuna": "sweep", "ray": "ray"}

@@ -28,7 +28,7 @@ from campaign.events import Events, Fault
 ROOT = Path(__file__).parents[3]
 MAX_SECONDS = 120.0  # of a command: one that takes longer hangs
 MAX_MEMORY_BYTES = 10 * 2**30  # of addresses, most of which is mapped libraries
-OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "altair", "vl_convert", "pytorch_grad_cam", "safetensors.torch")
+OPTIONAL = ("onnx", "onnxscript", "onnxruntime", "vl_convert", "pytorch_grad_cam", "safetensors.torch")
 
 
 @dataclass(frozen=True)

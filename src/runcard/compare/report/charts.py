@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import altair as alt
 import numpy as np
 import vl_convert
 
@@ -22,15 +21,14 @@ from runcard.compare.contrasts import Answer, Paired
 from runcard.compare.measures import title
 from runcard.fileio import csv_text
 
-VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
+VEGA_LITE = "6.4"  # the newest of vl_convert.get_vegalite_versions()
+Spec = dict[str, Any]  # Vega-Lite's JSON, or a part of it
 # Safe for colour-blind readers, on white and on black (Okabe and Ito 2008, without black and yellow).
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 NEITHER = "#888888"
 HEIGHT_PX = 260
 PNG_WIDTH_PX = 560
 MAX_NAMED = 5  # images at one point of a chart that are listed by name
-PAIRS = ("\0name0", "\0name1", "\0colour0", "\0colour1")  # see _blanks
-NUMBERS = ("\0low", "\0high", "\0most")
 INK = ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor")
 CONFIG: dict[str, Any] = {
     "font": "Liberation Sans, Arial, sans-serif",
@@ -52,12 +50,12 @@ PAGE_CONFIG = CONFIG | {"background": None, "legend": {"disable": True}}  # one 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart as a Vega-Lite spec without the tables that charts share."""
+    """A chart as a Vega-Lite spec (https://vega.github.io/vega-lite/docs), without the tables that charts share."""
 
     key: str  # unique among the charts of a pair of arms: curves-dice
     title: str
     caption: str  # what it shows, as text
-    spec: dict[str, Any]
+    spec: Spec
 
 
 def colours(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -96,42 +94,38 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
     """Draw the curves of arms (name -> colour) from the table named metric, with a line at the threshold."""
     caption = "Mean of the runs; the band reaches from the lowest to the highest run on the validation images."
     caption += "" if threshold is None else f" Dotted: {threshold:g}."
-    names, shades = _blanks("name", len(arms)), _blanks("colour", len(arms))
-    known = dict(zip((*names, *shades), (*arms, *arms.values()), strict=True))
-    spec = _filled(_curves(metric, names, shades, threshold), known)
-    return Chart(f"curves-{metric}", f"{title(metric)} over the epochs", caption, spec)
-
-
-@cache
-def _curves(metric: str, names: tuple[str, ...], shades: tuple[str, ...], threshold: float | None) -> dict[str, Any]:
-    data = alt.Chart(alt.NamedData(metric, format=_format("epoch", "mean", "lowest", "highest"))).transform_filter(
-        alt.FieldOneOfPredicate("arm", list(names))
-    )
-    colour = alt.Color("arm:N", scale=alt.Scale(domain=list(names), range=list(shades)))
-    dashes = alt.Scale(domain=["validation", "training"], range=[[1, 0], [4, 3]])
-    epoch = alt.X("epoch:Q", axis=alt.Axis(title="epoch", grid=False, tickMinStep=1))
-    mean = alt.Y("mean:Q", axis=alt.Axis(title=None), scale=alt.Scale(zero=False))
-    row = ["arm", "images", "epoch"]
-    near = alt.selection_point(on="pointerover", clear="pointerout", nearest=True, empty=False, fields=row)
-    band = data.transform_filter("datum.images == 'validation'").mark_area(opacity=0.18)
-    # The tooltip shows the whole row: with nearest, Vega-Lite 6.4 loses the texts of a tooltip that names its fields.
-    points = data.mark_point(size=50, filled=True, tooltip=alt.TooltipContent("data")).add_params(near)
-    layers = [
-        band.encode(x=epoch, y="lowest:Q", y2="highest:Q", color=colour),
-        data.mark_line(strokeWidth=1.8).encode(
-            x=epoch, y=mean, color=colour, strokeDash=alt.StrokeDash("images:N", scale=dashes)
-        ),
-        points.encode(
-            x=epoch,
-            y=mean,
-            color=colour,
-            opacity=alt.when(near).then(alt.value(1)).otherwise(alt.value(0)),
-        ),
+    data = {"name": metric, "format": _csv_format("epoch", "mean", "lowest", "highest")}
+    of_arms = {"filter": {"field": "arm", "oneOf": list(arms)}}
+    colour = _nominal("arm", domain=list(arms), range=list(arms.values()))
+    epoch = _number("epoch", axis={"title": "epoch", "grid": False, "tickMinStep": 1})
+    mean = _number("mean", axis={"title": None}, scale={"zero": False})
+    dashes = _nominal("images", domain=["validation", "training"], range=[[1, 0], [4, 3]])
+    shown = {"condition": {"param": "near", "empty": False, "value": 1}, "value": 0}
+    pointed = {"type": "point", "on": "pointerover", "clear": "pointerout", "nearest": True}
+    bounds = {"y": _number("lowest"), "y2": {"field": "highest"}}
+    layers: list[Spec] = [
+        {
+            "transform": [of_arms, {"filter": "datum.images == 'validation'"}],
+            "mark": {"type": "area", "opacity": 0.18},
+            "encoding": {"x": epoch, **bounds, "color": colour},
+        },
+        {
+            "transform": [of_arms],
+            "mark": {"type": "line", "strokeWidth": 1.8},
+            "encoding": {"x": epoch, "y": mean, "color": colour, "strokeDash": dashes},
+        },
+        {
+            "name": "points",
+            "transform": [of_arms],
+            # The whole row: with nearest, Vega-Lite 6.4 loses the texts of a tooltip that names its fields.
+            "mark": {"type": "point", "size": 50, "filled": True, "tooltip": {"content": "data"}},
+            "encoding": {"x": epoch, "y": mean, "color": colour, "opacity": shown},
+        },
     ]
     if threshold is not None:
-        rule = alt.Chart().mark_rule(strokeDash=[2, 3], color="currentColor", opacity=0.6)
-        layers.append(rule.encode(y=alt.datum(threshold)))
-    return _spec(alt.layer(*layers))
+        layers.append(_rule(0.6, [2, 3], y=threshold))
+    near = {"name": "near", "select": pointed | {"fields": ["arm", "images", "epoch"]}, "views": ["points"]}
+    return Chart(f"curves-{metric}", f"{title(metric)} over the epochs", caption, _spec(data, layers, params=[near]))
 
 
 def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
@@ -147,45 +141,36 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
         (x, y, len(ids), ", ".join(ids[:MAX_NAMED]) + ", …" * (len(ids) > MAX_NAMED), words[sign * ((x > y) - (x < y))])
         for (x, y), ids in places.items()
     ]
+    table = csv_text(("x", "y", "images", "ids", "better"), rows)
     low, high = (float(end(np.concatenate([paired.first, paired.second]))) for end in (np.min, np.max))
-    known = {
-        **dict(zip(PAIRS, (first, second, *arms.values()), strict=True)),
-        "\0table": csv_text(("x", "y", "images", "ids", "better"), rows),
-        "\0along": f"{title(measure.title)}, {first}",
-        "\0up": f"{title(measure.title)}, {second}",
-        **dict(zip(NUMBERS, (low, high, max(10, *map(len, places.values()))), strict=True)),
+    axes = {
+        axis: _number(
+            axis,
+            scale={"domain": [low, high], "nice": True, "zero": False},
+            axis={"title": f"{title(measure.title)}, {name}"},
+        )
+        for axis, name in (("x", first), ("y", second))
+    }
+    colour = _nominal("better", domain=[first, second, "neither"], range=[*arms.values(), NEITHER])
+    most = max(10, *map(len, places.values()))
+    size = _number("images", scale={"domain": [1, most], "range": [45, 500]}, legend=None)
+    tooltip = [
+        {"field": "ids", "type": "nominal", "title": "image"},
+        _number("x", title=first, format=".4~g"),
+        _number("y", title=second, format=".4~g"),
+        {"field": "better", "type": "nominal"},
+    ]
+    points: Spec = {
+        "mark": {"type": "point", "filled": True, "opacity": 0.8},
+        "encoding": {**axes, "color": colour | {"legend": None}, "size": size, "tooltip": tooltip},
     }
     caption = (
         "A point is an image, or several where it is larger, at the mean over the runs of each arm. "
         "Its colour is that of the better arm."
     )
-    spec = _filled(_pairs(), known)
+    data = {"values": table, "format": _csv_format("x", "y", "images")}
+    spec = _spec(data, [_rule(0.5, [1, 0], x=low, y=low, x2=high, y2=high), points])
     return Chart(f"pairs-{measure.key}", f"{title(measure.title)}, image by image", caption, spec)
-
-
-@cache
-def _pairs() -> dict[str, Any]:
-    low, high, most = NUMBERS
-    first, second, *shades = PAIRS
-    data = alt.InlineData("\0table", format=_format("x", "y", "images"))
-    scale = alt.Scale(domain=[low, high], nice=True, zero=False)
-    colour = alt.Scale(domain=[first, second, "neither"], range=[*shades, NEITHER])
-    points = alt.Chart(data).mark_point(filled=True, opacity=0.8)
-    points = points.encode(
-        x=alt.X("x:Q", scale=scale, axis=alt.Axis(title="\0along")),
-        y=alt.Y("y:Q", scale=scale, axis=alt.Axis(title="\0up")),
-        color=alt.Color("better:N", scale=colour, legend=None),
-        size=alt.Size("images:Q", scale=alt.Scale(domain=[1, most], range=[45, 500]), legend=None),
-        tooltip=[
-            alt.Tooltip("ids:N", title="image"),
-            alt.Tooltip("x:Q", title=first, format=".4~g"),
-            alt.Tooltip("y:Q", title=second, format=".4~g"),
-            "better:N",
-        ],
-    )
-    diagonal = alt.Chart().mark_rule(color="currentColor", opacity=0.5)
-    diagonal = diagonal.encode(x=alt.datum(low), y=alt.datum(low), x2=alt.datum(high), y2=alt.datum(high))
-    return _spec(alt.layer(diagonal, points))
 
 
 def path(answer: Answer, colour: str) -> Chart:
@@ -201,42 +186,52 @@ def path(answer: Answer, colour: str) -> Chart:
         for look in answer.path
         if look.effect
     ]
-    table = csv_text(("seeds", "difference", "low", "high", "p"), rows)
-    data = alt.Chart(alt.InlineData(table, format=_format("seeds", "difference", "low", "high")))
+    columns = ("seeds", "difference", "low", "high")
+    table = csv_text((*columns, "p"), rows)
     seeds = [look.num_seeds for look in answer.path]
-    x = alt.X(
-        "seeds:Q",
-        axis=alt.Axis(title="seeds of each arm", grid=False, values=seeds, format="d"),
-        scale=alt.Scale(domain=[seeds[0] - 1, seeds[-1] + 1]),
+    x = _number(
+        "seeds",
+        axis={"title": "seeds of each arm", "grid": False, "values": seeds, "format": "d"},
+        scale={"domain": [seeds[0] - 1, seeds[-1] + 1]},
     )
     up = f"{title(measure.title)}, {answer.question.first} {'/' if measure.is_ratio else '−'} {answer.question.second}"
-    y = alt.Y("difference:Q", axis=alt.Axis(title=up), scale=alt.Scale(zero=False))
-    tooltip = ["seeds:Q", "difference:Q", "low:Q", "high:Q", "p:N"]
-    ends = [back(0.0)] if margin is None else [back(0.0), back(-margin), back(margin)]
-    lines = [
-        alt.Chart().mark_rule(color="currentColor", opacity=0.5, strokeDash=dash).encode(y=alt.datum(end))
-        for end, dash in zip(ends, ([1, 0], [2, 3], [2, 3]), strict=False)
-    ]
-    bars = data.mark_rule(strokeWidth=3, color=colour).encode(x=x, y="low:Q", y2="high:Q", tooltip=tooltip)
-    points = data.mark_point(filled=True, size=90, color=colour, opacity=1).encode(x=x, y=y, tooltip=tooltip)
+    y = _number("difference", axis={"title": up}, scale={"zero": False})
+    tooltip = [*map(_number, columns), {"field": "p", "type": "nominal"}]
+    lines = [_rule(0.5, [1, 0], y=back(0.0))]
+    if margin is not None:
+        lines += [_rule(0.5, [2, 3], y=back(end)) for end in (-margin, margin)]
+    bars: Spec = {
+        "mark": {"type": "rule", "strokeWidth": 3, "color": colour},
+        "encoding": {"x": x, "y": _number("low"), "y2": {"field": "high"}, "tooltip": tooltip},
+    }
+    points: Spec = {
+        "mark": {"type": "point", "filled": True, "size": 90, "color": colour, "opacity": 1},
+        "encoding": {"x": x, "y": y, "tooltip": tooltip},
+    }
     caption = "Difference and interval over all looks, after as many seeds as each look had."
     caption += "" if margin is None else f" Dotted: the margin, {margin:g}."
-    spec = _spec(alt.layer(*lines, bars, points))
+    spec = _spec({"values": table, "format": _csv_format(*columns)}, [*lines, bars, points])
     return Chart(f"path-{answer.question.key}", f"{title(measure.title)}, look by look", caption, spec)
 
 
-def _blanks(word: str, count: int) -> tuple[str, ...]:
-    """Return texts that stand in a spec for values of one chart: Altair takes a tenth of a second for each spec."""
-    return tuple(f"\0{word}{i}" for i in range(count))
+def _number(field: str, **options: Any) -> Spec:
+    """Encode a column of numbers."""
+    return {"field": field, "type": "quantitative", **options}
 
 
-def _filled(spec: Any, known: Mapping[str, Any]) -> Any:
-    """Return spec with the values of one chart in place of the texts that stand for them."""
-    if isinstance(spec, dict):
-        return {key: _filled(value, known) for key, value in spec.items()}
-    if isinstance(spec, list):
-        return [_filled(value, known) for value in spec]
-    return known.get(spec, spec) if isinstance(spec, str) else spec
+def _nominal(field: str, **scale: Any) -> Spec:
+    """Encode a column of names by the range of a scale."""
+    return {"field": field, "type": "nominal", "scale": scale}
+
+
+def _rule(opacity: float, dash: Sequence[int], **ends: float) -> Spec:
+    """Draw one line, at or between constants."""
+    mark = {"type": "rule", "color": "currentColor", "opacity": opacity, "strokeDash": dash}
+    return {"data": {"values": [{}]}, "mark": mark, "encoding": {axis: {"datum": end} for axis, end in ends.items()}}
+
+
+def _spec(data: Spec, layers: Sequence[Spec], **options: Any) -> Spec:
+    return {"data": data, "layer": layers, "width": "container", "height": HEIGHT_PX, **options}
 
 
 def to_png(chart: Chart, tables: Mapping[str, str]) -> bytes:
@@ -249,11 +244,11 @@ def to_svg(chart: Chart, tables: Mapping[str, str]) -> str:
     return str(vl_convert.vegalite_to_svg(_still(chart, tables), vl_version=VEGA_LITE, config=CONFIG))
 
 
-def _still(chart: Chart, tables: Mapping[str, str]) -> dict[str, Any]:
+def _still(chart: Chart, tables: Mapping[str, str]) -> Spec:
     """Make the spec static: white background, its own legend, and no points that only serve the pointer."""
     still = {key: value for key, value in chart.spec.items() if key != "params"}
     still["layer"] = [layer for layer in chart.spec["layer"] if "name" not in layer]  # params name their layers
-    return still | {"width": PNG_WIDTH_PX, "background": "white", "datasets": chart.spec["datasets"] | tables}
+    return still | {"width": PNG_WIDTH_PX, "background": "white", "datasets": tables}
 
 
 @cache
@@ -263,13 +258,8 @@ def library() -> str:
     return script.replace("</script", "<\\/script")
 
 
-def _spec(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
-    spec = chart.properties(width="container", height=HEIGHT_PX).to_dict(validate=False)
-    return {"datasets": {}} | {key: value for key, value in spec.items() if key != "config"}
-
-
-def _format(*numbers: str) -> alt.CsvDataFormat:
-    return alt.CsvDataFormat(type="csv", parse=dict.fromkeys(numbers, "number"))
+def _csv_format(*numbers: str) -> Spec:
+    return {"type": "csv", "parse": dict.fromkeys(numbers, "number")}
 
 
 def _short(value: float) -> str:
