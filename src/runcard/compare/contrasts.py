@@ -24,6 +24,7 @@ from runcard.stats.mrmc import ALPHA, MIN_UNITS, Array, Effect
 
 MATTER_TO_TIMES = ("hardware", "precision")
 DECIDED = ("better", "worse", "higher", "lower", "equivalent")
+HOLM = "Holm over {} questions"  # how p is adjusted, for people
 HARMLESS = ("hardware", "version of")  # reported, but not an alternative explanation of a metric's difference
 
 
@@ -136,7 +137,7 @@ class Level:
 
     p: float | None = None  # adjusted by Holm; None: that of the comparison, of a question that is in no family
     alpha: float = ALPHA  # the level at which Holm tests p, over all looks
-    num_questions: int = 1  # of the family
+    correction: str = ""  # "Holm over 6 questions"; "" of a single one
     share: float = 1.0  # of alpha, that this look has
 
 
@@ -184,6 +185,7 @@ def levels(
     ps: Mapping[str, float | None],
     num_questions: int,
     exploratory: Collection[str] = (),
+    correction: str = HOLM,
 ) -> dict[str, Level]:
     """Adjust the p of these questions' keys by Holm; keys without a p that can support a claim are left out.
 
@@ -203,10 +205,11 @@ def levels(
         and not any(arm.failed for arm in case.arms)
     }
     held = zip(strong, *mrmc.holm([*strong.values()] + [1.0] * (size - len(strong))), strict=False)
-    found = {key: Level(p, alpha, size) for key, p, alpha in held}
+    written = correction.format(size) if size > 1 else ""
+    found = {key: Level(p, alpha, written) for key, p, alpha in held}
     for case in family:
         if (p := ps.get(key := case.question.key)) is not None and key not in strong:
-            found[key] = Level(min(1.0, p * size), ALPHA / size, size)
+            found[key] = Level(min(1.0, p * size), ALPHA / size, written)
     return found
 
 
@@ -296,7 +299,7 @@ def _verdict(case: Comparison, level: Level) -> Verdict:
         effect,
         level.p,
         level.alpha,
-        level.num_questions,
+        level.correction,
         contrast.first_lower,
         contrast.note,
         num_runs=(len(case.arms[0].runs), len(case.arms[1].runs)),

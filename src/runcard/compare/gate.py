@@ -27,6 +27,7 @@ from runcard.stats.sequential import LOOKS
 
 FILE = "gate.json"
 BUDGET = 10  # of seeds
+BONFERRONI = "Bonferroni over {} candidates"  # a family of one question, and of the candidates that are planned
 KEEP, DISCARD, MORE_SEEDS = "keep", "discard", "more seeds"
 EXIT_CODES = {KEEP: 0, DISCARD: 1, MORE_SEEDS: 3}
 
@@ -45,9 +46,8 @@ class Decision:
     def sentence(self) -> str:
         """What is said to people."""
         more = f" Run seeds 0 to {self.num_seeds - 1} of both." if self.num_seeds else ""
-        of_all = f"over {self.num_candidates}"
-        said = self.answer.verdict.sentence.replace(f"Holm {of_all} questions", f"Bonferroni {of_all} candidates")
-        return f"{self.word}: {said}{more} Candidate {self.place} of {self.num_candidates} of this baseline."
+        said = f"{self.word}: {self.answer.verdict.sentence}{more}"
+        return f"{said} Candidate {self.place} of {self.num_candidates} of this baseline."
 
 
 def decide(
@@ -68,7 +68,8 @@ def decide(
         )
     question = Question("gate", "Is the candidate better?", candidate.name, baseline.name, metric, margin=margin)
     design = Design(LOOKS[BUDGET], BUDGET, {arm.name: _num_tried(arm) for arm in (baseline, candidate)})
-    (answer,) = answer_in_looks([question], [baseline, candidate], design, ledger["candidates"])
+    planned = ledger["candidates"]
+    (answer,) = answer_in_looks([question], [baseline, candidate], design, planned, correction=BONFERRONI)
     if answer.verdict.word not in ("better", "worse", "equivalent", "cannot tell", OPEN) or _is_same(answer):
         raise UserError(f"{candidate.name}, {baseline.name}: {answer.verdict.sentence}")
     word = {"better": KEEP, OPEN: MORE_SEEDS}.get(answer.verdict.word, DISCARD)

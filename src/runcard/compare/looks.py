@@ -14,6 +14,7 @@ from runcard.compare import endpoints
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import (
     DECIDED,
+    HOLM,
     Answer,
     Comparison,
     Level,
@@ -54,8 +55,9 @@ def answer_in_looks(
     design: Design,
     num_questions: int,
     exploratory: Collection[str] = (),
+    correction: str = HOLM,
 ) -> list[Answer]:
-    """Answer each question at the first look that decides it, or else at the newest.
+    """Answer each question at the first look that decides it, or else at the newest; see levels.
 
     A look is made of the questions of which both arms have its seeds. A question that others control stops after its
     first look. Each look is judged by its own p, though the smallest so far would be valid too: so the interval leaves
@@ -72,7 +74,7 @@ def answer_in_looks(
         for question in now:
             seen[question.key] = at_look(_compare(question, by_name, num_seeds), share)
             newest[question.key] = seen[question.key].claimable_p
-        held = levels(list(seen.values()), newest, num_questions, exploratory)
+        held = levels(list(seen.values()), newest, num_questions, exploratory, correction)
         for question in now:
             level = replace(held.get(question.key, Level()), share=share)
             before = answers[question.key].path if question.key in answers else ()
@@ -91,28 +93,33 @@ def _compare(question: Question, arms: Mapping[str, Arm], num_seeds: int) -> Com
 
 def _looked(case: Comparison, level: Level, num_seeds: int, design: Design, before: tuple[Look, ...]) -> Answer:
     """Answer one question at one look: decided, given up, or open."""
-    answer = answered(case, level)
-    verdict, effect = answer.verdict, case.effect
+    answer, effect = answered(case, level), case.effect
     if answer.p is None:
         return replace(answer, path=before)
-    look = Look(num_seeds, answer.p, effect, effect.interval(level.alpha) if effect else (math.nan, math.nan))
-    is_open, of_budget = False, f"{num_seeds} of at most {design.budget} seeds"
-    if verdict.word in DECIDED:
-        verdict = _said(verdict, f"Decided after {of_budget}.")
-    elif num_seeds == design.budget:
-        verdict = _said(verdict, f"The budget of {design.budget} seeds is spent.")
-    elif case.question.controlled_by or not _can_change(case):
-        pass
-    else:
-        expected = _forecast(case, num_seeds, design, level.alpha)
-        look = replace(look, chance=expected.chance if expected else None)
-        is_open = expected is None or num_seeds < MIN_SEEDS or expected.chance >= FUTILE
-        if is_open:
-            following = design.made[design.made.index(num_seeds) + 1]
-            verdict = _said(replace(verdict, word=OPEN, claim=verdict.claim and OPEN), _goes_on(of_budget, following))
-        elif expected:
-            verdict = _said(verdict, f"{_why_not(expected, case)} Given up after {of_budget}.")
+    word = answer.verdict.word
+    is_settled = word in DECIDED or num_seeds == design.budget or case.question.controlled_by or not _can_change(case)
+    expected = None if is_settled else _forecast(case, num_seeds, design, level.alpha)
+    is_futile = expected is not None and num_seeds >= MIN_SEEDS and expected.chance < FUTILE
+    is_open = not is_settled and not is_futile
+    verdict = replace(answer.verdict, word=OPEN, claim=answer.verdict.claim and OPEN) if is_open else answer.verdict
+    if status := _status(case, word, expected if is_futile else None, is_open, num_seeds, design):
+        verdict = replace(verdict, sentence=f"{verdict.sentence} {status}")
+    interval = effect.interval(level.alpha) if effect else (math.nan, math.nan)
+    look = Look(num_seeds, answer.p, effect, interval, expected.chance if expected else None)
     return replace(answer, verdict=verdict, path=(*before, look), is_open=is_open)
+
+
+def _status(case: Comparison, word: str, futile: Forecast | None, is_open: bool, num_seeds: int, design: Design) -> str:
+    """Say where a question stands after a look: decided, open, or given up, and why."""
+    of_budget = f"{num_seeds} of at most {design.budget} seeds"
+    if word in DECIDED:
+        return f"Decided after {of_budget}."
+    if num_seeds == design.budget:
+        return f"The budget of {design.budget} seeds is spent."
+    if is_open:
+        following = design.made[design.made.index(num_seeds) + 1]
+        return f"Not decided after {of_budget}: the next look is at {following}."
+    return f"{_why_not(futile, case)} Given up after {of_budget}." if futile else ""
 
 
 def _can_change(case: Comparison) -> bool:
@@ -144,10 +151,6 @@ def _not_looked(case: Comparison, design: Design) -> Answer:
     return replace(answer, p=None, verdict=Verdict(OPEN, text, claim), exploratory=(), is_open=True)
 
 
-def _goes_on(of_budget: str, following: int) -> str:
-    return f"Not decided after {of_budget}: the next look is at {following}."
-
-
 def _why_not(expected: Forecast, case: Comparison) -> str:
     """Say why more seeds would not decide a question, and what would."""
     text = f"More seeds cannot decide it (a chance of {100 * expected.chance:.0f} %)"
@@ -160,7 +163,3 @@ def _why_not(expected: Forecast, case: Comparison) -> str:
         return f"{text}: {have} {word} are too few, and so are these seeds."
     fewest, most = (round(number, 2 - len(str(number))) for number in expected.images)  # to two digits
     return f"{text}: {have} {word} are too few. It takes roughly {fewest} to {most}."
-
-
-def _said(verdict: Verdict, sentence: str) -> Verdict:
-    return replace(verdict, sentence=f"{verdict.sentence} {sentence}")

@@ -28,7 +28,7 @@ class Evidence:
     effect: Effect | None  # first − second; None where only ranks were compared
     p: float  # adjusted, where the question is one of a family
     alpha: float  # the level at which Holm tests p
-    num_questions: int  # of the family
+    correction: str  # of p for several questions: "Holm over 6 questions"; "" of a single one
     first_lower: bool  # whether the first arm has the lower values
     counts: str = ""  # "5 of 5 and 2 of 5 reached 0.9", where there is no effect
     num_runs: tuple[int, int] = (0, 0)  # of each arm
@@ -97,7 +97,7 @@ def judge_networks(measure: Measure, evidence: Evidence, arms: Sequence[tuple[st
 
 def format_effect(measure: Measure, evidence: Evidence) -> str:
     """Format an effect: "Dice +0.012 (95 % interval +0.004 to +0.020, p = 0.003)"."""
-    adjusted = f" after Holm over {evidence.num_questions} questions" if evidence.num_questions > 1 else ""
+    adjusted = f" after {evidence.correction}" if evidence.correction else ""
     p = f"p {format_p(evidence.p)}{adjusted}"
     if evidence.effect is None:
         return f"{measure.title}: {evidence.counts} (by ranks, {p})"
