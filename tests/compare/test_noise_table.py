@@ -49,6 +49,22 @@ def test_one_arm_by_hand(one_arm, runcard_command):
     assert rows["5"] == ["0.031", "(0.015)", "0.043", "(0.020)"]
 
 
+def test_one_arm_that_makes_the_scatter_is_named(tmp_path, runcard_command):
+    """Ten times the standard deviation: F(4, 4) = 100, p 0.0003 of either arm."""
+    write_arm(tmp_path, offsets=(-0.02, -0.01, 0.0, 0.01, 0.02))
+    write_arm(tmp_path, offsets=(-0.002, -0.001, 0.0, 0.001, 0.002), dropout=0.2)
+    warning = (
+        "model.dropout=0.0: its runs scatter more than the others' (standard deviation 0.016 against 0.0016), and the "
+        "numbers take all arms as alike. Measure it apart from the others."
+    )
+    assert warning in runcard_command("noise", tmp_path)[1]
+    assert json.loads(runcard_command("noise", tmp_path, "--json")[1])["warnings"] == [warning]
+
+
+def test_arms_that_scatter_alike_are_not_told_apart(two_arms, runcard_command):
+    assert "scatter more" not in runcard_command("noise", two_arms)[1]
+
+
 def test_two_arms_by_hand(two_arms, runcard_command):
     """0.01 · 1.557 is 0.0156; on other images 2 · 0.0156² / 7 + 0.000109 / 12 is 0.00886², times t(14.6 df) 2.137."""
     printed = runcard_command("noise", two_arms)[1].splitlines()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from runcard.stats.noise import Noise, driving_images
+from runcard.stats.noise import Noise, driving_images, noisier_arm
 
 THREE_RUNS = np.array([[1.0, 3], [2, 4], [6, 8]])  # run means 2, 3 and 7, of which the variance is 7; no residual
 OTHER_ARM = np.array([[1.0, 1], [2, 2], [3, 3]])  # variance 1; from the first by 1 and 3, of which the variance is 2
@@ -106,3 +106,11 @@ def test_images_that_make_the_noise_alone(failures: list[tuple[int, int]], found
 def test_no_image_makes_noise_that_all_share() -> None:
     y = runs_with([(0, 4)]) + np.array([[0.0], [0.2], [0.5]])
     assert driving_images(y) == []
+
+
+@pytest.mark.parametrize(("spread", "noisier"), [(6.0, None), (7.0, 1)])
+def test_the_arm_that_scatters_more_by_hand(spread: float, noisier: int | None) -> None:
+    """F(2, 2) above x has p 1/(1 + x), of either arm: with variances as 36 to 1 0.054, as 49 to 1 0.04."""
+    runs = np.array([[-1.0], [0.0], [1.0]]) + np.zeros((3, 4))
+    assert noisier_arm([runs, spread * runs]) == noisier
+    assert noisier_arm([runs]) is None

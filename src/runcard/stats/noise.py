@@ -92,6 +92,20 @@ def driving_images(y: Array) -> list[int]:
     return []
 
 
+def noisier_arm(arms: Sequence[Array]) -> int | None:
+    """Find the arm (S, I) whose run means scatter more than those of all others; None where none does.
+
+    By F, of its variance against the mean variance of the others, at ALPHA over as many tests as there are arms.
+    """
+    squares = [MeanSquares.of(y) for y in arms]
+    largest = max(range(len(arms)), key=lambda i: squares[i].runs)
+    others = [arm for i, arm in enumerate(squares) if i != largest]
+    usual = float(np.mean([arm.runs for arm in others])) if others else math.inf
+    ratio = squares[largest].runs / usual if usual else math.inf
+    p = stats.f.sf(ratio, squares[largest].num_runs - 1, pooled_df(others) if others else 1)
+    return largest if p * len(arms) < ALPHA else None
+
+
 def _alike(effect: Effect) -> Effect:
     """Return the effect of a t whose two arms are known to scatter alike: its df are those of the design."""
     here = effect.on_these_images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from runcard.compare.report.tables import number
 from runcard.console import print_table
 from runcard.errors import UserError
 from runcard.stats.mrmc import MIN_UNITS, Effect
-from runcard.stats.noise import CONFIDENCE, MIN_RUNS, Noise
+from runcard.stats.noise import CONFIDENCE, MIN_RUNS, Noise, noisier_arm
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,8 +127,20 @@ def measure_noise(arms: Sequence[Arm], metric: str) -> tuple[Measured, list[str]
         )
     low, high = endpoints.bounds(enough[0].first, metric)
     word = endpoints.Count.of(enough[0]).word
-    found = Measured(metric, tuple(enough), noise, word, high - low, tuple(rare_failures(enough, metric)))
+    warnings = (*_one_noisier(enough, metric), *rare_failures(enough, metric))
+    found = Measured(metric, tuple(enough), noise, word, high - low, warnings)
     return found, left_out
+
+
+def _one_noisier(arms: Sequence[Arm], metric: str) -> Iterator[str]:
+    """Say it where one arm alone makes the scatter, which is taken to be that of all."""
+    values = endpoints.units(arms, metric).values
+    if (i := noisier_arm(values)) is not None:
+        own, others = (Noise.of(each).sd for each in (values[i : i + 1], values[:i] + values[i + 1 :]))
+        yield (
+            f"{arms[i].name}: its runs scatter more than the others' (standard deviation {number(own)} against "
+            f"{number(others)}), and the numbers take all arms as alike. Measure it apart from the others."
+        )
 
 
 def print_noise(console: Console, found: Measured) -> None:
