@@ -14,7 +14,7 @@ from filelock import FileLock
 from omegaconf import open_dict
 from typer.testing import CliRunner
 
-from runcard.caching import HALF_WRITTEN_SECONDS, audit_cache, feature_cache
+from runcard.caching import HALF_WRITTEN_SECONDS, open_cache
 from runcard.cli import app
 from runcard.config.schema import parse_config
 from runcard.errors import UserError
@@ -32,7 +32,7 @@ def use(tmp_path: Path) -> Use:
 
     def use_it(name: str, limit_gb: float | None = LIMIT_GB, num_bytes: int = NUM_BYTES) -> bool:
         content = name[-1:].encode() * num_bytes
-        cache = feature_cache(str(tmp_path), limit_gb)
+        cache = open_cache("train", str(tmp_path), limit_gb)
         got, was_there = cache.load_or_make(name, Path.read_bytes, lambda: content, bytes, said.append)
         assert got == content, "kept, made again or not kept: it is the same"
         return was_there
@@ -112,7 +112,7 @@ def test_what_cannot_be_removed_stays_and_the_next_goes(use, tmp_path, monkeypat
 
 def test_another_process_that_removes_the_same_is_no_error(use, tmp_path, monkeypatch):
     use(A), use(B)
-    cache = feature_cache(str(tmp_path), LIMIT_GB)
+    cache = open_cache("train", str(tmp_path), LIMIT_GB)
     listed = cache.files()
     for name in (A, B):
         (tmp_path / f"{name}.safetensors").unlink()
@@ -127,7 +127,7 @@ def test_several_at_once_get_what_they_ask_for_and_end_within_the_limit(use, tmp
         list(threads.map(use, names))
     use(A)
     assert A in kept(tmp_path)
-    assert sum(file.num_bytes for file in feature_cache(str(tmp_path), None).files()) <= 100
+    assert sum(file.num_bytes for file in open_cache("train", str(tmp_path), None).files()) <= 100
 
 
 def test_half_written_files_go_after_a_day_and_files_of_others_never(use, tmp_path):
@@ -149,14 +149,14 @@ def test_a_damaged_entry_is_made_again(use, tmp_path):
     def load(path: Path) -> bytes:
         raise ValueError(path)
 
-    cache = feature_cache(str(tmp_path), LIMIT_GB)
+    cache = open_cache("train", str(tmp_path), LIMIT_GB)
     assert cache.load_or_make(A, load, lambda: b"new", bytes, print) == (b"new", False)
     assert (tmp_path / f"{A}.safetensors").read_bytes() == b"new"
 
 
 def test_two_caches_in_one_folder_leave_each_other_alone(use, tmp_path):
     use(A), use(B)
-    audit = audit_cache(str(tmp_path), NUM_BYTES / 1e9)
+    audit = open_cache("audit", str(tmp_path), NUM_BYTES / 1e9)
     audit.load_or_make(f"mask_alignment-{C}", Path.read_bytes, lambda: b"{}", bytes, print)
     assert kept(tmp_path) == {A, B}
     assert [file.path.name for file in audit.files()] == [f"mask_alignment-{C}.json"]
@@ -176,7 +176,9 @@ def test_the_command_shows_and_empties_the_caches(use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     use(A), use(B)
     used_before(tmp_path, A)
-    audit_cache("outputs/.audit", 1).load_or_make(f"mask_alignment-{C}", Path.read_bytes, lambda: b"{}", bytes, print)
+    open_cache("audit", "outputs/.audit", 1).load_or_make(
+        f"mask_alignment-{C}", Path.read_bytes, lambda: b"{}", bytes, print
+    )
 
     def lines(*arguments: str) -> list[str]:
         done = CliRunner().invoke(app, ["cache", "train.cache_dir=.", "audit.cache_gb=null", *arguments])

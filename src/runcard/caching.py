@@ -152,40 +152,29 @@ class Cache:
             lock.release()
 
 
-def feature_cache(folder: str, limit_gb: float | None) -> Cache:
-    """Return the cache of what training/feature_cache.py computes."""
-    return Cache(
-        holds="features of frozen layers",
-        section="train",
-        folder=Path(folder).expanduser(),
-        limit_gb=limit_gb,
-        suffix=".safetensors",
-        fix="Choose another folder, or train.cache_features=never.",
-        waiting="frozen layers: another run makes the same features, waiting for them",
-    )
+KINDS = {  # by section of the config: what its cache holds, the suffix, and two texts of Cache
+    "train": (
+        "features of frozen layers",
+        ".safetensors",
+        "Choose another folder, or train.cache_features=never.",
+        "frozen layers: another run makes the same features, waiting for them",
+    ),
+    "images": (
+        "decoded images",
+        ".images",
+        "Choose another folder.",
+        "images: another run decodes the same files, waiting for it",
+    ),
+    "audit": (
+        "results of the audit's slow detectors",
+        ".json",
+        "Choose another folder.",
+        "audit: another run audits the same data, waiting for it",
+    ),
+}
 
 
-def image_cache(folder: str, limit_gb: float | None) -> Cache:
-    """Return the cache of what audit/decoded.py decodes."""
-    return Cache(
-        holds="decoded images",
-        section="images",
-        folder=Path(folder).expanduser(),
-        limit_gb=limit_gb,
-        suffix=".images",
-        fix="Choose another folder.",
-        waiting="images: another run decodes the same files, waiting for it",
-    )
-
-
-def audit_cache(folder: str, limit_gb: float | None) -> Cache:
-    """Return the cache of what audit/detectors compute."""
-    return Cache(
-        holds="results of the audit's slow detectors",
-        section="audit",
-        folder=Path(folder).expanduser(),
-        limit_gb=limit_gb,
-        suffix=".json",
-        fix="Choose another folder.",
-        waiting="audit: another run audits the same data, waiting for it",
-    )
+def open_cache(section: str, folder: str, limit_gb: float | None) -> Cache:
+    """Return the cache of a section of the config, whose keys cache_dir and cache_gb these are."""
+    holds, suffix, fix, waiting = KINDS[section]
+    return Cache(holds, section, Path(folder).expanduser(), limit_gb, suffix, fix, waiting)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from runcard.audit.checks.augmentation import find, no_op_parameters
 from runcard.audit.detectors.augmentation_probe import Sample, probe
-from runcard.caching import audit_cache
+from runcard.caching import open_cache
 from runcard.config.instantiate import build
 from runcard.data.loaders import BatchLoader, SampleDataset, unaugmented
 from runcard.data.preprocessing import normalizer, prepare
@@ -104,7 +104,7 @@ def test_a_cached_result_is_only_used_while_the_code_is_the_same(name, chests, t
     """The code of the package and versions of libraries are in the key; that of a user's own transform is not."""
     samples = [Sample(*each) for each in zip(*chests, strict=True)]
     of = {"_target_": "mine.Crop"} if name == "mine" else node(flip={"library": "HorizontalFlip"})
-    cache = audit_cache(str(tmp_path), None)
+    cache = open_cache("audit", str(tmp_path), None)
     first = [f.check for f in find(FLIP, of, samples, cache)]
     again = [f.check for f in find(mask_alone, of, samples, cache)]  # the same config after an edit of its code
     assert first == []

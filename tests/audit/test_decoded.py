@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from runcard.audit import decoded
-from runcard.caching import image_cache
+from runcard.caching import open_cache
 from runcard.cli import app
 from runcard.config.schema import parse_config
 from runcard.data import preprocessing
@@ -51,7 +51,7 @@ class Reader:
     """Reads the images of a config as a run does, and knows whether they were decoded or kept."""
 
     def __init__(self, folder, monkeypatch):
-        self.cache = image_cache(str(folder / "cache"), None)
+        self.cache = open_cache("images", str(folder / "cache"), None)
         self.num_decoded, self.allowed = 0, []
         self.read_samples = decoded.read_samples
         monkeypatch.setattr(decoded, "read_samples", self._counted)
@@ -234,9 +234,9 @@ def test_what_is_not_known_well_is_not_kept(read, lungs, tmp_path):
     """Generated images, a user's own code, what is too large, and data with faults."""
     read("dataset=phantom_chest", "dataset.num_images=4", "dataset.image_size_px=32")
     read(*masks(lungs, "dataset._target_=test_decoded.Mine", "trust=[test_decoded]"))
-    read.cache = image_cache(str(tmp_path / "cache"), 1e-6)
+    read.cache = open_cache("images", str(tmp_path / "cache"), 1e-6)
     read(*masks(lungs))
-    read.cache = image_cache(str(tmp_path / "cache"), None)
+    read.cache = open_cache("images", str(tmp_path / "cache"), None)
     (lungs / "Image" / "alone.png").write_bytes(b"")
     with pytest.raises(UserError):
         read(*masks(lungs))

@@ -14,7 +14,7 @@ from folders import BONE, of_classes, write_run
 from PIL import Image
 
 from runcard.audit.cache import remember
-from runcard.caching import audit_cache
+from runcard.caching import open_cache
 from runcard.experiment import finalize
 from runcard.experiment.predictions import only_warned_of
 from runcard.fileio import atomic_write, csv_text, read_csv, write_text
@@ -43,7 +43,7 @@ def test_cache_file_that_says_less_than_was_found_is_made_again(tmp_path, conten
         made.append(1)
         return Found((1, 2), 0.5)
 
-    cache = audit_cache(str(tmp_path), 1.0)
+    cache = open_cache("audit", str(tmp_path), 1.0)
     for _ in range(2):
         assert remember(cache, "found", Found, compute, 7) == Found((1, 2), 0.5)
     assert len(made) == 1, "kept"

@@ -20,7 +20,7 @@ from runcard.audit.checks import masks as mask_checks
 from runcard.audit.checks import splits as split_checks
 from runcard.audit.findings import STYLES, Finding, by_level, of_faults, stop_at_errors, summary
 from runcard.audit.profiles import Inspected, Profile
-from runcard.caching import Cache, audit_cache
+from runcard.caching import Cache, open_cache
 from runcard.config.schema import Config, DatasetConfig
 from runcard.data.datamodule import Data, positive_class
 from runcard.data.source import Source
@@ -103,7 +103,7 @@ def audit_before_training(
     profiles are of the samples, by their position in the source, validation is the validation loader,
     mismatches are those of the built model. Raises UserError for errors not allowed by audit.allow.
     """
-    cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
+    cache = open_cache("audit", config.audit.cache_dir, config.audit.cache_gb)
     audit = audit_data(data.source, config.dataset, profiles, data.samples.faults, cache)
     tried = augmentation_checks.take_chosen(data.samples, audit.data)
     of_augmentation = augmentation_checks.find(augment, config.augmentation, tried, cache)

@@ -25,7 +25,7 @@ from runcard.audit.findings import (
     summary,
 )
 from runcard.audit.profiles import Inspected, inspect
-from runcard.caching import audit_cache, image_cache
+from runcard.caching import open_cache
 from runcard.config.compose import compose_config
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, check_recorded, parse_config, parse_recorded
@@ -66,8 +66,10 @@ def audit_config(
         return False
     name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     folder = _emptied(output or AUDITS / name)
-    cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
-    before = decoded_before(source, dataset, allowed, image_cache(config.images.cache_dir, config.images.cache_gb))
+    cache = open_cache("audit", config.audit.cache_dir, config.audit.cache_gb)
+    before = decoded_before(
+        source, dataset, allowed, open_cache("images", config.images.cache_dir, config.images.cache_gb)
+    )
     profiles, faults = (before.profiles, before.samples.faults) if before else inspect(source, console)
     audit = audit_data(source, dataset, profiles, faults, cache)
     data, tried = audit.data, augmentation_checks.read_chosen(source, audit.data, dataset)

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from runcard.audit.profiles import Mask, Profile, inode_of, profile_of
-from runcard.caching import Buffer, Cache, image_cache
+from runcard.caching import Buffer, Cache, open_cache
 from runcard.config.schema import Config, DatasetConfig
 from runcard.data.datamodule import read_samples
 from runcard.data.image_io import file_of
@@ -53,7 +53,7 @@ class Decoded:
 
 def decode(config: Config, source: Source) -> Decoded:
     """Decode the images of a run's config, whose source is open, or take those that its cache keeps."""
-    cache = image_cache(config.images.cache_dir, config.images.cache_gb)
+    cache = open_cache("images", config.images.cache_dir, config.images.cache_gb)
     return read_decoded(source, config.dataset, config.audit.allow, cache)
 
 

@@ -182,20 +182,17 @@ def cache(
 
 def _caches(overrides: Sequence[str], config_dir: Path | None) -> dict[str, Cache]:
     """Return the caches that a config names, by their names in CACHES. The rest of the config may lack values."""
-    from runcard.caching import audit_cache, feature_cache, image_cache
+    from runcard.caching import open_cache
     from runcard.config.compose import compose_config
     from runcard.config.schema import AuditConfig, ImagesConfig, TrainConfig, parse_section, to_plain
 
     composed = compose_config(overrides, config_dir)
-    train = parse_section(TrainConfig, to_plain(composed.train), "train.")
-    audit = parse_section(AuditConfig, to_plain(composed.audit), "audit.")
-    images = parse_section(ImagesConfig, to_plain(composed.images), "images.")
-    caches = (
-        feature_cache(train.cache_dir, train.cache_gb),
-        audit_cache(audit.cache_dir, audit.cache_gb),
-        image_cache(images.cache_dir, images.cache_gb),
-    )
-    return dict(zip(CACHES, caches, strict=True))
+    kinds: list[type[TrainConfig | AuditConfig | ImagesConfig]] = [TrainConfig, AuditConfig, ImagesConfig]
+    caches = {}
+    for name, section, kind in zip(CACHES, ("train", "audit", "images"), kinds, strict=True):
+        config = parse_section(kind, to_plain(composed[section]), f"{section}.")
+        caches[name] = open_cache(section, config.cache_dir, config.cache_gb)
+    return caches
 
 
 def _row(cache: Cache, files: Sequence[CachedFile]) -> list[str]:

@@ -138,8 +138,17 @@ class SplitConfig(Section):
         return self
 
 
-class DatasetConfig(Section, extra="allow"):
-    """The keys that every dataset has; all others are arguments of its class."""
+class WithArguments(Section, extra="allow"):
+    """Keys that Runcard reads of an object; all others are arguments of its class."""
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """The node that names the class and its arguments."""
+        return dict(self.model_extra or {})
+
+
+class DatasetConfig(WithArguments):
+    """The keys that every dataset has."""
 
     image_size_px: ImageSize
     resize: Literal["stretch", "letterbox"] = "stretch"  # absent in runs of older versions
@@ -154,25 +163,15 @@ class DatasetConfig(Section, extra="allow"):
             raise PydanticCustomError(CUSTOM, ".normalization=imagenet is for 3 channels. Set dataset.channels=3")
         return self
 
-    @property
-    def node(self) -> dict[str, Any]:
-        """The node that names the dataset's class and its arguments."""
-        return dict(self.model_extra or {})
-
     def with_arguments(self, **arguments: Any) -> DatasetConfig:
         """Return the same config with other arguments of the dataset's class."""
         return parse_section(DatasetConfig, self.model_dump() | arguments, "dataset.")
 
 
-class LossConfig(Section, extra="allow"):
-    """What Runcard reads of a loss; all other keys are arguments of its class."""
+class LossConfig(WithArguments):
+    """What Runcard reads of a loss."""
 
     two_class_logits: Annotated[Literal[1, 2], rule("be 1 or 2", lambda v: type(v) is int and v in (1, 2))] = 2
-
-    @property
-    def node(self) -> dict[str, Any]:
-        """The node that names the loss's class and its arguments."""
-        return dict(self.model_extra or {})
 
 
 class SchedulerConfig(Section):

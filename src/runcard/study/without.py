@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from runcard.audit.audit import Audit, audit_data
 from runcard.audit.decoded import decode
-from runcard.caching import audit_cache
+from runcard.caching import open_cache
 from runcard.config.schema import Config, parse_config
 from runcard.data.datamodule import open_source
 from runcard.errors import UserError, did_you_mean
@@ -77,7 +77,7 @@ def without(config: ArmConfig, ids: Sequence[str]) -> ArmConfig:
 def _flagged(arm: str, config: Config, finding: str) -> Flagged:
     source = open_source(config.dataset, config.trust)
     decoded = decode(config, source)
-    cache = audit_cache(config.audit.cache_dir, config.audit.cache_gb)
+    cache = open_cache("audit", config.audit.cache_dir, config.audit.cache_gb)
     audit = audit_data(source, config.dataset, decoded.profiles, decoded.samples.faults, cache)
     whats = [each.what for each in audit.findings if each.check == finding]
     if not whats:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from runcard.caching import feature_cache
+from runcard.caching import open_cache
 from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Batch, BatchDataset, BatchLoader, EpochSampler, Key, SampleDataset
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
@@ -73,7 +73,7 @@ def cached_features(
     """
     started = perf_counter()
     key = feature_key(front, images, precision, fabric.device.type)
-    (features, made_in), reused = feature_cache(train.cache_dir, train.cache_gb).load_or_make(
+    (features, made_in), reused = open_cache("train", train.cache_dir, train.cache_gb).load_or_make(
         key, _load, lambda: _make(front, images, train.batch_size, fabric, console), _dump, console.print
     )
     if reused:
