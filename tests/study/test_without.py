@@ -27,8 +27,8 @@ from runcard.errors import UserError
 from runcard.stats import mrmc
 from runcard.study import register, runner
 from runcard.study.plan import ArmConfig, arm_config
-from runcard.study.runner import run_study, run_without
-from runcard.study.without import flagged, without
+from runcard.study.runner import run_study
+from runcard.study.without import flagged, run_without, without
 
 STUDY = """
 name: little

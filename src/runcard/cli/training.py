@@ -122,7 +122,8 @@ def study(
     from runcard.compare import analysis
     from runcard.compare.report import terminal
     from runcard.compare.report.html import write_report
-    from runcard.study.runner import run_study, run_without
+    from runcard.study.runner import run_study
+    from runcard.study.without import run_without
 
     if budget is not None and not until_decided:
         raise UserError(f"--budget {budget}: is that of --until-decided. Give both, or name the seeds: seeds=0,1,2.")

@@ -21,7 +21,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from runcard.audit.findings import MAX_PLACES_SHOWN
 from runcard.compare.analysis import of_study
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select
@@ -29,8 +28,8 @@ from runcard.compare.registration import ASKED, FILE
 from runcard.compare.report.terminal import print_look
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
-from runcard.console import counted, duration, plain_console, print_table
-from runcard.errors import UserError, did_you_mean, join_first
+from runcard.console import duration, plain_console, print_table
+from runcard.errors import UserError, did_you_mean
 from runcard.fileio import read_json, write_json
 from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch, is_to_stop
 from runcard.runs.environment import code_hash
@@ -41,7 +40,6 @@ from runcard.stats.sequential import LOOKS
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.register import fingerprint, register
 from runcard.study.spec import read_study
-from runcard.study.without import check_finding, flagged, without
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """What one call of a study asks for, and what each of its runs is given."""
 
     folder: Path
@@ -82,14 +80,14 @@ def run_study(
     does not keep the others from running. With overwrite=true a completed run that other code made, or that is of
     images elsewhere, is missing too.
     """
-    plan = _registered(_plan(file, arguments, config_dir, budget))
+    plan = register_plan(make_plan(file, arguments, config_dir, budget))
     if budget is None:
-        return StudyRun(plan.folder, _run(plan, plan.asked))
+        return StudyRun(plan.folder, run_plan(plan, plan.asked))
     missing: tuple[str, ...] = ()
     still_open = set(plan.asked.arms)
     for i, num_seeds in enumerate(seeds := [each for each in plan.looks if each <= budget]):
         arms = {name: config for name, config in plan.asked.arms.items() if name in still_open}
-        missing = _run(plan, replace(plan.asked, arms=arms, seeds=tuple(range(num_seeds))))
+        missing = run_plan(plan, replace(plan.asked, arms=arms, seeds=tuple(range(num_seeds))))
         found = of_study(plan.folder)
         print_look(plain_console(), found, num_seeds, f"look {i + 1} of at most {len(seeds)}")
         asked = {question.key for question in plan.asked.questions}
@@ -100,68 +98,7 @@ def run_study(
     return StudyRun(plan.folder, missing)
 
 
-def run_without(file: Path, arguments: Sequence[str], finding: str, config_dir: Path | None = None) -> StudyRun:
-    """Run a study's arms again without the images that a finding of the audit names; see run_study.
-
-    The study must have runs: each arm gets the seeds that it has there. They lie in a folder of their own beside it,
-    <study>,without=<finding>. Raises UserError where the audit does not find it in the data of every arm.
-    """
-    check_finding(finding)
-    if own := [each for each in arguments if each.partition("=")[0] in ("seeds", "questions")]:
-        raise UserError(f"{own[0]}: --without takes the seeds and questions that the study was run with. Leave it out.")
-    plan = _plan(file, arguments, config_dir, None)
-    study, keys, design = _made(plan)
-    of_arms = flagged({arm: plan.arm_configs[arm] for arm in study.arms}, finding)
-    for each in dict.fromkeys(of_arms.values()):
-        left_out = f"{counted(len(each.ids), 'image')} left out: {join_first(each.ids, MAX_PLACES_SHOWN)}"
-        plain_console().print(f"without {finding} ({each.what}), {left_out}")
-    folder = plan.folder.with_name(f"{plan.folder.name},without={finding}")
-    whole = replace(
-        plan,
-        folder=folder,
-        asked=study,
-        study=study,
-        whole=study,
-        arm_configs={arm: without(plan.arm_configs[arm], each.ids) for arm, each in of_arms.items()},
-        others={},
-        of_hydra=(f"name='{folder.name}'", *plan.of_hydra[1:]),
-        command=(plan.command[0], "--without", finding, *plan.command[1:]),
-        budget=design["looks"][-1] if design else None,
-        without={
-            "finding": finding,
-            "of": plan.folder.name,
-            "excluded": {arm: list(each.ids) for arm, each in of_arms.items()},
-            "twins": {arm: list(each.twins) for arm, each in of_arms.items()},
-        },
-    )
-    plan = replace(_registered(whole), budget=design["budget"] if design else None)
-    return StudyRun(folder, _run(plan, study, keys))
-
-
-def _made(plan: _Plan) -> tuple[Study, list[Key], Mapping[str, Any] | None]:
-    """Return what of a study has been run as its file is now: questions, arms and seeds, its runs, and its looks."""
-    try:
-        content = read_json(plan.folder, "study.json")
-        earlier, design = from_json(content["study"]), content.get("design")
-    except (OSError, ValueError, LookupError, TypeError):
-        raise UserError(
-            f"{plan.folder}: has no study.json, with whose runs --without compares. Run the study as it is first: "
-            f"runcard study {shlex.join(plan.command)}"
-        ) from None
-    found = find(plan.folder, plan.arm_configs)
-    keys = [(arm, s) for arm in earlier.arms for s in earlier.seeds if is_done(found, (arm, s))]
-    if not keys:
-        raise UserError(
-            f"{plan.folder}: has no completed run of the arms as they are now, with which --without compares. Run the "
-            f"study as it is first: runcard study {shlex.join(plan.command)}"
-        )
-    asked = keep(plan.whole, {question.key for question in earlier.questions})
-    arms = {arm: config for arm, config in plan.whole.arms.items() if arm in dict(keys)}
-    seeds = tuple(sorted({seed for _, seed in keys}))
-    return replace(asked, arms=arms, seeds=seeds), keys, design
-
-
-def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget: int | None) -> _Plan:
+def make_plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget: int | None) -> Plan:
     """Read a study, and what is asked of it now."""
     own = {key: value for key, _, value in (a.partition("=") for a in arguments) if key in OWN}
     passed = by_key([a for a in arguments if a.partition("=")[0] not in OWN])
@@ -193,7 +130,7 @@ def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget:
         with suppress(UserError):
             others[arm] = arm_configs.get(arm) or arm_config(f"{file}: arms.{arm}", config, common, config_dir)
     until = ["--until-decided", "--budget", str(budget)] if budget else []
-    return _Plan(
+    return Plan(
         folder=folder,
         asked=asked,
         study=study,
@@ -207,7 +144,7 @@ def _plan(file: Path, arguments: Sequence[str], config_dir: Path | None, budget:
     )
 
 
-def _registered(plan: _Plan) -> _Plan:
+def register_plan(plan: Plan) -> Plan:
     """Register a study before its first run, and return the plan with its looks."""
     of_asked = {arm: config for arm, config in plan.arm_configs.items() if arm in plan.asked.arms}
     whole = replace(plan.whole, seeds=plan.asked.seeds)
@@ -226,7 +163,7 @@ def _product(asked: Study) -> list[Key]:
     return [(arm, seed) for arm in asked.arms for seed in asked.seeds]
 
 
-def _run(plan: _Plan, asked: Study, keys: Sequence[Key] | None = None) -> tuple[str, ...]:
+def run_plan(plan: Plan, asked: Study, keys: Sequence[Key] | None = None) -> tuple[str, ...]:
     """Run what is missing of the arms and seeds that are asked for; write study.json; return what is missing still.
 
     keys are the runs that are asked for; None: every arm with every seed.
@@ -380,7 +317,7 @@ def _missing(wanted: Sequence[Key], found: Mapping[Key, ArmRun]) -> Iterator[str
         yield f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {fault}"
 
 
-def _write(plan: _Plan, study: Study, found: Mapping[Key, ArmRun], missing: Sequence[str]) -> None:
+def _write(plan: Plan, study: Study, found: Mapping[Key, ArmRun], missing: Sequence[str]) -> None:
     """Write study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
     command = list(plan.command)
     if study.questions != plan.asked.questions or (study.seeds != plan.asked.seeds and not plan.budget):

@@ -1,4 +1,4 @@
-"""Which images a finding of the audit names, and the config of an arm without them.
+"""A study without a finding of the audit: which images it names, and the arms that are run again without them.
 
 What has a copy, or its patient, in another split leaves the training images: the images that are compared stay the
 same. What may be labelled wrongly takes part in nothing, neither in training nor in what is compared.
@@ -7,19 +7,27 @@ same. What may be labelled wrongly takes part in nothing, neither in training no
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from runcard.audit.audit import Audit, audit_data
 from runcard.audit.decoded import decode
+from runcard.audit.findings import MAX_PLACES_SHOWN
 from runcard.caching import open_cache
+from runcard.compare.questions import Study, from_json, keep
 from runcard.config.schema import Config, parse_config
+from runcard.console import counted, plain_console
 from runcard.data.datamodule import open_source
-from runcard.errors import UserError, did_you_mean
-from runcard.study.plan import ArmConfig
+from runcard.errors import UserError, did_you_mean, join_first
+from runcard.fileio import read_json
+from runcard.study.plan import ArmConfig, Key, find, is_done
+from runcard.study.runner import Plan, StudyRun, make_plan, register_plan, run_plan
 
 LEAKS = ("duplicates_across", "near_duplicates_across", "group_on_both_sides")  # leave the training images
 DOUBTS = ("label_against_name", "contradicting_labels", "near_duplicates_labels", "mask_misfit", "mask_repeated")
@@ -34,6 +42,67 @@ class Flagged:
     what: str  # the finding, as the audit puts it
     ids: tuple[str, ...]
     twins: tuple[str, ...] = ()  # of a leak, the images of other splits that had a copy, or their patient, in training
+
+
+def run_without(file: Path, arguments: Sequence[str], finding: str, config_dir: Path | None = None) -> StudyRun:
+    """Run a study's arms again without the images that a finding of the audit names; see run_study.
+
+    The study must have runs: each arm gets the seeds that it has there. They lie in a folder of their own beside it,
+    <study>,without=<finding>. Raises UserError where the audit does not find it in the data of every arm.
+    """
+    check_finding(finding)
+    if own := [each for each in arguments if each.partition("=")[0] in ("seeds", "questions")]:
+        raise UserError(f"{own[0]}: --without takes the seeds and questions that the study was run with. Leave it out.")
+    plan = make_plan(file, arguments, config_dir, None)
+    study, keys, design = _made(plan)
+    of_arms = flagged({arm: plan.arm_configs[arm] for arm in study.arms}, finding)
+    for each in dict.fromkeys(of_arms.values()):
+        left_out = f"{counted(len(each.ids), 'image')} left out: {join_first(each.ids, MAX_PLACES_SHOWN)}"
+        plain_console().print(f"without {finding} ({each.what}), {left_out}")
+    folder = plan.folder.with_name(f"{plan.folder.name},without={finding}")
+    whole = replace(
+        plan,
+        folder=folder,
+        asked=study,
+        study=study,
+        whole=study,
+        arm_configs={arm: without(plan.arm_configs[arm], each.ids) for arm, each in of_arms.items()},
+        others={},
+        of_hydra=(f"name='{folder.name}'", *plan.of_hydra[1:]),
+        command=(plan.command[0], "--without", finding, *plan.command[1:]),
+        budget=design["looks"][-1] if design else None,
+        without={
+            "finding": finding,
+            "of": plan.folder.name,
+            "excluded": {arm: list(each.ids) for arm, each in of_arms.items()},
+            "twins": {arm: list(each.twins) for arm, each in of_arms.items()},
+        },
+    )
+    plan = replace(register_plan(whole), budget=design["budget"] if design else None)
+    return StudyRun(folder, run_plan(plan, study, keys))
+
+
+def _made(plan: Plan) -> tuple[Study, list[Key], Mapping[str, Any] | None]:
+    """Return what of a study has been run as its file is now: questions, arms and seeds, its runs, and its looks."""
+    try:
+        content = read_json(plan.folder, "study.json")
+        earlier, design = from_json(content["study"]), content.get("design")
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{plan.folder}: has no study.json, with whose runs --without compares. Run the study as it is first: "
+            f"runcard study {shlex.join(plan.command)}"
+        ) from None
+    found = find(plan.folder, plan.arm_configs)
+    keys = [(arm, s) for arm in earlier.arms for s in earlier.seeds if is_done(found, (arm, s))]
+    if not keys:
+        raise UserError(
+            f"{plan.folder}: has no completed run of the arms as they are now, with which --without compares. Run the "
+            f"study as it is first: runcard study {shlex.join(plan.command)}"
+        )
+    asked = keep(plan.whole, {question.key for question in earlier.questions})
+    arms = {arm: config for arm, config in plan.whole.arms.items() if arm in dict(keys)}
+    seeds = tuple(sorted({seed for _, seed in keys}))
+    return replace(asked, arms=arms, seeds=seeds), keys, design
 
 
 def check_finding(finding: str) -> None:
