@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 from runcard.audit.detectors.near_duplicates import NearDuplicates, find_near_duplicates
-from runcard.audit.detectors.registration import Turn, about_middle, descriptors, in_words, looks
+from runcard.audit.detectors.registration import Turn, about_middle, describe, descriptors, in_words
 from runcard.data.image_io import read_image
 from runcard.data.preprocessing import resize_image
 from runcard.datasets.synthetic.bone import PhantomBone
@@ -127,10 +127,10 @@ def test_on_knee_films_the_same_film_is_found_and_similar_knees_are_not():
 
 def test_descriptors_are_the_same_whichever_way_up(chests):
     thumbs = np.stack([thumb(image) for image in chests[:8]])
-    upright = descriptors(looks(thumbs).rings)
+    upright = descriptors(describe(thumbs).rings)
     spread = upright.std(axis=0).mean()
     for turned in (np.rot90(thumbs, axes=(1, 2)), thumbs[:, :, ::-1], thumbs.transpose(0, 2, 1)):
-        np.testing.assert_allclose(descriptors(looks(turned.copy()).rings), upright, atol=0.02 * spread)
+        np.testing.assert_allclose(descriptors(describe(turned.copy()).rings), upright, atol=0.02 * spread)
 
 
 @pytest.mark.parametrize(

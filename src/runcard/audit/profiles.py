@@ -121,8 +121,8 @@ def inspect(source: Source, console: Console) -> tuple[dict[int, Profile], list[
             return fault
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding, resizing and hashing release the GIL
-        looks = pool.map(look, range(len(source)))
-        seen = list(show_progress(looks, "audit", len(source), console))
+        inspecting = pool.map(look, range(len(source)))
+        seen = list(show_progress(inspecting, "audit", len(source), console))
     faults = [*source.faults, *(look for look in seen if isinstance(look, DataError))]
     return {look.position: look for look in seen if isinstance(look, Profile)}, suggest_mask_values(faults, source)
 

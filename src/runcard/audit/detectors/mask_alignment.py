@@ -106,14 +106,14 @@ def mask_fit(thumbs: np.ndarray, masks: np.ndarray) -> Fit | None:
         images, areas = thumbs[shown], areas[shown]
     if len({hash(area.tobytes()) for area in areas}) < MIN_IMAGES:
         return None
-    looks = _predict(images, areas)
-    own = _agreement(looks, areas)
-    rank = float(_ranks(looks, areas, own).mean())
+    predicted = _predict(images, areas)
+    own = _agreement(predicted, areas)
+    rank = float(_ranks(predicted, areas, own).mean())
     z = (rank - 0.5) * math.sqrt(12 * len(shown))
-    turned = _all_turned(images, areas, looks)
+    turned = _all_turned(images, areas, predicted)
     paired_anew = None if turned or z >= FITS else _paired_anew(images, areas)
     upside_down = None if turned or z >= FITS else _paired_anew(images, areas[:, ::-1])
-    suspects = () if turned or z < FITS else tuple(_suspects(images, areas, looks, shown))
+    suspects = () if turned or z < FITS else tuple(_suspects(images, areas, predicted, shown))
     return Fit(len(shown), rank, z, float(np.median(own)), paired_anew, upside_down, turned, suspects)
 
 
@@ -220,15 +220,15 @@ def _paired_anew(images: np.ndarray, areas: Array) -> float:
     return float(np.median(agreements[linear_sum_assignment(-agreements)]))
 
 
-def _all_turned(images: np.ndarray, areas: Array, looks: Array) -> str | None:
+def _all_turned(images: np.ndarray, areas: Array, predicted: Array) -> str | None:
     """Find the turn that nearly all masks have relative to their images, or None.
 
     Trees trained on turned masks predict poorly, so trees are trained anew for each correction.
     """
     few = _spread_out(len(images), TRAINING_IMAGES)
-    images, areas, looks = images[few], areas[few], looks[few]
-    own = _agreement(looks, areas)
-    doubtful = any((_agreement(looks, right(areas)) > own).mean() > SOME for right in TURNS.values())
+    images, areas, predicted = images[few], areas[few], predicted[few]
+    own = _agreement(predicted, areas)
+    doubtful = any((_agreement(predicted, right(areas)) > own).mean() > SOME for right in TURNS.values())
     if len(few) < MIN_FOR_ERROR or not doubtful:
         return None
     fixed = {name: _agreement(_predict(images, right(areas)), right(areas)) for name, right in TURNS.items()}
@@ -236,14 +236,14 @@ def _all_turned(images: np.ndarray, areas: Array, looks: Array) -> str | None:
     return best if (fixed[best] > own).mean() >= MOSTLY else None
 
 
-def _suspects(images: np.ndarray, areas: Array, looks: Array, index: NDArray[np.intp]) -> Iterator[Misfit]:
+def _suspects(images: np.ndarray, areas: Array, without_place: Array, index: NDArray[np.intp]) -> Iterator[Misfit]:
     """Find single masks that a swap, turn or shift would improve; index (N,) are the images' positions.
 
     If nearly all masks are right, the position of a pixel helps to predict. The mean of the predictions with and
     without positions is better than either.
     """
     predicted = _predict(images, areas, by_place=True)
-    predicted += looks
+    predicted += without_place
     predicted *= np.float32(0.5)
     own = _agreement(predicted, areas)
     unit = max(LEAST_LACKING, 1 - float(np.median(own)))

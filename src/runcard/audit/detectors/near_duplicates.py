@@ -30,14 +30,14 @@ from runcard.audit.detectors.registration import (
     Bytes,
     Floats,
     Indices,
-    Looks,
+    Layers,
     Turn,
     about_middle,
     compared,
+    describe,
     descriptors,
     disc,
     find_apertures,
-    looks,
 )
 
 LEAST_SD = 2.0  # grey levels: images that vary less are not compared
@@ -86,9 +86,9 @@ def find_near_duplicates(thumbs: Bytes, seed: int = 0) -> NearDuplicates:
         return NearDuplicates(pairs, threshold=1.0, different=1.0, missed=0.0)
     images, rng = thumbs if len(kept) == len(thumbs) else thumbs[kept], np.random.default_rng(seed)
     apertures = find_apertures(images)
-    seen = looks(images, apertures)
+    seen = describe(images, apertures)
     taught, origins = (rng.integers(len(images), size=number) for number in (NUM_LESSONS, NUM_COPIES))
-    lessons, copies = (_looks_of_copies(images[of], apertures[of], rng) for of in (taught, origins))
+    lessons, copies = (_layers_of_copies(images[of], apertures[of], rng) for of in (taught, origins))
     features = descriptors(seen.rings)
     projection = _projection(features, descriptors(lessons.rings) - features[taught])
     points, copied = features @ projection, descriptors(copies.rings) @ projection
@@ -123,10 +123,10 @@ def _identical(thumbs: Bytes) -> tuple[list[Pair], Indices]:
     return pairs, np.array(kept, np.intp)
 
 
-def _looks_of_copies(images: Bytes, apertures: Bytes, rng: np.random.Generator) -> Looks:
+def _layers_of_copies(images: Bytes, apertures: Bytes, rng: np.random.Generator) -> Layers:
     """Copy each of images (N, S, S) in apertures (N, S, S), and describe the copies for comparison."""
     copies = [_copy(image, aperture, rng) for image, aperture in zip(images, apertures, strict=True)]
-    return looks(*(np.stack(each) for each in zip(*copies, strict=True)))
+    return describe(*(np.stack(each) for each in zip(*copies, strict=True)))
 
 
 def _copy(image: Bytes, aperture: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
@@ -165,7 +165,7 @@ def _pairs(neighbours: Indices) -> Indices:
 
 
 def _highest_of_different(
-    seen: Looks, points: Floats, tree: cKDTree, num_candidates: int, rng: np.random.Generator
+    seen: Layers, points: Floats, tree: cKDTree, num_candidates: int, rng: np.random.Generator
 ) -> float:
     """Estimate the atanh(score) that no two different images are expected to reach among num_candidates pairs.
 

@@ -43,7 +43,7 @@ CHUNK = 2048  # images that are described, or pairs whose rotations are searched
 STRAIGHT_DEGREES = 1.5  # rotations this close to a multiple of 90° are reported as it
 
 
-class Looks(NamedTuple):
+class Layers(NamedTuple):
     """What is compared of N images: stacks of N arrays."""
 
     coarse: Bytes  # (N, 48, 48) large details, 128 where there are none
@@ -65,7 +65,7 @@ class Turn(NamedTuple):
         return np.array([[c, -s], [s, c]]) * ([-1, 1] if self.mirrored else [1, 1])
 
 
-def looks(thumbs: Bytes, apertures: Bytes | None = None) -> Looks:
+def describe(thumbs: Bytes, apertures: Bytes | None = None) -> Layers:
     """Describe thumbs (N, S, S), N >= 1, inside their apertures (N, S, S) for comparison; None means everywhere."""
     size = thumbs.shape[-1]
     apertures = np.ones_like(thumbs) if apertures is None else apertures
@@ -81,7 +81,7 @@ def looks(thumbs: Bytes, apertures: Bytes | None = None) -> Looks:
         fine[i] = _band(filled, FINE, aperture)
         grey = cv2.remap(_blurred(filled.astype(np.float32), 1.0), x, y, cv2.INTER_LINEAR)
         rings[i] = (grey - grey.mean()) / (grey.std() + 1e-6)
-    return Looks(coarse, fine, rings, apertures)
+    return Layers(coarse, fine, rings, apertures)
 
 
 def find_apertures(thumbs: Bytes) -> Bytes:
@@ -158,14 +158,14 @@ def _described(rings: Floats) -> Floats:
     return np.concatenate([part.reshape(len(rings), -1) for part in parts], axis=1).astype(np.float32)
 
 
-def compared(one: Looks, i: Indices, other: Looks, j: Indices) -> tuple[NDArray[np.float64], list[str]]:
+def compared(one: Layers, i: Indices, other: Layers, j: Indices) -> tuple[NDArray[np.float64], list[str]]:
     """Register each pair one[i], other[j]; return the scores, and the transforms from first to second as text.
 
     The score is the correlation of fine details where both overlap, in [-1, 1].
     """
     scores, hows = np.full(len(i), NO_FIT), [""] * len(i)
     for k, turn in enumerate(_turns(one.rings, i, other.rings, j)):
-        a, b = (Looks(*(stack[place] for stack in of)) for of, place in ((one, i[k]), (other, j[k])))
+        a, b = (Layers(*(stack[place] for stack in of)) for of, place in ((one, i[k]), (other, j[k])))
         move = _registered(a, b, turn)
         if move is not None:
             scores[k], hows[k] = _score(a, b, move), in_words(move)
@@ -234,7 +234,7 @@ def _peak(curve: NDArray[np.float64]) -> float:
     return float(2 * np.pi / len(curve) * (top + ((before - after) / (2 * bend) if bend else 0.0)))
 
 
-def _registered(one: Looks, other: Looks, turn: Turn) -> Floats | None:
+def _registered(one: Layers, other: Layers, turn: Turn) -> Floats | None:
     """Find the (2, 3) map from points of one image to those of other; None if registration fails."""
     size = len(one.fine)
     try:
@@ -255,7 +255,7 @@ def _ecc(one: Bytes, other: Bytes, aperture: Bytes, move: Floats, steps: int, bl
     return np.asarray(found, np.float32)
 
 
-def _score(one: Looks, other: Looks, move: Floats) -> float:
+def _score(one: Layers, other: Layers, move: Floats) -> float:
     """Correlate the fine details of one image with those of other, after mapping other back onto one.
 
     Only pixels inside both apertures and the inscribed circle count.
