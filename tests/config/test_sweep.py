@@ -344,7 +344,7 @@ def test_help_names_choices_and_keys(train, tmp_path):
         "model: unet, vgg16",
         "loss: bce, bce_dice",
         "scheduler:",
-        "  train.batch_size=8\n",
+        "  train.batch_size=8 ",
     ):
         assert word in done.stdout
     assert re.search(r"^  model.base=16 +channels of the first level", done.stdout, re.MULTILINE)
