@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from pydoc import locate
@@ -19,13 +19,13 @@ from pydantic import ValidationError
 
 from runcard.audit import findings
 from runcard.cli import app
+from runcard.config.help import keys_of
 from runcard.config.schema import Config, Section, fault_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 PICTURES = ROOT / "docs" / "images" / "checks"
 PLAIN = {"a string": "text", "true or false": "true, false", "a list": "a list", "a group of keys": "keys"}
-INTERNAL = ("_target_", "_partial_", "_convert_", "_recursive_")  # keys of hydra's instantiate
 
 
 class Key(NamedTuple):
@@ -34,38 +34,6 @@ class Key(NamedTuple):
     name: str  # dotted, as on the command line
     default: str
     comment: str
-
-
-def keys_of(path: Path, prefix: str = "") -> list[Key]:
-    """Return the keys of a YAML file with their comments; prefix is put before their names."""
-    text = path.read_text(encoding="utf-8")
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    assert isinstance(root, yaml.MappingNode), path
-    return list(_keys(root, text.splitlines(), prefix))
-
-
-def _keys(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[Key]:
-    for key, value in node.value:
-        if key.value in ("defaults", "<<", *INTERNAL):
-            continue
-        name = f"{prefix}{key.value}"
-        is_block = isinstance(value, yaml.MappingNode) and not value.flow_style
-        end = key.end_mark if is_block else value.end_mark
-        found = re.search(r"\s# ?(.*)$", lines[end.line][end.column :])
-        comment = found[1] if found else ""
-        if is_block:
-            if comment:
-                yield Key(name, "", comment)
-            yield from _keys(value, lines, f"{name}.")
-        else:
-            yield Key(name, _value(value, lines), comment)
-
-
-def _value(value: yaml.Node, lines: list[str]) -> str:
-    """Return a value as it stands in the file; of an object that is written in one line, the class."""
-    text = lines[value.start_mark.line][value.start_mark.column : value.end_mark.column]
-    target = re.search(r"_target_: ([\w.]+)", text)
-    return target[1] if target else text
 
 
 def title_of(path: Path) -> str:
@@ -115,7 +83,14 @@ def named_keys(path: Path) -> list[Key]:
     is_global = path.parent == CONF or "@package _global_" in path.read_text(encoding="utf-8")
     group = ".".join(path.parent.relative_to(CONF).parts)
     prefix = "" if is_global else {"split": "dataset.split"}.get(group, group) + "."
-    return keys_of(path, prefix)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [Key(name, _class(value), comment) for name, value, comment in keys_of(lines, prefix) if value or comment]
+
+
+def _class(value: str) -> str:
+    """Return the class of an object that is written in one line; any other value as it is."""
+    target = re.search(r"_target_: ([\w.]+)", value)
+    return target[1] if target else value
 
 
 def inherited(key: Key, path: Path) -> str:

@@ -75,15 +75,11 @@ def test_a_rule_is_the_one_that_the_message_of_a_wrong_value_names(key, rule):
     assert reference.rule_of(key) == rule
 
 
-def test_a_row_is_what_the_file_says(tmp_path):
-    file = tmp_path / "x.yaml"
-    file.write_text("a: 1   # first | second\nb:      # of c\n  c: [1, 2]\n  d: 'x # y'   # quoted\n")
-    assert reference.keys_of(file, "x.") == [
-        ("x.a", "1", "first | second"),
-        ("x.b", "", "of c"),
-        ("x.b.c", "[1, 2]", ""),
-        ("x.b.d", "'x # y'", "quoted"),
-    ]
+def test_a_row_is_what_the_file_says():
+    table = reference.keys("loss/bce_dice.yaml")
+    assert "| `loss.losses.dice.pooling` | `image` |  | image \\| batch |" in table
+    assert "| `loss.weights` |  |  | factors, >= 0, under the losses' names |" in table
+    assert "_target_" not in table
 
 
 def test_every_command_and_option_is_there_with_its_help():

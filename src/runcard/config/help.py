@@ -20,7 +20,7 @@ USAGE = """Train one config: a dataset, a model, a loss, an augmentation, an opt
 In a clone, `python train.py …` is the same command."""
 GROUPS = ("dataset", "model", "loss", "augmentation", "optimizer", "scheduler")
 OTHER_GROUPS = ("metric", "split", "logger", "scale", "experiment")
-KEY = re.compile(r"^(?P<indent> *)(?P<key>\w+):\s*(?P<value>[^#]*?)\s*(?:#\s*(?P<comment>.*))?$")
+KEY = re.compile(r"^(?P<indent> *)(?P<key>\w+):\s*(?:&\w+)?(?P<value>[^#]*?)\s*(?:#\s*(?P<comment>.*))?$")
 NOT_KEYS = ("defaults", "derived", "hydra", "logger")
 
 
@@ -32,12 +32,12 @@ def help_text(arguments: Sequence[str]) -> str:
     choices = {group: choices_of(group) for group in (*GROUPS, *OTHER_GROUPS)}
     parts = [USAGE, "\nChoices, group=choice (metric and split come with the dataset):"]
     parts += [f"  {group}: {', '.join(names)}" for group, names in choices.items()]
-    parts += ["\nKeys, key=value:", *_aligned(_keys(lines, ""))]
+    parts += ["\nKeys, key=value:", *_aligned(keys_of(lines, ""))]
     for group, default in defaults.items():
         path = _file(f"{group}/{given.get(group, default)}")
-        if group in GROUPS and path.exists() and (keys := list(_keys(_whole(path), f"{group}."))):
+        if group in GROUPS and path.exists() and (keys := list(keys_of(_whole(path), f"{group}."))):
             parts += [f"\nKeys of {group}={path.stem}:", *_aligned(keys)]
-    parts += ["\nKeys of the split:", *_aligned(_keys(_whole(_file("split/holdout")), "dataset.split."))]
+    parts += ["\nKeys of the split:", *_aligned(keys_of(_whole(_file("split/holdout")), "dataset.split."))]
     return "\n".join(parts)
 
 
@@ -54,8 +54,8 @@ def _whole(path: Path) -> list[str]:
     return [line for base in bases if base.exists() for line in _whole(base)] + lines
 
 
-def _keys(lines: Sequence[str], prefix: str) -> Iterator[tuple[str, str, str]]:
-    """Yield the dotted key, the value and the comment of each key in lines of YAML."""
+def keys_of(lines: Sequence[str], prefix: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the dotted key, the value ("" of a group of keys) and the comment of each key in lines of YAML."""
     parents: list[tuple[int, str]] = []
     for line in lines:
         found = KEY.match(line)
@@ -66,9 +66,10 @@ def _keys(lines: Sequence[str], prefix: str) -> Iterator[tuple[str, str, str]]:
         key = ".".join([*(name for _, name in parents), found["key"]])
         if found["value"] == "":
             parents.append((indent, found["key"]))
-        elif key.partition(".")[0] not in NOT_KEYS and "${derived." not in found["value"]:
+        if not found["value"].startswith("${derived."):
             yield prefix + key, found["value"], found["comment"] or ""
 
 
 def _aligned(rows: Iterable[tuple[str, str, str]]) -> list[str]:
-    return [f"  {f'{key}={value}':44}{f'  {comment}' if comment else ''}".rstrip() for key, value, comment in rows]
+    shown = [row for row in rows if row[1] and row[0].partition(".")[0] not in NOT_KEYS]
+    return [f"  {f'{key}={value}':44}{f'  {comment}' if comment else ''}".rstrip() for key, value, comment in shown]
