@@ -19,8 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # MkDocs imports this file by it
 from reference import fill_in
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTSIDE = ("experiments/README.md", "benchmarks/README.md")  # pages
-OUTSIDE += ("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md", "ROADMAP.md", "SECURITY.md")
+OUTSIDE = (  # pages
+    *("experiments/README.md", "benchmarks/README.md"),
+    *("CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "CHANGELOG.md", "ROADMAP.md", "SECURITY.md"),
+)
 LOG = logging.getLogger("mkdocs.hooks")
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
