@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -104,3 +105,32 @@ def test_commands_outside_the_clone(runcard, tmp_path):
     run = min((tmp_path / "outputs" / "seeds").glob("*/*/run.json")).parent
     assert "decisions on 61 validation images differ" in runcard("export", str(run), "-o", "model.onnx")
     assert "1 image predicted" in runcard("predict", "model.onnx", image, "-o", "by_file")
+
+
+def make(*arguments: str) -> str:
+    """Return what make would run."""
+    return subprocess.run(["make", "-n", "-B", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_setup_leaves_out_what_torch_does_not_load_without_a_gpu():
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    (pattern,) = re.findall(r"grep -vE '(.*)' requirements.lock", make("setup", "GPU=0"))
+    left_out = {line.partition("==")[0] for line in lock if re.match(pattern, line)}
+    of_nvidia = {f"nvidia-{name}" for name in ("cuda-cccl", "cusolver", "nvjitlink", "nvtx")}
+    assert left_out == {"triton", "cuda-bindings", "cuda-pathfinder", "cuda-toolkit", *of_nvidia}
+    (with_gpu,) = re.findall(r"grep -vE '(.*)' requirements.lock", make("setup", "GPU=1"))
+    assert [line for line in lock if re.match(with_gpu, line)] == []
+
+
+def test_the_page_of_pip_has_the_lines_of_make():
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text(encoding="utf-8")
+    for line in make("setup", "GPU=0").splitlines():
+        if line.startswith("grep"):
+            assert line.replace(".venv/requirements.txt", "cpu.txt") in page
+        elif "pip install" in line:
+            line = line.replace(" --quiet", "").replace("--requirement .venv/requirements.txt", "-r requirements.lock")
+            assert line.replace("--editable", "-e") in page
+    for target, lines in re.findall(r"^\| `make (\w+)` \| (.*) \|$", page, re.MULTILINE):
+        said = make(target)
+        for command in re.findall(r"`([^`]+)`", lines):
+            assert command.removeprefix("python -m ") in said or command in said, target
