@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -143,6 +144,16 @@ def test_a_service_that_fails_is_left_out_with_a_warning(run_config, services, p
         assert printed.count(f"warning: logger.{name} failed and is left out: ConnectionError: the server\n") == 1
     assert run_json(folder)["status"] == "completed"
     assert numbers(folder) == plain
+
+
+def test_a_disk_that_tensorboard_cannot_write_ends_the_run_with_its_own_message(run_config, services, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("runcard.loggers.tensorboard.SummaryWriter", full)
+    with pytest.raises(UserError, match="disk is full"):
+        run_config("a", *ONE_EPOCH, "logger=[wandb,tensorboard]")
+    assert services["wandb"].ended == [1], "the other one is closed"
 
 
 def test_a_package_that_is_missing_is_said_before_the_data_are_read(run_config, monkeypatch):

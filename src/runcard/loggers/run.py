@@ -6,6 +6,7 @@ Other tools read metrics.csv; the loggers show the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -64,11 +65,14 @@ class RunLogger:
         self.rows = [row for row in read_metrics(folder / "metrics.csv") if row["epoch"] <= resumed_epoch]
         self.progress = progress
         self.figures_of = figures_of  # epoch, validation -> the figures of this epoch, by tag
-        self.trackers = dict(trackers)  # by their key in the config's logger
+        self.waiting = trackers  # by their key in the config's logger
+        self.trackers: dict[str, Tracker] = {}  # those of them that have started and not failed
 
     def start(self, config: str, run: Mapping[str, Any], monitor: str) -> None:
         """Begin a session in every tracker; see Tracker.start."""
-        self._each(lambda tracker: tracker.start(self.folder, run, config, monitor, self.rows))
+        for name, tracker in self.waiting.items():
+            if self._succeeds(name, partial(tracker.start, self.folder, run, config, monitor, self.rows)):
+                self.trackers[name] = tracker
 
     def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
         """Advance the progress bar; write nothing."""
@@ -99,15 +103,22 @@ class RunLogger:
             self.progress.close()
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in list(self.trackers.items()):
-            try:
-                call(tracker)
-            except Exception as error:
-                if name == "tensorboard":
-                    raise
+        for name, tracker in reversed(
+            list(self.trackers.items())
+        ):  # TensorBoard, whose error ends the run, is last
+            if not self._succeeds(name, partial(call, tracker)):
                 del self.trackers[name]
-                said = f"{type(error).__name__}: {error}".splitlines()[0]
-                self.progress.console.print(f"warning: logger.{name} failed and is left out: {said}", style="yellow")
+
+    def _succeeds(self, name: str, call: Callable[[], None]) -> bool:
+        try:
+            call()
+        except Exception as error:
+            if name == "tensorboard":
+                raise
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.progress.console.print(f"warning: logger.{name} failed and is left out: {said}", style="yellow")
+            return False
+        return True
 
 
 def hyperparameters(run: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
