@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from runcard.fileio import sha256
@@ -60,6 +61,13 @@ def test_undamaged_run_passes(runcard_command, trained):
     assert "evaluated again, give per_image.csv bit for bit: last and best epoch" in out
     assert "not checked" not in out
     assert sum(line.startswith("  ok") for line in out.splitlines()) == 10
+
+
+def test_a_time_in_the_saved_config_is_read_in_a_new_process(runcard_command, masks):
+    assert "${now:" in (masks / ".hydra" / "config.yaml").read_text()
+    OmegaConf.clear_resolver("now")  # as where Hydra has composed nothing yet
+    code, out, err = runcard_command("verify", masks, "--no-data")
+    assert (code, err, damaged(out)) == (0, "", []), out
 
 
 def test_run_is_trained_again_bit_for_bit(runcard_command, trained):

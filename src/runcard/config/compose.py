@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import setup_globals
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -75,6 +76,7 @@ class SavedConfig:
 
 def read_saved_config(folder: Path, key: str) -> SavedConfig:
     """Read the config of a run folder; key is the option that names the folder. Raises UserError if there is none."""
+    setup_globals()  # the resolver of ${now:…}, which Hydra registers only where it composes
     try:
         config, overrides = read_config(folder), read_yaml(folder, "overrides.yaml")
         metadata = read_json(folder, "run.json")
