@@ -4,11 +4,11 @@ BIN    := .venv/bin
 READY  := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test lint format types docs check tensorboard bench peers simulate faults golden rerun release \
-  clean FORCE
+.PHONY: help setup demo lab test test-docs lint format types docs screenshots check lowest tensorboard bench peers simulate \
+  faults golden rerun release clean FORCE
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 # Packages that torch does not load where there is no NVIDIA GPU, 1.4 GB, are left out there. GPU=1 or GPU=0 says which it is.
 GPU ?= $(if $(wildcard /dev/nvidia0)$(shell command -v nvidia-smi),1,0)
@@ -42,8 +42,12 @@ else
 	  dataset.root=$(PHANTOMS) $(ARGS)
 endif
 
-test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest -n auto --dist worksteal
+test: $(READY)  ## Run the tests, but for those that make test-docs runs
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-docs: $(READY)  ## Run every command of the documentation, and its notebook
+	$(BIN)/python -m pytest -n auto --dist worksteal tests/test_documented_commands.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest --nbmake docs/tutorial/first_run.ipynb
 
 lint: $(READY)  ## Check style
 	$(BIN)/ruff check .
@@ -59,10 +63,26 @@ types: $(READY)  ## Check types
 docs: $(READY)  ## Build the documentation's site into site/, or show it: make docs ARGS=serve
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build) --strict
 
+screenshots: $(READY)  ## Make every picture of the documentation, with Chromium
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build/screenshots.py
+
 check: lint types docs test  ## All that CI runs
 
 tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs
+
+# Without opencv-python, which grad-cam asks for: its cv2 would take the place of opencv-python-headless'.
+.lowest/.ready: pyproject.toml
+	$(PYTHON) -m venv --clear .lowest
+	.lowest/bin/python -m pip install --quiet uv
+	echo "opencv-python ; python_version < '0'" > .lowest/overrides.txt
+	.lowest/bin/uv pip install --quiet --python .lowest/bin/python --resolution lowest-direct --overrides .lowest/overrides.txt \
+	  --requirement pyproject.toml --extra explain --extra report --extra export --extra zoo --extra dev
+	@touch $@
+
+LOWEST := tests/test_journey.py tests/test_conf.py tests/losses tests/metrics tests/models tests/explain tests/inference
+lowest: .lowest/.ready  ## Run some of the tests with the lowest versions that pyproject.toml allows
+	PYTHONPATH=src .lowest/bin/python -m pytest -n auto -W ignore $(LOWEST)
 
 WHAT ?= epoch
 bench: $(READY)  ## Measure our epoch against bare loops, or by name: make bench WHAT=growth ARGS=images
@@ -108,4 +128,4 @@ release: $(READY) .release/.ready  ## Build and check wheel and sdist, and date 
 	$(BIN)/python .ci/release.py "$(VERSION)"
 
 clean:  ## Remove .venv and caches; outputs/ stays
-	rm -rf .venv .peers .release .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
+	rm -rf .venv .peers .lowest .release .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
