@@ -19,7 +19,7 @@ endif
 FORCE:
 
 $(READY): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=python3.12")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "Python 3.11.5 or newer is needed; say make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	grep -vE '^($(if $(filter 0,$(GPU)),$(ONLY_WITH_GPU)))==' requirements.lock > .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement .venv/requirements.txt
