@@ -54,6 +54,7 @@ def main() -> None:
         (WORK / "experiments").symlink_to(ROOT / "experiments")
     runcard("study", "experiments/phantoms/study.yml", "--until-decided")
     page = WORK / "outputs" / "phantoms" / "report.html"
+    save(photograph(browser, page.as_uri(), 1000, 560), "verdict.png")
     save(photograph(browser, page.as_uri(), 1000, 1800), "report.png")
     save(photograph(browser, section(page, "q-planted_dice").as_uri(), 1000, 2850), "report_images.jpg")
     runcard("report", "outputs/phantoms", "--figures", "figures")
