@@ -2,9 +2,9 @@
 
     python experiments/lab4/stand_in.py SOURCE FOLDER
 
-SOURCE has Bone/ (knees, Osteoporosis and Normal) and Skin/ in folders train/ and validation/, and X_ray/ with Image/ and
-Mask/. FOLDER gets links to their files, as the course's tree has them: Osteoporosis is AFF, Normal is NFF. Of two nearly
-equal knees, as the audit finds them, the training image is left out; of two with different classes both are.
+SOURCE has Bone/ (knees, Osteoporosis and Normal) and Skin/ in folders train/ and validation/, X_ray/ with Image/ and
+Mask/. FOLDER gets links to their files, as the course's tree has them: Osteoporosis is AFF, Normal is NFF. Of two
+nearly equal knees, as the audit finds them, the training image is left out; of two with different classes both are.
 """
 
 from __future__ import annotations

@@ -103,9 +103,7 @@ class RunLogger:
             self.progress.close()
 
     def _each(self, call: Callable[[Tracker], None]) -> None:
-        for name, tracker in reversed(
-            list(self.trackers.items())
-        ):  # TensorBoard, whose error ends the run, is last
+        for name, tracker in reversed(list(self.trackers.items())):  # TensorBoard, whose error ends the run, is last
             if not self._succeeds(name, partial(call, tracker)):
                 del self.trackers[name]
 
