@@ -48,7 +48,9 @@ FILL = (
     (r"--retrain 3", "--retrain 1"),
     (r"outputs/lab4\S*,\S+", "outputs/losses"),  # the course's own runs are not kept
     (r"outputs/losses/loss=", "outputs/losses/*/loss="),  # below the folder of the keys of SMALL
+    (r"stand_in.py ../shared/data", "stand_in.py DATA/"),
     (r"(?:/DL_course_data|\.\./shared/data)(?= |$)", "DATA/course"),
+    (r"(lab4/study.yml --until-decided .*)", r"\1 questions=4b_dice"),  # of its eighteen arms, two
     (r"(?:\.\./shared)?/data/", "DATA/"),
     (r"<folder with train/ and validation/>", "DATA/Bone"),
     (r"LAB=\S*…\S*", "LAB=lab4/task4a,lab4/task4b"),
@@ -367,6 +369,9 @@ def give(
         case ["python" | ".venv/bin/python", "train.py", *keys] | ["runcard", "train", *keys]:
             start = ("train.py",) if words[1] == "train.py" else ("runcard", "train")
             done = Command(*start, *(keys if "--help" in keys else small(keys)), folder=folder).wait(600)
+        case ["python", script, *rest] if script.startswith("experiments/"):
+            command = [sys.executable, str(ROOT / script), *rest]
+            done = subprocess.run(command, cwd=folder, env=ONE_THREAD, capture_output=True, text=True, timeout=120)
         case ["runcard", "demo", *keys]:
             done = Command("runcard", "demo", *small(keys), folder=folder).wait()
         case ["runcard", "study", file, *keys]:

@@ -1,0 +1,57 @@
+"""The committed report on the lab follows from the committed runs."""
+
+from __future__ import annotations
+
+import math
+import re
+import tarfile
+
+import pytest
+from conftest import ROOT
+
+from runcard.compare.analysis import of_study
+
+LAB = ROOT / "experiments" / "lab4"
+STUDY = "lab4,scale=laptop,train.accelerator=cpu"
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    with tarfile.open(LAB / "runs.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return of_study(folder / STUDY)
+
+
+def plain(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_the_report_says_what_the_runs_say(findings):
+    text = plain((LAB / "report.html").read_text(encoding="utf-8"))
+    asked = [answer for answer in findings.answers if answer.contrast]
+    assert len(asked) >= 7
+    for answer in asked:
+        assert plain(answer.verdict.sentence) in text, answer.question.key
+
+
+def test_every_sentence_says_at_what_scale(findings):
+    scopes = [answer.scope for answer in findings.answers if answer.contrast]
+    assert all("at scale=laptop only" in scope for scope in scopes)
+
+
+def test_the_page_on_the_lab_gives_the_numbers_of_its_runs(findings):
+    page = (ROOT / "docs" / "explanation" / "lab.md").read_text(encoding="utf-8")
+    by_key = {answer.question.key: answer for answer in findings.answers}
+    for key, word in {"4b_dice": "contradicted", "4b_faster": "contradicted", "4c_dice_later": "cannot tell"}.items():
+        assert by_key[key].verdict.claim == word
+        effect = by_key[key].effect
+        difference = f"×{math.exp(effect.estimate):.2f}" if by_key[key].measure.is_ratio else f"{effect.estimate:.3f}"
+        assert difference.replace("-", "−") in page, key
+
+
+def test_no_image_is_committed(findings):
+    with tarfile.open(LAB / "runs.tar.xz") as archive:
+        suffixes = {name.rpartition(".")[2] for name in archive.getnames() if "." in name.rpartition("/")[2]}
+    assert not suffixes & {"png", "jpg", "ckpt", "pt", "safetensors"}
+    assert "data:image" not in (LAB / "report.html").read_text(encoding="utf-8")
