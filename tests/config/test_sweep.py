@@ -229,6 +229,7 @@ MISTAKES = [
     ("scale=quik", ["'quick'"]),
     ("loss=", ["conf/loss/.yaml", "bce, bce_dice, cross_entropy, dice"]),
     ("hydra/launcher=nowhere", ["hydra/launcher=nowhere"]),
+    ("hydra/launcher=joblib", ["hydra/launcher=joblib: a launcher starts the runs of a sweep", "-m"]),
     ("'model.base=3", ["'model.base=3", "^"]),
     ("model.base", ["model.base"]),
     ("model.dropout_at=[pool", ["[pool"]),

@@ -34,6 +34,20 @@ def rows(source: Source, split: Split) -> dict[str, str]:
     return dict(found)  # type: ignore[arg-type]
 
 
+def test_patients_are_counted_where_something_names_them(tmp_path):
+    for i in range(4):
+        write(tmp_path / "Mel" / f"{i}.png")
+        write(tmp_path / "Nev" / f"{i}.png")
+    source = ImageFolder(str(tmp_path), None, ["Mel", "Nev"])
+    samples = prepare(source, image_size_px=8, channels=1)
+    split: Split = {"train": [0, 1, 2, 4, 5, 6], "val": [3, 7], "test": []}
+    found = dict(summary_rows(source, samples.originals, samples.labels, split, ["a", "a", "b", "c"] * 2))
+    assert (found["train"], found["val"]) == (
+        "6 images of 2 patients: 3 Mel, 3 Nev",
+        "2 images of 1 patient: 1 Mel, 1 Nev",
+    )
+
+
 def given(source: ImageFolder) -> Split:
     return {part: [i for i, p in enumerate(source.given_split or []) if p == part] for part in ("train", "val", "test")}
 

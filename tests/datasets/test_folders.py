@@ -163,8 +163,8 @@ def test_an_empty_or_missing_folder_of_pairs_is_named(kind, pairs):
     said = complaint(lambda: ImageMaskFolder(str(pairs), None, TWO))
     assert said == (
         f"{pairs}: no data here, or up to 4 folders below, that look like Image/1.png and Mask/1.png, "
-        "or train/images/1.png and train/masks/1.png. "
-        f"There is: {left}/, notes.txt."
+        "or train/images/1.png and train/masks/1.png (a mask's folder may be masks, labels or annotations; "
+        f"other names and places: dataset=manifest_masks, a table). There is: {left}/, notes.txt."
     )
 
 

@@ -76,7 +76,7 @@ def audit_config(
     findings = by_level([*audit.findings, *augmentation_checks.find(augment, augmentation, tried, cache)])
     originals = [profile.original for profile in data.profiles]
     labels = None if data.has_masks else [profile.target or 0 for profile in data.profiles]
-    if rows := summary_rows(source, originals, labels, audit.split):
+    if rows := summary_rows(source, originals, labels, audit.split, data.groups if data.is_grouped else None):
         print_table(console, rows[0], rows[1:])
     _print(findings, allowed, console)
     write_json(folder / "audit.json", _content(audit, findings, allowed, dataset, augmentation))

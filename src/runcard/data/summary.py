@@ -17,11 +17,15 @@ LITTLE_OF_WINDOW = 0.25  # share of dataset.window: a hint is shown if files use
 
 
 def summary_rows(
-    source: Source, originals: Sequence[Original], labels: Sequence[int] | None, split: Split
+    source: Source,
+    originals: Sequence[Original],
+    labels: Sequence[int] | None,
+    split: Split,
+    patients: Sequence[str] | None = None,
 ) -> list[list[str]]:
     """Build rows of two cells, the data's folder first; none for data that are not on disk.
 
-    originals and labels (None with masks) are those of the images in split.
+    originals, labels (None with masks) and patients (None where nothing names them) are those of the images in split.
     """
     if source.on_disk is None or not originals:
         return []
@@ -29,7 +33,7 @@ def summary_rows(
     rows = [("data", str(disk.location)), ("layout", disk.layout)]
     drawn = {"val"} if source.given_split and "val" not in source.given_split else set()
     rows += [
-        (part, _counts(members, source.classes, labels) + (", drawn from train" if part in drawn else ""))
+        (part, _counts(members, source.classes, labels, patients) + (", drawn from train" if part in drawn else ""))
         for part, members in split.items()
         if members
     ]
@@ -66,9 +70,14 @@ def count_classes(split: Split, classes: Sequence[str], labels: Sequence[int] | 
     return {part: {name: counts[part][i] for i, name in enumerate(classes)} for part in split}
 
 
-def _counts(members: list[int], classes: list[str], labels: Sequence[int] | None) -> str:
-    """Format "40 images: 8 Mel, 32 Nev", without classes if labels is None."""
+def _counts(
+    members: list[int], classes: list[str], labels: Sequence[int] | None, patients: Sequence[str] | None
+) -> str:
+    """Format "40 images of 20 patients: 8 Mel, 32 Nev", without what is None."""
     total = f"{len(members)} image{'s' * (len(members) > 1)}"
+    if patients is not None:
+        number = len({patients[i] for i in members})
+        total += f" of {number} patient{'s' * (number > 1)}"
     if labels is None:
         return total
     counts = Counter(labels[i] for i in members)

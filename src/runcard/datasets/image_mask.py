@@ -30,7 +30,10 @@ from runcard.datasets.layouts import (
 )
 from runcard.errors import DataError, check_integer, check_names
 
-EXAMPLE = "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png"
+EXAMPLE = (
+    "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png (a mask's folder may be masks, labels or "
+    "annotations; other names and places: dataset=manifest_masks, a table)"
+)
 EXPECTED = "Name them image or images, and mask, masks, labels or annotations."
 MASK_SUFFIXES = ("_mask", "_seg", "_label")  # of a mask's stem
 

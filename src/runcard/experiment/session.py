@@ -173,8 +173,9 @@ def _announce(
         counts += f", {lost} left out (audit.allow)"
     dataset, model, loss = (choices.get(group, group) for group in ("dataset", "model", "loss"))
     console.print(folder, style="bold")
-    samples = setup.data.samples
-    if rows := summary_rows(setup.data.source, samples.originals, samples.labels, setup.data.split):
+    samples, groups = setup.data.samples, setup.data.groups
+    patients = groups if groups != samples.ids else None
+    if rows := summary_rows(setup.data.source, samples.originals, samples.labels, setup.data.split, patients):
         print_table(console, rows[0], rows[1:])
     written, model_built = built.rows()
     print_table(console, written, [model_built])

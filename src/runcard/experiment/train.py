@@ -64,6 +64,11 @@ def _run_arguments() -> None:
     sys.argv[1:] = sweep_arguments(sys.argv[1:])
     if "TORCHELASTIC_RUN_ID" in os.environ and {"-m", "--multirun"} & set(sys.argv):
         raise UserError("torchrun trains one run. For a sweep: runcard train -m train.devices=…, without torchrun.")
+    launcher = next((each for each in sys.argv if each.startswith("hydra/launcher=")), "")
+    if launcher and not {"-m", "--multirun", "-c", "--cfg"} & set(sys.argv):
+        raise UserError(
+            f"{launcher}: a launcher starts the runs of a sweep, and this is none. Add -m, or leave it out."
+        )
     use_project()
     use_plugins(sys.argv[1:])
     with execution_whitelist([*TRUSTED_BY_HYDRA]):

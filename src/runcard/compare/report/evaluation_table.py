@@ -49,7 +49,8 @@ def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequen
             console.print(f"fewer than {MIN_UNITS} {count.word}: nothing here speaks of others", style="yellow")
         if count.word == "images" and endpoints.Count.of(own).word == "patients":
             unnamed = "patients are not named here, so that each image counts as one"
-            console.print(f"{unnamed}: 'dataset.split.group_regex=\"…\"' names them", style="yellow")
+            names = "'dataset.split.group_regex=\"…\"', or a table's column patient, names them"
+            console.print(f"{unnamed}: {names}", style="yellow")
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
     console.print(

@@ -74,7 +74,7 @@ class Claim:
 def write_report(findings: Findings, folder: Path, with_images: bool = True) -> Path:
     """Write report.html into folder, and return its path.
 
-    Links to runs are relative to folder. Without images, the page shows only names and values of the data.
+    Links to runs are relative to folder. Without images, the page shows names and values of the data, and no link.
     """
     colours = _colours(findings)
     parts = sections(findings.answers, colours, with_images)
@@ -95,6 +95,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "smoke_tests": [arm.name for arm in findings.arms if any(run.smoke_test for run in arm.runs)],
         "cards": {arm.name: model_card(arm.first) for arm in findings.arms},
         "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
+        "with_images": with_images,  # without, the page is for others, who do not have the folders
         "relative": lambda path: _relative(path, folder),
     }
     page = {"tables": tables, "config": charts.PAGE_CONFIG, "library": charts.library()}
@@ -142,7 +143,8 @@ def on_these_images(answer: Answer) -> str:
     """Format the interval for other seeds on these same images, which is less than what a verdict is about; or ""."""
     if answer.effect is None or (these := answer.effect.on_these_images) is None or answer.p is None:
         return ""
-    return format_ci(answer.measure, these.at_look(answer.effect.share), answer.alpha)
+    text = format_ci(answer.measure, these.at_look(answer.effect.share), answer.alpha)
+    return "" if text == format_ci(answer.measure, answer.effect, answer.alpha) else text
 
 
 def at(run: Run, checkpoint: str) -> str:
