@@ -229,7 +229,6 @@ MISTAKES = [
     ("scale=quik", ["'quick'"]),
     ("loss=", ["conf/loss/.yaml", "bce, bce_dice, cross_entropy, dice"]),
     ("hydra/launcher=nowhere", ["hydra/launcher=nowhere"]),
-    ("hydra/launcher=joblib", ["hydra/launcher=joblib: a launcher starts the runs of a sweep", "-m"]),
     ("'model.base=3", ["'model.base=3", "^"]),
     ("model.base", ["model.base"]),
     ("model.dropout_at=[pool", ["[pool"]),
@@ -251,6 +250,11 @@ def test_message_of_a_wrong_override(overrides, words):
     assert "Traceback" not in answer
     if words[-1] in ("+", "-m"):
         assert "no such option" not in answer
+
+
+def test_a_launcher_without_a_sweep_is_refused(tmp_path):
+    done = Command("train.py", "hydra/launcher=joblib", folder=tmp_path).wait()
+    assert_mistake(done, tmp_path, "hydra/launcher=joblib: a launcher starts the runs of a sweep", "Add -m")
 
 
 def assert_mistake(done, tmp_path, *words):
