@@ -44,6 +44,7 @@ FILL = (
     (r"outputs/run/<stamp>", "outputs/run/1"),
     (r"runcard unseal outputs/losses", "runcard study sealed.yml && runcard unseal sealed.yml"),
     (r"=course(?= |$)", "=DATA/course"),
+    (r"'outputs/assignment\*/\*task4\*'", "outputs/losses"),
     (r"outputs/assignment\*", "outputs/losses"),
     (r"--retrain 3", "--retrain 1"),
     (r"outputs/lab4\S*,\S+", "outputs/losses"),  # the course's own runs are not kept
@@ -66,7 +67,8 @@ SMALL = {
 }
 ALSO_ALLOWED = {"status": {1}, "doctor": {1}, "gate": {1, 3}, "audit": {1}}  # exit codes that are answers
 SLOW = re.compile(  # sections with one of these train many runs, or give many commands
-    "--until-decided|--without|hydra/sweeper=optuna|make lab|experiment=lab4|runcard study|train.devices=2|--help"
+    "--until-decided|--without|runcard unseal|hydra/sweeper=optuna|make lab|experiment=lab4|runcard study|"
+    "train.devices=2|--help"
 )
 
 

@@ -77,7 +77,7 @@ def train(
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux shows it")
 def test_memory_does_not_grow_with_the_epochs(tmp_path, monkeypatch):
-    """A batch kept in each of a hundred epochs would be 6 MB, a graph more than that."""
+    """A batch kept in each of eighty epochs would be 5 MB, a graph more than that."""
     resident: list[int] = []
     original = RunLogger.epoch
 
@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_the_epochs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunLogger, "epoch", measured)
     train(tmp_path, "train.epochs=120", "train.checkpoint_every=50", "dataset.num_images=20", "train.batch_size=16")
-    assert resident[-1] - resident[19] < 4e6
+    assert resident[-1] - resident[39] < 4e6  # by then the allocator has what it needs
 
 
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:

@@ -221,16 +221,18 @@ def _example() -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence torch's exporter, which prints its progress and warns of its own internals."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence torch's exporter, which prints its progress and warns of its own internals, as that Triton is missing."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.utils.flop_counter")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _validation_images(run: SavedRun, root: Path | None) -> Iterator[np.ndarray]:
