@@ -12,6 +12,15 @@ from conftest import ROOT
 from runcard.compare.analysis import of_study
 
 LAB = ROOT / "experiments" / "lab4"
+ROWS = {  # of the page's table: its first cell, and the verdict on the claim
+    "4b_dice": ("Dice loss ends at a higher Dice", "contradicted"),
+    "4b_faster": ("Dice loss gets there much faster", "contradicted"),
+    "4c_dice_later": ("dropout slows Dice loss down", "cannot tell"),
+    "4c_dice_loss": ("with dropout, Dice loss ends at a higher loss", "cannot tell"),
+    "4c_bce_later": ("dropout makes BCE reach 0.9 slightly later", "open"),
+    "4d_bce_faster": ("with base 32, BCE reaches 0.9 much faster", "open"),
+    "4d_bce_dice": ("with base 32, BCE ends higher", "open"),
+}
 STUDY = "lab4,scale=laptop,train.accelerator=cpu"
 
 
@@ -43,11 +52,15 @@ def test_every_sentence_says_at_what_scale(findings):
 def test_the_page_on_the_lab_gives_the_numbers_of_its_runs(findings):
     page = (ROOT / "docs" / "explanation" / "lab.md").read_text(encoding="utf-8")
     by_key = {answer.question.key: answer for answer in findings.answers}
-    for key, word in {"4b_dice": "contradicted", "4b_faster": "contradicted", "4c_dice_later": "cannot tell"}.items():
-        assert by_key[key].verdict.claim == word
-        effect = by_key[key].effect
-        difference = f"×{math.exp(effect.estimate):.2f}" if by_key[key].measure.is_ratio else f"{effect.estimate:.3f}"
-        assert difference.replace("-", "−") in page, key
+    for key, (row, word) in ROWS.items():
+        found, line = by_key[key], next(line for line in page.splitlines() if line.startswith(f"| {row} |"))
+        estimate = found.effect.estimate
+        difference = f"×{math.exp(estimate):.2f}" if found.measure.is_ratio else f"{estimate:+.3f}".replace("-", "−")
+        assert found.verdict.claim == word
+        assert word in line
+        assert difference in line, key
+        if "p = " in line:
+            assert f"p = {found.p:.{3 if found.p < 0.1 else 2}f}" in line.replace("p = 1,", "p = 1.00,"), key
 
 
 def test_no_image_is_committed(findings):

@@ -88,7 +88,7 @@ def test_memory_does_not_grow_with_the_epochs(tmp_path, monkeypatch):
 
     monkeypatch.setattr(RunLogger, "epoch", measured)
     train(tmp_path, "train.epochs=120", "train.checkpoint_every=50", "dataset.num_images=20", "train.batch_size=16")
-    assert resident[-1] - resident[39] < 4e6  # by then the allocator has what it needs
+    assert resident[-1] - resident[39] < 3.2e6  # by then the allocator has what it needs
 
 
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:

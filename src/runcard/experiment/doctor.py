@@ -23,7 +23,7 @@ from runcard.config.project import CONF
 from runcard.config.schema import parse_config
 from runcard.console import counted
 from runcard.data.datamodule import open_source
-from runcard.errors import UserError
+from runcard.errors import UserError, join_first
 from runcard.experiment.setup import PRECISIONS, has_bf16
 from runcard.fileio import sha256
 
@@ -159,8 +159,7 @@ def _packages() -> Iterator[Check]:
         lines = [line for line in lock.read_text(encoding="utf-8").splitlines() if line[:1] not in ("", "#")]
         tested = [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate()]
         others = [line for each in tested if (line := _unmet(each)) and not line.endswith(MISSING)]
-        more = f" and {len(others) - MAX_NAMED} more" if len(others) > MAX_NAMED else ""
-        text = f"not those tested: {', '.join(others[:MAX_NAMED])}{more}: make setup installs them"
+        text = f"not those tested: {join_first(others, MAX_NAMED)}: make setup installs them"
         yield Check(NOTE, "lock", text) if others else Check(OK, "lock", "the versions of requirements.lock")
     for extra in sorted(set(metadata.metadata("runcard").get_all("Provides-Extra") or ()) - OTHER_EXTRAS):
         needed = [each for each in required if each.marker and each.marker.evaluate({"extra": extra})]
