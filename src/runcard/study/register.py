@@ -38,7 +38,8 @@ def register(
 
     study is the whole of its file, with the seeds that are asked for; arm_configs are those of the arms that are asked
     for now, whose data are hashed, others those of the remaining arms. Raises UserError where the study was registered
-    with a smaller budget, or without one, or where its registration is not the one that study.json knows.
+    with a smaller budget, or without one, where its registration is not the one that study.json knows, and before its
+    first run where its images cannot be read.
     """
     _check_genuine(folder)
     if (folder / FILE).exists():
@@ -51,9 +52,9 @@ def register(
             "5 % of the time; name=… starts the study in a folder of its own."
         )
     parsed = {arm: parse_config(config.config, f"{arm}: ") for arm, config in arm_configs.items()}
-    hashes: dict[str, Mapping[str, str] | None] = {}
+    hashes: dict[str, Mapping[str, str]] = {}
     data = {}
-    for arm, (config, _) in parsed.items():
+    for arm, (config, _) in () if has_runs else parsed.items():  # too late for what the runs were made of
         key = json.dumps([config.dataset.model_dump(mode="json"), config.audit.allow], sort_keys=True, default=str)
         if key not in hashes:
             hashes[key] = _hash_data(config)
@@ -131,15 +132,11 @@ def _check_budget(folder: Path, content: Content, budget: int | None) -> None:
         )
 
 
-def _hash_data(config: Config) -> Mapping[str, str] | None:
-    """Hash the images of a config and how they are split; None where they cannot be read: its runs will say why."""
-    try:
-        source = open_source(config.dataset, config.trust)
-        samples = decode(config, source).samples
-        split = make_data(source, config.dataset, samples).split
-    except UserError:
-        return None
-    return data_fingerprint(split, samples.ids, samples.digests)
+def _hash_data(config: Config) -> Mapping[str, str]:
+    """Hash the images of a config and how they are split; images that cannot be read refuse the study."""
+    source = open_source(config.dataset, config.trust)
+    samples = decode(config, source).samples
+    return data_fingerprint(make_data(source, config.dataset, samples).split, samples.ids, samples.digests)
 
 
 def _leaves(config: dict[str, Any]) -> dict[str, Any]:
