@@ -99,6 +99,24 @@ def test_who_is_dead_holds_nothing(tmp_path, holder, seconds):
     Hold.take(tmp_path / "a").release()
 
 
+@pytest.mark.parametrize("loss", ["old", "other_pid", "removed"])
+def test_who_has_the_lock_runs_whatever_its_sign(tmp_path, loss):
+    """As on an overloaded machine, or seen from outside its container; whoever is gone has no lock."""
+    hold = Hold.take(tmp_path / "a")
+    if loss == "removed":
+        (tmp_path / "a" / RUNNING).unlink()
+    else:
+        pretend(tmp_path / "a", Holder(HERE, 2**22 + 1 if loss == "other_pid" else os.getpid()), 2 * DEAD_AFTER_SECONDS)
+    holder = holder_of(tmp_path / "a")
+    assert holder is not None
+    assert str(holder) == f"{HERE}, process {holder.pid or 'unknown'}"
+    assert (holder.pid == os.getpid()) == (loss == "old")
+    (tmp_path / "a" / "run.json").touch()
+    hold.release()
+    assert holder_of(tmp_path / "a") is None
+    Hold.take(tmp_path / "a").release()
+
+
 def test_a_killed_process_loses_the_hold(tmp_path):
     code = (
         "import sys; from pathlib import Path; from runcard.runs.hold import Hold; hold = Hold.take(Path(sys.argv[1]))"

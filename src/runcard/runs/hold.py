@@ -23,6 +23,7 @@ LOCK = ".lock"
 OWN_FILES = (LOCK, RUNNING)
 BEAT_SECONDS = 10.0
 HERE = socket.gethostname()
+LOOK_SECONDS = 0.1  # longer than holder_of has the lock, to see whether another process does
 MAX_TRIES = 1000  # to make a folder that others make and remove at the same time
 DEAD_AFTER_SECONDS = 60.0  # without a new time: the process is gone, or its machine is
 
@@ -36,11 +37,11 @@ class Holder:
     """The process that holds a folder."""
 
     host: str
-    pid: int
+    pid: int  # 0: not known
 
     def __str__(self) -> str:
         """Format "node7, process 4711"."""
-        return f"{self.host}, process {self.pid}"
+        return f"{self.host}, process {self.pid or 'unknown'}"
 
 
 class Hold:
@@ -107,15 +108,15 @@ class Hold:
 
     def _acquire(self) -> None:
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 10)
         except Timeout:
-            raise _held(self.folder, holder_of(self.folder)) from None
+            raise _held(self.folder, _read(self.folder / RUNNING)) from None
         descriptor = self._lock._context.lock_file_fd
         self._lock_file = _identity(self.folder / LOCK if descriptor is None else descriptor)
         if not self._is_mine():  # the folder was renamed while the file was opened
             self._lock.release()
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.folder / LOCK))
-        other = holder_of(self.folder)
+        other = _read_alive(self.folder)
         if other and other.host != HERE:  # the lock says nothing of other machines on some file systems
             self._unlock()
             raise _held(self.folder, other)
@@ -154,7 +155,25 @@ class Hold:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Return the process that runs in a folder now, as far as can be seen from this machine; else None."""
+    """Return the process that runs in a folder now, as far as can be seen from this machine; else None.
+
+    One that holds the lock runs even if it has given no sign for a while: on an overloaded machine, after a leap of the
+    clock, or in a container, whose processes have other numbers.
+    """
+    if holder := _read_alive(folder):
+        return holder
+    if not (folder / LOCK).exists():
+        return None
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            return None
+    except Timeout:
+        return _read(folder / RUNNING) or Holder(HERE, 0)
+    except OSError:  # a folder that is not this user's
+        return None
+
+
+def _read_alive(folder: Path) -> Holder | None:
     path = folder / RUNNING
     with suppress(OSError):
         holder, age = _read(path), time.time() - path.stat().st_mtime

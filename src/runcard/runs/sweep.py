@@ -55,14 +55,14 @@ def state_of(folder: Path) -> RunState:
 
 
 def _state(folder: Path, metadata: Mapping[str, Any]) -> RunState:
-    status, holder = metadata.get("status"), holder_of(folder)
+    status = metadata.get("status")
     if status == "completed":
         if lost := lost_files(folder):
             return RunState(folder, "failed", f"completed, but without {lost}")
         best, seconds = metadata["best"], metadata["seconds"]["total"]
         shown = f"{best['monitor']} {best['value']:.4f} (epoch {best['epoch']})"
         return RunState(folder, "done", shown, best["value"], seconds, exit_code=0)
-    if holder:
+    if holder := holder_of(folder):
         return RunState(folder, "running", _progress(folder, holder, metadata))
     if status == "pruned":
         return RunState(folder, "pruned", str(metadata["error"]), exit_code=0)
