@@ -147,6 +147,12 @@ def test_a_preview_of_a_class_says_what_was_predicted():
     ink = [strip[16:][(strip[16:] != 255).any(axis=-1)].astype(int) for strip in (right, wrong)]
     assert (ink[0][:, 1] >= ink[0][:, 0]).all(), "green where it is right"
     assert (ink[1][:, 0] >= ink[1][:, 1]).all(), "red where it is wrong"
+    assert (right[:16, 16:] == 255).all(), "white beside an image that is narrower than its words"
+
+
+def test_the_arrow_of_a_preview_is_not_the_box_of_a_missing_character():
+    arrow, box = (preview(labelled("a", 0, (0.9, 0.1)), [name, ""])[16:] for name in ("→", "\uffff"))
+    assert not np.array_equal(arrow, box)
 
 
 def test_a_tall_image_keeps_its_proportions_in_a_preview():

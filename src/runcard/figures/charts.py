@@ -32,7 +32,7 @@ def curves_figure(rows: Sequence[dict[str, Any]], monitor: str, title: str) -> F
         ax.plot(epochs, [row[f"train_eval/{name}"] for row in evaluated], color="tab:blue", label="train")
         ax.plot(epochs, [row[f"val/{name}"] for row in evaluated], color="tab:orange", label="validation")
         ax.set_title(f"{name}{' (best epoch)' if f'val/{name}' == monitor else ''}", fontsize=9)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
     for ax in axes[len(names) :]:

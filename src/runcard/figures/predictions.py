@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw
+from matplotlib.font_manager import FontProperties, findfont
+from PIL import Image, ImageDraw, ImageFont
 
 from runcard import IGNORED
 from runcard.figures.grid import BLACK, Tile, grid
@@ -92,8 +93,9 @@ def preview(example: Example, classes: Sequence[str]) -> np.ndarray:
     caption = Image.new("RGB", (PREVIEW_PX, 14), "white")
     colour = GREEN if _is_correct(example) else RED
     fill = tuple(colour.astype(int).tolist())
-    ImageDraw.Draw(caption).text((2, 0), _class_caption(example, classes), fill=fill, font_size=11)
-    tile = np.zeros((tiles[0].shape[0], PREVIEW_PX, 3), np.uint8)
+    font = ImageFont.truetype(findfont(FontProperties()), 10)  # matplotlib's: Pillow's own lacks the arrow
+    ImageDraw.Draw(caption).text((2, 0), _class_caption(example, classes), fill=fill, font=font)
+    tile = np.full((tiles[0].shape[0], PREVIEW_PX, 3), 255, np.uint8)
     tile[:, : tiles[0].shape[1]] = tiles[0]
     return np.concatenate([tile, np.asarray(caption)])
 

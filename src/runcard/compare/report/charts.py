@@ -97,7 +97,9 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
     data = {"name": metric, "format": _csv_format("epoch", "mean", "lowest", "highest")}
     of_arms = {"filter": {"field": "arm", "oneOf": list(arms)}}
     colour = _nominal("arm", domain=list(arms), range=list(arms.values()))
-    epoch = _number("epoch", axis={"title": "epoch", "grid": False, "tickMinStep": 1})
+    # More ticks than epochs would fall between them; Vega's tickMinStep allows one too many.
+    ticks = {"expr": "max(1, min(6, domain('x')[1] - domain('x')[0]))"}
+    epoch = _number("epoch", axis={"title": "epoch", "grid": False, "tickCount": ticks})
     mean = _number("mean", axis={"title": None}, scale={"zero": False})
     dashes = _nominal("images", domain=["validation", "training"], range=[[1, 0], [4, 3]])
     shown = {"condition": {"param": "near", "empty": False, "value": 1}, "value": 0}
