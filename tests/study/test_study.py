@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -276,6 +277,13 @@ def test_a_mistake_is_told_before_anything_runs(launched, house, argument, words
         launched(argument)
     assert str(caught.value).startswith(words)
     assert not [*(house / "outputs").rglob("*.json")]
+
+
+def test_an_arm_that_names_no_config_first(launched, house):
+    for text in ("loss=dice,(", "phantoms/chest model.base=[8"):
+        (house / "study.yml").write_text(STUDY.replace("phantoms/chest train.epochs=5 model.base=8", f"'{text}'"))
+        with pytest.raises(UserError, match=rf"arms\.clever must begin with a config .*got '{re.escape(text)}'"):
+            launched()
 
 
 def test_a_metric_that_no_arm_measures(launched, house):

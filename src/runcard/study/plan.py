@@ -137,7 +137,14 @@ def by_key(overrides: Sequence[str]) -> dict[str, str]:
 def arm_config(where: str, text: str, common: Mapping[str, str], config_dir: Path | None) -> ArmConfig:
     """Return an arm's config, composed as train.py would."""
     experiment, *own = text.split()
-    shared = [text for key, text in common.items() if key not in by_key(own)]
+    rule = "must begin with a config under experiments/, then what is set on it, such as lab4/task4a loss=dice"
+    if "=" in experiment:
+        raise UserError(f"{where} {rule}, got {text!r}.")
+    try:
+        set_here = by_key(own)
+    except UserError as error:
+        raise UserError(f"{where} {rule}, got {text!r}.\n{error}") from None
+    shared = [text for key, text in common.items() if key not in set_here]
     overrides = [f"experiment={experiment}", *shared, *own]
     config = compose_config(overrides, config_dir, f"{where}: ")
     parse_config(config, f"{where}: ")
