@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from rich.console import Console
@@ -36,6 +36,11 @@ def duration(seconds: float) -> str:
 def counted(number: int, noun: str) -> str:
     """Format "1 image" or "1,200 images"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def counted_each(numbers: Sequence[int], noun: str) -> str:
+    """Format "3 and 2 seeds", or "1 seed each"."""
+    return f"1 {noun} each" if set(numbers) == {1} else f"{' and '.join(map(str, numbers))} {noun}s"
 
 
 def print_table(console: Console, columns: list[str], rows: list[list[str]]) -> None:

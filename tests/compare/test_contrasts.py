@@ -290,7 +290,7 @@ def test_images_without_a_value_are_left_out_of_all_arms_and_counted(tmp_path):
     broken[:2] = np.nan
     write_run(tmp_path / "b_0", images={"dice": broken}, curves={"val/dice": 0.9}, **DICE)
     one = only(found_in(tmp_path))
-    assert one.verdict.sentence.endswith("2 images have no Dice in some run and are left out.")
+    assert one.verdict.sentence.endswith("Left out, without Dice in some run: 2 images.")
     assert one.effect == difference(values[0][:, 2:], values[1][:, 2:])
 
 
@@ -302,9 +302,7 @@ def test_five_patients_are_five_patients(tmp_path, num_patients):
     assert f"47 validation images of 128 px of {num_patients} patients" in one.scope
     if num_patients == 5:
         assert one.verdict.word == "no verdict"
-        assert one.verdict.sentence.startswith(
-            "No verdict: these are 5 patients, too few to say anything about others. "
-        )
+        assert one.verdict.sentence.startswith("No verdict: 5 patients, too few to say anything about others. ")
     else:
         assert one.verdict.word == "better"
 
@@ -409,9 +407,7 @@ def test_folds_go_by_the_corrected_t(tmp_path):
     assert one.verdict.sentence.startswith("The mean of 5 loss=bce networks beats the mean of 5 loss=dice networks on ")
     assert one.verdict.sentence.endswith("Another seed could reverse it.")
     assert one.claimable_p is None
-    assert (
-        one.scope == "on these 5 folds of these data: 100 validation images of 128 px, after 60 epochs, 1 and 1 seeds"
-    )
+    assert one.scope == "on these 5 folds of these data: 100 validation images of 128 px, after 60 epochs, 1 seed each"
 
 
 def write_folds(folder, values):
@@ -501,7 +497,7 @@ def test_folds_of_five_patients_are_five_patients(tmp_path):
             write_run(
                 tmp_path / f"{name}{fold}", images={"dice": row}, choices=arm["choices"], config=config, **special
             )
-    assert only(found_in(tmp_path)).verdict.sentence.startswith("No verdict: these are 5 patients, ")
+    assert only(found_in(tmp_path)).verdict.sentence.startswith("No verdict: 5 patients, ")
 
 
 # What looks like evidence and is none
@@ -563,7 +559,23 @@ def test_the_same_right_and_wrong_answers_everywhere_tell_nothing(tmp_path):
             write_run(tmp_path / f"{name}{seed}", seed=seed, images=images, recorded=BONE, pooled=POOLED, **arm)
     one = only(found_in(tmp_path, metric="accuracy", margin=0.2))
     assert one.verdict.word == "cannot tell"
-    assert one.verdict.sentence.endswith("which leaves nothing to measure chance by.")
+    said = "no sign of learning in 3 of 3 runs (every image is called AFF)"
+    assert "which leaves nothing to measure chance by. " in one.verdict.sentence
+    assert one.verdict.sentence.endswith(f"loss=bce: {said}. loss=dice: {said}.")
+
+
+def test_an_arm_that_learnt_nothing_is_named_beside_the_verdict(tmp_path):
+    """Dice is 1 where neither the truth nor the prediction has anything, and so says nothing of learning."""
+    flat = {"train/loss": np.linspace(0.6, 0.61, 60)}
+    for seed in range(2):
+        empty = {"images": {"dice": np.eye(12)[3]}} if seed else {"curves": flat}
+        write_run(tmp_path / f"a{seed}", seed=seed, **empty, **BCE)
+        write_run(tmp_path / f"b{seed}", seed=seed, **DICE)
+    findings = found_in(tmp_path)
+    why = "its training loss did not fall, dice is 0 wherever there is something to find"
+    said = f"loss=bce: no sign of learning in 2 of 2 runs ({why})"
+    assert only(findings).verdict.sentence.endswith(f" {said}.")
+    assert [remark for remark in findings.remarks if "learning" in remark] == [said]
 
 
 @pytest.mark.parametrize("num_left", [1, 5])
@@ -577,7 +589,7 @@ def test_a_metric_of_a_few_images_is_no_verdict(tmp_path, num_left):
     if num_left == 1:
         assert "dice is a number in fewer than two images" in sentence
     else:
-        assert sentence.startswith("No verdict: these are 5 images, too few to say anything about others.")
+        assert sentence.startswith("No verdict: 5 images, too few to say anything about others.")
 
 
 def test_right_or_wrong_is_of_images_also_where_patients_are_the_unit(tmp_path):

@@ -216,8 +216,8 @@ def test_images_without_a_value_in_some_run_are_not_tested(tmp_path):
 def test_with_few_runs_seeds_cannot_be_told_from_images(tmp_path, num_runs):
     findings = found_in(write_arms(tmp_path, simulate(np.random.default_rng(0), num_runs, IMAGES, 0.1)))
     said = (
-        f"Images are not tested one by one: {num_runs} and {num_runs} runs cannot tell seeds from images "
-        "(that takes 3 each)."
+        f"Images are not tested one by one: {'1 run each' if num_runs == 1 else '2 and 2 runs'} cannot tell seeds from "
+        "images (that takes 3 each)."
     )
     assert said in printed(findings)
     (pair,) = as_json(findings)["pairs"]
@@ -227,7 +227,7 @@ def test_with_few_runs_seeds_cannot_be_told_from_images(tmp_path, num_runs):
 
 def test_few_images_are_not_tested(tmp_path):
     found = disagreement(only(found_in(write_arms(tmp_path, simulate(np.random.default_rng(0), 3, 5)))))
-    assert found.finding == "Images are not tested one by one: 5 images are too few."
+    assert found.finding == "Images are not tested one by one: that takes 6 images."
 
 
 def write_classifiers(folder, num_runs, wrong_in_first=()):
@@ -295,12 +295,14 @@ def test_the_report_shows_the_images_that_stand_out_apart_from_the_other_extreme
     assert {"pair1-image4.jpg", "pair1-image31.jpg"} <= {path.name for path in (tmp_path / "figures").glob("*.jpg")}
 
 
-def test_the_report_without_images_names_them(tmp_path):
+def test_the_report_without_images_numbers_them(tmp_path):
     findings = found_in(write_arms(tmp_path / "runs", planted_arms(), previews=True))
     page = write_report(findings, tmp_path / "out", with_images=False)
     assert "data:image/" not in page.read_text().partition("</main>")[0]
+    assert "CHNCXR" not in page.read_text(), "names are as private as images"
     shown = text_of(page).partition("Where they disagree beyond seeds")[2].partition("Other images")[0]
-    assert set(re.findall(r"CHNCXR_\d+_0", shown)) == {name_of(image) for image in PLANTED}
+    assert set(re.findall(r"image (\d+)", shown)) == {str(image + 1) for image in PLANTED}
+    assert "Images are numbered in the order of their names, which are not shown." in text_of(page)
 
 
 def test_the_report_shows_six_of_many(tmp_path):

@@ -83,7 +83,7 @@ def test_what_cannot_matter_is_discarded(gate):
 def test_each_candidate_is_held_to_a_smaller_level(gate):
     alone = json.loads(gate("a", 0.1, "--json", "--candidates", "1")[1])
     assert alone["candidates"] == 1
-    with pytest.raises(UserError, match=r"1 candidates were held against this baseline, as many as were planned"):
+    with pytest.raises(UserError, match=r"1 candidate held against this baseline, as many as planned"):
         gate("b", 0.1)
     with pytest.raises(UserError, match=r"was begun with candidates 1, now 5\. All calls"):
         gate("a", 0.1, "--candidates", "5")

@@ -80,7 +80,7 @@ def test_an_open_question_says_when_it_is_looked_at_next(template):
 def test_a_question_without_the_first_looks_seeds_is_not_looked_at(template):
     one = looked(arms_of(template, values()), tried=2)
     assert (one.verdict.word, one.path, one.p) == ("open", (), None)
-    assert one.verdict.sentence == "Not looked at: the first look takes 3 seeds of each arm, and there are 2."
+    assert one.verdict.sentence == "Not looked at: the first look takes 3 seeds of each arm; so far: 2."
     (none,) = answer_in_looks([CLOSE], [], Design(LOOKS[10], 10, {}), 1)
     assert none.verdict.word == "open"
 

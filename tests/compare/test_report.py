@@ -274,10 +274,26 @@ def test_losses_are_drawn_on_their_own_scale_only_where_they_are_the_same(report
     assert list(tmp_path.glob("one/*-curves-bce.png"))
     for seed in range(2):
         for base in (8, 16):
-            write_run(tmp_path / f"{base}_{seed}", seed=seed, config={"model.base": base})
-    arms = [Arm(f"base{i}", arm.runs) for i, arm in enumerate(group_arms(find_runs([str(tmp_path)]).runs)[0])]
-    write_figures(find([replace(ASKED, first="base0", second="base1", factor="model")], arms), tmp_path / "two")
-    assert list(tmp_path.glob("two/*-curves-loss.png"))
+            for name, own in {"own": {"val/loss": np.linspace(2, 1, 60)}, "same": {}}.items():
+                run = tmp_path / name / f"{base}_{seed}"
+                write_run(run, seed=seed, config={"model.base": base}, curves=own)
+    for name in ("own", "same"):
+        runs = find_runs([str(tmp_path / name)]).runs
+        arms = [Arm(f"base{i}", arm.runs) for i, arm in enumerate(group_arms(runs)[0])]
+        findings = find([replace(ASKED, first="base0", second="base1", factor="model")], arms)
+        write_figures(findings, tmp_path / f"figures of {name}")
+    assert list(tmp_path.glob("figures of own/*-curves-loss.png"))
+    assert not list(tmp_path.glob("figures of same/*-curves-loss.png")), "these are the values of bce"
+    assert list(tmp_path.glob("figures of same/*-curves-bce.png"))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 60])
+def test_the_axis_of_epochs_has_whole_epochs(tmp_path, epochs):
+    arms = [Arm("a", (find_runs([str(write_run(tmp_path, epochs=epochs))]).runs[0],))]
+    svg = charts.to_svg(charts.curves("dice", {"a": "#0072b2"}), {"dice": charts.curve_table(arms, "dice")})
+    numbers = re.findall(r">([\d.]+)</text>", svg.partition(">epoch<")[0])
+    assert numbers
+    assert all("." not in number for number in numbers)
 
 
 def test_the_images_that_changed_most_are_the_ones_shown(tmp_path):

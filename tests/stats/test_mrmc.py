@@ -150,7 +150,7 @@ def test_statistic_that_depends_on_a_single_group_is_refused_with_a_message() ->
     def statistic(kept: np.ndarray) -> float:
         return auroc(truth[kept], score[kept])
 
-    with pytest.raises(UserError, match=r"Without p1 a class has no image"):
+    with pytest.raises(UserError, match=r"A class has only one image, or patient"):
         jackknife(statistic, ["p1", "p2", "p3", "p1"])
     with pytest.raises(UserError, match=r"A class has no image"):
         jackknife(lambda kept: auroc(truth[kept] | True, score[kept]), ["p1", "p2", "p3", "p4"])

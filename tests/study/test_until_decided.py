@@ -141,9 +141,7 @@ def test_a_run_that_does_not_end_stops_the_looks(launched, house, monkeypatch):
     done = run_study(Path("study.yml"), [], budget=10)
     assert done.missing == ("other, seed 1: did not start; its error is above",)
     (_, other) = of_study(house / "outputs/little").answers
-    assert other.verdict.sentence.startswith(
-        "Not looked at: the first look takes 3 seeds of each arm, and there are 1."
-    )
+    assert other.verdict.sentence.startswith("Not looked at: the first look takes 3 seeds of each arm; so far: 1.")
 
 
 def test_a_failed_seed_counts_as_tried_and_is_said(launched, house):

@@ -190,12 +190,13 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
     remarks += [f"its runs differ in {each.key} ({each.first})" for each in session_factors(arm, arm)]
     lengths = sorted({int(run.metadata["epochs"]) for run in arm.runs})
     if lengths[0] < arm.first.config["train.epochs"]:
-        span = " to ".join(dict.fromkeys((str(lengths[0]), str(lengths[-1]))))
-        remarks.append(f"stopped early, after {span} epochs: where to stop was chosen on the validation images")
+        span = f"{lengths[0]} to " * (lengths[0] < lengths[-1]) + counted(lengths[-1], "epoch")
+        remarks.append(f"stopped early, after {span}: where to stop was chosen on the validation images")
+    remarks += [idle] if (idle := arm.learnt_nothing) else []
     remarks += _remarks_on_looks(arm)
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, arm.first.monitored))]
     if lengths[0] < 3 * MIN_EPOCHS:
-        remarks.append(f"{lengths[0]} epochs are too few to say whether its curve is flat at the end")
+        remarks.append(f"too few epochs ({lengths[0]}) to say whether its curve is flat at the end")
     if abs(rise := learning_curves.still_rising(arm, arm.first.monitored)) > margin:
         how = f"{'rising' if rise > 0 else 'falling'} at the end, by about {abs(rise):.3f}"
         remarks.append(
@@ -235,7 +236,7 @@ def _remarks_on_folds(arm: Arm) -> list[str]:
     """List what a cross-validation lacks: folds, or seeds of some folds."""
     seeds = {fold: {run.seed for run in arm.runs if run.fold == fold} for fold in {run.fold for run in arm.runs}}
     num_folds = arm.first.config["dataset.split.num_folds"]
-    remarks = [f"{len(seeds)} of {num_folds} folds were run"] if len(seeds) < num_folds else []
+    remarks = [f"{num_folds - len(seeds)} of {num_folds} folds without a run"] if len(seeds) < num_folds else []
     return remarks + ["not every fold has every seed"] * (len({frozenset(each) for each in seeds.values()}) > 1)
 
 
@@ -243,7 +244,7 @@ def _remarks_on_questions(study: Study | None, questions: Sequence[Question], ar
     """Report how many of the possible questions are asked, unless all are."""
     num_asked = sum(not question.controlled_by for question in questions)
     if study and num_asked < study.num_questions:
-        return [f"{num_asked} of the study's {study.num_questions} questions are asked; Holm adjusts for them all"]
+        return [f"asked: {num_asked} of the study's {study.num_questions} questions; Holm adjusts for them all"]
     num_pairs = len(arms) * (len(arms) - 1) // 2
     if not study and num_asked < num_pairs:
         return [f"{len(arms)} arms make {num_pairs} pairs: each is compared with {questions[0].second} alone"]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from runcard.console import counted
 from runcard.runs.run import Run
 
 WEIGHTS = {"weights_sha256": "model.weights", "init_sha256": "train.init_from"}  # hash of a file -> key that names it
@@ -41,6 +44,13 @@ class Arm:
         num_runs = len(self.runs) + len(self.failed)
         return f"{len(self.failed)} of {num_runs} runs of {self.name} failed" if self.failed else ""
 
+    @property
+    def learnt_nothing(self) -> str:
+        """How many of its runs show no sign of learning, and what shows it; "" where all learnt something."""
+        signs = [sign for run in self.runs if (sign := _no_learning(run))]
+        where = f"no sign of learning in {len(signs)} of {counted(len(self.runs), 'run')}"
+        return f"{where} ({', '.join(dict.fromkeys(signs))})" if signs else ""
+
     def first_seeds(self, num_seeds: int) -> Arm | None:
         """Return the arm with its runs of the seeds 0 to num_seeds − 1 alone; None where there is no such run."""
         runs = tuple(run for run in self.runs if run.seed < num_seeds)
@@ -51,6 +61,18 @@ class Arm:
         """The data errors that training was allowed to ignore (audit.allow), as text."""
         found = (finding for run in self.runs for finding in run.metadata["audit"])
         return tuple(dict.fromkeys(f"{each['check']}: {each['what']}" for each in found if each["allowed"]))
+
+
+def _no_learning(run: Run) -> str:
+    """Return what shows that a run learnt nothing: one answer for all images, or a training loss that did not fall."""
+    images, loss = run.images(), run.curves["train/loss"]
+    if images.targets:
+        called = np.unique(np.argmax(list(images.probs.values()), axis=0))
+        if len(called) == 1 < len(set(images.targets)):
+            return f"every image is called {list(images.probs)[called[0]]}"
+    elif run.mode(run.monitored) == "max" and set(images.values.get(run.monitored, ())) in ({0.0}, {0.0, 1.0}):
+        return f"{run.monitored} is 0 wherever there is something to find"
+    return "its training loss did not fall" if len(loss) > 1 and loss[-1] >= loss[0] else ""
 
 
 def same_config(run: Run) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ import yaml
 
 from runcard.compare.arms import WEIGHTS, Arm, same_config
 from runcard.config.diff import flatten
+from runcard.console import counted
 from runcard.fileio import check_no_aliases
 from runcard.runs.folders import has_file
 from runcard.runs.run import Run
@@ -261,7 +262,7 @@ def _of_session(session: Mapping[str, Any]) -> dict[str, str]:
     hardware = session["hardware"]
     return {
         "precision": session["precision"],
-        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} threads",
+        "hardware": f"{hardware['gpu'] or hardware['cpu']}, {counted(hardware['threads'], 'thread')}",
         "code": str(session["code"])[:8],
         **{f"version of {name}": version for name, version in session["versions"].items()},
     }

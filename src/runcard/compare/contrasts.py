@@ -17,6 +17,7 @@ from runcard.compare.learning_curves import RunContrast
 from runcard.compare.measures import Measure, title
 from runcard.compare.questions import Question
 from runcard.compare.verdicts import Evidence, Verdict, format_difference, format_effect, judge, judge_networks
+from runcard.console import counted, counted_each
 from runcard.errors import UserError
 from runcard.runs.run import Run
 from runcard.stats import mrmc
@@ -41,6 +42,11 @@ class Paired:
     def swapped(self) -> Paired:
         """The same with the arms in the other order."""
         return replace(self, first=self.second, second=self.first)
+
+    @property
+    def numbered(self) -> Paired:
+        """The same with a number in place of each image's name."""
+        return replace(self, ids=tuple(f"image {i + 1}" for i in range(len(self.ids))))
 
 
 @dataclass(frozen=True)
@@ -308,13 +314,13 @@ def _verdict(case: Comparison, level: Level) -> Verdict:
         is_rate=bool(case.units and case.units.num_trials),
         share=level.share,
     )
-    units = f"{case.num_units} {case.count.word}"
+    units = counted(case.num_units, case.count.word[:-1])
     if case.smoke_test:
         sentence = f"Smoke test, which supports no conclusion: {format_effect(measure, evidence)}."
         return Verdict("smoke test", sentence, "smoke test")
     if case.too_few:
         between = f"{measure.title} {format_difference(measure, effect.estimate)}" if effect else contrast.note
-        few = f"these are {units}, too few to say anything about others"
+        few = f"{units}, too few to say anything about others"
         return Verdict("no verdict", f"No verdict: {few}. Between them: {between}.")
     if case.chosen_by_search:
         arms = [arm.name for arm in case.arms if any(run.chosen_by_search for run in arm.runs)]
@@ -340,11 +346,13 @@ def _qualified(case: Comparison, verdict: Verdict) -> Verdict:
     """Add what weakens a verdict to its sentence: images left out, curves that still change."""
     sentence = verdict.sentence
     if case.units and case.units.num_left_out:  # an arm may gain by failing on them
-        sentence += f" {case.units.num_left_out} images have no {case.measure.title} in some run and are left out."
+        left_out = counted(case.units.num_left_out, "image")
+        sentence += f" Left out, without {case.measure.title} in some run: {left_out}."
     moved = [abs(learning_curves.still_rising(arm, case.measure.key)) for arm in case.arms]
     if verdict.word in DECIDED and case.measure.per_image and case.effect and max(moved) > abs(case.effect.estimate):
         sentence += f" Within the last third of the epochs the curves still moved by {max(moved):.3f}."
     claim = verdict.claim if case.question.claim else ""
+    sentence += "".join(f" {arm.name}: {idle}." for arm in case.arms if (idle := arm.learnt_nothing))
     if losses := " and ".join(arm.losses for arm in case.arms if arm.losses):
         sentence += f" {losses}: this is about those that did not, and supports no claim."
         claim = "cannot tell" if claim in ("supported", "contradicted") else claim
@@ -367,13 +375,13 @@ def _scope(case: Comparison) -> str:
         return ""
     first, run = case.arms[0], case.arms[0].first
     size = run.metadata["config"]["derived"]["image_size_px"]
-    images = f"{case.count.images} {'validation' if run.split == 'val' else 'test'} images of {size} px"
-    images += f" of {case.count.patients} patients" if case.count.word == "patients" else ""
+    images = f"{counted(case.count.images, 'validation image' if run.split == 'val' else 'test image')} of {size} px"
+    images += f" of {counted(case.count.patients, 'patient')}" if case.count.word == "patients" else ""
     epochs = " and ".join(dict.fromkeys(str(arm.first.metadata["epochs"]) for arm in case.arms))
-    length = f"after {epochs} epochs" if case.measure.per_image else f"over {epochs} epochs"
-    readers = "runs (folds and seeds)" if first.first.is_fold and not endpoints.in_folds(first) else "seeds"
-    counts = [len(arm.seeds) if readers == "seeds" else len(arm.runs) for arm in case.arms]
-    seeds = f"{' and '.join(map(str, counts))} {readers}"
+    length = f"{'after' if case.measure.per_image else 'over'} {epochs} epoch{'s' * (epochs != '1')}"
+    seeds = counted_each([len(arm.seeds) for arm in case.arms], "seed")
+    if first.first.is_fold and not endpoints.in_folds(first):
+        seeds = f"{counted_each([len(arm.runs) for arm in case.arms], 'run')} (folds and seeds)"
     where = f"these {len({r.fold for r in first.runs})} folds" if endpoints.in_folds(first) else "this split"
     scales = {scale for arm in case.arms if (scale := arm.first.metadata["choices"].get("scale", "full")) != "full"}
     reduced = f", at scale={' and '.join(sorted(scales))} only" if scales else ""

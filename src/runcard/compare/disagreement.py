@@ -24,6 +24,7 @@ from scipy import optimize, special, stats
 from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Answer, Paired
 from runcard.compare.verdicts import format_difference, format_p
+from runcard.console import counted_each
 from runcard.stats.mrmc import ALPHA, DECIMALS, MIN_UNITS, Array
 
 MIN_RUNS = 3  # of each arm: with two, an image stands out in up to 26 % of comparisons of equal arms
@@ -90,10 +91,10 @@ def disagreement(answer: Answer) -> Disagreement | None:
         return None
     num_runs = [len(arm.runs) for arm in arms]
     if min(num_runs) < MIN_RUNS:
-        few = f"{num_runs[0]} and {num_runs[1]} runs cannot tell seeds from images (that takes {MIN_RUNS} each)"
+        few = f"{counted_each(num_runs, 'run')} cannot tell seeds from images (that takes {MIN_RUNS} each)"
         return Disagreement(paired, None, np.array([]), few)
     if len(paired.ids) < MIN_UNITS:
-        return Disagreement(paired, None, np.array([]), f"{len(paired.ids)} images are too few")
+        return Disagreement(paired, None, np.array([]), f"that takes {MIN_UNITS} images")
     a, b = _values(paired, arms)
     if np.isin(a, (0, 1)).all() and np.isin(b, (0, 1)).all():
         smallest = stats.fisher_exact(np.diag(num_runs)).pvalue

@@ -20,6 +20,7 @@ from runcard.compare.arms import Arm, same_config
 from runcard.compare.contrasts import Answer
 from runcard.compare.looks import OPEN, Design, answer_in_looks
 from runcard.compare.questions import Question
+from runcard.console import counted
 from runcard.errors import UserError
 from runcard.fileio import read_json, write_json
 from runcard.runs.environment import now
@@ -63,7 +64,7 @@ def decide(
     tried: dict[str, Any] = ledger["tried"]
     if key not in tried and len(tried) >= ledger["candidates"]:
         raise UserError(
-            f"{folder / FILE}: {len(tried)} candidates were held against this baseline, as many as were planned. Take "
+            f"{folder / FILE}: {counted(len(tried), 'candidate')} held against this baseline, as many as planned. Take "
             "the best one that was kept as the new baseline; or run new seeds of this one in another folder."
         )
     question = Question("gate", "Is the candidate better?", candidate.name, baseline.name, metric, margin=margin)

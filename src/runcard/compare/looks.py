@@ -146,7 +146,7 @@ def _not_looked(case: Comparison, design: Design) -> Answer:
     """Answer a question whose arms do not have the seeds of the first look yet."""
     answer = answered(case, Level())
     num_seeds = design.seeds_of(case.question)
-    text = f"Not looked at: the first look takes {design.looks[0]} seeds of each arm, and there are {num_seeds}."
+    text = f"Not looked at: the first look takes {design.looks[0]} seeds of each arm; so far: {num_seeds}."
     claim = OPEN if case.question.claim else ""
     return replace(answer, p=None, verdict=Verdict(OPEN, text, claim), exploratory=(), is_open=True)
 

@@ -18,6 +18,7 @@ from runcard.compare.arms import Arm
 from runcard.compare.confounds import session_factors
 from runcard.compare.contrasts import Answer, metric_measure
 from runcard.compare.measures import Measure
+from runcard.console import counted
 from runcard.errors import UserError
 from runcard.runs.run import Images, Run
 from runcard.stats import mrmc
@@ -77,7 +78,7 @@ class Cost:
     def sentence(self) -> str:
         """How many verdicts depended on the finding, and which."""
         which = f": {', '.join(self.changed)}" if self.changed else ""
-        return f"{len(self.changed)} of {len(self.verdicts)} verdicts depended on {self.finding}{which}."
+        return f"{len(self.changed)} of {counted(len(self.verdicts), 'verdict')} depended on {self.finding}{which}."
 
 
 def cost(

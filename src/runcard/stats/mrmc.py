@@ -198,9 +198,8 @@ def jackknife(statistic: Callable[[Mask], float], groups: Sequence[str]) -> Arra
     if np.isnan(whole):
         raise UserError("A class has no image: the value does not exist. Compare accuracy or log_loss instead.")
     if np.isnan(without).any():
-        alone = names[int(np.isnan(without).argmax())]
         raise UserError(
-            f"Without {alone} a class has no image: the value has no interval. Compare accuracy or log_loss instead."
+            "A class has only one image, or patient: the value has no interval. Compare accuracy or log_loss instead."
         )
     pseudo_values: Array = whole + (len(names) - 1) * (without.mean() - without)
     return pseudo_values

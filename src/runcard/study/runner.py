@@ -28,7 +28,7 @@ from runcard.compare.registration import ASKED, FILE
 from runcard.compare.report.terminal import print_look
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
-from runcard.console import duration, plain_console, print_table
+from runcard.console import counted, duration, plain_console, print_table
 from runcard.errors import UserError, did_you_mean
 from runcard.fileio import read_json, write_json
 from runcard.interrupts import EXIT_GO_ON, EXIT_INTERRUPTED, GO_ON, StopAfterEpoch, is_to_stop
@@ -273,7 +273,7 @@ def _announce(folder: Path, study: Study, found: Mapping[Key, ArmRun], to_run: S
     console.print(folder, style="bold")
     print_table(console, ["arm", "config", "runs done", "seeds to run", "training, about"], rows)
     if any(row[3] != "–" for row in rows):
-        unknown = f"{num_unknown} runs of which nothing is known yet" if num_unknown else ""
+        unknown = f"{counted(num_unknown, 'run')} of which nothing is known yet" if num_unknown else ""
         console.print("to train: " + " and ".join(filter(None, [duration(known) if known else "", unknown])))
     console.file.flush()
 

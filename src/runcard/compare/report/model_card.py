@@ -188,7 +188,7 @@ def _data(run: Run) -> dict[str, str]:
         "split": describe(config["dataset"]["split"])[1:-1],
         "disjoint": _disjoint(run),
         **{name: _members(run, part) for part, name in SPLITS.items()},
-        "left out": NOT_RECORDED if left_out is None else f"{len(left_out) or 'no'} images",
+        "left out": NOT_RECORDED if left_out is None else counted(len(left_out), "image") if left_out else "no images",
     }
 
 

@@ -11,7 +11,7 @@ from runcard.compare import endpoints
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import incomparable
 from runcard.compare.measures import title
-from runcard.console import print_table
+from runcard.console import counted, print_table
 from runcard.errors import UserError
 from runcard.stats.noise import driving_images
 from runcard.stats.power import RANGE, VarianceComponents, runs_cut
@@ -72,7 +72,7 @@ def scattered(arms: Sequence[Arm], metric: str, min_seeds: int) -> tuple[list[Ar
         raise UserError(left_out[0])
     pairs = combinations(enough, 2)
     if reasons := [f"{a.name}, {b.name}: {'; '.join(why)}" for a, b in pairs if (why := incomparable(a, b, metric))]:
-        more = [f"and {len(reasons) - MAX_REASONS} more pairs"] if len(reasons) > MAX_REASONS else []
+        more = [f"and {counted(len(reasons) - MAX_REASONS, 'more pair')}"] if len(reasons) > MAX_REASONS else []
         first = (
             "These arms cannot be compared, so nothing can be planned of them; name those of one data set and split:"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -126,9 +126,12 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
     thresholds = {answer.question.of: answer.question.threshold for answer in answers if answer.question.threshold}
     drawn = [charts.curves(metric, of_arms, thresholds.get(metric)) for metric in metrics]
     paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
+    by_image = next((disagreement(each) for each in answers if each.paired and each.paired.measure.better), None)
+    if not with_images:  # their names are as private as they are
+        paired = {name: each.numbered for name, each in paired.items()}
+        by_image = by_image and replace(by_image, paired=by_image.paired.numbered)
     drawn += [charts.pairs(each.swapped if is_swapped else each, of_arms) for each in paired.values()]
     drawn += [charts.path(each, of_arms[each.question.first]) for each in answers if len(each.path) > 1 and each.effect]
-    by_image = next((disagreement(each) for each in answers if each.paired and each.paired.measure.better), None)
     images = _extremes(key, by_image, arms, is_swapped, with_images) if by_image else ((), (), ())
     standing_out, better, worse = images
     panels = [
@@ -154,13 +157,20 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
 def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, ...]:
     """Select the metrics whose curves are drawn: those asked for, the monitored one, and the losses.
 
-    The training loss has its own scale, so it is drawn only where both arms have the same loss.
+    The training loss has its own scale, so it is drawn only where both arms have the same loss, and no other metric
+    draws the same values: that of a classifier is often log_loss.
     """
     a, b = ({k: v for k, v in arm.first.config.items() if k.startswith("loss.")} for arm in (first, second))
     wanted = [answer.question.of or answer.question.measure for answer in answers]
     wanted += [first.first.monitored, *SHARED_LOSSES, "loss"]
-    drawn = [name for name in dict.fromkeys(wanted) if name != "loss" or a == b]
-    return tuple(name for name in drawn if all(f"val/{name}" in arm.first.curves for arm in (first, second)))
+    curves = [arm.first.curves for arm in (first, second)]
+    drawn = [name for name in dict.fromkeys(wanted) if all(f"val/{name}" in each for each in curves)]
+
+    def is_loss(name: str) -> bool:
+        return all(np.allclose(each["val/loss"], each[f"val/{name}"], equal_nan=True) for each in curves)
+
+    own_scale = a == b and not any(is_loss(name) for name in drawn if name != "loss")
+    return tuple(name for name in drawn if name != "loss" or own_scale)
 
 
 def _extremes(

@@ -44,7 +44,7 @@ def rank(findings: Findings) -> tuple[list[str], list[tuple[str, list[Row]]]]:
 def _title(arm: Arm) -> str:
     """Name the data that an arm was measured on, and whether its runs are smoke tests."""
     metadata, (of, images) = arm.first.metadata, (arm.first.split, arm.first.split_sizes[arm.first.split])
-    data = f"{metadata['choices']['dataset']}, {images} {of} images, data {metadata['data']['hash'][:6]}"
+    data = f"{metadata['choices']['dataset']}, {counted(images, f'{of} image')}, data {metadata['data']['hash'][:6]}"
     if any(run.smoke_test for run in arm.runs):
         return f"smoke tests: {data}"
     return (
@@ -102,7 +102,7 @@ def _out_of_fold(findings: Findings, arm: Arm, measure: Measure) -> Value | None
     value = findings.out_of_fold[arm.name].get(measure.key)
     if value is None:
         return None
-    return Value((), None, f"{'–' if math.isnan(value) else number(value)} ({Count.of(arm).images} images)")
+    return Value((), None, f"{'–' if math.isnan(value) else number(value)} ({counted(Count.of(arm).images, 'image')})")
 
 
 def tabulate_cost(cost: Cost) -> tuple[list[str], list[list[str]]]:

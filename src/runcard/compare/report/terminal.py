@@ -102,7 +102,7 @@ def _print_cost(console: Console, cost: Cost) -> None:
 def print_look(console: Console, found: Findings, num_seeds: int, which: str) -> None:
     """Print a line for each question: what is known of it after so many seeds, and whether it goes on."""
     runs = [run.metadata["seconds"] for arm in found.arms for run in arm.runs]
-    cost = f"{len(runs)} runs, {duration(sum(each['total'] + each['caching'] for each in runs))} of training"
+    cost = f"{counted(len(runs), 'run')}, {duration(sum(each['total'] + each['caching'] for each in runs))} of training"
     console.print(f"\nAfter {num_seeds} seeds of each arm that is asked for, {which}: {cost}", style="bold")
     rows = []
     for answer in found.answers:
