@@ -179,12 +179,15 @@ def test_a_sweep_goes_on_after_a_failure(train, tmp_path):
     assert run_json(folder)["status"] == "completed"
 
 
-def test_sweep_over_models_names_the_one_that_lacks_a_key(train):
+def test_sweep_over_models_names_the_one_that_lacks_a_key(train, tmp_path):
     done = train("-m", *SMALL, "model=vgg16,unet", "model.dropout_at=[concat]", "name=models")
     assert done.returncode == 2
-    assert done.stderr.startswith("model.dropout_at: no such option of model=vgg16 (runcard.models.vgg16.VGG16).")
-    assert len(done.stderr.splitlines()) == 1
-    assert float(table(done)[1][0]) > 0
+    assert done.stderr.startswith("model.dropout_at: no such option of model=vgg16.")
+    assert done.stderr.splitlines()[1].startswith("No run was started: ")
+    assert not (tmp_path / "outputs").exists()
+    forced = train("-m", *SMALL, "model=vgg16,unet", "++model.dropout_at=[concat]", "name=models")
+    assert forced.stderr.startswith("model.dropout_at: no such option of model=vgg16 (runcard.models.vgg16.VGG16).")
+    assert float(table(forced)[1][0]) > 0
 
 
 def test_a_sweep_of_no_jobs_is_an_error(train, tmp_path):

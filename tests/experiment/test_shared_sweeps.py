@@ -155,3 +155,10 @@ def test_a_plugin_that_is_not_installed(monkeypatch, choice, extra):
     monkeypatch.setattr(metadata, "distributions", lambda name: [])
     with pytest.raises(UserError, match=f"hydra/{choice}: is not installed: pip install 'runcard\\[{extra}"):
         use_plugins(["-m", f"hydra/{choice}"])
+
+
+@pytest.mark.parametrize("choice", ["slurm", "submitit_slurm"])
+def test_slurm_that_is_not_there(monkeypatch, choice):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(UserError, match=f"^hydra/launcher={choice}: srun or sbatch is missing.*try it here: hydra"):
+        use_plugins(["-m", f"hydra/launcher={choice}"])

@@ -117,13 +117,15 @@ def build(
             raise UserError(_download_hint(group, node, error)) from None
         if isinstance(error, (RuntimeError, KeyError)) and (library := _raised_by(error)) in LIBRARIES:
             raise UserError(_refusal(group, node, library, error)) from None
-        if not isinstance(error, MISTAKES) or (isinstance(error, TypeError) and not _is_wrong_call(error)):
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        is_own_call = _is_wrong_call(error) or (unknown is not None and unknown[1] in node)
+        if not isinstance(error, MISTAKES) or (isinstance(error, TypeError) and not is_own_call):
             raise  # a bug within the object
         said = "\n".join([str(error), *getattr(error, "__notes__", ())])
         below = found[1] if (found := re.search(r"full_key: (\S+)", said)) else ""  # of a plain dict: within the node
         key = below if below.partition(".")[0] == group else f"{group}.{below}".rstrip(".")
-        if found := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
-            raise UserError(_unknown_argument(key, found[1], group, node, choice)) from None
+        if unknown:
+            raise UserError(_unknown_argument(key, unknown[1], group, node, choice)) from None
         raise _as_user_error(key, error) from None
 
 
@@ -216,7 +218,7 @@ def build_with(group: str, node: Mapping[str, Any], argument: Any, trust: Sequen
         raise UserError(f"{', '.join(lists) or group}: {node['_target_']} cannot be built of it: {said}.") from None
 
 
-def _is_wrong_call(error: TypeError) -> bool:
+def _is_wrong_call(error: Exception) -> bool:
     """Whether error is of calling a target with arguments that it does not take: not one from within the target."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).name == "_instantiate2.py"  # Hydra's own call

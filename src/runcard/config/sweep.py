@@ -54,7 +54,8 @@ def _add_or_override(arguments: Sequence[str], parsed: Mapping[str, Override]) -
     """Put ++ before keys that only some jobs of the sweep may have.
 
     Before it starts the jobs of -m experiment=a,b dataset.root=x, Hydra composes the config without what is swept, and
-    would refuse dataset.root where the default dataset has none. A key that no job has is refused by the job.
+    would refuse dataset.root where the default dataset has none. RunSweeper takes the ++ away again: each job must have
+    the key.
     """
     swept = {o.key_or_group for o in parsed.values() if o.is_sweep_override() and "." not in o.key_or_group}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from importlib import metadata
 
@@ -22,12 +23,18 @@ NEEDS = {  # a choice of conf/hydra -> the distribution that it needs, and our e
     "hydra/launcher=ray": ("ray", "ray"),
     "hydra/sweeper=optuna": ("optuna", "sweep"),
 }
+SLURM = ("hydra/launcher=slurm", "hydra/launcher=submitit_slurm")
+SLURM_COMMANDS = ("srun", "sbatch")
 
 
 def use_plugins(arguments: Sequence[str]) -> None:
-    """Let Hydra, in this process, find our plugins. Raise UserError where arguments name what is not installed."""
+    """Let Hydra, in this process, find our plugins. Raise UserError where arguments name what this machine lacks."""
     for plugin in (RunSweeper, SearchSweeper, RayLauncher):
         Plugins.instance().register(plugin)
     for choice, (needed, extra) in NEEDS.items():
         if choice in arguments and not any(metadata.distributions(name=needed)):
             raise UserError(f"{choice}: is not installed: pip install 'runcard[{extra}]'")
+    asked = [choice for choice in SLURM if choice in arguments]
+    if asked and not all(map(shutil.which, SLURM_COMMANDS)):
+        here = f"{' or '.join(SLURM_COMMANDS)} is missing, so this is no machine of a SLURM cluster"
+        raise UserError(f"{asked[0]}: {here}. Start it on the cluster, or try it here: hydra/launcher=slurm_local")

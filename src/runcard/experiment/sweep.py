@@ -10,7 +10,7 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from runcard import interrupts
+from runcard.config.hydra_errors import as_message
 from runcard.config.sweep import chosen_files, folder_name, relative, remove_if_empty
 from runcard.console import print_table
 from runcard.errors import EXIT_USER_ERROR, UserError
@@ -42,6 +43,7 @@ from runcard.runs.sweep import (
     state_rows,
 )
 
+EVERY_JOB = "a sweep's keys must fit each of its jobs. Give those that do not a sweep of their own."
 MAX_TRIES = 3  # of a job that another command, or a lost worker, left unfinished
 
 
@@ -57,6 +59,8 @@ class Job:
 
 class RunSweeper(BasicSweeper):
     """Hydra's sweeper of lists and ranges, which sees by the run folders what is left to do."""
+
+    forced: Collection[str] = ()  # the keys that the command line gives with ++; see config.sweep.sweep_arguments
 
     def __init__(self, max_batch_size: int | None, retry_failed: bool, params: dict[str, str] | None) -> None:
         super().__init__(max_batch_size, params)
@@ -76,11 +80,17 @@ class RunSweeper(BasicSweeper):
         return self.returns
 
     def compose(self, combinations: Sequence[Sequence[str]]) -> list[Job]:
-        """Return the jobs with these overrides."""
+        """Return the jobs with these overrides. Raise UserError where one lacks a key, before any is run."""
         assert self.config is not None
         assert self.hydra_context is not None
-        loader = self.hydra_context.config_loader
-        return [_job(loader.load_sweep_config(self.config, list(each)), each) for each in combinations]
+        loader, jobs = self.hydra_context.config_loader, []
+        for each in combinations:
+            overrides = [text if text.partition("=")[0] in self.forced else text.removeprefix("++") for text in each]
+            try:
+                jobs.append(_job(loader.load_sweep_config(self.config, overrides), overrides))
+            except HydraException as error:
+                raise UserError(f"{as_message(error, overrides)}\nNo run was started: {EVERY_JOB}") from None
+        return jobs
 
     def prepare(self, folder: Path, jobs: Mapping[str, Sequence[str]]) -> None:
         """Make the sweep's folder, and record its jobs there."""

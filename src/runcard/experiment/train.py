@@ -25,7 +25,7 @@ from runcard.config.search_path import use_project
 from runcard.config.sweep import chosen_files, relative, remove_if_empty, sweep_arguments
 from runcard.errors import EXIT_USER_ERROR, UserError
 from runcard.experiment.plugins import TRUSTED_BY_HYDRA, use_plugins
-from runcard.experiment.sweep import SweepReporter
+from runcard.experiment.sweep import RunSweeper, SweepReporter
 from runcard.experiment.trial import find_trial
 from runcard.interrupts import unmasked
 from runcard.runs.search import search_behind
@@ -61,6 +61,7 @@ def main() -> None:
 
 
 def _run_arguments() -> None:
+    RunSweeper.forced = [each.partition("=")[0] for each in sys.argv[1:] if each.startswith("++")]
     sys.argv[1:] = sweep_arguments(sys.argv[1:])
     if "TORCHELASTIC_RUN_ID" in os.environ and {"-m", "--multirun"} & set(sys.argv):
         raise UserError("torchrun trains one run. For a sweep: runcard train -m train.devices=…, without torchrun.")
