@@ -76,7 +76,8 @@ def test_elsewhere_the_change_is_shown_and_the_look_is_logged(evaluate, runcard_
     code, out, errors = evaluate(runs / "masks", *hospital)
     assert (code, errors) == (0, "")
     place = Path("outputs/evaluations/hospital")
-    assert "2 runs, 6 images of 3 patients" in out
+    answer = r"this config: Dice is 0\.\d+ \(95 % interval [−.\d]+ to [.\d]+\) after the last epoch: 2 runs, 6 images"
+    assert re.search(rf"^{answer} of 3 patients of hospital$", out, re.MULTILINE)
     assert "own validation images, last" in out
     assert "fewer than 6 patients" in out
     assert out.rstrip().endswith(f"runcard compare {place}")
@@ -99,7 +100,8 @@ def test_elsewhere_the_change_is_shown_and_the_look_is_logged(evaluate, runcard_
         at_size = run.metadata["evaluation"]["at_image_size"]["dice"]
         assert at_size == pytest.approx(np.mean(dice), abs=1e-5), "as runcard predict and the files say"
     evaluate(runs / "masks", *hospital)
-    assert len(read_run(runs / "masks" / "seed0")[0].evaluations) == 1, "done before, so no second look"
+    evaluate(runs / "masks", *hospital, "-o", "elsewhere")
+    assert len(read_run(runs / "masks" / "seed0")[0].evaluations) == 1, "the same values, so no second look"
     code, out, _ = runcard_command("compare", runs / "masks")
     assert code == 0
     assert "evaluated on hospital (1 time, last 20" in out

@@ -209,13 +209,13 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
 def _remarks_on_looks(arm: Arm) -> list[str]:
     """List the test images that were looked at, how often, and those that are sealed."""
     remarks = []
-    looks = {(each["data"], each["data_hash"]): each for run in arm.runs for each in run.evaluations}
-    for name, data_hash in looks:
+    looks = {each["data_hash"]: each for run in arm.runs for each in run.evaluations}
+    for data_hash, look in looks.items():
         times = max(sum(each["data_hash"] == data_hash for each in run.evaluations) for run in arm.runs)
-        last = looks[name, data_hash]["time"][:10]
+        name, last = look["data"], look["time"][:10]
         if arm.first.is_evaluation and data_hash == arm.first.metadata["data"]["hash"]:
-            look = max([times, *(run.metadata["evaluation"].get("look", 1) for run in arm.runs)])
-            how = f"{ordinal(look)} look at this test set ({name}, {last})"
+            number = max([times, *(run.metadata["evaluation"].get("look", 1) for run in arm.runs)])
+            how = f"{ordinal(number)} look at this test set ({name}, {last})"
         else:
             how = f"evaluated on {name} ({counted(times, 'time')}, last {last})"
         remarks.append(f"{how}: what is chosen after a look is not tested by these images any more")

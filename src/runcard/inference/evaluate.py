@@ -125,7 +125,7 @@ def evaluate_runs(
         place = place or _default_folder(images.name, fingerprint)
         folder = place / _name(own.folder, trained)
         if not _is_done(folder, own, data):
-            console.print(f"{number + 1} of {len(trained)}  {own.folder}: {len(images.chosen)} images")
+            console.print(f"{number + 1} of {len(trained)}  {own.folder}: {counted(len(images.chosen), 'image')}")
             _evaluate(run, own, images, folder, data, console, unsealed)
         done, reason = read_run(folder)
         if done is None:
@@ -170,14 +170,15 @@ def _is_done(folder: Path, own: Run, data: dict[str, str]) -> bool:
         return False
     done, _ = read_run(folder)
     made = done.metadata.get("evaluation") if done else None
-    if done is None or not made or made["weights_sha256"] != _weights(own.folder):
+    if done is None or not made or made["weights_sha256"] != hash_weights(own.folder):
         raise UserError(f"{folder}: is not the evaluation of {own.folder}. Name another folder: -o")
     if done.metadata["data"]["hash"] != data["hash"]:
         raise UserError(f"{folder}: holds this run on other images. Name another folder: -o")
     return True
 
 
-def _weights(folder: Path) -> str:
+def hash_weights(folder: Path) -> str:
+    """Hash the best weights of a run."""
     return digest([file_of(folder, BEST)])
 
 
@@ -294,7 +295,10 @@ def _evaluate(
         checkpoint: own.metadata[checkpoint] | {"values": {f"test/{k}": v for k, v in evaluation.values.items()}}
         for checkpoint, evaluation in evaluations.items()
     }
-    if not images.are_of(own, "val"):  # which training has looked at
+    was_seen = not unsealed and any(each["data_hash"] == data["hash"] for each in own.evaluations)
+    if (
+        not images.are_of(own, "val") and not was_seen
+    ):  # which training has looked at, or an evaluation: the same values
         try:
             log_evaluation(own, folder, images.name, len(images.chosen), data["hash"])
         except UserError as error:  # a run folder that is read-only
@@ -303,7 +307,7 @@ def _evaluate(
             console.print(f"warning: this look is not logged: {error}", style="yellow")
     evaluation: dict[str, Any] = {
         "run": own.folder.as_posix(),
-        "weights_sha256": _weights(own.folder),
+        "weights_sha256": hash_weights(own.folder),
         "data": images.name,
         "calibration": {"ece": calibration.ece, "brier": calibration.brier},
         "at_image_size": at_size,

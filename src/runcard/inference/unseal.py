@@ -10,8 +10,10 @@ from rich.console import Console
 
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError
-from runcard.inference.evaluate import OUTPUT, Evaluated, evaluate_runs
+from runcard.inference.evaluate import OUTPUT, Evaluated, evaluate_runs, hash_weights
+from runcard.runs.folders import run_folders
 from runcard.runs.looks import Look, looked_in
+from runcard.runs.reader import read_run
 from runcard.runs.run import Run
 from runcard.runs.writer import log_look
 
@@ -27,8 +29,8 @@ class Unsealed:
 def unseal_runs(study: Path, runs: Sequence[Run], trust: Sequence[str], console: Console) -> Unsealed:
     """Evaluate a study's runs on their sealed test images, and count the look in looks.csv.
 
-    An evaluation that was interrupted goes on as the same look. Raises UserError for runs without a seal, or with
-    other test images than the others.
+    An evaluation that was interrupted goes on as the same look, and one of the same runs is that look again. Raises
+    UserError for runs without a seal, or with other test images than the others.
     """
     if open_runs := [run for run in runs if not run.is_sealed]:
         raise UserError(
@@ -41,6 +43,13 @@ def unseal_runs(study: Path, runs: Sequence[Run], trust: Sequence[str], console:
         raise UserError(f"{one.folder} and {other.folder} have other test images, so that no look can show both.")
     data_hash, ledgers = next(iter(hashes)), (study, study.parent)
     done, begun = looked_in(ledgers, runs, data_hash)
+    weights = sorted(hash_weights(run.folder) for run in runs)
+    for place in done:
+        there = [read_run(folder)[0] for folder in run_folders(Path(place))]
+        seen = [run.metadata["evaluation"] for run in there if run and run.is_evaluation]
+        if sorted(each["weights_sha256"] for each in seen) == weights:  # the same numbers, so no further look
+            look = Look(seen[0]["look"], str(study), runs[0].split_sizes["test"], data_hash, place)
+            return Unsealed(evaluate_runs(runs, [], "test", Path(place), trust, console, look), look)
     unfinished = [place for place in begun if Path(place).is_dir()]
     number = len(done) + len(begun) + (not unfinished)
     place = unfinished[-1] if unfinished else str(OUTPUT / f"{study.name}_{data_hash[:6]}_look{number}")

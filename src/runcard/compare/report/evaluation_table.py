@@ -22,7 +22,7 @@ from runcard.stats.mrmc import MIN_UNITS
 
 
 def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequence[Run]) -> None:
-    """Print each arm's metrics here and on its own images, with intervals and their change, and its calibration.
+    """Print each arm's primary metric as a sentence, then all metrics here and on its own images, and its calibration.
 
     The two sequences hold the same runs in the same order.
     """
@@ -33,7 +33,10 @@ def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequen
         count = endpoints.Count.of(arm)
         patients = f" of {counted(count.patients, 'patient')}" if count.word == "patients" else ""
         runs, images = counted(len(arm.runs), "run"), counted(count.images, "image")
-        console.print(f"\n{arm.name}: {runs}, {images}{patients}", style="bold")
+        measure, data = metric_measure(arm.first.monitored, arm.first), arm.first.metadata["evaluation"]["data"]
+        answer = _mean(measure, measure.key, arm, "last", " (95 % interval {} to {})")
+        what = f"{measure.title} is {answer} after the last epoch: {runs}, {images}{patients} of {data}"
+        console.print(f"\n{arm.name}: {what}", style="bold")
         columns = ["", "best epoch", "last epoch"]
         if not arm.first.metadata["evaluation"]["own_images"]:
             columns += [f"{ {'test': 'own test', 'val': 'own validation'}[own.first.split] } images, last", "change"]
@@ -65,15 +68,15 @@ def _row(name: str, arm: Arm, own: Arm) -> list[str]:
     return [measure.title, *cells, _change(measure, name, arm, own)]
 
 
-def _mean(measure: Measure, name: str, arm: Arm, checkpoint: str) -> str:
+def _mean(measure: Measure, name: str, arm: Arm, checkpoint: str, interval: str = " [{}, {}]") -> str:
     try:
         effect = endpoints.of_arm(arm, name, checkpoint)
     except UserError:  # of a single patient, or a class without images
         values = [endpoints.value(run, name, checkpoint) for run in arm.runs]
         return "–" if any(map(math.isnan, values)) else number(sum(values) / len(values))
     low, high = measure.mean_interval(effect)
-    interval = f" [{number(low)}, {number(high)}]" if low < high else ""  # none where all values are equal
-    return f"{number(effect.estimate)}{interval}"
+    shown = interval.format(number(low), number(high)) if low < high else ""  # none where all values are equal
+    return f"{number(effect.estimate)}{shown}"
 
 
 def _change(measure: Measure, name: str, arm: Arm, own: Arm) -> str:
