@@ -20,6 +20,7 @@ from runcard.data.preprocessing import place
 from runcard.datasets.image_mask import LungCT
 from runcard.errors import UserError
 from runcard.inference.inputs import find_inputs
+from runcard.inference.predict import _Folder
 from runcard.inference.predictor import trained_flips
 from runcard.runs.hold import Hold
 from runcard.training.restore import open_run
@@ -122,6 +123,19 @@ def test_classes_are_one_table(trained_runs, images, predict, tmp_path):
     assert prediction.label == rows[1]["label"]
     with pytest.raises(ValueError, match="one class per image"):
         prediction.mask  # noqa: B018
+
+
+@pytest.mark.parametrize("one", [{"label": "normal"}, {"pixels": {"normal": 9, "lesion": 0}}])
+def test_one_answer_for_every_image_is_warned_of(tmp_path, one):
+    def lines(*entries: dict) -> list[str]:
+        images = {f"im{i}": entry for i, entry in enumerate(entries)}
+        return list(_Folder(tmp_path, {"classes": ["normal", "lesion"]}, images).lines())
+
+    (line,) = lines(*5 * [one])
+    assert line.startswith("all 5 images are called normal and nothing else.")
+    assert not lines(*4 * [one]), "too few"
+    assert not lines(*5 * [one], {"label": "lesion"})
+    assert not lines(*5 * [{"pixels": {"normal": 9, "lesion": 1}}])
 
 
 def test_an_interrupted_prediction_goes_on_to_the_same_bytes(trained_runs, images, predict, tmp_path, monkeypatch):

@@ -128,7 +128,10 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
     for finding in results["shortcut"]:
         if finding["alarm"]:
             console.print(f"\n{finding['sentence']}", style="bold red")
-    console.print(f"\n{best['monitor']} {best['value']:.4f} after {duration(results['seconds']['total'])} of training")
+    value = last["values"].get(best["monitor"])  # None where training images choose the best epoch
+    shown = "" if value is None else f", last {value:.4f} (epoch {last['epoch']})"
+    took = f"after {duration(results['seconds']['total'])} of training"
+    console.print(f"\n{best['monitor']}: best {best['value']:.4f} (epoch {best['epoch']}){shown}, {took}")
     console.print(f"run folder   {folder}")
     console.print("look at it   tensorboard --logdir outputs")
 

@@ -20,6 +20,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from runcard.config.project import use_own_modules
+from runcard.console import counted
 from runcard.errors import UserError
 from runcard.experiment.sweep import MAX_TRIES, Job, RunSweeper, SweepReporter
 from runcard.experiment.trial import JOURNAL, RUN, Direction, open_journal, open_study, writable
@@ -204,10 +205,10 @@ class SearchSweeper(RunSweeper):
         SweepReporter.folders = [run.folder for run in runs]
         if not runs or runs[0].value is None:
             return
-        number = num_ended(self.folder)
+        trials = counted(num_ended(self.folder), "trial")
         chosen = " ".join([*self._values(runs[0].folder.name), f'chosen_by="{self.folder}"'])
         SweepReporter.closing = (
-            f"\nbest: {self.monitor} {runs[0].value:.4f}, chosen by a search of {number} trials on the validation "
+            f"\nbest: {self.monitor} {runs[0].value:.4f}, chosen by a search of {trials} on the validation "
             "images: by itself it supports no claim.\n"
             "To confirm it, let runcard study run it with other seeds and a test split, as an arm with\n"
             f"  {chosen}"

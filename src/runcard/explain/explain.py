@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from runcard.console import plain_console, print_table
+from runcard.console import counted, plain_console, print_table
 from runcard.data.preprocessing import Normalizer, normalizer
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError, check_config_choice
@@ -122,7 +122,7 @@ def explain_run(
     except ValueError as error:
         raise UserError(f"{folder}: {error}. Remove that link.") from None
     _write(explanation, target)
-    console.print(f"{len(pictures.ids)} images, {method} of {layer}", style="bold")
+    console.print(f"{counted(len(pictures.ids), 'image')}, {method} of {layer}", style="bold")
     print_findings(console, explanation.findings)
     if split == "train" and not paths:
         console.print("The network was trained on these images: of others it may be less sure.", style="yellow")

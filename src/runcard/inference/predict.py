@@ -47,6 +47,7 @@ RECORD = "predictions.json"
 UNFINISHED = f".{RECORD}.tmp.json"  # what a kill may leave of the first record
 WRITE_EVERY_SECONDS = 10.0  # how often the record is written, so that an interrupted prediction goes on
 MAX_LISTED = 10
+MIN_ALIKE = 5  # images, before it is said that they all have the same answer
 ONNX = ".onnx"
 SWEEP = ("*/run.json", "*/*/run.json")  # a run of a folder that holds runs
 
@@ -256,11 +257,18 @@ class _Folder:
         write_text(self.path / "predictions.csv", csv_text(header, rows))
 
     def lines(self) -> Iterator[str]:
-        """Yield a sentence where DICOM files have masks as PNG."""
+        """Yield a sentence where DICOM files have masks as PNG, and where all images have the same answer."""
         if self.refused:
             names, files = sorted(self.refused), counted(len(self.refused), "DICOM file")
             reason = self.refused[names[0]]
             yield f"PNG masks of {files} that no DICOM segmentation can be made of ({reason}): {_listed(names)}"
+        answers = {
+            each.get("label") or ", ".join(name for name, count in each["pixels"].items() if count)
+            for each in self.images.values()
+        }
+        if len(self.images) >= MIN_ALIKE and len(answers) == 1 and answers <= {*self.made_by["classes"]}:
+            alike = f"all {len(self.images)} images are called {answers.pop()} and nothing else"
+            yield f"{alike}. If they are not, the network has learnt nothing: runcard evaluate measures it"
 
     def _add_slice(self, wanted: Input, entry: dict[str, Any], mask: np.ndarray) -> None:
         """Keep the mask of a slice until the last one of its file comes: then write the masks and record all slices."""
