@@ -1,12 +1,12 @@
-"""Measures status, compare and report over sweeps of thousands of runs: seconds, memory, and what the index takes.
+"""Measures status, compare and report over sweeps of thousands of runs: seconds and memory.
 
     .venv/bin/python benchmarks/many_runs.py [runs…] [--keep FOLDER]    # 1000 3000 10000 by default
 
 One small run is trained; its record then serves as the pattern of a sweep of 100 arms (model.base and model.dropout)
 with as many seeds as it takes, 12 validation images and 5 epochs, each run folder written by runs.writer as training
 does, with values of its own, which mean nothing. Pictures, weights and event file are hard links to those of the one
-run, so that folders have as many entries as real ones. Each command is a process of its own; it runs twice, without an
-index and with it. The disk cache is warm: what a first look costs beyond that depends on the disk.
+run, so that folders have as many entries as real ones. Each command is a process of its own. The disk cache is warm:
+what a first look costs beyond that depends on the disk.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ CONFIG += ["train.accelerator=cpu", "name=pattern", "run_dir=pattern"]
 ARMS, NUM_SIDE = 100, 10  # model.base × model.dropout
 LINKED = ("previews", "figures", "checkpoints", "events.out.tfevents.*")
 COMMANDS = {"status": [], "compare": [], "report": ["--no-images"]}
-INDEX = ".index.sqlite*"
 # Started from this process, which is large, a command would seem as large: Linux counts what it was before it began.
 MEASURE = """
 import json, resource, subprocess, sys
@@ -58,12 +57,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         top = (arguments.keep or Path(temporary)).resolve()
         rows = [row for number in arguments.runs for row in measure(top, number)]
-    columns = ["runs", "command", "s", "of the CPU", "peak, MiB", "s, again", "of the CPU", "peak, MiB", "index, MB"]
-    print_table(Console(), columns, rows)
+    print_table(Console(), ["runs", "command", "s", "of the CPU", "peak, MiB"], rows)
 
 
 def measure(top: Path, number: int) -> list[list[str]]:
-    """Run each command without an index and again; a row of the table for each."""
+    """Run each command; a row of the table for each."""
     folder = top / f"sweep{number}"
     if not folder.exists():
         began = perf_counter()
@@ -73,11 +71,7 @@ def measure(top: Path, number: int) -> list[list[str]]:
         print(f"{number:,} runs written in {perf_counter() - began:.0f} s", flush=True)
     rows = []
     for command, options in COMMANDS.items():
-        for index in folder.glob(INDEX):
-            index.unlink()
-        first, again = (timed(command, str(folder), *options) for _ in range(2))
-        num_bytes = sum(index.stat().st_size for index in folder.glob(INDEX))
-        rows.append([f"{number:,}", command, *first, *again, f"{num_bytes / 1e6:.1f}"])
+        rows.append([f"{number:,}", command, *timed(command, str(folder), *options)])
         print(*rows[-1], flush=True)
     return rows
 

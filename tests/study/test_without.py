@@ -167,7 +167,7 @@ def test_what_a_leak_was_worth(house, started):
     assert cost.arms[0].of_twins == pytest.approx((before[:, twins].mean(), after[:, twins].mean()))
     assert (cost.arms[1].effect.estimate, cost.arms[1].scores[0]) == (0, cost.arms[1].scores[1])
     assert cost.verdicts == (("slow_accuracy", "worse, claim supported", "cannot tell, claim cannot tell"),)
-    assert cost.sentence == "1 of 1 verdicts depended on duplicates_across: slow_accuracy."
+    assert cost.sentence == "1 of 1 verdict depended on duplicates_across: slow_accuracy."
     assert cost.remarks == ()
     assert of_study(LEAK).cost is None
 
@@ -180,7 +180,7 @@ def test_it_is_told_on_the_terminal_and_in_the_report(house, started):
     assert "43 → 40" in text
     assert "40 same images, 3 seeds" in text
     assert "of these, also in training" in text
-    assert "1 of 1 verdicts depended on duplicates_across: slow_accuracy." in text
+    assert "1 of 1 verdict depended on duplicates_across: slow_accuracy." in text
     assert "What the finding" not in printed(LEAK)
     page = write_report(of_study(WITHOUT), WITHOUT).read_text()
     assert "What the finding duplicates_across was worth" in page

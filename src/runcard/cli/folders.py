@@ -71,7 +71,7 @@ def verify(
     from runcard.experiment.verify import DAMAGED, Options, verify_run
     from runcard.runs.reader import find_folders
 
-    options, damaged, folders = Options(data, retrain, root, trust or []), [], list(find_folders(runs))
+    options, damaged, folders = Options(data, retrain, root, trust or []), [], find_folders(runs)
     for folder in folders:
         print(folder, flush=True)
         bad = []
@@ -107,7 +107,7 @@ def tensorboard(
         folders = run_folders(study)
     else:
         arms, left_out = find_arms(runs, None)
-        folders = list(find_folders(runs))
+        folders = find_folders(runs)
     for line in left_out:
         console.print(f"in no arm  {line}", style="yellow")
     counts = f"{counted(len(arms), 'arm')} of {counted(sum(len(arm.runs) for arm in arms), 'run')}"

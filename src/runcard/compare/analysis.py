@@ -25,7 +25,7 @@ from runcard.console import counted
 from runcard.errors import UserError
 from runcard.fileio import inside, read_json
 from runcard.runs.looks import ordinal
-from runcard.runs.reader import read_runs
+from runcard.runs.reader import read_run
 from runcard.runs.run import Run
 
 FLAT = 0.01  # without a margin, a curve that changes by less over its last third counts as flat
@@ -328,9 +328,8 @@ def read_study_folder(folder: Path) -> StudyFolder:
             f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
         ) from None
     arms = []
-    read = read_runs(folder, [folder / each for folders in members.values() for each in folders])
     for name, folders in members.items():
-        found = {path: read[path] for path in (folder / each for each in folders)}
+        found = {folder / each: read_run(folder / each) for each in folders}
         left_out += [f"{path}: {reason}" for path, (run, reason) in found.items() if run is None]
         runs = sorted((run for run, _ in found.values() if run), key=lambda run: (run.fold, run.seed))
         if runs:

@@ -166,7 +166,7 @@ def _on(run: Run, ids: set[str]) -> Run:
         values={name: values[kept] for name, values in images.values.items()},
         targets=tuple(np.array(images.targets)[kept].tolist()) if images.targets else (),
     )
-    return Run.of(run.folder, run.metadata, run.split_members, run.curves, {(run.split, "last"): left})
+    return run.with_tables({(run.split, "last"): left})
 
 
 def _remarks(whole: Arm, without: Arm) -> Iterator[str]:

@@ -15,7 +15,6 @@ from natsort import natsorted
 from runcard.errors import UserError, runs_below
 from runcard.fileio import inside, sha256
 from runcard.runs.folders import ASIDE, BEST, read_metadata, run_folders
-from runcard.runs.index import MIN_RUNS, RunIndex, stamp_of
 from runcard.runs.run import PROBABILITY, Run
 from runcard.runs.schema import SCHEMA_VERSION, CompletedRun, faults
 
@@ -31,22 +30,21 @@ class RunSearch:
     failed: tuple[Run, ...] = ()  # of those left out, the ones that ended without a value
 
 
-def find_folders(patterns: Sequence[str]) -> dict[Path, Path]:
+def find_folders(patterns: Sequence[str]) -> list[Path]:
     """Return the run folders in these folders, sweeps or patterns (outputs/lab*), each once, in natural order.
 
-    Each with the folder, its own or one above it, that was named. Raises UserError where a pattern names none. Those
-    that overwrite=true moved aside count only where they are named themselves.
+    Raises UserError where a pattern names none. Those that overwrite=true moved aside count only where they are named
+    themselves.
     """
-    tops: dict[Path, Path] = {}
+    folders: list[Path] = []
     for pattern in patterns:
         here = Path(pattern)
         matches = [here] if here.exists() else [path for path in _glob(here) if not ASIDE.search(path.name)]
-        found = {folder: match for match in matches for folder in run_folders(match)}
+        found = {folder for match in matches for folder in run_folders(match)}
         if not found:
             raise UserError(f"{pattern}: no run folder here or below (one has a run.json). Name a run or a sweep.")
-        for folder in natsorted(found, key=str):
-            tops.setdefault(folder, found[folder])
-    return tops
+        folders += natsorted(found, key=str)
+    return list(dict.fromkeys(folders))
 
 
 def find_runs(patterns: Sequence[str]) -> RunSearch:
@@ -54,16 +52,9 @@ def find_runs(patterns: Sequence[str]) -> RunSearch:
 
     Runs that did not complete, or cannot be read, are left out and named.
     """
-    tops = find_folders(patterns)
-    below: dict[Path, list[Path]] = {}
-    for folder, top in tops.items():
-        below.setdefault(top, []).append(folder)
-    read: dict[Path, tuple[Run | None, str]] = {}
-    for top, folders in below.items():
-        read |= read_runs(top, folders)
     runs, left_out, failed = [], [], []
-    for folder in tops:
-        run, reason = read[folder]
+    for folder in find_folders(patterns):
+        run, reason = read_run(folder)
         if run is None:
             left_out.append(f"{folder}: {reason}")
             failed += [Run(folder, read_metadata(folder))] if has_failed(folder, reason) else []
@@ -105,24 +96,6 @@ def weights_file(name: str) -> Path:
         fix = runs_below(path) or " Name a run folder, or a file of weights in that format."
         raise UserError(f"train.init_from: {file}: {fault}.{fix}")
     return file
-
-
-def read_runs(top: Path, folders: Sequence[Path]) -> dict[Path, tuple[Run | None, str]]:
-    """Read the runs in folders, all below top, as read_run does; where they are many, by the index in top."""
-    if len(folders) < MIN_RUNS:
-        return {folder: read_run(folder) for folder in folders}
-    index = RunIndex(top)
-    read: dict[Path, tuple[Run | None, str]] = {}
-    for folder in folders:
-        stamp = stamp_of(folder)
-        if run := index.get(folder, stamp):
-            read[folder] = run, ""
-            continue
-        read[folder] = run, _ = read_run(folder)
-        if run and stamp:
-            index.add(run, stamp)
-    index.save()
-    return read
 
 
 def read_run(folder: Path) -> tuple[Run | None, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -51,18 +52,10 @@ class Run:
     folder: Path
     metadata: dict[str, Any]  # run.json
 
-    @classmethod
-    def of(
-        cls,
-        folder: Path,
-        metadata: dict[str, Any],
-        split_members: Split,
-        curves: dict[str, Array],
-        tables: dict[tuple[str, str], Images],
-    ) -> Run:
-        """Return a run of which all this was read already."""
-        run = cls(folder, metadata)
-        vars(run).update(split_members=split_members, curves=curves, tables=tables)
+    def with_tables(self, tables: dict[tuple[str, str], Images]) -> Run:
+        """Return the run as if its per_image.csv held these rows."""
+        run = copy(self)
+        vars(run)["tables"] = tables
         return run
 
     @cached_property
@@ -149,7 +142,7 @@ class Run:
     def split_ids(self) -> dict[str, tuple[str, ...]]:
         """The ids of the images in train, val and test."""
         return {
-            part: one_object(tuple(member["id"] for member in members)) for part, members in self.split_members.items()
+            part: _one_object(tuple(member["id"] for member in members)) for part, members in self.split_members.items()
         }
 
     @property
@@ -225,7 +218,7 @@ def _split_members(text: str) -> Split:
 
 
 @lru_cache(maxsize=64)
-def one_object(texts: tuple[str, ...]) -> tuple[str, ...]:
+def _one_object(texts: tuple[str, ...]) -> tuple[str, ...]:
     """Return the equal tuple that runs of the same images share, instead of one for each run."""
     return texts
 
@@ -234,10 +227,10 @@ def _columns(rows: Sequence[dict[str, str]]) -> Images:
     texts = ("split", "checkpoint", "id", "group", "target")
     values = {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name not in texts}
     return Images(
-        ids=one_object(tuple(row["id"] for row in rows)),
-        groups=one_object(tuple(row["group"] for row in rows)),
+        ids=_one_object(tuple(row["id"] for row in rows)),
+        groups=_one_object(tuple(row["group"] for row in rows)),
         values={name: np.where(np.isfinite(column), column, np.nan) for name, column in values.items()},
-        targets=one_object(tuple(row["target"] for row in rows)) if "target" in rows[0] else (),
+        targets=_one_object(tuple(row["target"] for row in rows)) if "target" in rows[0] else (),
     )
 
 
