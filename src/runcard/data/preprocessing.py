@@ -64,9 +64,10 @@ def prepare(
     """
     prepare_process()
     size = (len(source), image_size_px, image_size_px, channels)
-    images, masks = _allocate(size, scratch), _Masks(size[:3], scratch)
+    images, masks, lock = _allocate(size, scratch), np.empty(0, np.uint8), Lock()
 
-    def load(i: int) -> tuple[np.ndarray | int | None, str, Original] | DataError:
+    def load(i: int) -> tuple[int | None, str, Original] | DataError:
+        nonlocal masks
         try:
             sample = read_sample(source, i)
             if look:
@@ -74,10 +75,13 @@ def prepare(
         except DataError as fault:
             return fault
         images[i] = resize_image(with_channels(sample.image, channels), image_size_px, resize)
-        if isinstance(sample.target, np.ndarray):
-            mask = masks.put(i, resize_mask(sample.target, image_size_px, resize))
-            return mask, sample.digest, sample.original
-        return sample.target, sample.digest, sample.original
+        if not isinstance(sample.target, np.ndarray):
+            return sample.target, sample.digest, sample.original
+        with lock:  # several threads read
+            if not len(masks):  # the first one: only now is it known that there are masks
+                masks = _allocate(size[:3], scratch)
+        masks[i] = resize_mask(sample.target, image_size_px, resize)
+        return None, sample.digest, sample.original
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
         reading = pool.map(load, range(len(source)))
@@ -98,7 +102,7 @@ def prepare(
     ids = [source.ids[i] for i in positions]
     return Samples(
         read_only(_rows(images, positions)),
-        read_only(np.stack(targets) if masks.mapped is None else _rows(masks.mapped, positions)),
+        read_only(_rows(masks, positions) if len(masks) else np.array(targets)),
         ids,
         list(digests),
         list(originals),
@@ -258,24 +262,6 @@ def _allocate(shape: tuple[int, ...], scratch: Path | None) -> np.ndarray:
         raise UserError(f"{folder}: the decoded images take {decimal(size)}, more than is free there.")
     with tempfile.TemporaryFile(dir=folder) as file:  # removed by the system when the last reader is gone
         return np.memmap(file, np.uint8, "w+", shape=shape)
-
-
-class _Masks:
-    """Where masks, of this shape together, are kept: one by one, or above MEMORY_LIMIT_BYTES in a mapped file."""
-
-    def __init__(self, shape: tuple[int, ...], scratch: Path | None) -> None:
-        self.shape, self.scratch, self.lock = shape, scratch, Lock()
-        self.mapped: np.ndarray | None = None
-
-    def put(self, i: int, mask: np.ndarray) -> np.ndarray | None:
-        """Keep mask i: return it, or None where it is in the file."""
-        if math.prod(self.shape) <= MEMORY_LIMIT_BYTES:
-            return mask
-        with self.lock:  # several threads read
-            if self.mapped is None:
-                self.mapped = _allocate(self.shape, self.scratch)
-        self.mapped[i] = mask
-        return None
 
 
 def _rows(array: np.ndarray, positions: Sequence[int]) -> np.ndarray:
