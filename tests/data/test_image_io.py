@@ -21,10 +21,10 @@ from runcard import IGNORED
 from runcard.data.image_io import (
     OnDisk,
     check_window,
-    describe,
     list_images,
     mask_fix,
     mask_levels,
+    read_header,
     read_image,
     read_mask,
     windowed,
@@ -102,7 +102,7 @@ def test_a_deep_image_keeps_every_bit(name, tmp_path):
     image = read_image(path)
     assert image.dtype == expected.dtype
     assert np.array_equal(image, expected)
-    assert describe(path) == words
+    assert read_header(path).kind == words
 
 
 def test_the_window_is_linear_and_clips():
@@ -289,7 +289,7 @@ def test_files_are_listed_in_natural_order(tmp_path):
     ],
 )
 def test_a_file_is_described_by_its_header(mode, words, tmp_path):
-    assert describe(saved(COLOURS, tmp_path / "x.png", mode)) == words
+    assert read_header(saved(COLOURS, tmp_path / "x.png", mode)).kind == words
 
 
 # Masks

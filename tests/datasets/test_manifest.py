@@ -140,6 +140,8 @@ def test_window_and_mask_values(table, tmp_path):
     np.testing.assert_array_equal(data.samples.targets[0], 255 * (deep > 200))
     with pytest.raises(UserError, match=r"sevens\.png: not a mask"):
         read("manifest_masks", path, "dataset.window=[0,399]", *small)
+    with pytest.raises(UserError, match=r"dataset\.mask_values must be null or a list of 2 different grey values"):
+        read("manifest_masks", path, "dataset.mask_values=[7]", *small)
 
 
 def test_spacing(table):

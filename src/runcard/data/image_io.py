@@ -20,12 +20,12 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 from natsort import natsorted
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps
 from rich.filesize import decimal
 
 from runcard import IGNORED
 from runcard.data import medical_io
-from runcard.data.medical_io import DICOM_SUFFIXES, FIX, MAX_DECODED_BYTES, NIFTI_SUFFIXES, SMALLER, Header
+from runcard.data.medical_io import DICOM_SUFFIXES, FIX, MAX_DECODED_BYTES, NIFTI_SUFFIXES, Header, refused
 from runcard.errors import DataError, UserError, check_integer
 from runcard.fileio import hash_lines, short_name
 
@@ -187,6 +187,24 @@ def check_ignore_value(ignore_value: object, num_classes: int, mask_values: Sequ
     return check_integer("ignore_value", ignore_value, minimum=0)
 
 
+def check_mask_values(mask_values: object, num_classes: int) -> list[int] | None:
+    """Return mask_values as a list. Raises ValueError where they are not one grey value per class."""
+    if mask_values is None:
+        return None
+    values = list(mask_values) if isinstance(mask_values, Sequence) and not isinstance(mask_values, str) else []
+    if len(values) != num_classes or len(set(values)) != num_classes:
+        rule = f"null or a list of {num_classes} different grey values, one per class"
+        raise ValueError(f"mask_values must be {rule}, got {mask_values!r}")
+    return [check_integer("mask_values", value, minimum=0) for value in values]
+
+
+def meaning_of_masks(num_classes: int, mask_values: Sequence[int] | None, ignore_value: int | None) -> str:
+    """Say how read_mask reads the values of a mask file."""
+    if mask_values:
+        return f"nearest of {_listed(mask_values)}"
+    return "class indices, or nearest of 0 and 255" if num_classes == 2 and ignore_value != 255 else "class indices"
+
+
 def read_mask(
     path: Path, num_classes: int, mask_values: Sequence[int] | None = None, ignore_value: int | None = None
 ) -> np.ndarray:
@@ -278,11 +296,6 @@ def grey_values(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Count the pixels of each value in a mask file; return values, in ascending order, and counts."""
     last, _last_mask.histogram = getattr(_last_mask, "histogram", None), None
     return last[1:] if last and last[0] == path else _histogram(_read_grey(path)[0])
-
-
-def describe(path: Path) -> str:
-    """Describe depth, mode and format of a readable image file, from its header: "8-bit grey JPEG"."""
-    return read_header(path).kind
 
 
 def read_header(path: Path) -> Header:
@@ -414,9 +427,7 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
 
     Raises DataError for a missing, empty, truncated or undecodable file.
     """
-    try:
-        if path.exists() and not path.is_file():  # reading a pipe would block
-            raise DataError("unreadable", path, "not a file", "Rename or remove it.")
+    with refused(path):
         with path.open("rb") as file:  # given a path, Pillow 13 memory-maps raw TIFFs and rotates them wrongly
             image = open_picture(file)
             deep_colour = _has_deep_colour(image)
@@ -425,20 +436,7 @@ def _open(path: Path) -> tuple[ImageFile.ImageFile, bool]:
             with open_picture(path) as again:
                 again.verify()
         ImageOps.exif_transpose(image, in_place=True)
-    except FileNotFoundError:
-        raise DataError("unreadable", path, "no such file", "Is it a link that leads nowhere?") from None
-    except PermissionError:
-        raise DataError("unreadable", path, "permission denied", "Change its permissions.") from None
-    except UnidentifiedImageError:
-        if path.stat().st_size == 0:
-            raise DataError("empty_file", path, "the file is empty", FIX) from None
-        raise DataError("unreadable", path, "not an image that can be read (PNG, JPEG, BMP or TIFF)", FIX) from None
-    except Image.DecompressionBombError as error:
-        raise DataError("unreadable", path, "too large, or damaged", SMALLER, f" ({error})") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        check = "truncated" if "truncated" in str(error) else "unreadable"
-        raise DataError(check, path, "cannot be read, damaged or truncated", FIX, f" ({error})") from None
-    return image, deep_colour
+        return image, deep_colour
 
 
 def _has_deep_colour(image: ImageFile.ImageFile) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.filesize import decimal
 
 from runcard.errors import DataError, UserError, how_to_install
@@ -63,7 +63,7 @@ def read_dicom(path: Path, frame: int | None = None, as_stored: bool = False) ->
     or, rescaled, float32: see image_io.windowed. as_stored returns the stored values of a grey image, as masks need
     them. Raises DataError, also for several frames where none is named.
     """
-    with _refused(path, "DICOM"):
+    with refused(path, "DICOM"):
         dataset = _open_dicom(path) if frame is None else _header(path)[0]
         from pydicom.pixels import apply_color_lut, apply_modality_lut
 
@@ -101,7 +101,7 @@ def read_nifti(path: Path, z: int | None) -> np.ndarray:
 
     uint8, uint16, int32 or float32. Raises DataError.
     """
-    with _refused(path, "NIfTI"):
+    with refused(path, "NIfTI"):
         status = path.stat()
         with _loading:
             voxels, slope, intercept = _voxels(path, status.st_mtime_ns, status.st_size)
@@ -113,7 +113,7 @@ def read_nifti(path: Path, z: int | None) -> np.ndarray:
 
 def num_slices(path: Path) -> int | None:
     """Count the axial slices of a NIfTI volume by its header; None for a two-dimensional image."""
-    with _refused(path, "NIfTI"):
+    with refused(path, "NIfTI"):
         image = _open_nifti(path)
         shape = _shape(image)
         return int(shape[_stored_axes(image)[2]]) if len(shape) == 3 else None
@@ -125,7 +125,7 @@ def num_frames(path: Path) -> int | None:
     Reading that says why. Raises UserError where pydicom is not installed.
     """
     try:
-        with _refused(path, "DICOM"):
+        with refused(path, "DICOM"):
             frames = _check_image(path, _header(path)[0])
     except DataError:
         return None
@@ -134,7 +134,7 @@ def num_frames(path: Path) -> int | None:
 
 def dicom_header(path: Path, frame: int | None = None) -> Header:
     """Read the header of a DICOM file, for one of its frames: "12-bit grey DICOM"."""
-    with _refused(path, "DICOM"):
+    with refused(path, "DICOM"):
         dataset, _ = _header(path)
         mode = "grey" if str(dataset.PhotometricInterpretation).startswith("MONOCHROME") else "RGB"
         spacing = to_spacing(_of_frame(dataset, frame or 0).get("PixelSpacing"))
@@ -145,7 +145,7 @@ def dicom_header(path: Path, frame: int | None = None) -> Header:
 
 def nifti_header(path: Path) -> Header:
     """Read the header of a NIfTI file: "16-bit grey NIfTI", and the spacing of its axial slices."""
-    with _refused(path, "NIfTI"):
+    with refused(path, "NIfTI"):
         image = _open_nifti(path)
         dtype, unit = image.header.get_data_dtype(), MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
         zooms = [float(zoom) * unit for zoom in image.header.get_zooms()[: len(_shape(image))]]
@@ -175,8 +175,8 @@ def nifti_mask(like: Path, masks: Sequence[np.ndarray]) -> bytes:
 
 
 @contextmanager
-def _refused(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever reading a file raises into a DataError, and a missing package into a UserError."""
+def refused(path: Path, kind: str = "") -> Iterator[None]:
+    """Turn whatever reading an image file of any kind raises into a DataError, a missing package into a UserError."""
     try:
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise DataError("unreadable", path, "not a file", "Rename or remove it.")
@@ -192,9 +192,13 @@ def _refused(path: Path, kind: str) -> Iterator[None]:
     except Exception as error:
         if path.stat().st_size == 0:
             raise DataError("empty_file", path, "the file is empty", FIX) from None
+        if isinstance(error, UnidentifiedImageError):
+            raise DataError("unreadable", path, "not an image that can be read (PNG, JPEG, BMP or TIFF)", FIX) from None
         said = _printable((str(error).splitlines() or [""])[0])
+        if isinstance(error, Image.DecompressionBombError):
+            raise DataError("unreadable", path, "too large, or damaged", SMALLER, f" ({said})") from None
         check = "truncated" if isinstance(error, EOFError) or TRUNCATED.search(said) else "unreadable"
-        what = f"cannot be read as {kind}, damaged or truncated"
+        what = f"cannot be read{kind and f' as {kind}'}, damaged or truncated"
         raise DataError(check, path, what, FIX, f" ({said})") from None
 
 

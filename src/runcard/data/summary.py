@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from runcard.console import counted
 from runcard.data.image_io import OnDisk
 from runcard.data.source import Original, Source
 from runcard.data.splits import Split
@@ -74,10 +75,9 @@ def _counts(
     members: list[int], classes: list[str], labels: Sequence[int] | None, patients: Sequence[str] | None
 ) -> str:
     """Format "40 images of 20 patients: 8 Mel, 32 Nev", without what is None."""
-    total = f"{len(members)} image{'s' * (len(members) > 1)}"
+    total = counted(len(members), "image")
     if patients is not None:
-        number = len({patients[i] for i in members})
-        total += f" of {number} patient{'s' * (number > 1)}"
+        total += f" of {counted(len({patients[i] for i in members}), 'patient')}"
     if labels is None:
         return total
     counts = Counter(labels[i] for i in members)
@@ -105,7 +105,7 @@ def _commonest(values: Iterable[Hashable]) -> str:
         return str(counts[0][0])
     shown = ", ".join(f"{value} ({count})" for value, count in counts[:MAX_SHOWN])
     more = len(counts) - MAX_SHOWN
-    return shown + (f" and {more} other{'s' * (more > 1)}" if more > 0 else "")
+    return f"{shown} and {counted(more, 'other')}" if more > 0 else shown
 
 
 def _values(originals: Sequence[Original], disk: OnDisk) -> str:

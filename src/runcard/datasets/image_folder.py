@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from natsort import natsorted
 
-from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, file_of, list_images, read_image, slices
+from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, check_window, file_of, list_images, read_image
 from runcard.data.source import Source
 from runcard.datasets.layouts import (
     find_data,
@@ -17,6 +17,7 @@ from runcard.datasets.layouts import (
     image_and_mask,
     one_folder_per_split,
     other_files,
+    slices_or_fault,
     split_folders,
     subfolders,
 )
@@ -55,11 +56,7 @@ class ImageFolder(Source):
             layouts[top] = _layout(top, names)
             find = _in_class_folders if layouts[top] == CLASS_FOLDERS else _by_name
             for path, target in find(top, self.classes, self.faults):
-                try:
-                    images = slices([path])
-                except DataError as fault:
-                    self.faults.append(fault)
-                    continue
+                images = slices_or_fault([path], self.faults)
                 name = path.relative_to(base).as_posix()
                 self.ids += [f"{name}{which}" for which in images]
                 self.files += images.values()

@@ -13,10 +13,11 @@ from runcard.data.image_io import (
     NO_IMAGES,
     OnDisk,
     check_ignore_value,
+    check_mask_values,
     check_window,
     list_images,
+    meaning_of_masks,
     read_image_and_mask,
-    slices,
     without_suffix,
 )
 from runcard.data.source import Source
@@ -25,10 +26,11 @@ from runcard.datasets.layouts import (
     find_data,
     image_and_mask,
     one_folder_per_split,
+    slices_or_fault,
     split_folders,
     subfolders,
 )
-from runcard.errors import DataError, check_integer, check_names
+from runcard.errors import DataError, check_names
 
 EXAMPLE = (
     "Image/1.png and Mask/1.png, or train/images/1.png and train/masks/1.png (a mask's folder may be masks, labels or "
@@ -59,7 +61,7 @@ class ImageMaskFolder(Source):
         ignore_value: int | None = None,
     ) -> None:
         self.classes = check_names("classes", classes)
-        self.mask_values = _check_mask_values(mask_values, len(self.classes))
+        self.mask_values = check_mask_values(mask_values, len(self.classes))
         self.ignore_value = check_ignore_value(ignore_value, len(self.classes), self.mask_values)
         limits = check_window(window)
         base = find_data(root, folder, _belonging, EXAMPLE)
@@ -73,11 +75,7 @@ class ImageMaskFolder(Source):
                 continue
             pairs = _pairs(pair[0], pair[1], self.faults)
             for stem, paths in pairs.items():
-                try:
-                    images = slices(paths)
-                except DataError as fault:
-                    self.faults.append(fault)
-                    continue
+                images = slices_or_fault(paths, self.faults)
                 name = f"{top.name}/{stem}" if part else stem
                 self.ids += [f"{name}{which}" for which in images]
                 self.files += images.values()
@@ -90,17 +88,12 @@ class ImageMaskFolder(Source):
         if "" not in tops:
             self.given_split = given
             left_out += [f"{path.name}/" for path in subfolders(base) if path not in tops.values()]
-        self.on_disk = OnDisk(base, "; ".join(places), left_out, limits, self._meaning(), self.ignore_value)
+        masks = meaning_of_masks(len(self.classes), self.mask_values, self.ignore_value)
+        self.on_disk = OnDisk(base, "; ".join(places), left_out, limits, masks, self.ignore_value)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, str]:
         pair = read_image_and_mask(self.files[i], len(self.classes), self.mask_values, self.ignore_value)
         return *pair, self.ids[i]
-
-    def _meaning(self) -> str:
-        if self.mask_values:
-            return f"nearest of {', '.join(map(str, self.mask_values))}"
-        black_and_white = len(self.classes) == 2 and self.ignore_value != 255
-        return "class indices, or nearest of 0 and 255" if black_and_white else "class indices"
 
 
 class LungCT(ImageMaskFolder):
@@ -108,17 +101,6 @@ class LungCT(ImageMaskFolder):
 
     def __init__(self, classes: Sequence[str]) -> None:
         super().__init__(str(files("runcard.datasets") / "lung_ct"), None, classes)
-
-
-def _check_mask_values(mask_values: object, num_classes: int) -> list[int] | None:
-    """Return mask_values as a list. Raises ValueError where they are not one grey value per class."""
-    if mask_values is None:
-        return None
-    values = list(mask_values) if isinstance(mask_values, Sequence) and not isinstance(mask_values, str) else []
-    if len(values) != num_classes or len(set(values)) != num_classes:
-        rule = f"null or a list of {num_classes} different grey values, one per class"
-        raise ValueError(f"mask_values must be {rule}, got {mask_values!r}")
-    return [check_integer("mask_values", value, minimum=0) for value in values]
 
 
 def _belonging(directory: Path) -> list[Path] | None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 from natsort import natsorted
 
-from runcard.data.image_io import check_printable, is_image
+from runcard.data.image_io import check_printable, is_image, slices
 from runcard.errors import DataError, UserError, did_you_mean
 
 MAX_DEPTH = 4  # levels of folders below root that are searched
@@ -107,6 +107,15 @@ def other_files(directory: Path) -> list[str]:
     """List the names of visible files directly in directory that are not images, in natural order."""
     names = (entry.name for entry in _entries(directory) if not _is_folder(entry))
     return natsorted(_shown(name) for name in names if not is_image(name))
+
+
+def slices_or_fault(paths: Sequence[Path], faults: list[DataError]) -> dict[str, tuple[Path, ...]]:
+    """Return image_io.slices of an item's files; nothing where they have a fault, which is appended to faults."""
+    try:
+        return slices(paths)
+    except DataError as fault:
+        faults.append(fault)
+        return {}
 
 
 def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:

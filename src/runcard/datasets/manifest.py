@@ -12,15 +12,16 @@ from runcard.data.image_io import (
     FULL_WINDOW,
     OnDisk,
     check_ignore_value,
+    check_mask_values,
     check_window,
     is_image,
+    meaning_of_masks,
     read_image,
     read_image_and_mask,
-    slices,
 )
 from runcard.data.medical_io import Spacing, to_spacing
 from runcard.data.source import Source
-from runcard.datasets.layouts import SPLIT_FOLDERS
+from runcard.datasets.layouts import SPLIT_FOLDERS, slices_or_fault
 from runcard.errors import DataError, UserError, check_names, did_you_mean
 from runcard.fileio import read_csv
 
@@ -53,7 +54,6 @@ class Manifest(Source):
         table = Path(csv).expanduser()
         columns = _read(table)
         self.kind = "mask" if "mask" in columns else "label"
-        self.mask_values = None if mask_values is None else list(mask_values)
         names = columns["label"] if classes is None and self.kind == "label" else classes
         if names is None:
             raise ValueError(
@@ -62,6 +62,7 @@ class Manifest(Source):
             )
         self.classes = natsorted(set(names)) if classes is None else check_names("classes", classes)
         _check_classes(table, columns, self.classes)
+        self.mask_values = check_mask_values(mask_values, len(self.classes))
         self.ignore_value = check_ignore_value(ignore_value, len(self.classes), self.mask_values)
         self.faults: list[DataError] = []
         self.ids, self.targets = [], list[int]()
@@ -75,7 +76,10 @@ class Manifest(Source):
         self.files = self._paths
         self.groups = None if self._groups == self.ids else self._groups
         place, limits = f"rows of {table.name}", check_window(window)
-        self.on_disk = OnDisk(table.parent, place, [], limits, self._meaning(), self.ignore_value)
+        masks = None
+        if self.kind == "mask":
+            masks = meaning_of_masks(len(self.classes), self.mask_values, self.ignore_value)
+        self.on_disk = OnDisk(table.parent, place, [], limits, masks, self.ignore_value)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray | int, str]:
         if self.kind == "label":
@@ -103,11 +107,7 @@ class Manifest(Source):
         if wrong:
             self.faults += [DataError("table", f"{table}: line {line}", what, "Correct the row.") for what in wrong]
             return
-        try:
-            images = slices(paths)
-        except DataError as fault:
-            self.faults.append(fault)
-            return
+        images = slices_or_fault(paths, self.faults)
         self.ids += [f"{row['image']}{which}" for which in images]
         self._paths += images.values()
         self.targets += [self.classes.index(row["label"]) if self.kind == "label" else 0] * len(images)
@@ -115,11 +115,6 @@ class Manifest(Source):
         self.spacings_mm += [spacing] * len(images)
         if self.given_split is not None:
             self.given_split += [SPLITS[row["split"].casefold()]] * len(images)
-
-    def _meaning(self) -> str | None:
-        if self.kind == "label":
-            return None
-        return f"nearest of {', '.join(map(str, self.mask_values))}" if self.mask_values else "class indices"
 
 
 def _check_classes(table: Path, columns: dict[str, list[str]], classes: Sequence[str]) -> None:

@@ -23,11 +23,11 @@ from rich.console import Console
 from runcard.audit.profiles import differences
 from runcard.console import counted, show_progress
 from runcard.data.image_io import (
-    describe,
     file_of,
     ignore_reader_warnings,
     is_dicom,
     is_nifti,
+    read_header,
     read_image,
     windowed,
     without_suffix,
@@ -411,7 +411,7 @@ def _ahead(
             if is_batch_done(number // batch_size):
                 return None
             image, done = read_image(each.path), is_done(each.in_file, hashed)
-            return _Read(each, hashed, image, predictor.prepare(image), describe(each.path), done)
+            return _Read(each, hashed, image, predictor.prepare(image), read_header(each.path).kind, done)
         except DataError as fault:
             return fault
         except OSError as error:
