@@ -100,11 +100,7 @@ def write_sweep(run: Path, folder: Path, number: int) -> None:
     """Write a sweep of this number of completed runs, a multiple of ARMS, like the one in the folder run."""
     rng, made = np.random.default_rng(0), json.loads((run / "run.json").read_text(encoding="utf-8"))
     split = json.loads((run / "split.json").read_text(encoding="utf-8"))
-    tables = {
-        name: [dict(zip(header, row, strict=True)) for row in rows]
-        for name in ("metrics.csv", "per_image.csv")
-        for header, rows in [read_csv(run / name)]
-    }
+    tables = {name: read_csv(run / name) for name in ("metrics.csv", "per_image.csv")}
     config_yaml = (run / ".hydra" / "config.yaml").read_text(encoding="utf-8")
     linked = [path for name in LINKED for found in run.glob(name) for path in [found, *found.rglob("*")]]
     links = [(path, path.relative_to(run)) for path in linked if path.is_file()]

@@ -60,15 +60,14 @@ def start(
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=quiet, stderr=quiet)
 
 
-def content(folder: Path) -> dict[str, tuple[list[list[str]], bytes]]:
+def content(folder: Path) -> dict[str, tuple[list[dict[str, str]], bytes]]:
     """Read metrics.csv without times, and the weights, of each run, by its place in the folder."""
     found = {}
     for run in run_folders(folder):
-        header, rows = read_csv(run / "metrics.csv")
-        kept = [i for i, name in enumerate(header) if name not in TIMES]
+        rows = [{k: v for k, v in row.items() if k not in TIMES} for row in read_csv(run / "metrics.csv")]
         weights = (run / "checkpoints" / "best.safetensors").read_bytes()
         length = int.from_bytes(weights[:8], "little")  # of the header, which has the config and with it the folder
-        found[run.relative_to(folder).as_posix()] = ([[row[i] for i in kept] for row in rows], weights[8 + length :])
+        found[run.relative_to(folder).as_posix()] = (rows, weights[8 + length :])
     return found
 
 
@@ -82,7 +81,7 @@ def main() -> None:
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     same: dict[str, bool] = {}
     with tempfile.TemporaryDirectory() as top:
-        reference: dict[str, tuple[list[list[str]], bytes]] = {}
+        reference: dict[str, tuple[list[dict[str, str]], bytes]] = {}
         for number in range(rounds):
             for way, (arguments, threads) in ways.items():
                 folder = Path(top) / str(number) / way.replace(" ", "_")

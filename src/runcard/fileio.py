@@ -186,8 +186,8 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, csv_text(header, ([row[key] for key in header] for row in rows)))
 
 
-def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Read the header and the rows of a CSV file. Raises ValueError if there are no rows, or a row is truncated."""
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file, by column. Raises ValueError if there are none, or one is truncated."""
     with path.open(newline="", encoding="utf-8") as file:
         text = file.read()
     try:
@@ -200,7 +200,7 @@ def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
         raise ValueError(f"{path.name} is empty")
     if cut := [i for i, row in enumerate(rows, start=2) if len(row) != len(header)]:
         raise ValueError(f"{path.name}: line {cut[0]} has {len(rows[cut[0] - 2])} values, not {len(header)}")
-    return header, rows
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def write_figure(path: Path, figure: Figure, *, palette: bool = False) -> None:

@@ -17,7 +17,7 @@ from runcard.audit.cache import remember
 from runcard.caching import open_cache
 from runcard.experiment import finalize
 from runcard.experiment.predictions import only_warned_of
-from runcard.fileio import atomic_write, csv_text, read_csv, write_text
+from runcard.fileio import atomic_write, csv_text, read_csv, write_csv, write_text
 from runcard.runs.folders import lost_files, read_metadata
 from runcard.runs.reader import read_run
 from runcard.runs.run import read_split
@@ -77,14 +77,18 @@ def test_no_text_is_a_formula_and_all_are_read_as_they_were(tmp_path, name):
     with (tmp_path / "x.csv").open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert [cell for cell in cells if cell[:1] in "=+-@\t\r" and cell not in ("", "-0.5", "-1e-3")] == []
-    assert read_csv(tmp_path / "x.csv") == ([name, "b"], [[name, "-0.5"], ["plain", "-1e-3"], ["it's", ""]])
+    assert read_csv(tmp_path / "x.csv") == [
+        {name: name, "b": "-0.5"},
+        {name: "plain", "b": "-1e-3"},
+        {name: "it's", "b": ""},
+    ]
 
 
 def test_a_class_that_is_a_formula_is_compared_as_any_other(tmp_path):
     classes = (FORMULAS[0], "NFF")
     columns = of_classes([*classes] * 6, np.tile([0.4, 0.6], (12, 1)), classes)
     run = write_run(tmp_path / "run", images=columns, recorded=BONE)
-    write_text(run / "per_image.csv", csv_text(*read_csv(run / "per_image.csv")))
+    write_csv(run / "per_image.csv", read_csv(run / "per_image.csv"))
     text = (run / "per_image.csv").read_text()
     assert [start for start in ("\n=", ",=", ',"=') if start in text] == []
     found, why = read_run(run)

@@ -64,9 +64,10 @@ def read_dicom(path: Path, frame: int | None = None, as_stored: bool = False) ->
     them. Raises DataError, also for several frames where none is named.
     """
     with refused(path, "DICOM"):
-        dataset = _open_dicom(path) if frame is None else _header(path)[0]
+        import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut
 
+        dataset = pydicom.dcmread(path) if frame is None else _header(path)[0]
         frames = _check_image(path, dataset)
         if frame is None and frames > 1:
             raise DataError("unreadable", path, "has several frames", "Name one of them, x.dcm:7.", f" ({frames})")
@@ -204,13 +205,6 @@ def refused(path: Path, kind: str = "") -> Iterator[None]:
 
 def _printable(text: str) -> str:
     return "".join(sign for sign in text if sign.isprintable())
-
-
-def _open_dicom(path: Path) -> Any:
-    import pydicom
-
-    with path.open("rb") as file:
-        return pydicom.dcmread(file)
 
 
 def _header(path: Path) -> tuple[Any, int]:
@@ -376,7 +370,11 @@ def _voxels(path: Path, _modified: int, _size: int) -> tuple[np.ndarray, float, 
     if len(content) < num_bytes:
         raise EOFError(f"{num_bytes} bytes of voxels expected, {len(content)} found")
     stored = np.frombuffer(content, proxy.dtype).reshape(shape, order="F")
-    return _axial(image, stored) if stored.ndim == 3 else stored, float(proxy.slope), float(proxy.inter)
+    if stored.ndim == 3:
+        from nibabel.orientations import apply_orientation
+
+        stored = np.asarray(apply_orientation(stored, _reordering(image)))  # a view
+    return stored, float(proxy.slope), float(proxy.inter)
 
 
 def _reordering(image: Any) -> np.ndarray:
@@ -390,10 +388,3 @@ def _stored_axes(image: Any) -> list[int]:
     """Return the axis of a volume's file that holds columns, that of rows, and that of slices."""
     axes: list[int] = np.argsort(_reordering(image)[:, 0]).tolist()
     return axes
-
-
-def _axial(image: Any, voxels: np.ndarray) -> np.ndarray:
-    """Return a view of the voxels of a volume with the axes columns, rows and slices."""
-    from nibabel.orientations import apply_orientation
-
-    return np.asarray(apply_orientation(voxels, _reordering(image)))

@@ -133,16 +133,16 @@ def _read(table: Path) -> dict[str, list[str]]:
     """Return the columns of the table that are read. Raises UserError where one is missing."""
     try:
         _check_separator(table)
-        header, rows = read_csv(table)
+        rows = read_csv(table)
     except OSError as error:
         raise UserError(f"dataset.csv={table}: cannot be read: {error.strerror}.") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"dataset.csv={table}: cannot be read: {error}.") from None
-    header = [name.strip().casefold().removeprefix("\ufeff") for name in header]
-    columns = {name: [row[header.index(name)] for row in rows] for name in COLUMNS if name in header}
+    written = {name.strip().casefold().removeprefix("\ufeff"): name for name in rows[0]}
+    columns = {name: [row[written[name]] for row in rows] for name in COLUMNS if name in written}
     if "image" not in columns or ("mask" in columns) == ("label" in columns):
-        close = "".join(did_you_mean(name, COLUMNS) for name in header if name not in COLUMNS)
-        what = f"needs a column image and one of mask and label, has {', '.join(header)}"
+        close = "".join(did_you_mean(name, COLUMNS) for name in written if name not in COLUMNS)
+        what = f"needs a column image and one of mask and label, has {', '.join(written)}"
         raise UserError(f"dataset.csv={table}: {what}.{close}")
     if files := [name for name in columns.get("label", ()) if is_image(Path(name).name)]:
         what, fix = f"the column label names files, such as {files[0]}", "Call it mask, with dataset=manifest_masks."

@@ -71,7 +71,7 @@ def repeat_epochs(
 def evaluate_again(run: Run, cfg: DictConfig, config: Config, source: Source, choices: dict[str, str]) -> str:
     """Check that the weights give the values of per_image.csv."""
     setup = restored_setup(run, cfg.copy(), config, source, choices)
-    recorded = _recorded_rows(run)
+    recorded = read_csv(run.folder / "per_image.csv")
     reasons = _other_machine(run.session, setup)
     checked = []
     for weights in ("last", "best"):
@@ -90,11 +90,6 @@ def evaluate_again(run: Run, cfg: DictConfig, config: Config, source: Source, ch
     why = join_first(reasons, MAX_NAMED)
     how = f"to rounding (means to {SCORE_TOLERANCE:g}), as {why}" if reasons else "bit for bit"
     return f"the weights, evaluated again, give per_image.csv {how}: {' and '.join(checked)} epoch"
-
-
-def _recorded_rows(run: Run) -> list[dict[str, str]]:
-    header, rows = read_csv(run.folder / "per_image.csv")
-    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _difference(old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str, Any]], tolerance: float) -> str:

@@ -76,11 +76,10 @@ def _find(argument: str) -> Iterator[tuple[Path, str]]:
 
 def _table(path: Path) -> Iterator[tuple[Path, str]]:
     try:
-        header, rows = read_csv(path)
+        rows = read_csv(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}.") from None
-    if "image" not in header:
-        raise UserError(f"{path}: has no column image, only {', '.join(header)}.")
-    for row in rows:
-        name = row[header.index("image")]
+    if "image" not in rows[0]:
+        raise UserError(f"{path}: has no column image, only {', '.join(rows[0])}.")
+    for name in (row["image"] for row in rows):
         yield path.parent / name, Path(name).as_posix().lstrip("/").replace("../", "")

@@ -61,9 +61,8 @@ def read_metrics(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    header, rows = read_csv(path)
-    cells = [zip(header, row, strict=True) for row in rows]
-    return [{k: int(v) if k in ("epoch", "step") else float(v) if v else None for k, v in row} for row in cells]
+    whole = ("epoch", "step")
+    return [{k: int(v) if k in whole else float(v) if v else None for k, v in row.items()} for row in read_csv(path)]
 
 
 def file_of(folder: Path, name: str) -> Path:

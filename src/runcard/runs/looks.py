@@ -29,8 +29,7 @@ def read_looks(folder: Path) -> list[dict[str, str]]:
     """Read looks.csv of a folder; empty where there is none. Raises UserError where it is damaged."""
     try:
         path = inside(folder, LOOKS)
-        header, rows = read_csv(path) if path.exists() else ([], [])
-        looks = [dict(zip(header, row, strict=True)) for row in rows]
+        looks = read_csv(path) if path.exists() else []
         if not all({"data_hash", "folder"} <= each.keys() for each in looks):
             raise ValueError("a column is missing")
     except (OSError, ValueError) as error:

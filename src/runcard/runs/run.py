@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,8 @@ class Run:
     @cached_property
     def evaluations(self) -> list[dict[str, str]]:
         """The rows of evaluations.csv: each look at images that the run was not made with."""
-        if not (path := inside(self.folder, EVALUATIONS)).exists():
-            return []
-        header, rows = read_csv(path)
-        return [dict(zip(header, row, strict=True)) for row in rows]
+        path = inside(self.folder, EVALUATIONS)
+        return read_csv(path) if path.exists() else []
 
     @property
     def is_sealed(self) -> bool:
@@ -158,9 +157,8 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Array]:
         """The columns (E,) of metrics.csv."""
-        header, rows = read_csv(inside(self.folder, "metrics.csv"))
-        values = np.array([[_number(cell) for cell in row] for row in rows])
-        return dict(zip(header, np.ascontiguousarray(values.T), strict=True))
+        rows = read_csv(inside(self.folder, "metrics.csv"))
+        return {name: np.array([_number(row[name]) for row in rows]) for name in rows[0]}
 
     @property
     def evaluated(self) -> Array:
@@ -173,9 +171,8 @@ class Run:
     @cached_property
     def tables(self) -> dict[tuple[str, str], Images]:
         """The rows of per_image.csv by split (val, test) and checkpoint (last, best)."""
-        header, rows = read_csv(inside(self.folder, "per_image.csv"))
         parts: dict[tuple[str, str], list[dict[str, str]]] = {}
-        for row in sorted((dict(zip(header, cells, strict=True)) for cells in rows), key=lambda row: row["id"]):
+        for row in sorted(read_csv(inside(self.folder, "per_image.csv")), key=itemgetter("id")):
             parts.setdefault((row["split"], row["checkpoint"]), []).append(row)
         return {part: _columns(members) for part, members in parts.items()}
 
