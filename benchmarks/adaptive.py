@@ -24,9 +24,9 @@ import numpy as np
 from inference import ARM_IMAGE_SD, IMAGE_SD, KINDS, MEAN, RESIDUAL_SD
 from rich.console import Console
 
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import group_arms
-from runcard.compare.contrasts import Answer
 from runcard.compare.looks import Design, answer_in_looks
 from runcard.compare.questions import Question
 from runcard.console import print_table

@@ -14,13 +14,14 @@ from rich.console import Console
 from scipy import stats
 
 from runcard.compare.analysis import Findings, ask_pairs, find
+from runcard.compare.answers import answer
 from runcard.compare.confounds import group_arms
-from runcard.compare.contrasts import answer
+from runcard.compare.learning_curves import RunContrast
 from runcard.compare.measures import Measure
 from runcard.compare.questions import Question
 from runcard.compare.report.tables import cell, rank, tabulate_arms
 from runcard.compare.report.terminal import as_json, print_findings
-from runcard.compare.verdicts import Evidence, judge
+from runcard.compare.verdicts import Level, judge
 from runcard.runs.reader import find_runs
 from runcard.stats.mrmc import Effect, difference
 
@@ -715,10 +716,11 @@ def test_intervals_end_where_a_metric_does(tmp_path):
     assert all(0 <= x <= 1 for arm in content["arms"] for x in arm["last"]["dice"]["mean"]["interval"])
 
 
-def test_a_difference_that_cannot_be_is_not_called_detectable():
+def test_a_difference_that_cannot_be_is_not_called_detectable(tmp_path):
+    write_pair(tmp_path)
     measure = Measure("dice", "Dice", "max", per_image=True, bounds=(0.0, 1.0))
-    evidence = Evidence(Effect(0.1, 0.3, 3), 0.8, 0.05, 1, False)
-    sentence = judge(ASKED, measure, evidence, confounded=False).sentence
+    case = replace(only(found_in(tmp_path)), measure=measure, contrast=RunContrast(Effect(0.1, 0.3, 3), 0.8))
+    sentence = judge(case, Level(0.8)).sentence
     assert "no possible difference would be found four times in five" in sentence
     assert "to +1.000" in sentence
 

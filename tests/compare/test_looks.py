@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from folders import arms_of, simulate, write_run
 
+from runcard.compare.answers import answer
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import group_arms
-from runcard.compare.contrasts import answer
+from runcard.compare.learning_curves import RunContrast
 from runcard.compare.looks import Design, answer_in_looks
 from runcard.compare.questions import Question
+from runcard.compare.verdicts import Level, judge
 from runcard.runs.reader import find_runs
 from runcard.stats.mrmc import difference
 from runcard.stats.sequential import LOOKS
@@ -175,16 +177,12 @@ def test_a_failed_seed_is_said_and_supports_nothing(template):
 
 
 def test_ranks_that_could_never_tell_arms_apart_say_so(template):
-    from runcard.compare.measures import Measure
-    from runcard.compare.verdicts import Evidence, judge  # the sentence alone
-
-    measure = Measure("epochs_to_threshold", "epochs to 0.9", "min", per_image=False, is_ratio=True)
-    evidence = Evidence(None, 0.1, 0.05, 1, True, "3 of 3 and 2 of 3 reached 0.9", num_runs=(3, 3))
-    assert judge(ASKED, measure, evidence, False).sentence.endswith(
-        "Ranks of 3 and 3 runs cannot tell any two arms apart (their smallest p is 0.1): it takes 4 in each."
-    )
-    enough = replace(evidence, num_runs=(4, 4))
-    assert "cannot tell any two arms apart" not in judge(ASKED, measure, enough, False).sentence
+    ranks = RunContrast(None, 0.1, first_lower=True, note="3 of 3 and 2 of 3 reached 0.9")
+    case = replace(looked(arms_of(template, [y[:3] for y in values()])), contrast=ranks, units=None)
+    said = "Ranks of 3 and 3 runs cannot tell any two arms apart (their smallest p is 0.1): it takes 4 in each."
+    assert judge(case, Level(0.1)).sentence.endswith(said)
+    enough = looked(arms_of(template, [y[:4] for y in values()]))
+    assert "cannot tell any two arms apart" not in judge(replace(enough, contrast=ranks), Level(0.1)).sentence
 
 
 @pytest.mark.parametrize(("run_sd", "least_naive"), [(0.006, 0.06), (0.012, 0.08)])

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from runcard.compare import endpoints, learning_curves
+from runcard.compare.answers import Answer, answer
 from runcard.compare.arms import Arm, same_config
 from runcard.compare.confounds import distinct, session_factors
-from runcard.compare.contrasts import Answer, answer, metric_measure
+from runcard.compare.contrasts import metric_measure
 from runcard.compare.learning_curves import MIN_EPOCHS
 from runcard.compare.looks import Design, answer_in_looks
 from runcard.compare.measures import Measure, Value, title

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special, stats
 
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import Answer, Paired
+from runcard.compare.contrasts import Paired
 from runcard.compare.verdicts import format_difference, format_p
 from runcard.console import counted_each
 from runcard.stats.mrmc import ALPHA, DECIMALS, MIN_UNITS, Array

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm, same_config
-from runcard.compare.contrasts import Answer
 from runcard.compare.looks import OPEN, Design, answer_in_looks
 from runcard.compare.questions import Question
 from runcard.console import counted

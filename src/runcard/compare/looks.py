@@ -11,21 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runcard.compare import endpoints
+from runcard.compare.answers import HOLM, Answer, Look, answered, levels
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import (
-    DECIDED,
-    HOLM,
-    Answer,
-    Comparison,
-    Level,
-    Look,
-    answered,
-    at_look,
-    compare_arms,
-    levels,
-)
+from runcard.compare.contrasts import Comparison, at_look, compare_arms
 from runcard.compare.questions import Question
-from runcard.compare.verdicts import Verdict, unseen_rate
+from runcard.compare.verdicts import DECIDED, Level, Verdict, unseen_rate
 from runcard.stats.sequential import FUTILE, MIN_SEEDS, Forecast, forecast, forecast_runs, share_of_level
 
 OPEN = "open"  # the word of a verdict that more seeds may change

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import derived_keys
-from runcard.compare.contrasts import Answer
 from runcard.compare.questions import Question, Study
 from runcard.config.diff import ADDED_KEYS, UNKNOWN
 from runcard.errors import UserError

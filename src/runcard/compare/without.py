@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from runcard.compare import endpoints
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import session_factors
-from runcard.compare.contrasts import Answer, metric_measure
+from runcard.compare.contrasts import metric_measure
 from runcard.compare.measures import Measure
 from runcard.console import counted
 from runcard.errors import UserError

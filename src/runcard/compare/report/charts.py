@@ -16,8 +16,9 @@ import numpy as np
 import vl_convert
 
 from runcard.compare import learning_curves
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import Answer, Paired
+from runcard.compare.contrasts import Paired
 from runcard.compare.measures import title
 from runcard.fileio import csv_text
 

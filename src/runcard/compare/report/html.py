@@ -18,14 +18,14 @@ import jinja2
 
 from runcard.compare import endpoints
 from runcard.compare.analysis import Findings
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import Answer
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report import charts
 from runcard.compare.report.model_card import model_card, templates
 from runcard.compare.report.sections import sections
 from runcard.compare.report.tables import cell, number, rank, tabulate_arms, tabulate_cost
-from runcard.compare.verdicts import format_ci, format_difference, format_p
+from runcard.compare.verdicts import format_ci, format_difference, format_effect, format_p
 from runcard.console import counted
 from runcard.fileio import atomic_write, csv_text, write_text
 from runcard.runs.run import Run
@@ -130,13 +130,10 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
 
 def evidence(answer: Answer) -> str:
     """Format an answer's numbers in a line; its sentence where it has none that support a verdict."""
-    contrast, effect, name = answer.contrast, answer.effect, title(answer.measure.title)
-    if contrast is None or answer.p is None or answer.verdict.word == "no verdict" or (effect and effect.se == 0):
+    leaves_no_chance = answer.effect is not None and answer.effect.se == 0
+    if answer.contrast is None or answer.p is None or answer.verdict.word == "no verdict" or leaves_no_chance:
         return answer.verdict.sentence
-    if effect is None:
-        return f"{name}: {contrast.note} (by ranks, p {format_p(answer.p)})"
-    difference = f"{name} {format_difference(answer.measure, effect.estimate)}"
-    return f"{difference} ({format_ci(answer.measure, effect, answer.alpha)}, p {format_p(answer.p)})"
+    return format_effect(answer, answer.p, answer.alpha)
 
 
 def on_these_images(answer: Answer) -> str:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
 from runcard.compare.confounds import Factor
-from runcard.compare.contrasts import Answer
 from runcard.compare.disagreement import Disagreement, disagreement
 from runcard.compare.measures import Measure
 from runcard.compare.report import charts

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from runcard.compare.analysis import Findings
+from runcard.compare.answers import Answer, Look
 from runcard.compare.arms import Arm
-from runcard.compare.contrasts import Answer, Look
 from runcard.compare.disagreement import disagreement
 from runcard.compare.measures import Measure, Value, title
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms, tabulate_cost
