@@ -15,7 +15,6 @@ from markdown_it import MarkdownIt
 from PIL import Image
 from scipy import stats
 
-from runcard.compare.report.claim import CHECKLIST
 from runcard.compare.report.model_card import describe, escape_markdown, model_card, to_markdown
 from runcard.compare.report.tables import number
 from runcard.runs.reader import find_runs
@@ -178,7 +177,6 @@ def test_smoke_tests_allowed_errors_and_shortcuts_are_said(tmp_path):
 
 @pytest.mark.parametrize("name", ["masks/seed0", "classes"])
 def test_every_item_of_the_checklist_is_there_and_filled(name, trained_runs):
-    assert [item.number for item in CHECKLIST] == [*range(1, 45)]
     card = card_of(trained_runs / name)
     rows = card.rows("CLAIM 2024 checklist")
     assert [*rows] == [f"{i}" for i in range(1, 45)]

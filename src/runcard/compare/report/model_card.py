@@ -24,10 +24,9 @@ from runcard.compare.arms import Arm
 from runcard.compare.contrasts import metric_measure
 from runcard.compare.endpoints import Count
 from runcard.compare.measures import Value, title
-from runcard.compare.report.claim import CHECKLIST, SOURCE
 from runcard.compare.report.tables import cell, number
 from runcard.console import counted, duration
-from runcard.fileio import sha256
+from runcard.fileio import read_csv, sha256
 from runcard.runs.folders import BEST, fault_of_weights, has_file
 from runcard.runs.run import Run
 from runcard.stats.mrmc import MIN_UNITS
@@ -36,6 +35,11 @@ NOT_RECORDED = "not recorded"
 TEMPLATES = Path(__file__).with_name("templates")
 WEIGHTS = re.compile(r"weights|pretrained|init", re.IGNORECASE)  # in the names of a model's keys that decide them
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
+CHECKLIST_NOTE = (
+    "Tejani A S, Klontzas M E, Gatti A A, et al. Checklist for Artificial Intelligence in Medical Imaging (CLAIM): "
+    "2024 Update. Radiology: Artificial Intelligence 6 (2024) e240300. https://doi.org/10.1148/ryai.240300. Items are "
+    "paraphrased: check words and numbers against the publication."
+)
 # What only the author of a model can say of it.
 USE = {
     "intended use": "author: task, users, place in the clinical workflow",
@@ -94,13 +98,18 @@ def model_card(run: Run) -> Card:
             Section("How to load it", code=_commands(run)),
             Section("Versions and hashes", rows=tuple(versions.items())),
         ),
-        checklist=Section(
-            "CLAIM 2024 checklist",
-            header=("#", "section", "item", "this run"),
-            rows=tuple((str(each.number), each.section, each.item, each.fill(texts)) for each in CHECKLIST),
-            notes=(f"{SOURCE}. Items are paraphrased: check words and numbers against the publication.",),
-        ),
+        checklist=_checklist(texts),
     )
+
+
+def _checklist(texts: Mapping[str, str]) -> Section:
+    """Fill the items of the CLAIM 2024 checklist, each of whose {name} is a row of the card.
+
+    Items are paraphrased; their numbers and order are from a transcription of the checklist by others.
+    """
+    items = read_csv(TEMPLATES / "claim_2024.csv")
+    rows = tuple(tuple((item | {"this run": item["this run"].format_map(texts)}).values()) for item in items)
+    return Section("CLAIM 2024 checklist", tuple(items[0]), rows, notes=(CHECKLIST_NOTE,))
 
 
 def to_markdown(card: Card) -> str:
