@@ -176,7 +176,6 @@ MISTAKES = [
     ("1a_sooner:", "1a_dice_base:", "questions: two of them would be called 1a_dice_base"),
     ("margin: 3", "margin:", "questions.1a_time.margin: nothing stands below this key. Fill it, or leave it out."),
     ("seeds: [0, 2]", "seeds:", "seeds: nothing stands below this key."),
-    ("margin: 3", "settled_by: []", "questions.1a_time.settled_by is now controlled_by, in each question."),
 ]
 
 
@@ -195,13 +194,6 @@ def test_all_mistakes_are_reported_together(read):
     with pytest.raises(UserError) as caught:
         read(STUDY.replace("    expect: higher\n", "").replace("narrow]", "broad]").replace("    threshold: 0.5\n", ""))
     assert len(str(caught.value).splitlines()) == 3
-
-
-def test_the_former_format_is_answered_with_the_keys_of_now(read):
-    with pytest.raises(UserError) as caught:
-        read("questions: {1a: {compare: [a, b], ask: {dice: {measure: dice}}, one_at_a_time: {}}}\nunasked: []\n")
-    former = [line.split(": ")[1].split()[0] for line in str(caught.value).splitlines()]
-    assert former == ["unasked", "questions.1a.ask", "questions.1a.one_at_a_time"]
 
 
 @pytest.mark.parametrize("questions", ["", " {}"])

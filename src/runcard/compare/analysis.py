@@ -319,7 +319,8 @@ def read_study_folder(folder: Path) -> StudyFolder:
         study, members, left_out = from_json(content["study"]), content["runs"], list(content.get("missing", []))
         written = content.get("design")
         design = Design(tuple(written["looks"]), written["budget"], written["tried"]) if written else None
-        registration = read_registration(folder, content)
+        known = content.get("preregistration")
+        registration = read_registration(folder, known) if known else None
         failed = {name: [(0, int(seed)) for seed in seeds] for name, seeds in content.get("failed", {}).items()}
         without = Without.from_json(content["without"]) if content.get("without") else None
         for each in chain(*members.values()):

@@ -100,18 +100,15 @@ def described(arms: Sequence[Arm], metric: str) -> str:
 
 def check_measured(run: Run, metric: str) -> None:
     """Raise UserError, naming the metrics that can be compared, where a run has no value of this one."""
-    if metric not in (known := metrics(run)) and not is_measured(run, metric):
-        raise UserError(_refusal(run, metric, "was not measured", known))
+    if metric not in metrics(run) and not is_measured(run, metric):
+        raise _refusal(run, metric, "was not measured")
 
 
-def check_comparable(run: Run, metric: str) -> None:
-    """Raise UserError, naming the metrics that can be compared, where this one has no value per image."""
-    if metric not in (known := metrics(run)):
-        raise UserError(_refusal(run, metric, "counts all images together and has no value per image", known))
-
-
-def _refusal(run: Run, metric: str, why: str, known: Sequence[str]) -> str:
-    return f"metric: {metric} {why} in {run.folder}.{did_you_mean(metric, known)} There are {', '.join(known)}."
+def _refusal(run: Run, metric: str, why: str) -> UserError:
+    known = metrics(run)
+    return UserError(
+        f"metric: {metric} {why} in {run.folder}.{did_you_mean(metric, known)} There are {', '.join(known)}."
+    )
 
 
 def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
@@ -133,7 +130,8 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
         is_binary = all(np.isin(y[:, kept], (0, 1)).all() for y in stacked)
         num_trials = values[0].shape[1] if is_binary else None
     else:
-        check_comparable(arms[0].first, metric)
+        if metric not in metrics(arms[0].first):
+            raise _refusal(arms[0].first, metric, "counts all images together and has no value per image")
         num_trials = _num_trials(arms[0].first, metric, first)
         kept = np.ones(len(first.ids), bool)
         statistics = [[_statistic(run, metric, run.images(checkpoint)) for run in arm.runs] for arm in arms]

@@ -35,11 +35,11 @@ class Training:
         reached it: raises NoValueError unless an earlier one did.
         """
         name = f"val/{self.metric}"
-        values = self._column(name)
+        epochs, values = self._column(name)
         past = values >= self.threshold if self.run.mode(self.metric) == "max" else values <= self.threshold
         first = int(past.argmax()) if past.any() else None
         self._finite(name, slice(first))
-        return math.inf if first is None else float(self._epochs(name)[first])
+        return math.inf if first is None else float(epochs[first])
 
     def seconds_to_threshold(self) -> float:
         """Sum the seconds of all epochs up to and including the one that reaches the threshold; inf where none does.
@@ -103,7 +103,7 @@ class Training:
         return float(self._finite("seconds", slice(num_epochs)).sum())
 
     def _last_third(self) -> Array:
-        num_epochs = len(self._column(f"val/{self.metric}")) // 3
+        num_epochs = len(self._column(f"val/{self.metric}")[0]) // 3
         if num_epochs < MIN_EPOCHS:
             raise NoValueError("too short to say")
         return self._finite(f"val/{self.metric}", slice(-num_epochs, None))
@@ -111,21 +111,19 @@ class Training:
     def _last(self, name: str) -> float:
         return float(self._finite(name, slice(-1, None))[0])
 
-    def _column(self, name: str) -> Array:
+    def _column(self, name: str) -> tuple[Array, Array]:
+        """Return the epochs in which a column of metrics.csv has a value, and the values."""
         if name not in self.run.curves:
             raise NoValueError(f"no {name} in metrics.csv")
-        return np.asarray(self.run.curves[name][known_epochs(self.run, name)])
+        known = known_epochs(self.run, name)
+        return self.run.curves["epoch"][known], self.run.curves[name][known]
 
-    def _epochs(self, name: str) -> Array:
-        return np.asarray(self.run.curves["epoch"][known_epochs(self.run, name)])
-
-    def _finite(self, name: str, epochs: slice) -> Array:
-        """Return these epochs of a column of metrics.csv. Raises NoValueError where one of them is NaN or infinite."""
-        values = self._column(name)[epochs]
-        holes = ~np.isfinite(values)
-        if holes.any():
-            epoch, value = (column[epochs][holes][0] for column in (self._epochs(name), self._column(name)))
-            raise NoValueError(f"{name} is {'NaN' if np.isnan(value) else 'infinite'} in epoch {epoch:.0f}")
+    def _finite(self, name: str, part: slice) -> Array:
+        """Return this part of a column. Raises NoValueError where one of its values is NaN or infinite."""
+        epochs, values = (each[part] for each in self._column(name))
+        if len(holes := np.flatnonzero(~np.isfinite(values))):
+            kind = "NaN" if np.isnan(values[holes[0]]) else "infinite"
+            raise NoValueError(f"{name} is {kind} in epoch {epochs[holes[0]]:.0f}")
         return values
 
 
@@ -135,21 +133,9 @@ class Band:
 
     epochs: Array  # (E,)
     runs: Array  # (E, S)
-
-    @property
-    def mean(self) -> Array:
-        """The mean (E,) of the runs."""
-        return np.asarray(self.runs.mean(axis=1))
-
-    @property
-    def lowest(self) -> Array:
-        """The value (E,) of the lowest run, which may be another in each epoch."""
-        return np.asarray(self.runs.min(axis=1))
-
-    @property
-    def highest(self) -> Array:
-        """The value (E,) of the highest run."""
-        return np.asarray(self.runs.max(axis=1))
+    mean: Array  # (E,)
+    lowest: Array  # (E,) each the value of a run, which may be another in each epoch
+    highest: Array  # (E,)
 
 
 def band(arm: Arm, column: str) -> Band | None:
@@ -162,7 +148,8 @@ def band(arm: Arm, column: str) -> Band | None:
         return None
     shortest = min((run.curves["epoch"] for run in runs), key=len)
     known = np.all([known_epochs(run, column)[: len(shortest)] for run in runs], axis=0)
-    return Band(shortest[known], np.array([run.curves[column][: len(shortest)][known] for run in runs]).T)
+    values = np.array([run.curves[column][: len(shortest)][known] for run in runs]).T
+    return Band(shortest[known], values, values.mean(axis=1), values.min(axis=1), values.max(axis=1))
 
 
 def known_epochs(run: Run, column: str) -> Array:

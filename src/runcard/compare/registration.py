@@ -28,7 +28,7 @@ class Registration:
     """The content of preregistration.json, and what has been changed since."""
 
     time: str
-    sha256: str
+    sha256: str  # the one that study.json knows
     design: Mapping[str, Any] | None  # the looks and the budget of a study that adds seeds
     questions: Mapping[str, Mapping[str, Any]]
     configs: Mapping[str, Mapping[str, Any]]  # of each arm, the leaves that can change results
@@ -37,13 +37,8 @@ class Registration:
     is_genuine: bool = True  # whether the file is the one that study.json knows
 
 
-def read_registration(folder: Path, content: Mapping[str, Any]) -> Registration | None:
-    """Read a study's registration, whose SHA-256 its study.json has; None where it was never registered.
-
-    Raises UserError where study.json knows one that is not there, or is damaged.
-    """
-    if not (known := content.get("preregistration")):
-        return None
+def read_registration(folder: Path, known: str) -> Registration:
+    """Read a study's registration, of which this SHA-256 is known. Raises UserError where it is gone or damaged."""
     try:
         registered = read_json(folder, FILE)
         study = registered["study"]
@@ -59,8 +54,8 @@ def read_registration(folder: Path, content: Mapping[str, Any]) -> Registration 
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{folder / FILE}: missing or damaged ({error}), and study.json names it (SHA-256 {str(known)[:16]}…). "
-            "Restore it; name=… starts the study anew."
+            f"{folder / FILE}: missing or damaged ({error}), SHA-256 {str(known)[:16]}…: what was asked before the "
+            "runs is not known any more. Restore it; name=… starts the study anew."
         ) from None
 
 
@@ -103,10 +98,15 @@ def _how_asked(registration: Registration, study: Study, question: Question, arm
 
 def _changes(registration: Registration, question: Question, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield what is different from what was registered: of the question, and of its arms' configs and data."""
-    before, now = registration.questions[question.key], asdict(question)
-    yield from (f"{key} {before.get(key)} → {now[key]}" for key in ASKED if before.get(key) != now[key])
+    yield from changes_of_question(registration, question)
     for arm in arms:
         yield from _changes_of_arm(registration, arm)
+
+
+def changes_of_question(registration: Registration, question: Question) -> Iterator[str]:
+    """Yield what a question asks otherwise than it was registered; all that it asks, where it was not."""
+    before, now = registration.questions.get(question.key, {}), asdict(question)
+    yield from (f"{key} {before.get(key)} → {now[key]}" for key in ASKED if before.get(key) != now[key])
 
 
 def _changes_of_arm(registration: Registration, arm: Arm) -> Iterator[str]:

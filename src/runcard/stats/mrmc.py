@@ -63,7 +63,7 @@ class Effect:
 
     def interval(self, alpha: float = ALPHA) -> tuple[float, float]:
         """Compute the two-sided interval that covers the true value with probability 1 − alpha: the wider of both."""
-        half = max(each._half_width(alpha * self.share) for each in self._tests)
+        half = max(float(stats.t.isf(alpha * self.share / 2, each.df)) * each.se for each in self._tests)
         return self.estimate - half, self.estimate + half
 
     def detectable(self, alpha: float = ALPHA) -> float:
@@ -80,12 +80,9 @@ class Effect:
             return 1.0 if self.estimate == 0 else 0.0
         return float(2 * stats.t.sf(abs(self.estimate) / self.se, self.df))
 
-    def _half_width(self, alpha: float) -> float:
-        return float(stats.t.isf(alpha / 2, self.df)) * self.se if self.se else 0.0
-
     def _detectable(self, alpha: float) -> float:
         df = self.df if self.df_replication is None else self.df_replication
-        return float(stats.t.isf(alpha / 2, df) + stats.t.ppf(POWER, df)) * self.se if self.se else 0.0
+        return float(stats.t.isf(alpha / 2, df) + stats.t.ppf(POWER, df)) * self.se
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 from runcard import __version__
 from runcard.audit.decoded import decode
 from runcard.compare.questions import Study
-from runcard.compare.registration import FILE
+from runcard.compare.registration import FILE, Registration, read_registration
 from runcard.config.diff import functional_leaves
 from runcard.config.schema import Config, parse_config
 from runcard.data.datamodule import make_data, open_source
@@ -23,8 +23,6 @@ from runcard.runs.environment import code_hash, commit, now
 from runcard.stats.sequential import LOOKS
 from runcard.study.plan import ArmConfig
 
-Content = Mapping[str, Any]
-
 
 def register(
     folder: Path,
@@ -33,8 +31,8 @@ def register(
     others: Mapping[str, ArmConfig],
     budget: int | None,
     has_runs: bool,
-) -> Content:
-    """Write preregistration.json into a study's folder unless it is there, and return its content.
+) -> Registration:
+    """Write preregistration.json into a study's folder unless it is there, and read it.
 
     study is the whole of its file, with the seeds that are asked for; arm_configs are those of the arms that are asked
     for now, whose data are hashed, others those of the remaining arms. Raises UserError where the study was registered
@@ -43,9 +41,9 @@ def register(
     """
     _check_genuine(folder)
     if (folder / FILE).exists():
-        content = _read(folder)
-        _check_budget(folder, content, budget)
-        return content
+        registration = read_registration(folder, sha256(folder / FILE))
+        _check_budget(folder, registration.design, budget)
+        return registration
     if budget and has_runs:
         raise UserError(
             f"{folder}: has runs from before --until-decided. To add seeds to a result that was seen errs more than "
@@ -71,24 +69,7 @@ def register(
     }
     if not (folder / FILE).exists():  # another process may have begun the same study while the data were read
         write_json(folder / FILE, content)
-    return _read(folder)
-
-
-def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of a study's registration."""
-    return sha256(folder / FILE)
-
-
-def _read(folder: Path) -> Content:
-    try:
-        content: Content = read_json(folder, FILE)
-        content["study"]["questions"], content["design"], content["time"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{folder / FILE}: damaged ({error}): what was asked before the runs is not known any more. "
-            "Restore the file, or start anew with name=…"
-        ) from None
-    return content
+    return read_registration(folder, sha256(folder / FILE))
 
 
 def _check_genuine(folder: Path) -> None:
@@ -96,7 +77,7 @@ def _check_genuine(folder: Path) -> None:
         known = read_json(folder, "study.json").get("preregistration")
     except (OSError, ValueError, AttributeError):
         return
-    if known and not ((folder / FILE).exists() and fingerprint(folder) == known):
+    if known and not ((folder / FILE).exists() and sha256(folder / FILE) == known):
         fault = "was changed" if (folder / FILE).exists() else "is missing"
         raise UserError(
             f"{folder / FILE}: {fault}: study.json names one with the SHA-256 {known[:16]}…. What was asked before the "
@@ -113,8 +94,7 @@ def _parsed(arm_configs: Mapping[str, ArmConfig]) -> dict[str, tuple[Config, dic
     return found
 
 
-def _check_budget(folder: Path, content: Content, budget: int | None) -> None:
-    design = content["design"]
+def _check_budget(folder: Path, design: Mapping[str, Any] | None, budget: int | None) -> None:
     if budget and design is None:
         raise UserError(
             f"{folder}: was registered with its seeds, without --until-decided. To add seeds to a result that was seen "

@@ -17,14 +17,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 from runcard.compare.analysis import of_study
 from runcard.compare.learning_curves import MEASURES
 from runcard.compare.questions import Study, from_json, keep, select
-from runcard.compare.registration import ASKED, FILE
+from runcard.compare.registration import FILE, changes_of_question
 from runcard.compare.report.terminal import print_look
 from runcard.config.diff import affects_results
 from runcard.config.sweep import folder_name
@@ -38,7 +38,7 @@ from runcard.runs.reader import has_failed
 from runcard.runs.search import chosen_by
 from runcard.stats.sequential import LOOKS
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
-from runcard.study.register import fingerprint, register
+from runcard.study.register import register
 from runcard.study.spec import read_study
 
 
@@ -148,19 +148,12 @@ def register_plan(plan: Plan) -> Plan:
     """Register a study before its first run, and return the plan with its looks."""
     of_asked = {arm: config for arm, config in plan.arm_configs.items() if arm in plan.asked.arms}
     whole = replace(plan.whole, seeds=plan.asked.seeds)
-    content = register(plan.folder, whole, of_asked, plan.others, plan.budget, bool(run_folders(plan.folder)))
-    known = fingerprint(plan.folder)
-    plain_console().print(f"registered on {content['time']}: {plan.folder / FILE}, SHA-256 {known[:16]}…")
-    before = {each["key"]: each for each in content["study"]["questions"]}
-    now = {question.key: asdict(question) for question in plan.asked.questions}
-    if changed := [key for key in now if any(before.get(key, {}).get(name) != now[key][name] for name in ASKED)]:
+    made = register(plan.folder, whole, of_asked, plan.others, plan.budget, bool(run_folders(plan.folder)))
+    plain_console().print(f"registered on {made.time}: {plan.folder / FILE}, SHA-256 {made.sha256[:16]}…")
+    if changed := [question.key for question in plan.asked.questions if [*changes_of_question(made, question)]]:
         plain_console().print(f"{', '.join(changed)}: not as registered; such claims are exploratory", style="yellow")
-    looks = tuple(content["design"]["looks"]) if plan.budget else ()
-    return replace(plan, looks=looks, preregistration=known)
-
-
-def _product(asked: Study) -> list[Key]:
-    return [(arm, seed) for arm in asked.arms for seed in asked.seeds]
+    looks = tuple(made.design["looks"]) if made.design and plan.budget else ()
+    return replace(plan, looks=looks, preregistration=made.sha256)
 
 
 def run_plan(plan: Plan, asked: Study, keys: Sequence[Key] | None = None) -> tuple[str, ...]:
@@ -168,7 +161,7 @@ def run_plan(plan: Plan, asked: Study, keys: Sequence[Key] | None = None) -> tup
 
     keys are the runs that are asked for; None: every arm with every seed.
     """
-    wanted = _product(asked) if keys is None else keys
+    wanted = list(product(asked.arms, asked.seeds)) if keys is None else keys
     found = find(plan.folder, plan.arm_configs)
     _mark_chosen(found, plan.arm_configs)
     done, code = [key for key in wanted if is_done(found, key)], code_hash()

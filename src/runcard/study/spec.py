@@ -15,13 +15,6 @@ from runcard.compare.questions import Question, Study
 from runcard.config.schema import NonNegativeInt, PositiveFloat, Section, parse_section, rule
 from runcard.errors import UserError, did_you_mean
 
-RENAMED = {  # key of the former format, in which questions were grouped -> what it is now
-    "ask": "a question of its own for each, with text, compare and measure",
-    "one_at_a_time": "controlled_by, in each question",
-    "settled_by": "controlled_by, in each question",
-    "unasked": "a comment",
-}
-
 NonEmptyText = Annotated[str, rule("be text", lambda value: isinstance(value, str) and value.strip() != "")]
 Pair = Annotated[
     list[str],
@@ -88,7 +81,7 @@ def read_study(file: Path) -> Study:
         raise UserError(f"{file}: not YAML{line}: {error.problem}.") from None
     except (yaml.YAMLError, ValueError) as error:  # a character that no text has, a day that no month has
         raise UserError(f"{file}: not YAML: {str(error).splitlines()[0]}.") from None
-    if faults := _renamed_keys(content) or list(_empty_keys(content)):
+    if faults := list(_empty_keys(content)):
         raise UserError("\n".join(f"{file}: {fault}" for fault in faults))
     config = parse_section(StudyConfig, content, f"{file}: ")
     questions = tuple(_questions(config))
@@ -122,17 +115,6 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def _renamed_keys(content: object) -> list[str]:
-    """List the keys of the former format, with what they are now."""
-    top = content if isinstance(content, dict) else {}
-    questions = top.get("questions")
-    sections = {"": top} | {
-        f"questions.{key}.": q for key, q in (questions if isinstance(questions, dict) else {}).items()
-    }
-    used = {f"{place}{key}": key for place, keys in sections.items() if isinstance(keys, dict) for key in keys}
-    return [f"{place} is now {RENAMED[key]}." for place, key in used.items() if key in RENAMED]
-
-
 def _empty_keys(content: object, above: str = "") -> Iterator[str]:
     """Yield a fault for each key below which nothing stands: null, or an empty mapping."""
     for key, value in content.items() if isinstance(content, dict) else ():
@@ -146,20 +128,14 @@ def _questions(config: StudyConfig) -> Iterator[Question]:
     for key, asked in config.questions.items():
         of = asked.of or _curve(asked.measure, config.primary)
         first, second = asked.compare
-        question = Question(
-            key=key,
-            text=asked.text,
-            first=first,
-            second=second,
-            measure=asked.measure,
-            of=of,
-            factor=asked.factor,
-            claim=asked.claim,
-            expect=asked.expect,
-            margin=asked.margin or (config.margin if asked.measure == config.primary else None),
-            threshold=asked.threshold or (config.threshold if (of or asked.measure) == config.primary else None),
-            controlled_by=tuple(f"{key}_{name}" for name in asked.controlled_by),
-        )
+        written = asked.model_dump(exclude={"compare", "controlled_by"})
+        written |= {
+            "of": of,
+            "margin": asked.margin or (config.margin if asked.measure == config.primary else None),
+            "threshold": asked.threshold or (config.threshold if (of or asked.measure) == config.primary else None),
+        }
+        controls = tuple(f"{key}_{name}" for name in asked.controlled_by)
+        question = Question(key=key, first=first, second=second, controlled_by=controls, **written)
         yield question
         for name, control in asked.controlled_by.items():
             first, second = control.compare

@@ -150,7 +150,7 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
         axis: _number(
             axis,
             scale={"domain": [low, high], "nice": True, "zero": False},
-            axis={"title": f"{title(measure.title)}, {name}"},
+            axis={"title": f"{measure.title}, {name}"},
         )
         for axis, name in (("x", first), ("y", second))
     }
@@ -173,7 +173,7 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
     )
     data = {"values": table, "format": _csv_format("x", "y", "images")}
     spec = _spec(data, [_rule(0.5, [1, 0], x=low, y=low, x2=high, y2=high), points])
-    return Chart(f"pairs-{measure.key}", f"{title(measure.title)}, image by image", caption, spec)
+    return Chart(f"pairs-{measure.key}", f"{measure.title}, image by image", caption, spec)
 
 
 def path(answer: Answer, colour: str) -> Chart:
@@ -197,7 +197,7 @@ def path(answer: Answer, colour: str) -> Chart:
         axis={"title": "seeds of each arm", "grid": False, "values": seeds, "format": "d"},
         scale={"domain": [seeds[0] - 1, seeds[-1] + 1]},
     )
-    up = f"{title(measure.title)}, {answer.question.first} {'/' if measure.is_ratio else '−'} {answer.question.second}"
+    up = f"{measure.title}, {answer.question.first} {'/' if measure.is_ratio else '−'} {answer.question.second}"
     y = _number("difference", axis={"title": up}, scale={"zero": False})
     tooltip = [*map(_number, columns), {"field": "p", "type": "nominal"}]
     lines = [_rule(0.5, [1, 0], y=back(0.0))]
@@ -214,7 +214,7 @@ def path(answer: Answer, colour: str) -> Chart:
     caption = "Difference and interval over all looks, after as many seeds as each look had."
     caption += "" if margin is None else f" Dotted: the margin, {margin:g}."
     spec = _spec({"values": table, "format": _csv_format(*columns)}, [*lines, bars, points])
-    return Chart(f"path-{answer.question.key}", f"{title(measure.title)}, look by look", caption, spec)
+    return Chart(f"path-{answer.question.key}", f"{measure.title}, look by look", caption, spec)
 
 
 def _number(field: str, **options: Any) -> Spec:

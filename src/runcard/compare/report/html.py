@@ -20,7 +20,7 @@ from runcard.compare import endpoints
 from runcard.compare.analysis import Findings
 from runcard.compare.answers import Answer
 from runcard.compare.arms import Arm
-from runcard.compare.measures import Measure, Value, title
+from runcard.compare.measures import Measure, Value
 from runcard.compare.report import charts
 from runcard.compare.report.model_card import model_card, templates
 from runcard.compare.report.sections import sections
@@ -160,7 +160,6 @@ def _environment() -> jinja2.Environment:
     environment = templates(autoescape=True)
     environment.filters |= {
         "evidence": evidence,
-        "title": title,
         "number": number,
         "format_p": format_p,
         "at": at,
@@ -212,7 +211,7 @@ def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
 def _rows(findings: Findings) -> list[tuple[str, list[Cell | None]]]:
     """Build the table of arms: per row a title and a cell per arm, None where an arm has no such measure."""
     return [
-        (title(words), [_cell(measure, *each) for each in zip(findings.arms, values, strict=True)])
+        (words, [_cell(measure, *each) for each in zip(findings.arms, values, strict=True)])
         for words, measure, values in tabulate_arms(findings, findings.arms)
     ]
 

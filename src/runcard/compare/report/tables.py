@@ -10,7 +10,7 @@ import numpy as np
 from runcard.compare.analysis import Findings, best_title
 from runcard.compare.arms import Arm
 from runcard.compare.endpoints import Count
-from runcard.compare.measures import Measure, Value, title
+from runcard.compare.measures import Measure, Value
 from runcard.compare.verdicts import format_difference, format_range
 from runcard.compare.without import Cost
 from runcard.console import counted
@@ -118,7 +118,7 @@ def tabulate_cost(cost: Cost) -> tuple[list[str], list[list[str]]]:
             interval = format_range(each.measure, each.measure.difference_interval(each.effect))
         trained = " → ".join(map(str, each.num_trained))
         same = f"{counted(each.num_images, 'same image')}, {counted(each.num_seeds, 'seed')}"
-        cells = [each.arm, title(each.measure.title), trained, before, after, difference, interval, same]
+        cells = [each.arm, each.measure.title, trained, before, after, difference, interval, same]
         if each.of_twins:
             cells.append(f"{each.num_twins}: {' → '.join(map(number, each.of_twins))}")
         rows.append([*cells, *["–"] * (len(columns) - len(cells))])

@@ -12,7 +12,7 @@ from runcard.compare.analysis import Findings
 from runcard.compare.answers import Answer, Look
 from runcard.compare.arms import Arm
 from runcard.compare.disagreement import disagreement
-from runcard.compare.measures import Measure, Value, title
+from runcard.compare.measures import Measure, Value
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_difference, format_p, format_range
 from runcard.compare.without import Cost
@@ -114,7 +114,7 @@ def print_look(console: Console, found: Findings, num_seeds: int, which: str) ->
         rows.append(
             [
                 answer.question.key,
-                f"{title(measure.title)} {format_difference(measure, effect.estimate)}" if effect and last else "",
+                f"{measure.title} {format_difference(measure, effect.estimate)}" if effect and last else "",
                 interval,
                 f"{answer.p:.2g}" if answer.p is not None else "",
                 f"{last.num_seeds}" if last else "0",
@@ -171,7 +171,7 @@ def _pair(place: int, answer: Answer) -> list[str]:
     measure, alpha, effect = answer.measure, answer.alpha, answer.effect
     difference = interval = smallest = ""
     if effect:
-        difference = f"{title(measure.title)} {format_difference(measure, effect.estimate)}"
+        difference = f"{measure.title} {format_difference(measure, effect.estimate)}"
         bounds = measure.difference_interval(effect, alpha)
         interval = f"{format_range(measure, bounds)} ({100 * (1 - alpha):.4g} %)"
         detectable = effect.detectable(alpha)
