@@ -129,7 +129,7 @@ def group_arms(runs: Sequence[Run], failed: Sequence[Run] = ()) -> tuple[list[Ar
     """
     configs: dict[Any, dict[tuple[int, int], Run]] = {}
     left_out = []
-    for run in sorted(runs, key=_rank, reverse=True):
+    for run in sorted(runs, key=lambda run: (bool(run.metadata.get("search")), run.metadata["end"]), reverse=True):
         arm = configs.setdefault(same_config(run), {})
         if (known := arm.setdefault((run.fold, run.seed), run)) is not run:
             is_newer = bool(known.metadata.get("search")) == bool(run.metadata.get("search"))
@@ -156,10 +156,6 @@ def _config_of_failed(run: Run) -> tuple[Any, ...] | None:
         return same_config(run)
     except (LookupError, TypeError):
         return None
-
-
-def _rank(run: Run) -> tuple[bool, str]:
-    return bool(run.metadata.get("search")), str(run.metadata["end"])
 
 
 def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:

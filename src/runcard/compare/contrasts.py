@@ -69,6 +69,11 @@ class Comparison:
         return self.contrast.effect if self.contrast else None
 
     @property
+    def is_constant(self) -> bool:
+        """Whether the difference is the same in every image and seed, which leaves nothing to measure chance by."""
+        return self.effect is not None and self.effect.se == 0
+
+    @property
     def scores(self) -> dict[str, float]:
         """The mean of each arm by its name, of which effect is the difference, or the ratio; {} without an effect."""
         if self.effect is None:

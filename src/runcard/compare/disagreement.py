@@ -26,6 +26,7 @@ from runcard.compare.arms import Arm
 from runcard.compare.contrasts import Paired
 from runcard.compare.verdicts import format_difference, format_p
 from runcard.console import counted_each
+from runcard.errors import join_first
 from runcard.stats.mrmc import ALPHA, DECIMALS, MIN_UNITS, Array
 
 MIN_RUNS = 3  # of each arm: with two, an image stands out in up to 26 % of comparisons of equal arms
@@ -81,8 +82,7 @@ class Disagreement:
             f"(p {format_p(self.p[i])})"
             for i in self.standing_out
         ]
-        more = [f"{len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else []
-        return f"{self.finding} {', '.join(named[:MAX_NAMED] + more)}{'.' if named else ''}".rstrip()
+        return f"{self.finding} {join_first(named, MAX_NAMED)}." if named else self.finding
 
 
 def disagreement(answer: Answer) -> Disagreement | None:

@@ -71,7 +71,7 @@ def decide(
     design = Design(LOOKS[BUDGET], BUDGET, {arm.name: _num_tried(arm) for arm in (baseline, candidate)})
     planned = ledger["candidates"]
     (answer,) = answer_in_looks([question], [baseline, candidate], design, planned, correction=BONFERRONI)
-    if answer.verdict.word not in ("better", "worse", "equivalent", "cannot tell", OPEN) or _is_same(answer):
+    if answer.verdict.word not in ("better", "worse", "equivalent", "cannot tell", OPEN) or answer.is_constant:
         raise UserError(f"{candidate.name}, {baseline.name}: {answer.verdict.sentence}")
     word = {"better": KEEP, OPEN: MORE_SEEDS}.get(answer.verdict.word, DISCARD)
     reached = answer.path[-1].num_seeds if answer.path else 0
@@ -136,10 +136,6 @@ def _key(arm: Arm) -> str:
     for name, values in sorted(arm.first.images().values.items()):
         digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _is_same(answer: Answer) -> bool:
-    return answer.effect is not None and answer.effect.se == 0
 
 
 def _num_tried(arm: Arm) -> int:

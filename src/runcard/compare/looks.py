@@ -114,7 +114,7 @@ def _status(case: Comparison, word: str, futile: Forecast | None, is_open: bool,
 
 def _can_change(case: Comparison) -> bool:
     """Whether more seeds could change the answer."""
-    if endpoints.identical(*case.arms) or (case.effect and case.effect.se == 0):
+    if endpoints.identical(*case.arms) or case.is_constant:
         return False
     return case.claimable_p is not None or case.one_seed
 

@@ -23,9 +23,9 @@ class Measure:
     verbs: tuple[str, str] = ("is better than", "is worse than")  # of an arm that has better, or worse, values
     bounds: tuple[float, float] = (-math.inf, math.inf)  # the smallest and the largest possible value
 
-    def mean_interval(self, effect: Effect, alpha: float = ALPHA) -> tuple[float, float]:
+    def mean_interval(self, effect: Effect) -> tuple[float, float]:
         """Compute the interval of an arm's mean, clipped to the bounds."""
-        return _clipped(effect.interval(alpha), self.bounds)
+        return _clipped(effect.interval(), self.bounds)
 
     def difference_interval(self, effect: Effect, alpha: float = ALPHA) -> tuple[float, float]:
         """Compute the interval of a difference of two means, clipped to the largest possible difference."""

@@ -61,15 +61,14 @@ def read_registration(folder: Path, known: str) -> Registration:
 
 def settled(answers: Sequence[Answer], asked: Mapping[str, str]) -> list[Answer]:
     """Say of each answer when it was asked, see how_asked; claims that were asked after their runs stay open."""
-    return [_settled(answer, asked[answer.question.key]) for answer in answers]
-
-
-def _settled(answer: Answer, asked: str) -> Answer:
-    verdict = answer.verdict
-    if not asked.startswith(BEFORE) and verdict.claim in ("supported", "contradicted"):
-        sentence = f"{verdict.sentence} This was asked {asked}: it suggests, and supports no claim."
-        verdict = replace(verdict, sentence=sentence, claim=EXPLORATORY)
-    return replace(answer, asked=asked, verdict=verdict)
+    found = []
+    for answer in answers:
+        verdict, how = answer.verdict, asked[answer.question.key]
+        if how != BEFORE and verdict.claim in ("supported", "contradicted"):
+            sentence = f"{verdict.sentence} This was asked {how}: it suggests, and supports no claim."
+            verdict = replace(verdict, sentence=sentence, claim=EXPLORATORY)
+        found.append(replace(answer, asked=how, verdict=verdict))
+    return found
 
 
 def how_asked(registration: Registration, study: Study, arms: Sequence[Arm]) -> dict[str, str]:

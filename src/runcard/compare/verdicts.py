@@ -82,7 +82,7 @@ def _verdict(case: Comparison, level: Level) -> Verdict:
         what = ", ".join(each.key for each in case.studied) or "what differs"
         sentence = f"No verdict: both arms give the same value of every image. Does {what} reach the model?"
         return Verdict("no verdict", sentence)
-    if effect and effect.se == 0:
+    if case.is_constant:
         same = f"the difference in {measure.title} is the same in every image and seed"
         sentence = f"Cannot tell {' from '.join(names)}: {same}, which leaves nothing to measure chance by."
         return Verdict("cannot tell", sentence)

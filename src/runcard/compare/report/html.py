@@ -96,7 +96,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "cards": {arm.name: model_card(arm.first) for arm in findings.arms},
         "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
         "with_images": with_images,  # without, the page is for others, who do not have the folders
-        "relative": lambda path: _relative(path, folder),
+        "relative": lambda path: quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()),
     }
     page = {"tables": tables, "config": charts.PAGE_CONFIG, "library": charts.library()}
     write_text(folder / "report.html", _environment().get_template("report.html").render(context | page))
@@ -116,11 +116,10 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
     header = ["", *(arm.name for arm in findings.arms)]
     rows = [[words, *(cell.text if cell else "" for cell in cells)] for words, cells in _rows(findings)]
     contents["arms.csv"] = csv_text(header, rows).encode()
-    asked = []
-    for answer in findings.answers:
-        question, verdict = answer.question, answer.verdict
-        numbers = [evidence(answer), verdict.word, verdict.claim, answer.scope]
-        asked.append([question.text, question.first, question.second, *numbers])
+    asked = [
+        [a.question.text, a.question.first, a.question.second, evidence(a), a.verdict.word, a.verdict.claim, a.scope]
+        for a in findings.answers
+    ]
     header = ["question", "first", "second", "evidence", "verdict", "claim", "scope"]
     contents["verdicts.csv"] = csv_text(header, asked).encode()
     for name, content in contents.items():
@@ -130,8 +129,7 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
 
 def evidence(answer: Answer) -> str:
     """Format an answer's numbers in a line; its sentence where it has none that support a verdict."""
-    leaves_no_chance = answer.effect is not None and answer.effect.se == 0
-    if answer.contrast is None or answer.p is None or answer.verdict.word == "no verdict" or leaves_no_chance:
+    if answer.contrast is None or answer.p is None or answer.verdict.word == "no verdict" or answer.is_constant:
         return answer.verdict.sentence
     return format_effect(answer, answer.p, answer.alpha)
 
@@ -222,7 +220,3 @@ def _cell(measure: Measure, arm: Arm, value: Value | None) -> Cell | None:
     runs = arm.runs if value.runs else ()  # out of fold there is one value of them all
     each = [(run, "–" if math.isnan(own) else number(own)) for run, own in zip(runs, value.runs, strict=True)]
     return Cell(cell(measure, value) if value.mean else value.note, tuple(each))
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())

@@ -328,19 +328,20 @@ def _score(arm: Arm, metric: str, checkpoint: str) -> str:
 def _results(arm: Arm, texts: Mapping[str, str]) -> Section:
     """Tabulate all metrics of the network, on the training images too, and of the last epoch, which nothing chose."""
     run, best, last = arm.first, arm.first.metadata["best"], arm.first.metadata["last"]
-    is_test, is_last = run.split == "test", best["epoch"] == last["epoch"]
-    header = ["", f"{SPLITS[run.split]}, epoch {best['epoch']}: these weights"]
-    header += [f"validation, epoch {best['epoch']}"] * is_test
-    header += [f"training, epoch {best['epoch']}"]
-    header += [f"{SPLITS[run.split]}, epoch {last['epoch']} (the last)"] * (not is_last)
-    rows = []
-    for metric in _metrics(run):
-        curve = run.curves.get(f"train_eval/{metric}")
-        shown = [title(metric), _score(arm, metric, "best")]
-        shown += [_number(best["values"].get(f"val/{metric}"))] * is_test
-        shown += [_number(None if curve is None else curve[best["epoch"] - 1])]
-        shown += [_score(arm, metric, "last")] * (not is_last)
-        rows.append(tuple(shown))
+    is_test = run.split == "test"
+    measured, metrics = SPLITS[run.split], _metrics(run)
+    columns = {
+        "": [title(metric) for metric in metrics],
+        f"{measured}, epoch {best['epoch']}: these weights": [_score(arm, metric, "best") for metric in metrics],
+    }
+    if is_test:
+        of_val = [best["values"].get(f"val/{metric}") for metric in metrics]
+        columns[f"validation, epoch {best['epoch']}"] = [*map(_number, of_val)]
+    curves = [run.curves.get(f"train_eval/{metric}") for metric in metrics]
+    of_train = [None if curve is None else curve[best["epoch"] - 1] for curve in curves]
+    columns[f"training, epoch {best['epoch']}"] = [*map(_number, of_train)]
+    if best["epoch"] != last["epoch"]:
+        columns[f"{measured}, epoch {last['epoch']} (the last)"] = [_score(arm, metric, "last") for metric in metrics]
     notes = [
         f"The network is that of epoch {best['epoch']}, evaluated on {texts['evaluated on']}. Uncertainty: "
         f"{texts['intervals']}. Values and intervals speak of these weights only: other images of the same source are "
@@ -351,7 +352,7 @@ def _results(arm: Arm, texts: Mapping[str, str]) -> Section:
             "The epoch was chosen on these same images, which favours its values. A test split, "
             "dataset.split.test_fraction, has no such bias."
         )
-    return Section("Results", tuple(header), tuple(rows), tuple(notes))
+    return Section("Results", tuple(columns), tuple(zip(*columns.values(), strict=True)), tuple(notes))
 
 
 def _number(value: float | None) -> str:

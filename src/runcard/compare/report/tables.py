@@ -78,13 +78,9 @@ def _cells(findings: Findings, measure: Measure, arm: Arm, against: str) -> list
 
 def _verdict(findings: Findings, name: str, against: str) -> str:
     """Return the word of the verdict on an arm against another, from its own side; a dash for itself."""
-    for answer in findings.answers:
-        word, pair = answer.verdict.word, (answer.question.first, answer.question.second)
-        if pair == (name, against):
-            return word
-        if pair == (against, name):
-            return TURNED.get(word, word)
-    return "–"
+    words = {(each.question.first, each.question.second): each.verdict.word for each in findings.answers}
+    turned = words.get((against, name), "–")
+    return words.get((name, against), TURNED.get(turned, turned))
 
 
 def tabulate_arms(findings: Findings, arms: Sequence[Arm]) -> list[tuple[str, Measure, list[Value | None]]]:
