@@ -78,19 +78,16 @@ class Comparison:
         """The mean of each arm by its name, of which effect is the difference, or the ratio; {} without an effect."""
         if self.effect is None:
             return {}
-        names = [arm.name for arm in self.arms]
         if self.units:
-            return dict(zip(names, (float(values.mean()) for values in self.units.values), strict=True))
-        return dict(zip(names, (self._mean(arm) for arm in self.arms), strict=True))
-
-    def _mean(self, arm: Arm) -> float:
-        asked = self.question
-        if asked.measure not in learning_curves.MEASURES:
-            return endpoints.of_arm(arm, asked.measure).estimate
-        threshold = math.nan if asked.threshold is None else asked.threshold
-        mean = learning_curves.value(asked.measure, arm, asked.of or asked.measure, threshold).mean
-        estimate = mean.estimate if mean else math.nan
-        return math.exp(estimate) if self.measure.is_ratio else estimate
+            means = [float(values.mean()) for values in self.units.values]
+        elif self.measure.per_image:
+            means = [endpoints.of_arm(arm, self.measure.key).estimate for arm in self.arms]
+        else:
+            asked, threshold = self.question, math.nan if self.question.threshold is None else self.question.threshold
+            read = [learning_curves.value(asked.measure, arm, asked.of or "", threshold).mean for arm in self.arms]
+            means = [mean.estimate if mean else math.nan for mean in read]
+        back = math.exp if self.measure.is_ratio else float
+        return dict(zip((arm.name for arm in self.arms), map(back, means), strict=True))
 
     @property
     def count(self) -> Count:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -148,24 +148,16 @@ def _num_trials(run: Run, metric: str, images: Images) -> int | None:
     if target not in ("BinaryRecall", "BinarySpecificity"):
         return None
     classes, positive = list(images.probs), run.config.get(f"metric.scores.{metric}.positive")
+    groups, truth = np.array(images.groups), np.array(images.targets)
     asked = classes if positive is None else [classes[positive]]
-    return min(
-        len(
-            {
-                group
-                for group, truth in zip(images.groups, images.targets, strict=True)
-                if (truth == name) == (target == "BinaryRecall")
-            }
-        )
-        for name in asked
-    )
+    return min(len(np.unique(groups[(truth == name) == (target == "BinaryRecall")])) for name in asked)
 
 
 def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
     """Compute the arm's mean with its interval, on the scale of the metric."""
     if in_folds(arm):
-        effect = _resampled(_of_folds(arm, metric, checkpoint), arm)
-        of_seeds = _of_seeds(arm, metric, checkpoint)
+        effect = _resampled(_means("fold", arm, metric, checkpoint), arm)
+        of_seeds = _means("seed", arm, metric, checkpoint)
         return replace(effect, on_these_images=mrmc.mean(of_seeds[None])) if len(of_seeds) > 1 else effect
     return mrmc.mean(units([arm], metric, checkpoint).values[0])
 
@@ -173,8 +165,8 @@ def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
 def contrast(first: Arm, second: Arm, metric: str) -> Effect:
     """Compute first minus second arm in the last epoch. They must be comparable: see confounds.incomparable."""
     if in_folds(first):  # all folds of a seed have its initial weights: how far seeds differ, folds do not show
-        effect = _resampled(_of_folds(first, metric, "last") - _of_folds(second, metric, "last"), first)
-        a, b = (_of_seeds(arm, metric, "last") for arm in (first, second))
+        effect = _resampled(_means("fold", first, metric) - _means("fold", second, metric), first)
+        a, b = (_means("seed", arm, metric) for arm in (first, second))
         return replace(effect, on_these_images=mrmc.welch(a, b)) if min(len(a), len(b)) > 1 else effect
     return mrmc.difference(*units([first, second], metric).values)
 
@@ -233,18 +225,15 @@ def value(run: Run, metric: str, checkpoint: str = "last") -> float:
     return math.nan if recorded is None else float(recorded)
 
 
-def _of_folds(arm: Arm, metric: str, checkpoint: str) -> Array:
-    """Average a metric over the seeds of each fold. Raises UserError where a fold has no value."""
-    folds = sorted({run.fold for run in arm.runs})
-    means = np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.fold == fold]) for fold in folds])
-    if holes := [fold for fold, mean in zip(folds, means, strict=True) if np.isnan(mean)]:
-        raise UserError(f"metric: {metric} is not a number in fold {holes[0]} of {arm.first.folder.parent}.")
-    return means
-
-
-def _of_seeds(arm: Arm, metric: str, checkpoint: str) -> Array:
-    """Average a metric over the folds of each seed."""
-    return np.array([np.mean([value(r, metric, checkpoint) for r in arm.runs if r.seed == seed]) for seed in arm.seeds])
+def _means(of: Literal["fold", "seed"], arm: Arm, metric: str, checkpoint: str = "last") -> Array:
+    """Average a metric over the runs of each fold, or of each seed. Raises UserError where one has no value."""
+    values: dict[int, list[float]] = {}
+    for run in arm.runs:
+        values.setdefault(getattr(run, of), []).append(value(run, metric, checkpoint))
+    means = {key: float(np.mean(values[key])) for key in sorted(values)}
+    if holes := [key for key, mean in means.items() if math.isnan(mean)]:
+        raise UserError(f"metric: {metric} is not a number in {of} {holes[0]} of {arm.first.folder.parent}.")
+    return np.array(list(means.values()))
 
 
 def _resampled(values: Array, arm: Arm) -> Effect:

@@ -6,7 +6,6 @@ Nothing is computed here. The page shows the findings, and files from the run fo
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,14 +53,6 @@ MARKS = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One measure of one arm: its mean with interval and note, and each run's value."""
-
-    text: str
-    runs: tuple[tuple[Run, str], ...]
-
-
-@dataclass(frozen=True)
 class Claim:
     """A claim, the answers that settle it, and, where it is confounded, those of the original comparison."""
 
@@ -88,7 +79,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "colours": colours,
         "data": _data(findings.arms),
         "ranking": dict(zip(("columns", "groups"), rank(findings), strict=True)) if len(findings.arms) > 2 else {},
-        "rows": _rows(findings),
+        "rows": tabulate_arms(findings, findings.arms),
         "cost": dict(zip(("columns", "rows"), tabulate_cost(findings.cost), strict=True)) if findings.cost else {},
         "places": {run.folder: i + 1 for i, run in enumerate(runs)},
         "folds": any(run.is_fold for run in runs),
@@ -114,7 +105,10 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
         contents |= {f"{section.key}-curves-{metric}.csv": table.encode() for metric, table in tables.items()}
         contents |= {picture.name: picture.content for picture in section.pictures}
     header = ["", *(arm.name for arm in findings.arms)]
-    rows = [[words, *(cell.text if cell else "" for cell in cells)] for words, cells in _rows(findings)]
+    rows = [
+        [words, *(summarize(measure, value) if value else "" for value in values)]
+        for words, measure, values in tabulate_arms(findings, findings.arms)
+    ]
     contents["arms.csv"] = csv_text(header, rows).encode()
     asked = [
         [a.question.text, a.question.first, a.question.second, evidence(a), a.verdict.word, a.verdict.claim, a.scope]
@@ -142,11 +136,15 @@ def on_these_images(answer: Answer) -> str:
     return "" if text == format_ci(answer.measure, answer.effect, answer.alpha) else text
 
 
+def summarize(measure: Measure, value: Value) -> str:
+    """Format the mean of an arm with its interval and note; the note alone where there is none."""
+    return cell(measure, value) if value.mean else value.note
+
+
 def at(run: Run, checkpoint: str) -> str:
     """Format the monitored metric on the compared split at the last or best epoch: "test/dice 0.932 in epoch 60"."""
-    value = endpoints.value(run, run.monitored, checkpoint)
-    shown = "–" if math.isnan(value) else number(value)
-    return f"{run.split}/{run.monitored} {shown} in epoch {run.metadata[checkpoint]['epoch']}"
+    value = number(endpoints.value(run, run.monitored, checkpoint))
+    return f"{run.split}/{run.monitored} {value} in epoch {run.metadata[checkpoint]['epoch']}"
 
 
 def _colours(findings: Findings) -> dict[str, str]:
@@ -163,8 +161,9 @@ def _environment() -> jinja2.Environment:
         "at": at,
         "on_these_images": on_these_images,
         "counted": counted,
+        "summarize": summarize,
     }
-    environment.globals |= {"format_difference": format_difference, "format_ci": format_ci, "marks": MARKS}
+    environment.globals |= {"format_difference": format_difference, "format_ci": format_ci, "marks": MARKS, "zip": zip}
     return environment
 
 
@@ -204,19 +203,3 @@ def _data(arms: Sequence[Arm]) -> list[dict[str, Any]]:
         }
         found.setdefault(json.dumps([metadata, data["hash"]]), metadata | {"arms": []})["arms"].append(arm.name)
     return list(found.values())
-
-
-def _rows(findings: Findings) -> list[tuple[str, list[Cell | None]]]:
-    """Build the table of arms: per row a title and a cell per arm, None where an arm has no such measure."""
-    return [
-        (words, [_cell(measure, *each) for each in zip(findings.arms, values, strict=True)])
-        for words, measure, values in tabulate_arms(findings, findings.arms)
-    ]
-
-
-def _cell(measure: Measure, arm: Arm, value: Value | None) -> Cell | None:
-    if value is None:
-        return None
-    runs = arm.runs if value.runs else ()  # out of fold there is one value of them all
-    each = [(run, "–" if math.isnan(own) else number(own)) for run, own in zip(runs, value.runs, strict=True)]
-    return Cell(cell(measure, value) if value.mean else value.note, tuple(each))

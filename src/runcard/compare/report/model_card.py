@@ -356,7 +356,7 @@ def _results(arm: Arm, texts: Mapping[str, str]) -> Section:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else number(float(value))
+    return number(math.nan if value is None else value)
 
 
 def _shortcuts(run: Run) -> Section:

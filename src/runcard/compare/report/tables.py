@@ -71,7 +71,7 @@ def _cells(findings: Findings, measure: Measure, arm: Arm, against: str) -> list
     return [
         seeds(arm),
         cell(measure, value) if value else "–",
-        number(_mean(best)) if best.runs else "–",
+        number(_mean(best)),
         _verdict(findings, arm.name, against),
     ]
 
@@ -98,7 +98,7 @@ def _out_of_fold(findings: Findings, arm: Arm, measure: Measure) -> Value | None
     value = findings.out_of_fold[arm.name].get(measure.key)
     if value is None:
         return None
-    return Value((), None, f"{'–' if math.isnan(value) else number(value)} ({counted(Count.of(arm).images, 'image')})")
+    return Value((), None, f"{number(value)} ({counted(Count.of(arm).images, 'image')})")
 
 
 def tabulate_cost(cost: Cost) -> tuple[list[str], list[list[str]]]:
@@ -134,7 +134,9 @@ def cell(measure: Measure, value: Value) -> str:
 
 
 def number(value: float) -> str:
-    """Format a number with as many digits as its size needs: 0.932, 25.3, 246."""
+    """Format a number with as many digits as its size needs: 0.932, 25.3, 246; a dash where it is NaN."""
+    if math.isnan(value):
+        return "–"
     digits = 4 if 0 < abs(value) < 0.01 else 3 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{value:.{digits}f}".replace("-", "−")
 
