@@ -84,11 +84,8 @@ def power(
 
     if wrong := [d for d in difference if not 0 < d < math.inf]:
         raise UserError(f"--difference must be a number greater than 0, got {wrong[0]:g}")
-    console = plain_console()
     arms, left_out = find_arms(runs, metric)
-    for line in left_out:
-        console.print(f"left out  {line}", style="yellow")
-    print_power(console, arms, metric or arms[0].first.monitored, difference)
+    print_power(plain_console(), arms, left_out, metric or arms[0].first.monitored, difference)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -142,20 +143,15 @@ def group_arms(runs: Sequence[Run], failed: Sequence[Run] = ()) -> tuple[list[Ar
         members.append(kept)
         left_out += copies
     members.sort(key=lambda arm: min(place[run.folder] for run in arm))
-    lost = [(config, (run.fold, run.seed)) for run in failed if (config := _config_of_failed(run)) is not None]
+    lost = []
+    for run in failed:
+        with suppress(LookupError, TypeError):  # it failed before it knew its data
+            lost.append((same_config(run), (run.fold, run.seed)))
     arms = []
     for name, kept in zip(_names([each[0] for each in members]), members, strict=True):
         config, done = same_config(kept[0]), {(run.fold, run.seed) for run in kept}
         arms.append(Arm(name, kept, tuple(sorted({key for own, key in lost if own == config and key not in done}))))
     return arms, left_out
-
-
-def _config_of_failed(run: Run) -> tuple[Any, ...] | None:
-    """Return what a failed run shares with its arm; None where it failed before it knew its data."""
-    try:
-        return same_config(run)
-    except (LookupError, TypeError):
-        return None
 
 
 def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:

@@ -31,11 +31,9 @@ from scipy import stats
 
 from runcard.errors import UserError
 
-MIN_UNITS = 6  # patients or images; with fewer, an interval does not generalize to others
-
-
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+MIN_UNITS = 6  # patients or images; with fewer, an interval does not generalize to others
 ALPHA = 0.05
 POWER = 0.8
 DECIMALS = 12  # of estimates and standard errors: what lies below is rounding, not scatter

@@ -39,9 +39,17 @@ def register(
     with a smaller budget, or without one, where its registration is not the one that study.json knows, and before its
     first run where its images cannot be read.
     """
-    _check_genuine(folder)
-    if (folder / FILE).exists():
-        registration = read_registration(folder, sha256(folder / FILE))
+    try:
+        known = read_json(folder, "study.json").get("preregistration")
+    except (OSError, ValueError, AttributeError):
+        known = None
+    if known or (folder / FILE).exists():
+        registration = read_registration(folder, known or sha256(folder / FILE))
+        if not registration.is_genuine:
+            raise UserError(
+                f"{folder / FILE}: was changed: study.json names one with the SHA-256 {known[:16]}…. What was asked "
+                "before the runs is not known any more. Restore it; name=… starts the study anew."
+            )
         _check_budget(folder, registration.design, budget)
         return registration
     if budget and has_runs:
@@ -57,6 +65,10 @@ def register(
         if key not in hashes:
             hashes[key] = _hash_data(config)
         data[arm] = hashes[key]
+    configs = {arm: config for arm, (_, config) in parsed.items()}
+    for arm, other in others.items():
+        with suppress(UserError):  # what is wrong with one that is not asked for yet is told when it is
+            configs[arm] = parse_config(other.config)[1]
     content = {
         "time": now(),
         "runcard": __version__,
@@ -64,34 +76,12 @@ def register(
         "commit": commit(),
         "study": asdict(study),
         "design": {"looks": LOOKS[budget], "budget": budget} if budget else None,
-        "configs": {arm: _leaves(config) for arm, (_, config) in (parsed | _parsed(others)).items()},
+        "configs": {arm: _leaves(config) for arm, config in configs.items()},
         "data": data,
     }
     if not (folder / FILE).exists():  # another process may have begun the same study while the data were read
         write_json(folder / FILE, content)
     return read_registration(folder, sha256(folder / FILE))
-
-
-def _check_genuine(folder: Path) -> None:
-    try:
-        known = read_json(folder, "study.json").get("preregistration")
-    except (OSError, ValueError, AttributeError):
-        return
-    if known and not ((folder / FILE).exists() and sha256(folder / FILE) == known):
-        fault = "was changed" if (folder / FILE).exists() else "is missing"
-        raise UserError(
-            f"{folder / FILE}: {fault}: study.json names one with the SHA-256 {known[:16]}…. What was asked before the "
-            "runs is not known any more. Restore it; name=… starts the study anew."
-        )
-
-
-def _parsed(arm_configs: Mapping[str, ArmConfig]) -> dict[str, tuple[Config, dict[str, Any]]]:
-    """Parse configs that are not asked for yet; what is wrong with one is told when it is."""
-    found = {}
-    for arm, config in arm_configs.items():
-        with suppress(UserError):
-            found[arm] = parse_config(config.config)
-    return found
 
 
 def _check_budget(folder: Path, design: Mapping[str, Any] | None, budget: int | None) -> None:

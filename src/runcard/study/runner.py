@@ -229,13 +229,6 @@ def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
     return replace(both, arms=arms, seeds=tuple(sorted({*asked.seeds, *earlier.seeds})))
 
 
-def _asking(study: Study) -> list[str]:
-    """Return the arguments that ask for all of a study's questions and seeds at once."""
-    controls = {key for question in study.questions for key in question.controlled_by}
-    keys = [question.key for question in study.questions if question.key not in controls]
-    return [f"seeds={','.join(map(str, study.seeds))}", f"questions={','.join(keys)}"]
-
-
 def _check_measures(file: Path, study: Study, arm_configs: Mapping[str, ArmConfig]) -> None:
     """Refuse a question for a metric that its arms do not measure, before they have run for nothing."""
     for question in study.questions:
@@ -314,8 +307,11 @@ def _write(plan: Plan, study: Study, found: Mapping[Key, ArmRun], missing: Seque
     """Write study.json: the study as asked, the command that repeats it, each arm's run folders, what is missing."""
     command = list(plan.command)
     if study.questions != plan.asked.questions or (study.seeds != plan.asked.seeds and not plan.budget):
-        of_all = [each for each in _asking(study) if not (plan.budget and each.startswith("seeds="))]
-        command = [*(each for each in command if each.partition("=")[0] not in ("seeds", "questions")), *of_all]
+        controls = {key for question in study.questions for key in question.controlled_by}
+        keys = [question.key for question in study.questions if question.key not in controls]
+        seeds = [] if plan.budget else [f"seeds={','.join(map(str, study.seeds))}"]
+        others = [each for each in command if each.partition("=")[0] not in ("seeds", "questions")]
+        command = [*others, *seeds, f"questions={','.join(keys)}"]
     runs = {
         arm: [found[arm, s].folder.relative_to(plan.folder).as_posix() for s in study.seeds if is_done(found, (arm, s))]
         for arm in study.arms

@@ -88,11 +88,8 @@ def read_study(file: Path) -> Study:
     if faults := list(_faults(config, questions)):
         raise UserError("\n".join(f"{file}: {fault}" for fault in faults))
     return Study(
-        name=config.name,
-        title=config.title,
-        primary=config.primary,
+        **config.model_dump(include={"name", "title", "primary", "arms"}),
         seeds=tuple(config.seeds),
-        arms=config.arms,
         questions=questions,
         overrides=tuple(config.overrides),
         num_questions=sum(not question.controlled_by for question in questions),

@@ -50,7 +50,11 @@ def run_without(file: Path, arguments: Sequence[str], finding: str, config_dir: 
     The study must have runs: each arm gets the seeds that it has there. They lie in a folder of their own beside it,
     <study>,without=<finding>. Raises UserError where the audit does not find it in the data of every arm.
     """
-    check_finding(finding)
+    if finding not in (known := (*LEAKS, *DOUBTS)):
+        raise UserError(
+            f"--without {finding}: must be a check of the audit that names images to leave out: {', '.join(known)}."
+            f"{did_you_mean(finding, known)}"
+        )
     if own := [each for each in arguments if each.partition("=")[0] in ("seeds", "questions")]:
         raise UserError(f"{own[0]}: --without takes the seeds and questions that the study was run with. Leave it out.")
     plan = make_plan(file, arguments, config_dir, None)
@@ -103,16 +107,6 @@ def _made(plan: Plan) -> tuple[Study, list[Key], Mapping[str, Any] | None]:
     arms = {arm: config for arm, config in plan.whole.arms.items() if arm in dict(keys)}
     seeds = tuple(sorted({seed for _, seed in keys}))
     return replace(asked, arms=arms, seeds=seeds), keys, design
-
-
-def check_finding(finding: str) -> None:
-    """Raise UserError for a finding that names no images to leave out."""
-    known = (*LEAKS, *DOUBTS)
-    if finding not in known:
-        raise UserError(
-            f"--without {finding}: must be a check of the audit that names images to leave out: {', '.join(known)}."
-            f"{did_you_mean(finding, known)}"
-        )
 
 
 def flagged(arm_configs: Mapping[str, ArmConfig], finding: str) -> dict[str, Flagged]:

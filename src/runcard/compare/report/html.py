@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -50,16 +49,6 @@ MARKS = {
     "confounded": ("!", "warn"),
     "smoke test": ("!", "warn"),
 }
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim, the answers that settle it, and, where it is confounded, those of the original comparison."""
-
-    text: str
-    arms: tuple[str, str]
-    settling: tuple[Answer, ...]
-    as_compared: tuple[Answer, ...]
 
 
 def write_report(findings: Findings, folder: Path, with_images: bool = True) -> Path:
@@ -167,8 +156,8 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _claims(answers: Sequence[Answer]) -> list[Claim]:
-    """Collect each claim about two arms once, with the answers that settle it."""
+def _claims(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Collect each claim about two arms once, with the answers that settle it; of a confounded one, its own too."""
     by_key = {answer.question.key: answer for answer in answers}
     settling = {key for answer in answers for key in answer.question.controlled_by}
     asked: dict[tuple[str, str, str], list[Answer]] = {}
@@ -177,12 +166,12 @@ def _claims(answers: Sequence[Answer]) -> list[Claim]:
             pair = (answer.question.claim, answer.question.first, answer.question.second)
             asked.setdefault(pair, []).append(answer)
     return [
-        Claim(
-            text=claim,
-            arms=(first, second),
-            settling=tuple(by_key[key] for a in group for key in a.question.controlled_by or (a.question.key,)),
-            as_compared=tuple(a for a in group if a.question.controlled_by),
-        )
+        {
+            "text": claim,
+            "arms": (first, second),
+            "settling": [by_key[key] for a in group for key in a.question.controlled_by or (a.question.key,)],
+            "as_compared": [a for a in group if a.question.controlled_by],
+        }
         for (claim, first, second), group in asked.items()
     ]
 

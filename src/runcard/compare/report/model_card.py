@@ -33,7 +33,7 @@ from runcard.stats.mrmc import MIN_UNITS
 
 NOT_RECORDED = "not recorded"
 TEMPLATES = Path(__file__).with_name("templates")
-WEIGHTS = re.compile(r"weights|pretrained|init", re.IGNORECASE)  # in the names of a model's keys that decide them
+WEIGHTS = re.compile(r"model\..*(weights|pretrained|init)[^.]*$", re.IGNORECASE)  # keys of a model that decide them
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 CHECKLIST_NOTE = (
     "Tejani A S, Klontzas M E, Gatti A A, et al. Checklist for Artificial Intelligence in Medical Imaging (CLAIM): "
@@ -159,7 +159,7 @@ def _model(run: Run) -> dict[str, str]:
     layers = [f"{kind} ×{count}" if count else f"no {kind}" for kind, count in built.get("layers", {}).items()]
     shape = " × ".join(map(str, built.get("output_shape") or ()))
     num_parameters, num_trained = metadata["num_parameters"], metadata["num_trained_parameters"]
-    origin = [f"{key.removeprefix('model.')}={value}" for key, value in run.config.items() if _decides_weights(key)]
+    origin = [f"{key.removeprefix('model.')}={value}" for key, value in run.config.items() if WEIGHTS.match(key)]
     origin += [f"SHA-256 of the file {digest}" for digest in [run.config.get("weights_sha256")] if digest]
     if initial := run.config.get("train.init_from"):
         origin.append(f"the weights of {initial}, SHA-256 {run.config['init_sha256']}")
@@ -173,10 +173,6 @@ def _model(run: Run) -> dict[str, str]:
         "initial weights": f"{', '.join(origin) or NOT_RECORDED}; seed {run.seed}",
         "licence": "author: of the weights, the code and the data",
     }
-
-
-def _decides_weights(key: str) -> bool:
-    return key.startswith("model.") and bool(WEIGHTS.search(key.rpartition(".")[2]))
 
 
 def _classes(run: Run) -> str:

@@ -29,10 +29,12 @@ RANGES = (
 )
 
 
-def print_power(console: Console, arms: Sequence[Arm], metric: str, differences: Sequence[float]) -> None:
+def print_power(
+    console: Console, arms: Sequence[Arm], left_out: Sequence[str], metric: str, differences: Sequence[float]
+) -> None:
     """Print, for each pair of arms or for one alone, what it can detect now and what each difference would need."""
-    enough, left_out = scattered(arms, metric, min_seeds=2)
-    for line in left_out:
+    enough, too_few = scattered(arms, metric, min_seeds=2)
+    for line in (*left_out, *too_few):
         console.print(f"left out  {line}", style="yellow")
     for first, second in list(combinations(enough, 2)) or [(enough[0], enough[0])]:
         values = endpoints.units([first, second], metric).values

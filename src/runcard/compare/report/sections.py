@@ -132,12 +132,11 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
         by_image = by_image and replace(by_image, paired=by_image.paired.numbered)
     drawn += [charts.pairs(each.swapped if is_swapped else each, of_arms) for each in paired.values()]
     drawn += [charts.path(each, of_arms[each.question.first]) for each in answers if len(each.path) > 1 and each.effect]
-    images = _extremes(key, by_image, arms, is_swapped, with_images) if by_image else ((), (), ())
-    standing_out, better, worse = images
-    panels = [
+    standing_out, better, worse = _extremes(key, by_image, arms, is_swapped, with_images) if by_image else ((), (), ())
+    panels = tuple(
         (words, tuple(p for i, arm in enumerate(arms) if (p := _panel(f"{key}-{name}{i + 1}.jpg", arm, name))))
         for name, words in (PANELS.items() if with_images else ())
-    ]
+    )
     return Section(
         key=key,
         names=names,
@@ -150,7 +149,7 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
         standing_out=standing_out,
         better=better,
         worse=worse,
-        panels=tuple((words, pictures) for words, pictures in panels if pictures),
+        panels=panels,
     )
 
 

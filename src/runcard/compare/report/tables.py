@@ -47,11 +47,8 @@ def _title(arm: Arm) -> str:
     data = f"{metadata['choices']['dataset']}, {counted(images, f'{of} image')}, data {metadata['data']['hash'][:6]}"
     if any(run.smoke_test for run in arm.runs):
         return f"smoke tests: {data}"
-    return (
-        f"trials of a search: {data}"
-        if all("trial" in (run.metadata.get("search") or {}) for run in arm.runs)
-        else data
-    )
+    are_trials = all("trial" in (run.metadata.get("search") or {}) for run in arm.runs)
+    return f"trials of a search: {data}" if are_trials else data
 
 
 def _place(findings: Findings, measure: Measure, arm: Arm) -> float:

@@ -12,7 +12,7 @@ from runcard.compare.analysis import Findings
 from runcard.compare.answers import Answer, Look
 from runcard.compare.arms import Arm
 from runcard.compare.disagreement import disagreement
-from runcard.compare.measures import Measure, Value
+from runcard.compare.measures import Measure
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms, tabulate_cost
 from runcard.compare.verdicts import format_difference, format_p, format_range
 from runcard.compare.without import Cost
@@ -184,7 +184,12 @@ def _pair(place: int, answer: Answer) -> list[str]:
 
 def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
     pooled = findings.out_of_fold[arm.name]
-    measured = {m.key: _value(m, v) for m in findings.measures if (v := findings.values[arm.name].get(m.title))}
+    measured: dict[str, dict[str, Any]] = {}
+    for measure in findings.measures:
+        if value := findings.values[arm.name].get(measure.title):
+            measured[measure.key] = {"title": measure.title, "runs": _plain(value.runs), "note": value.note}
+            if value.mean:
+                measured[measure.key]["mean"] = _effect(measure, value.mean, measure.mean_interval(value.mean))
     return {
         "name": arm.name,
         "runs": [
@@ -195,11 +200,6 @@ def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
         "out_of_fold": dict(zip(pooled, _plain(list(pooled.values())), strict=True)),
         "best": {arm.first.monitored: {"runs": _plain(findings.best[arm.name].runs), "note": "chosen on these images"}},
     }
-
-
-def _value(measure: Measure, value: Value) -> dict[str, Any]:
-    shown: dict[str, Any] = {"title": measure.title, "runs": _plain(value.runs), "note": value.note}
-    return shown | ({"mean": _effect(measure, value.mean, measure.mean_interval(value.mean))} if value.mean else {})
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
