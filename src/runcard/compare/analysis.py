@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -151,7 +150,7 @@ def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measur
     names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
     table = {metric_measure(name, arm.first): metric_value(arm, name, "last") for name in names}
     asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
-    threshold = asked[0] if asked else math.nan
+    threshold = asked[0] if asked else None
     keys = [key for key in learning_curves.MEASURES if asked or not key.endswith("_to_threshold")]
     table |= {
         learning_curves.measure(key, metric, threshold): learning_curves.value(key, arm, metric, threshold)
@@ -316,7 +315,7 @@ def read_study_folder(folder: Path) -> StudyFolder:
     file = folder / "study.json"
     try:
         content = read_json(folder, "study.json")
-        study, members, left_out = from_json(content["study"]), content["runs"], list(content.get("missing", []))
+        study, members, missing = from_json(content["study"]), content["runs"], list(content.get("missing", []))
         written = content.get("design")
         design = Design(tuple(written["looks"]), written["budget"], written["tried"]) if written else None
         known = content.get("preregistration")
@@ -329,7 +328,7 @@ def read_study_folder(folder: Path) -> StudyFolder:
         raise UserError(
             f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
         ) from None
-    arms = []
+    arms, left_out = [], list(missing)
     for name, folders in members.items():
         found = {folder / each: read_run(folder / each) for each in folders}
         left_out += [f"{path}: {reason}" for path, (run, reason) in found.items() if run is None]
@@ -343,5 +342,4 @@ def read_study_folder(folder: Path) -> StudyFolder:
             arms.append(Arm(name, kept, tuple(failed.get(name, ()))))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
-    missing = list(content.get("missing", []))
     return StudyFolder(study, content["command"], arms, left_out, missing, design, registration, without)

@@ -83,8 +83,8 @@ class Comparison:
         elif self.measure.per_image:
             means = [endpoints.of_arm(arm, self.measure.key).estimate for arm in self.arms]
         else:
-            asked, threshold = self.question, math.nan if self.question.threshold is None else self.question.threshold
-            read = [learning_curves.value(asked.measure, arm, asked.of or "", threshold).mean for arm in self.arms]
+            key, metric, threshold = self.measure.key, self.question.of or "", self.question.threshold
+            read = [learning_curves.value(key, arm, metric, threshold).mean for arm in self.arms]
             means = [mean.estimate if mean else math.nan for mean in read]
         back = math.exp if self.measure.is_ratio else float
         return dict(zip((arm.name for arm in self.arms), map(back, means), strict=True))
@@ -140,10 +140,9 @@ def metric_measure(metric: str, run: Run | None) -> Measure:
 def compare_arms(question: Question, first: Arm | None, second: Arm | None) -> Comparison:
     """Contrast two arms in what a question asks, or say why they cannot be compared."""
     metric, dynamic = question.of or question.measure, learning_curves.MEASURES.get(question.measure)
-    threshold = math.nan if question.threshold is None else question.threshold
     arm = first or second
     if dynamic:
-        measure = learning_curves.measure(question.measure, metric, threshold)
+        measure = learning_curves.measure(question.measure, metric, question.threshold)
     else:
         measure = metric_measure(metric, arm.first if arm else None)
     if not first or not second:
@@ -168,7 +167,7 @@ def compare_arms(question: Question, first: Arm | None, second: Arm | None) -> C
     if only_described:
         return replace(case, contrast=RunContrast(note=endpoints.described((first, second), metric)))
     if dynamic:
-        return replace(case, contrast=learning_curves.compare(question.measure, first, second, metric, threshold))
+        return replace(case, contrast=learning_curves.compare(measure.key, first, second, metric, question.threshold))
     try:
         effect = endpoints.contrast(first, second, metric)
         counted = None if endpoints.in_folds(first) else endpoints.units([first, second], metric)

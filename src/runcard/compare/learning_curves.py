@@ -26,7 +26,7 @@ class Training:
 
     run: Run
     metric: str
-    threshold: float
+    threshold: float | None  # of the values that reach one
 
     def epochs_to_threshold(self) -> float:
         """Return the first evaluated epoch at which val/<metric> reaches the threshold; inf where none does.
@@ -36,6 +36,7 @@ class Training:
         """
         name = f"val/{self.metric}"
         epochs, values = self._column(name)
+        assert self.threshold is not None
         past = values >= self.threshold if self.run.mode(self.metric) == "max" else values <= self.threshold
         first = int(past.argmax()) if past.any() else None
         self._finite(name, slice(first))
@@ -205,14 +206,14 @@ class RunContrast:
     note: str = ""  # "5 of 5 and 2 of 5 reached 0.9": why only ranks were compared; or why nothing can be said; or ""
 
 
-def measure(key: str, metric: str, threshold: float) -> Measure:
+def measure(key: str, metric: str, threshold: float | None) -> Measure:
     """Describe one of MEASURES for a metric and a threshold."""
     dynamic = MEASURES[key]
     written = dynamic.title.format(metric=title(dynamic.metric or metric), threshold=threshold)
     return Measure(key, written, dynamic.better, per_image=False, is_ratio=dynamic.is_ratio, verbs=dynamic.verbs)
 
 
-def value(key: str, arm: Arm, metric: str, threshold: float) -> Value:
+def value(key: str, arm: Arm, metric: str, threshold: float | None) -> Value:
     """Compute an arm's values of one of MEASURES and their mean with Student's interval, of logarithms for a ratio.
 
     There is no mean where a run has no value, because the runs with one are a selection; nor for an arm that is only
@@ -232,11 +233,11 @@ def still_rising(arm: Arm, metric: str) -> float:
 
     It is twice Training.rise, as for a straight line; 0 where no run is long enough.
     """
-    known = [rise for rise in value("rise", arm, metric, math.nan).runs if not math.isnan(rise)]
+    known = [rise for rise in value("rise", arm, metric, None).runs if not math.isnan(rise)]
     return 2 * sum(known) / len(known) if known else 0.0
 
 
-def compare(key: str, a: Arm, b: Arm, metric: str, threshold: float) -> RunContrast:
+def compare(key: str, a: Arm, b: Arm, metric: str, threshold: float | None) -> RunContrast:
     """Compare the runs of a with those of b: Welch's t, on logarithms for a ratio.
 
     Only ranks are compared where a run never reached the threshold ("never" ranks last), and where no two runs of an
@@ -265,7 +266,7 @@ def _by_ranks(x: Array, y: Array, note: str) -> RunContrast:
     return RunContrast(None, ranks_differ(x, y), bool(first_lower), note)
 
 
-def _read(key: str, arm: Arm, metric: str, threshold: float) -> tuple[Array, str]:
+def _read(key: str, arm: Arm, metric: str, threshold: float | None) -> tuple[Array, str]:
     """Compute a value per run, and a note on those that are inf (never reached the threshold) or NaN (undefined)."""
     dynamic = MEASURES[key]
     values, unknown = [], {}

@@ -87,19 +87,15 @@ def _how_asked(registration: Registration, study: Study, question: Question, arm
         return f"after a change of {FILE}, whose SHA-256 is not the one in study.json"
     if question.key not in registration.questions:
         return f"after {registration.time[:10]}, when the study was registered without it"
-    if changes := [*_changes(registration, question, arms), *_other_seeds(registration, study)]:
+    changes = list(changes_of_question(registration, question))
+    for arm in arms:
+        changes += _changes_of_arm(registration, arm)
+    if changes := [*changes, *_other_seeds(registration, study)]:
         return f"after a change: {'; '.join(changes)}"
     starts = [run.metadata["start"] for arm in arms for run in arm.runs]
     if starts and min(starts) < registration.time:
         return f"after its first run, which is of {min(starts)[:10]}"
     return BEFORE
-
-
-def _changes(registration: Registration, question: Question, arms: Sequence[Arm]) -> Iterator[str]:
-    """Yield what is different from what was registered: of the question, and of its arms' configs and data."""
-    yield from changes_of_question(registration, question)
-    for arm in arms:
-        yield from _changes_of_arm(registration, arm)
 
 
 def changes_of_question(registration: Registration, question: Question) -> Iterator[str]:

@@ -59,7 +59,6 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
     colours = _colours(findings)
     parts = sections(findings.answers, colours, with_images)
     drawn = dict.fromkeys(metric for section in parts for metric in section.metrics)
-    tables = {metric: charts.curve_table(findings.arms, metric) for metric in drawn}
     runs = [run for arm in findings.arms for run in arm.runs]
     context = {
         "findings": findings,
@@ -76,10 +75,12 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "cards": {arm.name: model_card(arm.first) for arm in findings.arms},
         "simulation": json.loads(SIMULATION.read_text(encoding="utf-8")),
         "with_images": with_images,  # without, the page is for others, who do not have the folders
+        "tables": {metric: charts.curve_table(findings.arms, metric) for metric in drawn},
+        "config": charts.PAGE_CONFIG,
+        "library": charts.library(),
         "relative": lambda path: quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()),
     }
-    page = {"tables": tables, "config": charts.PAGE_CONFIG, "library": charts.library()}
-    write_text(folder / "report.html", _environment().get_template("report.html").render(context | page))
+    write_text(folder / "report.html", _environment().get_template("report.html").render(context))
     return folder / "report.html"
 
 

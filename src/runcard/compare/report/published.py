@@ -7,7 +7,6 @@ from typing import Any
 
 from runcard.stats.published import Case, Claim, Judgement, Verdict, needed, too_few_images
 
-NAMES = {"rho": "rho", "run_sd": "run sd", "image_sd": "image sd", "discordance": "discordance"}
 WHATEVER = {"dice": "whatever the correlation", "accuracy": "however few images they disagree on"}
 RELATION = {"rho": ">"}  # all other assumptions are favourable where they are small
 TAKEN_FOR_GRANTED = {
@@ -70,9 +69,9 @@ def _needs(claim: Claim) -> str:
 
 
 def _bound(name: str, value: float) -> str:
-    return f"{NAMES[name]} {RELATION.get(name, '<')} {value:.2g}"
+    return f"{name.replace('_', ' ')} {RELATION.get(name, '<')} {value:.2g}"
 
 
 def _case(case: Case) -> str:
-    assumed = ", ".join(f"{NAMES[name]} {value:.2g}" for name, value in case.assumed.items())
+    assumed = ", ".join(f"{name.replace('_', ' ')} {value:.2g}" for name, value in case.assumed.items())
     return f"{assumed}: p {'< 0.001' if case.p < 0.001 else f'= {case.p:.3f}'}"
