@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -34,7 +33,7 @@ def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequen
         patients = f" of {counted(count.patients, 'patient')}" if count.word == "patients" else ""
         runs, images = counted(len(arm.runs), "run"), counted(count.images, "image")
         measure, data = metric_measure(arm.first.monitored, arm.first), arm.first.metadata["evaluation"]["data"]
-        answer = _mean(measure, measure.key, arm, "last", " (95 % interval {} to {})")
+        answer = _mean(measure, arm, "last", " (95 % interval {} to {})")
         what = f"{measure.title} is {answer} after the last epoch: {runs}, {images}{patients} of {data}"
         console.print(f"\n{arm.name}: {what}", style="bold")
         columns = ["", "best epoch", "last epoch"]
@@ -64,27 +63,27 @@ def print_evaluation(console: Console, trained: Sequence[Run], evaluated: Sequen
 
 def _row(name: str, arm: Arm, own: Arm) -> list[str]:
     measure = metric_measure(name, arm.first)
-    cells = [_mean(measure, name, arm, "best"), _mean(measure, name, arm, "last"), _mean(measure, name, own, "last")]
-    return [measure.title, *cells, _change(measure, name, arm, own)]
+    cells = [_mean(measure, *of) for of in ((arm, "best"), (arm, "last"), (own, "last"))]
+    return [measure.title, *cells, _change(measure, arm, own)]
 
 
-def _mean(measure: Measure, name: str, arm: Arm, checkpoint: str, interval: str = " [{}, {}]") -> str:
+def _mean(measure: Measure, arm: Arm, checkpoint: str, interval: str = " [{}, {}]") -> str:
     try:
-        effect = endpoints.of_arm(arm, name, checkpoint)
+        effect = endpoints.of_arm(arm, measure.key, checkpoint)
     except UserError:  # of a single patient, or a class without images
-        values = [endpoints.value(run, name, checkpoint) for run in arm.runs]
-        return "–" if any(map(math.isnan, values)) else number(sum(values) / len(values))
+        values = [endpoints.value(run, measure.key, checkpoint) for run in arm.runs]
+        return number(sum(values) / len(values))
     low, high = measure.mean_interval(effect)
     shown = interval.format(number(low), number(high)) if low < high else ""  # none where all values are equal
     return f"{number(effect.estimate)}{shown}"
 
 
-def _change(measure: Measure, name: str, arm: Arm, own: Arm) -> str:
+def _change(measure: Measure, arm: Arm, own: Arm) -> str:
     """Format what the metric is more here; – for folds, which have other images of their own each, and other units."""
-    if endpoints.in_folds(own) or arm.first.units.get(name) != own.first.units.get(name):
+    if endpoints.in_folds(own) or arm.first.units.get(measure.key) != own.first.units.get(measure.key):
         return "–"
     try:
-        here, there = (endpoints.units([each], name).values[0] for each in (arm, own))
+        here, there = (endpoints.units([each], measure.key).values[0] for each in (arm, own))
     except UserError:
         return "–"
     effect = mrmc.change(here, there)

@@ -54,7 +54,7 @@ MARKS = {
 def write_report(findings: Findings, folder: Path, with_images: bool = True) -> Path:
     """Write report.html into folder, and return its path.
 
-    Links to runs are relative to folder. Without images, the page has neither links nor names of images, whose values it shows.
+    Links to runs are relative to folder. Without images, the page has neither links nor names of images.
     """
     colours = _colours(findings)
     parts = sections(findings.answers, colours, with_images)
