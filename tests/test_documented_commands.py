@@ -241,6 +241,7 @@ def small(words: list[str], of_study: bool = False) -> list[str]:
 
 def commands_of(text: str, folder: Path, data: Path) -> Iterator[list[str]]:
     """Split a line into commands, as the shell does, with what the reader would fill in; without redirections."""
+    text = re.sub(r"\s+# .*", "", text)
     for pattern, replacement in FILL:
         text = re.sub(pattern, replacement, text)
     assert not re.search(r"<\w|…|(?<!DATA)/data/", text), f"nothing fills in: {text}"

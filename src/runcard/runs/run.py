@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runcard.config.diff import functional_leaves
+from runcard.console import counted
 from runcard.fileio import inside, parse_json, read_csv
 from runcard.runs.search import read_result
 
@@ -94,7 +95,7 @@ class Run:
         if not search:
             return ""
         result = read_result(self.folder.parent) if "trial" in search else search
-        of = f"a search of {result['trials']} trials" if "trials" in result else "a search"
+        of = f"a search of {counted(result['trials'], 'trial')}" if "trials" in result else "a search"
         if "trial" in search:
             return f"chosen by {of} on the validation images"
         if {member.get("sha256") for member in self.split_members[self.split]} & {*search.get("images", [None])}:
