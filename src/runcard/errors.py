@@ -59,7 +59,7 @@ def did_you_mean(value: object, allowed: Iterable[object]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def join_first(names: Sequence[str], most: int) -> str:
+def join_first(names: Sequence[str], most: int = 3) -> str:
     """Join the first names, as "a, b, c and 12 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -57,7 +57,7 @@ REFUSED = {
     "optimizer.lr=nan": "optimizer.lr must be a finite number, got nan",
     "optimizer.betas=[0.9,nan]": "optimizer.betas must be a finite number, got nan",
     "optimizer.betas=[0.9]": "optimizer.betas=[0.9]: torch.optim.Adam cannot be built of it",
-    "+metric.scores.x={_target_:torch.nn.ReLU}": "metric.scores.x._target_ must name a torchmetrics.Metric, got ReLU",
+    "+metric.scores.x={_target_:torch.nn.ReLU}": "scores.x._target_ must name a torchmetrics.Metric, got torch.nn.ReLU",
     "dataset.channels=true": "dataset.channels must be 1 or 3, got True",
     "dataset.num_images=100000000000000000000": "dataset.num_images must be at most 1000000",
     "dataset.size_px=100000": "dataset.size_px must be at most 16384",

@@ -251,7 +251,7 @@ def test_mistakes(study, unseal, run_config, tmp_path):
 
 
 def test_test_images_that_changed_are_refused(study, unseal, monkeypatch):
-    monkeypatch.setattr("runcard.inference.unseal._test_hash", lambda run_: "0" * 64)
+    monkeypatch.setattr("runcard.inference.unseal.hash_images", lambda members: {"hash": "0" * 64})
     code, _, errors = unseal(study)
     assert code == 2
     assert "not the files any more that its split.json sealed" in errors

@@ -93,11 +93,11 @@ def evaluate(
     found = find_runs(named)
     if not found.runs:
         raise UserError("\n".join(["There is no completed run to evaluate:", *found.left_out]))
-    done = evaluate_runs(found.runs, overrides, split, output, trust or [], console)
-    print_evaluation(console, found.runs, done.runs)
+    folder, evaluated = evaluate_runs(found.runs, overrides, split, output, trust or [], console)
+    print_evaluation(console, found.runs, evaluated)
     for line in found.left_out:
         console.print(f"left out  {line}", style="yellow")
-    console.print(f"\n{done.folder}/\ncompare the arms there  runcard compare {shlex.quote(str(done.folder))}")
+    console.print(f"\n{folder}/\ncompare the arms there  runcard compare {shlex.quote(str(folder))}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -123,14 +123,14 @@ def unseal(
             "\n".join([f"{folder}: stays sealed while runs are missing; runcard study runs them:", *found.missing])
         )
     console = plain_console()
-    done = unseal_runs(folder, [run for arm in found.arms for run in arm.runs], trust or [], console)
-    evaluations = iter(done.evaluated.runs)  # in the order of the runs
+    evaluated, look = unseal_runs(folder, [run for arm in found.arms for run in arm.runs], trust or [], console)
+    evaluations = iter(evaluated)  # in the order of the runs
     measured = [Arm(arm.name, tuple(next(evaluations) for _ in arm.runs), arm.failed) for arm in found.arms]
     command = shlex.join(["runcard", "unseal", str(study)])
     findings = replace(found, arms=measured, command=command).findings()
     print_findings(console, findings, details=False)
-    console.print(f"\n{ordinal(done.look.look)} look at this test set of {counted(done.look.images, 'image')}")
-    console.print(write_report(findings, done.evaluated.folder, with_images=False))
+    console.print(f"\n{ordinal(look.look)} look at this test set of {counted(look.images, 'image')}")
+    console.print(write_report(findings, Path(look.folder), with_images=False))
 
 
 @app.command(rich_help_panel=PANEL)
@@ -145,8 +145,8 @@ def export(
     from runcard.inference.export import FORMATS, export_run
 
     check_config_choice("--format", kind, FORMATS)
-    done = export_run(run, kind, output, root, trust or [])
-    print(f"preprocessing  {done.graph}\nfile           {done.file}\n{output}")
+    graph, file = export_run(run, kind, output, root, trust or [])
+    print(f"preprocessing  {graph}\nfile           {file}\n{output}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -200,7 +200,7 @@ def figures(
     trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
 ) -> None:
     """Draw the figures and previews that a lean record (record=lean) leaves out, from the best epoch's weights."""
-    from runcard.experiment.redraw import draw_figures
+    from runcard.experiment.restored import draw_figures
 
     draw_figures(run, root, trust or [], plain_console())
     print(f"{run / 'figures'}/\n{run / 'previews'}/")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -17,9 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from runcard.config.diff import flatten
 from runcard.config.project import CONF, choices_of, config_folders
 from runcard.config.sweep import relative
-from runcard.errors import did_you_mean
+from runcard.errors import did_you_mean, join_first
 
 MAX_LISTED = 18  # keys: all at the top of the config
 RENAMED = {  # former name -> its name now
@@ -123,14 +125,12 @@ def _no_such_key(key: str, arguments: Sequence[str]) -> str:
         return f"{key} is now called {renamed}."
     config, choices = _composed_without(key, arguments)
     group, _, rest = key.partition(".")
-    keys = list(_dotted(config))
+    leaves = flatten(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    keys = list(dict.fromkeys(above for leaf in leaves for above in accumulate(leaf.split("."), "{}.{}".format)))
     where = f" of {group}={choices[group]}" if rest and group in choices else ""
     siblings = [k for k in keys if k.startswith(f"{group}.")] if group in config else [*map(str, config), *keys]
-    return f"{key}: no such option{where}.{did_you_mean(key, siblings) or _listed(siblings)}"
-
-
-def _listed(keys: Sequence[str]) -> str:
-    return f" There are {', '.join(keys[:MAX_LISTED])}{', …' if len(keys) > MAX_LISTED else '.'}"
+    hint = did_you_mean(key, siblings) or f" There are {join_first(siblings, MAX_LISTED)}."
+    return f"{key}: no such option{where}.{hint}"
 
 
 def _composed_without(key: str, arguments: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
@@ -145,14 +145,3 @@ def _composed_without(key: str, arguments: Sequence[str]) -> tuple[DictConfig, d
             config = compose("config", return_hydra_config=True)
     choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), choices
-
-
-def _dotted(config: DictConfig, prefix: str = "") -> list[str]:
-    """Return all keys, dotted, in the order of the files; values are not looked at, they may be missing."""
-    keys = []
-    for key in map(str, config):
-        keys.append(prefix + key)
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and node:
-            keys += _dotted(node, f"{prefix}{key}.")
-    return keys

@@ -129,6 +129,15 @@ def build(
         raise _as_user_error(key, error) from None
 
 
+def build_all(group: str, nodes: Mapping[str, Any], trust: Sequence[str], kind: type, kind_name: str) -> dict[str, Any]:
+    """Build the objects that the nodes of a group name. Raise UserError for one that is not of the kind."""
+    built = {name: build(f"{group}.{name}", node, trust) for name, node in nodes.items()}
+    for name, each in built.items():
+        if not isinstance(each, kind):
+            raise UserError(f"{group}.{name}._target_ must name a {kind_name}, got {nodes[name]['_target_']}.")
+    return built
+
+
 def _unknown_argument(
     key: str, argument: str, group: str, node: DictConfig | Mapping[str, Any], choice: str | None
 ) -> str:

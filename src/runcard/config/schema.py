@@ -74,10 +74,6 @@ def _is_regex(text: object) -> bool:
     return True
 
 
-def _is_countable(value: object) -> bool:
-    return type(value) is not int or value <= LARGEST
-
-
 def _has_target(node: object) -> bool:
     return isinstance(node, dict) and isinstance(target := node.get("_target_"), str) and bool(target)
 
@@ -94,7 +90,8 @@ Workers = Annotated[
     rule(f"be at most {MAX_WORKERS}", lambda value: type(value) is not int or value <= MAX_WORKERS),
     rule("be auto or an integer >= 0", lambda value: value == "auto" or (type(value) is int and value >= 0)),
 ]
-Countable = rule(f"be at most {LARGEST}", _is_countable)  # torch and NumPy count with 64 bits, and products fit too
+# torch and NumPy count with 64 bits, and products fit too
+Countable = rule(f"be at most {LARGEST}", lambda value: type(value) is not int or value <= LARGEST)
 PositiveInt = Annotated[int, Countable, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
 ImageSize = Annotated[PositiveInt, rule("be at most 16384", lambda value: type(value) is not int or value <= 16384)]
 Interval = Annotated[
@@ -357,7 +354,7 @@ def check_targets(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     if foreign := untrusted_targets(config, trust):
         packages = ",".join(dict.fromkeys(target.partition(".")[0] for _, target in foreign))
         fix = f"if you trust {packages}, add trust=[{packages}]"
-        raise UserError("\n".join([*_untrusted(foreign), f"{BUILDING} {fix}"]))
+        raise UserError(f"{_untrusted(foreign)}\n{BUILDING} {fix}")
 
 
 def check_recorded(
@@ -374,12 +371,12 @@ def check_recorded(
         raise UserError(f"{where}: its config cannot be used: {error}.") from None
     if foreign := untrusted_targets(config, trust):
         options = " ".join(f"--trust {target}" for target in dict.fromkeys(target for _, target in foreign))
-        raise UserError("\n".join([*_untrusted(foreign), f"{BUILDING} if you trust it: {options}"]))
+        raise UserError(f"{_untrusted(foreign)}\n{BUILDING} if you trust it: {options}")
 
 
-def _untrusted(foreign: Sequence[tuple[str, str]]) -> list[str]:
+def _untrusted(foreign: Sequence[tuple[str, str]]) -> str:
     named = [f"{key}._target_: {target:.200} is not an object of a trusted package." for key, target in foreign]
-    return [*named[:MAX_NAMED], *([f"and {len(named) - MAX_NAMED} more"] if len(named) > MAX_NAMED else [])]
+    return _few(named, MAX_NAMED + 1)
 
 
 def fault_lines(error: ValidationError, section: type[Section]) -> list[str]:

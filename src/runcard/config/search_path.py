@@ -24,21 +24,17 @@ class ProjectSearchPath(SearchPathPlugin):
         """Add what is there, except to a saved config of a run folder (make rerun), which is complete."""
         for source in search_path.get_path():
             if Path(source.path).name == FOLDER:
-                _check_saved(Path(source.path.removeprefix("file://")).parent)
+                run = Path(source.path.removeprefix("file://")).parent
+                try:
+                    read_config(run)  # Hydra must do no more with it than to hold values
+                except (OSError, ValueError) as error:
+                    raise UserError(f"{run}: its saved config cannot be used: {error}.") from None
                 return
         experiments = Path.cwd() / "experiments"
         if experiments.is_dir():
             search_path.prepend("project", f"experiments://{experiments}")
         for conf in config_folders()[:-1]:
             search_path.prepend("project", f"file://{conf}")
-
-
-def _check_saved(run: Path) -> None:
-    """Raise UserError where Hydra would do more with a run's saved config than to hold values."""
-    try:
-        read_config(run)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run}: its saved config cannot be used: {error}.") from None
 
 
 class ExperimentsSource(ConfigSource):
@@ -72,12 +68,10 @@ class ExperimentsSource(ConfigSource):
         if config_path == "":
             return [] if results_filter is ObjectType.CONFIG else ["experiment"]
         folder = self._file(config_path)
-        folders = [path.name for path in folder.iterdir() if path.is_dir()]
+        groups = [path.name for path in folder.iterdir() if path.is_dir()]
         configs = [path.stem for path in folder.glob("*.yaml")]
-        return sorted({
-            *(folders if results_filter is not ObjectType.CONFIG else ()),
-            *(configs if results_filter is not ObjectType.GROUP else ()),
-        })  # fmt: skip
+        found = {ObjectType.GROUP: groups, ObjectType.CONFIG: configs, None: [*groups, *configs]}
+        return sorted(set(found[results_filter]))
 
     def _file(self, config_path: str) -> Path:
         """Return the path of a config in the folder; one that does not exist for any other group's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,9 @@ def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         with suppress(HydraException):  # an option, or a mistake that Hydra tells
             parsed[argument] = parser.parse_override(argument)
-    _check_name(parsed.values())
+    for override in parsed.values():  # before the sweep's folder is made, which may not lie outside outputs/
+        if override.key_or_group == "name" and not override.is_sweep_override() and not is_run_name(override.value()):
+            raise UserError(f"name must {RUN_NAME}, got {override.value()!r}.")
     return [*_add_or_override(arguments, parsed), *_folders(parsed)]
 
 
@@ -41,13 +43,6 @@ def is_run_name(name: object) -> bool:
     parts = str(name).split("/")
     is_folder = all(part not in ("", ".", "..") and len(os.fsencode(part)) <= MAX_NAME_BYTES for part in parts)
     return type(name) in (str, int, float) and is_folder and str(name).isprintable()
-
-
-def _check_name(overrides: Iterable[Override]) -> None:
-    """Raise UserError for a name that leads out of outputs/, before the sweep's folder is made."""
-    for override in overrides:
-        if override.key_or_group == "name" and not override.is_sweep_override() and not is_run_name(override.value()):
-            raise UserError(f"name must {RUN_NAME}, got {override.value()!r}.")
 
 
 def _add_or_override(arguments: Sequence[str], parsed: Mapping[str, Override]) -> list[str]:

@@ -34,7 +34,6 @@ PROBLEM: Final = "problem"
 MIN_FREE_GB = 1, 10  # below the first a run may not end, below the second a sweep
 OTHER_EXTRAS = {"dev", "docs"}  # for work on Runcard itself
 MISSING = " is missing"  # make setup leaves packages out where there is no GPU
-MAX_NAMED = 3  # packages in a line
 GPU_DEVICE = "/dev/nvidia0"  # of NVIDIA's driver, on Linux
 
 
@@ -159,7 +158,7 @@ def _packages() -> Iterator[Check]:
         lines = [line for line in lock.read_text(encoding="utf-8").splitlines() if line[:1] not in ("", "#")]
         tested = [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate()]
         others = [line for each in tested if (line := _unmet(each)) and not line.endswith(MISSING)]
-        text = f"not those tested: {join_first(others, MAX_NAMED)}: make setup installs them"
+        text = f"not those tested: {join_first(others)}: make setup installs them"
         yield Check(NOTE, "lock", text) if others else Check(OK, "lock", "the versions of requirements.lock")
     for extra in sorted(set(metadata.metadata("runcard").get_all("Provides-Extra") or ()) - OTHER_EXTRAS):
         needed = [each for each in required if each.marker and each.marker.evaluate({"extra": extra})]

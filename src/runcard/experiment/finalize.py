@@ -121,8 +121,10 @@ def print_summary(console: Console, setup: ExperimentSetup, results: dict[str, A
     last, best = results["last"], results["best"]
     best_column = f"best {best['monitor']} (epoch {best['epoch']})"
     columns = [positive_title(setup.data), f"last (epoch {last['epoch']})", best_column]
-    names = {name: _with_unit(name, setup) for name in last["values"]}
-    cells = [[names[name], f"{value:.4f}", f"{best['values'][name]:.4f}"] for name, value in last["values"].items()]
+    cells = [
+        [_with_unit(name, setup), f"{value:.4f}", f"{best['values'][name]:.4f}"]
+        for name, value in last["values"].items()
+    ]
     console.print()
     print_table(console, columns, cells)
     for finding in results["shortcut"]:
@@ -161,12 +163,12 @@ def explain_validation(setup: ExperimentSetup, console: Console) -> tuple[list[F
     pictures = Pictures(samples.images[chosen], samples.targets[chosen], ids, groups)
     classifier = Classifier(setup.model, setup.data.normalization, setup.data.classes, setup.fabric.autocast)
     try:
-        explanation = explain(classifier, pictures)
+        tiles, findings = explain(classifier, pictures)
     except (UserError, ModuleNotFoundError) as error:  # a model without convolutions: no reason to lose its training
         reason = how_to_install(error) if isinstance(error, ModuleNotFoundError) else error
         console.print(f"no activation maps: {reason}", style="yellow")
         return [], None
-    return explanation.findings, panel(explanation.tiles, "activation maps: validation, best epoch")
+    return findings, panel(tiles, "activation maps: validation, best epoch")
 
 
 def evaluate_splits(setup: ExperimentSetup) -> dict[str, Evaluation]:
@@ -179,9 +181,9 @@ def per_image_rows(setup: ExperimentSetup, weights: str, evaluations: dict[str, 
     """Return the rows of per_image.csv that evaluations give; weights is last or best."""
     data, samples = setup.data, setup.data.samples
     return [
-        {"split": split, "checkpoint": weights, **row}
-        for split, evaluation in evaluations.items()
-        for row in rows_per_image(evaluation, samples.ids, data.groups, samples.targets, data.classes)
+        row
+        for split, each in evaluations.items()
+        for row in rows_per_image(split, weights, each, samples.ids, data.groups, samples.targets, data.classes)
     ]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.dropout import _DropoutNd
@@ -70,7 +70,8 @@ def summarize_model(model: nn.Module, shape: tuple[int, int, int], config: Mappi
     """
     leaves, calls, output_shape = flatten(config), _Calls(), None
     with suppress(Exception), _evaluating(model), calls:  # other people's models may raise anything
-        output_shape = tuple(model(_blank(model, shape)).shape[1:])
+        blank = torch.zeros(1, *shape, device=next(model.parameters(), torch.empty(0)).device)
+        output_shape = tuple(model(blank).shape[1:])
     dropouts = _dropouts(model, calls)
     has_batch_norm = calls.batch_norm or any(isinstance(module, _BatchNorm) for module in model.modules())
     return ModelSummary(
@@ -131,7 +132,9 @@ def _mismatches(config: Mapping[str, Any], rates: set[float], has_batch_norm: bo
     found = []
     for key, value in config.items():
         name, setting = key.rpartition(".")[2], f"model.{key}={_format_value(value)}"
-        if "dropout" in name.lower() and _rates(value) - rates:
+        values = value if isinstance(value, list) else [value]
+        asked = {each for each in values if isinstance(each, float) and 0 < each <= 1}  # an integer counts something
+        if "dropout" in name.lower() and asked - rates:
             found.append(f"{setting}: no dropout of that rate was built")
         if BATCH_NORM_KEY.fullmatch(name):
             if value is True and not has_batch_norm:
@@ -139,12 +142,6 @@ def _mismatches(config: Mapping[str, Any], rates: set[float], has_batch_norm: bo
             if value is False and has_batch_norm and key == name:
                 found.append(f"{setting}: batch norm was built all the same")
     return found
-
-
-def _rates(value: object) -> set[float]:
-    """Return the rates above 0 that a leaf of the config gives; integers are none, they count something."""
-    values = value if isinstance(value, list) else [value]
-    return {v for v in values if isinstance(v, float) and 0 < v <= 1}
 
 
 def _dropouts(model: nn.Module, calls: _Calls) -> dict[float, int]:
@@ -173,12 +170,6 @@ def _kind(module: nn.Module) -> str | None:
         return "dense layer"
     named = isinstance(module, NORMALIZATIONS) or list(module.parameters(recurse=False))
     return type(module).__name__ if named else None
-
-
-def _blank(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    """Return an image of zeros (1, C, H, W) float32 where the model's parameters are."""
-    parameter = next(model.parameters(), torch.empty(0))
-    return torch.zeros(1, *shape, device=parameter.device)
 
 
 def _format_value(value: object) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,8 @@ from runcard.experiment.setup import ExperimentSetup
 from runcard.figures.charts import confusion_figure
 from runcard.figures.predictions import Example, batch_figure, class_figure, mask_figure, preview
 from runcard.fileio import atomic_write, write_figure
+from runcard.inference.evaluate import predicted_examples
 from runcard.interrupts import unmasked
-from runcard.training.evaluation import predict
 from runcard.training.types import Evaluation
 
 MAX_PREVIEWS = 500
@@ -128,8 +128,10 @@ class PredictionFigures:
             if i < MAX_PREVIEWS:
                 stem = without_suffix(example.title)
                 name = stem if stems[stem] == 1 else example.title
-                with only_warned_of(f"preview of {name[:MAX_REASON]}"):
-                    _write_preview(folder / "previews" / preview_name(name), example, self.classes)
+                path = folder / "previews" / preview_name(name)
+                with only_warned_of(f"preview of {name[:MAX_REASON]}"), atomic_write(path) as temporary:
+                    picture = Image.fromarray(preview(example, self.classes))
+                    picture.save(temporary, compress_level=1)  # twice as fast
             probs, target = example.labelled()
             cells = num_classes * target.astype(np.int64) + probs.argmax(axis=0)
             confusion += np.bincount(cells, minlength=num_classes**2)
@@ -140,15 +142,6 @@ class PredictionFigures:
 
     def _examples(self, indices: Sequence[int]) -> Iterator[Example]:
         """Yield the named samples with the model's probabilities for them, titled by id."""
-        val, keys = self.loaders.val, [(0, i) for i in indices]
-        loader = BatchLoader(val.dataset, val.batch_size, keys, val.device)
-        batches = predict(self.model, (batch.images for batch in loader))
-        of_images = chain.from_iterable(probs.cpu().numpy() for probs in batches)
-        for index, probs in zip(indices, of_images, strict=True):
-            target = np.asarray(self.samples.targets[index])
-            yield Example(self.samples.ids[index], self.samples.images[index], target, probs)
-
-
-def _write_preview(path: Path, example: Example, classes: Sequence[str]) -> None:
-    with atomic_write(path) as temporary:
-        Image.fromarray(preview(example, classes)).save(temporary, compress_level=1)  # twice as fast
+        val = self.loaders.val
+        loader = BatchLoader(val.dataset, val.batch_size, [(0, i) for i in indices], val.device)
+        return predicted_examples(self.model, loader, self.samples)

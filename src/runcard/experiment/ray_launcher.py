@@ -39,8 +39,8 @@ class RayLauncher(Launcher):
     """
 
     def __init__(self, ray: DictConfig) -> None:
-        self.init: dict[str, Any] = _plain(ray.init)
-        self.resources: dict[str, Any] = _plain(ray.remote)
+        plain: Any = OmegaConf.to_container(ray, resolve=True)
+        self.init, self.resources = plain["init"], plain["remote"]
         self.max_retries = self.resources.pop("max_retries", 0)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -54,7 +54,8 @@ class RayLauncher(Launcher):
         _check_resources(ray, self.init, self.resources)
         task = ray.remote(max_retries=0, **self.resources)(_run)
         configs = [self._job_config(each, index) for index, each in enumerate(job_overrides, initial_job_idx)]
-        state, environment = Singleton.get_state(), _environment()
+        state = Singleton.get_state()
+        environment = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
 
         def start(job: int, tries: int) -> Any:
             return task.options(name=configs[job].hydra.sweep.subdir).remote(
@@ -173,12 +174,3 @@ def _check_resources(ray: Any, init: Mapping[str, Any], resources: Mapping[str, 
     for key, name in {"num_cpus": "CPU", "num_gpus": "GPU"}.items():
         if resources.get(key, 0) > there.get(name, 0):
             raise UserError(f"{KEY}.remote.{key}={resources[key]}: this machine has {there.get(name, 0):g} {name}s.")
-
-
-def _environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    return {str(key): value for key, value in plain.items()}

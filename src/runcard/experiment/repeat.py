@@ -22,13 +22,13 @@ from runcard.experiment.session import Nowhere, fit_setup
 from runcard.experiment.setup import ExperimentSetup, with_cached_features
 from runcard.fileio import read_csv
 from runcard.runs.environment import code_hash, hardware, versions
-from runcard.runs.folders import BEST, LAST, file_of, has_file, read_metrics
+from runcard.runs.folders import BEST, file_of, read_metrics
 from runcard.runs.run import Run
-from runcard.training.checkpoint import load_tensors, load_weights, read_last, read_weights
+from runcard.training.checkpoint import read_weights
+from runcard.training.restore import load_epoch
 from runcard.training.types import Evaluation, State
 
 SCORE_TOLERANCE = 0.01  # of the mean of a score, where only rounding is the same
-MAX_NAMED = 3  # of what differs, in a message
 TIMES = ("seconds", "images_per_second")  # columns of metrics.csv that no two trainings share
 
 
@@ -75,19 +75,14 @@ def evaluate_again(run: Run, cfg: DictConfig, config: Config, source: Source, ch
     reasons = _other_machine(run.session, setup)
     checked = []
     for weights in ("last", "best"):
-        if weights == "best" or run.metadata["epochs"] == run.metadata["best"]["epoch"]:
-            load_weights(file_of(run.folder, BEST), setup.model)
-        elif has_file(run.folder, LAST):
-            path = file_of(run.folder, LAST)
-            load_tensors(setup.model, read_last(path, "so it cannot be evaluated", "")["model"], path)
-        else:
+        if not load_epoch(setup.model, run, weights):
             continue
         again = per_image_rows(setup, weights, evaluate_splits(setup))
         old = [row for row in recorded if row["checkpoint"] == weights]
         if fault := _difference(old, again, 0.0 if not reasons else SCORE_TOLERANCE):
             raise ValueError(f"per_image.csv, {weights} epoch: {fault}")
         checked.append(weights)
-    why = join_first(reasons, MAX_NAMED)
+    why = join_first(reasons)
     how = f"to rounding (means to {SCORE_TOLERANCE:g}), as {why}" if reasons else "bit for bit"
     return f"the weights, evaluated again, give per_image.csv {how}: {' and '.join(checked)} epoch"
 
@@ -132,7 +127,7 @@ def train_again(run: Run, cfg: DictConfig, config: Config, source: Source, choic
             if not same(was[key], now[key], LOSS_TOLERANCE if reasons else 0.0) and (is_loss or not reasons):
                 raise ValueError(f"{key} of epoch {was['epoch']} was {was[key]} and is now {now[key]}")
     if epochs < len(rows) or reasons:
-        why = join_first(reasons, MAX_NAMED)
+        why = join_first(reasons)
         how = f"with the same losses to {LOSS_TOLERANCE:.0%}, as {why}" if reasons else "bit for bit"
         return f"trained again, the first {counted(epochs, 'epoch')} of metrics.csv: {how}"
     kept, _ = read_weights(file_of(run.folder, BEST))
@@ -143,14 +138,9 @@ def train_again(run: Run, cfg: DictConfig, config: Config, source: Source, choic
 
 def _other_machine(session: Mapping[str, Any], setup: ExperimentSetup) -> list[str]:
     """Say why what a session computed may differ here in the last bits; nothing where it must not."""
-    here, there = hardware(), session["hardware"]
-    reasons = [f"{key} was {there.get(key)}, here {value}" for key, value in here.items() if there.get(key) != value]
-    installed = versions()
-    reasons += [
-        f"{name} was {version}, here {installed.get(name)}"
-        for name, version in session["versions"].items()
-        if installed.get(name) != version
-    ]
+    was, now = session["hardware"] | session["versions"], hardware() | versions()
+    keys = (*hardware(), *session["versions"])
+    reasons = [f"{key} was {was.get(key)}, here {now.get(key)}" for key in keys if was.get(key) != now.get(key)]
     if session["code"] != code_hash():
         reasons.append("the code of Runcard was another")
     if session.get("devices", 1) > 1:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from runcard.audit.findings import check_allowed
 from runcard.config.diff import UNKNOWN, flatten
@@ -40,7 +39,7 @@ def run(
     search which may stop the run, and it returns NaN then. Raises UserError, and HeldError where another process runs
     in the folder.
     """
-    place = launched_place(_devices(cfg))
+    place = launched_place(OmegaConf.select(cfg, "train.devices", throw_on_resolution_failure=False))
     if place and place[0] > 0:
         remove_if_empty(folder)  # Hydra made it; the first rank has the record
         return follow(place, cfg, choices)
@@ -62,13 +61,6 @@ def run(
         if message := cannot_write(folder, error, NOT_USABLE):
             raise UserError(message) from None
         raise
-
-
-def _devices(cfg: DictConfig) -> object:
-    """Return train.devices of a config that is not yet parsed; None where it has none: parse_config says why."""
-    with suppress(OmegaConfBaseException):
-        return OmegaConf.select(cfg, "train.devices")
-    return None
 
 
 def is_completed(cfg: DictConfig, folder: Path, choices: dict[str, str]) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,7 @@ from runcard.audit.decoded import decode
 from runcard.audit.findings import as_json
 from runcard.audit.profiles import Profile, seen_in
 from runcard.config.diff import config_hash
-from runcard.config.instantiate import build
+from runcard.config.instantiate import build_all
 from runcard.config.schema import Config
 from runcard.console import counted, print_table
 from runcard.data.loaders import make_loaders
@@ -34,7 +36,7 @@ from runcard.experiment.model_summary import ModelSummary, summarize_model
 from runcard.experiment.predictions import PredictionFigures, first_batch, only_warned_of
 from runcard.experiment.recorded import report_recorded
 from runcard.experiment.setup import ExperimentSetup, make_setup, with_cached_features
-from runcard.experiment.trial import Pruned, PruningLogger
+from runcard.experiment.trial import Pruned, report_epoch
 from runcard.fileio import NOT_USABLE, cannot_write, write_csv, write_figure
 from runcard.interrupts import StopAfterEpoch, unmasked
 from runcard.loggers.progress import Progress
@@ -42,7 +44,7 @@ from runcard.loggers.run import RunLogger, Tracker
 from runcard.runs.hold import Hold
 from runcard.runs.search import chosen_by
 from runcard.runs.writer import Record, check_parent, copy_training
-from runcard.training.checkpoint import Checkpoint, from_bytes, restore
+from runcard.training.checkpoint import Checkpoint, read_last, restore
 from runcard.training.evaluation import columns
 from runcard.training.feature_cache import Pretrained
 from runcard.training.loop import fit
@@ -80,14 +82,14 @@ def train_experiment(
         profiles.update(decoded.profiles)
         return decoded.samples
 
-    trackers = _trackers(config)
+    trackers = build_all("logger", config.logger, config.trust, Tracker, "logger")
     setup = make_setup(cfg, config, source, choices, read, ranks=ranks)
     samples, split = setup.data.samples, setup.data.split
     fingerprint = data_fingerprint(split, samples.ids, samples.digests)
     built = summarize_model(setup.model, setup.image_shape, setup.config["model"])
     validation = setup.loaders.val
     findings = audit_before_training(setup.data, profiles, setup.augment, validation, config, built.mismatches)
-    record = Record.open(hold, setup.config, choices, fingerprint, setup.overwrite)
+    record = Record.open(hold, setup.config, choices, fingerprint, config.overwrite)
     if record.content.get("status") == "completed":
         return report_recorded(record.folder, record.content, console)
     parent = None
@@ -128,15 +130,6 @@ def train_experiment(
         return math.nan
     print_summary(console, setup, ending, record.folder)
     return float(ending["best"]["value"])
-
-
-def _trackers(config: Config) -> dict[str, Tracker]:
-    """Build the loggers of a config, by their keys. Raise UserError, before any data are read."""
-    built = {name: build(f"logger.{name}", node, config.trust) for name, node in config.logger.items()}
-    for name, tracker in built.items():
-        if not isinstance(tracker, Tracker):
-            raise UserError(f"logger.{name}._target_ must name a logger, got {config.logger[name]['_target_']}.")
-    return built
 
 
 def _describe(setup: ExperimentSetup, built: ModelSummary, profiles: dict[int, Profile]) -> dict[str, Any]:
@@ -194,7 +187,7 @@ def _announce(
     if setup.data.sealed:
         sealed = counted(len(setup.data.split["test"]), "image")
         console.print(f"the test split of {sealed} is sealed: runcard unseal evaluates it, once the study is done")
-    if setup.smoke_test:
+    if setup.config["smoke_test"]:
         console.print("scale=quick: a smoke test of this config. It supports no conclusion.", style="yellow")
 
 
@@ -212,7 +205,6 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
     except Exception as error:
         failure = _as_message(error, record.folder, checkpoint.epoch)
         ending |= {"status": "failed", "error": str(failure)}
-        _finish(record, started, ending)
         if failure is not error:
             raise failure from None
         raise
@@ -222,18 +214,11 @@ def _ending(record: Record, checkpoint: Checkpoint, console: Console) -> Iterato
             f"\n{how} after epoch {checkpoint.epoch}. The same command goes on from there; a single run with "
             f"run_dir='\"{record.folder}\"' added."
         )
-        _finish(record, started, ending)
         raise
-    except BaseException:
-        _finish(record, started, ending)
-        raise
-    record.finish(perf_counter() - started, **ending)
-
-
-def _finish(record: Record, started: float, ending: dict[str, Any]) -> None:
-    """Let run.json say how the session ended, if it can: its own error is the one to hear of."""
-    with suppress(UserError, OSError):
-        record.finish(perf_counter() - started, **ending)
+    finally:
+        has_failed = ending["status"] in ("failed", "interrupted")  # then its own error is the one to hear of
+        with suppress(UserError, OSError) if has_failed else nullcontext():
+            record.finish(perf_counter() - started, **ending)
 
 
 def _as_message(error: Exception, folder: Path, epoch: int) -> Exception:
@@ -282,9 +267,7 @@ def _train(
                 write_figure(folder / "figures" / "first_batch.png", figure)
                 tracker.figure("train/first_batch", figure, 0)
         resumed_epoch = state.epoch
-        epochs, monitor = setup.train.epochs, setup.monitor.name
-        logger = PruningLogger(tracker, trial, monitor, epochs) if trial else tracker
-        outputs = InFolder(record, logger, checkpoint)
+        outputs = InFolder(record, tracker, checkpoint, trial)
         try:
             if ranks.size > 1 and ranks.meet():
                 last = checkpoint.last.read_bytes() if state.epoch else None
@@ -324,25 +307,32 @@ def train_along(ranks: Ranks, cfg: DictConfig, config: Config, source: Source, c
         raise UserError("dataset: its files here are not those that the first rank has.")
     state = State()
     if begun["last"]:
-        state = restore(from_bytes(begun["last"]), setup.model, setup.optimizer, setup.schedule.rule)
+        last = read_last(BytesIO(begun["last"]), "as the first rank has sent it", "Start it again")
+        state = restore(last, setup.model, setup.optimizer, setup.schedule.rule)
     nowhere = Nowhere()
     fit_setup(trained, state, nowhere, nowhere, ranks)
 
 
+@dataclass
 class InFolder:
     """The logger and the checkpoint of a run, as long as its folder is there: no file of it makes a new one."""
 
-    def __init__(self, record: Record, logger: Logger, checkpoint: Saver) -> None:
-        self.record, self.logger, self.checkpoint = record, logger, checkpoint
+    record: Record
+    logger: Logger
+    checkpoint: Saver
+    trial: Trial | None  # of a search, which may stop the run
 
     def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
         """Report one optimizer step."""
         self.logger.step(epoch, step, num_images, loss)
 
     def epoch(self, row: dict[str, Any], val: Evaluation | None, is_best: bool) -> None:
-        """Report one finished epoch. Raise UserError where the folder is gone."""
+        """Report one finished epoch. Raise UserError where the folder is gone, and Pruned where the search stops it."""
         self.record.check_there()
         self.logger.epoch(row, val, is_best)
+        if self.trial and val:
+            config = self.record.content["config"]
+            report_epoch(self.trial, row, config["metric"]["monitor"], config["train"]["epochs"])
 
     def save(self, state: State) -> None:
         """Save the state. Raise UserError where the folder is gone."""
@@ -377,7 +367,7 @@ def fit_setup(setup: ExperimentSetup, state: State, checkpoint: Saver, logger: L
     if ranks.size > 1:
         plain, augmented = loaders.val.dataset, loaders.train.dataset
         device = setup.fabric.device
-        loaders = make_loaders(plain, augmented, setup.data.loaded, setup.train, seed, device, ranks.share)
+        loaders = make_loaders(plain, augmented, setup.data.loaded, setup.train, seed, device, (ranks.rank, ranks.size))
     return fit(
         fabric=setup.fabric,
         model=setup.network,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric, MetricCollection
 
 from runcard.config.diff import flatten
-from runcard.config.instantiate import build, build_with
+from runcard.config.instantiate import build, build_all, build_with
 from runcard.config.schema import Config, TrainConfig, to_plain
 from runcard.data.datamodule import Data, make_data, positive_class, read_samples
 from runcard.data.loaders import Augment, Loaders, SampleDataset, make_loaders
@@ -31,7 +31,7 @@ from runcard.fileio import sha256
 from runcard.runs.reader import weights_file
 from runcard.training.evaluation import check_units, leave_out_ignored
 from runcard.training.feature_cache import PartlyFrozen, Pretrained, cached_features, check_cache
-from runcard.training.memory import check_training_fits, check_weights_fit, limited_weights
+from runcard.training.memory import build_model, check_training_fits
 from runcard.training.ranks import ALONE, Ranks, synchronize_batchnorm
 from runcard.training.transfer import freeze, load_initial_weights
 from runcard.training.types import BalancedLoss, Loss, Monitor, Schedule
@@ -46,8 +46,6 @@ class ExperimentSetup:
 
     train: TrainConfig
     seed: int
-    smoke_test: bool
-    overwrite: bool
     is_lean: bool  # whether the run leaves few files: see conf/config.yaml, record
     fabric: Fabric
     precision: str  # resolved: 32-true | bf16-mixed
@@ -112,11 +110,8 @@ def make_setup(
     loss = build("loss", config.loss.node, trust, choices.get("loss"))
     augment = build("augmentation", config.augmentation, trust, choices.get("augmentation"))
     _derive(cfg, config, source)
-    build_model = partial(build, "model", to_plain(cfg.model), trust, choices.get("model"))
-    if str(cfg.model._target_).startswith("runcard.models."):
-        check_weights_fit(build_model)
-    with forked(seed, "weights"), limited_weights():
-        model = build_model()
+    with forked(seed, "weights"):
+        model = build_model(to_plain(cfg.model), trust, choices.get("model"))
     origin = _load_weights(model, train, to_plain(cfg.model)) if begins else {}
     freeze(model, train.freeze or [])
     if ranks.size > 1 and train.sync_batchnorm:
@@ -138,7 +133,7 @@ def make_setup(
     model = model.to(fabric.device, memory_format=torch.channels_last)
     network = fabric.setup_module(model)
     scores = resolved["metric"]["scores"]
-    metrics = _metrics(scores, trust)
+    metrics = MetricCollection(build_all("metric.scores", scores, trust, Metric, "torchmetrics.Metric"))
     leave_out_ignored(loss, metrics, data.samples)
     out_channels = resolved["derived"]["out_channels"]
     check_output(network, loss, loaders, data.samples.has_masks, data.classes, out_channels, choices)
@@ -151,8 +146,6 @@ def make_setup(
     return ExperimentSetup(
         train=train,
         seed=seed,
-        smoke_test=config.smoke_test,
-        overwrite=config.overwrite,
         is_lean=config.record == "lean",
         fabric=fabric,
         precision=precision,
@@ -233,17 +226,6 @@ def _load_weights(model: nn.Module, train: TrainConfig, node: Mapping[str, Any])
         load_initial_weights(model, file, train.init_without or [], node)
         hashes["init_sha256"] = sha256(file)
     return hashes
-
-
-def _metrics(scores: Mapping[str, Any], trust: Sequence[str]) -> MetricCollection:
-    """Build the scores of every evaluation."""
-    built = {name: build(f"metric.scores.{name}", node, trust) for name, node in scores.items()}
-    for name, metric in built.items():
-        if not isinstance(metric, Metric):
-            raise UserError(
-                f"metric.scores.{name}._target_ must name a torchmetrics.Metric, got {type(metric).__name__}."
-            )
-    return MetricCollection(built)
 
 
 def _balance(loss: nn.Module, data: Data) -> dict[str, list[float]]:

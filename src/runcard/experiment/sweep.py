@@ -87,9 +87,14 @@ class RunSweeper(BasicSweeper):
         for each in combinations:
             overrides = [text if text.partition("=")[0] in self.forced else text.removeprefix("++") for text in each]
             try:
-                jobs.append(_job(loader.load_sweep_config(self.config, overrides), overrides))
+                config = loader.load_sweep_config(self.config, overrides)
             except HydraException as error:
                 raise UserError(f"{as_message(error, overrides)}\nNo run was started: {EVERY_JOB}") from None
+            folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
+            choices = chosen_files(config.hydra.runtime.choices)
+            with open_dict(config):
+                del config["hydra"]
+            jobs.append(Job(overrides, folder, config, choices))
         return jobs
 
     def prepare(self, folder: Path, jobs: Mapping[str, Sequence[str]]) -> None:
@@ -192,15 +197,6 @@ def show(failure: BaseException) -> None:
         print(failure, file=sys.stderr, flush=True)
     else:
         traceback.print_exception(failure)
-
-
-def _job(config: DictConfig, overrides: Sequence[str]) -> Job:
-    """Return a job of a composed config, Hydra's own part included."""
-    folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
-    choices = chosen_files(config.hydra.runtime.choices)
-    with open_dict(config):
-        del config["hydra"]
-    return Job(list(overrides), folder, config, choices)
 
 
 def _run_jobs(jobs: Sequence[Job], launch: Callable[[Sequence[Job]], None], retry_failed: bool) -> None:

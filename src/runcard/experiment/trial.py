@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial, Trial
 
-    from runcard.training.types import Evaluation, Logger
-
 Direction = Literal["minimize", "maximize"]
 JOURNAL = "search.journal"
 RUN = "run"  # the attribute of a trial with the name of its run folder
@@ -27,30 +26,17 @@ class Pruned(Exception):  # noqa: N818
     """Optuna stops this trial."""
 
 
-class PruningLogger:
-    """Passes everything on to another logger, and lets Optuna stop the trial after an evaluated epoch, not the last."""
+def report_epoch(trial: Trial, row: Mapping[str, Any], monitor: str, num_epochs: int) -> None:
+    """Tell Optuna the value of an evaluated epoch. Raise Pruned where it stops the trial, but after the last epoch."""
+    import optuna
 
-    def __init__(self, logger: Logger, trial: Trial, monitor: str, num_epochs: int) -> None:
-        self.logger, self.trial, self.monitor, self.num_epochs = logger, trial, monitor, num_epochs
-
-    def step(self, epoch: int, step: int, num_images: int, loss: float) -> None:
-        """Pass on one optimizer step."""
-        self.logger.step(epoch, step, num_images, loss)
-
-    def epoch(self, row: dict[str, Any], val: Evaluation | None, is_best: bool) -> None:
-        """Pass on one finished epoch, and tell Optuna its value. Raise Pruned where Optuna stops the trial."""
-        self.logger.epoch(row, val, is_best)
-        if val is None:
-            return
-        import optuna
-
-        epoch, value = row["epoch"], row[self.monitor]
-        try:
-            self.trial.report(value, epoch)
-        except optuna.exceptions.UpdateFinishedTrialError:  # Optuna knew its end before, such as a failure
-            return
-        if epoch < self.num_epochs and self.trial.should_prune():
-            raise Pruned(f"the search stopped it after epoch {epoch}/{self.num_epochs}, {self.monitor} {value:.4f}")
+    epoch, value = row["epoch"], row[monitor]
+    try:
+        trial.report(value, epoch)
+    except optuna.exceptions.UpdateFinishedTrialError:  # Optuna knew its end before, such as a failure
+        return
+    if epoch < num_epochs and trial.should_prune():
+        raise Pruned(f"the search stopped it after epoch {epoch}/{num_epochs}, {monitor} {value:.4f}")
 
 
 def find_trial(folder: Path, pruner: DictConfig | None) -> Trial | None:
@@ -62,13 +48,10 @@ def find_trial(folder: Path, pruner: DictConfig | None) -> Trial | None:
     except ModuleNotFoundError as error:
         raise UserError(how_to_install(error)) from None
 
-    found = None
-    for name in optuna.get_all_study_names(open_journal(folder.parent)):
-        study = open_study(folder.parent, name, pruner)
-        for trial in study.trials:
-            if trial.user_attrs.get(RUN) == folder.name:
-                found = writable(study, trial)
-    return found
+    names = optuna.get_all_study_names(open_journal(folder.parent))
+    studies = [open_study(folder.parent, name, pruner) for name in names]
+    found = [(study, each) for study in studies for each in study.trials if each.user_attrs.get(RUN) == folder.name]
+    return writable(*found[-1]) if found else None
 
 
 def open_study(folder: Path, name: str, pruner: DictConfig | None = None, direction: Direction | None = None) -> Study:

@@ -19,7 +19,7 @@ from runcard.data.image_io import read_picture
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError, join_first
 from runcard.experiment.finalize import LOSS_TOLERANCE, same
-from runcard.experiment.repeat import MAX_NAMED, evaluate_again, train_again
+from runcard.experiment.repeat import evaluate_again, train_again
 from runcard.experiment.restored import open_data, trusted_config
 from runcard.fileio import sha256
 from runcard.runs.folders import BEST, LAST, file_of, has_file, lost_files, read_metadata, read_metrics
@@ -164,7 +164,7 @@ def _check_config(run: Run, saved: SavedConfig) -> str:
         if key not in PLACES and UNKNOWN not in str(value) and recorded.get(key, value) != value
     ]
     if differing:
-        raise ValueError(f"{SAVED[0]}: {join_first(differing, MAX_NAMED)} is not as in run.json")
+        raise ValueError(f"{SAVED[0]}: {join_first(differing)} is not as in run.json")
     if has_file(run.folder, BEST) and read_weights(file_of(run.folder, BEST))[1] != run.metadata["config"]:
         raise ValueError(f"{BEST}: the config in its header is not the one in run.json")
     return "the saved config, and that in the header of the weights, are that of run.json"
@@ -181,7 +181,7 @@ def _check_split(run: Run) -> str:
     digests = [member["sha256"] for member in members]
     found = data_fingerprint(split, [member["id"] for member in members], digests)
     if differing := [key for key, value in run.metadata["data"].items() if found.get(key) != value]:
-        raise ValueError(f"split.json: not the images of run.json: data.{join_first(differing, MAX_NAMED)} differs")
+        raise ValueError(f"split.json: not the images of run.json: data.{join_first(differing)} differs")
     return f"split.json gives the hashes of run.json: {counted(len(members), 'image')}"
 
 
@@ -226,7 +226,7 @@ def _check_pictures(run: Run) -> str:
     """Check that every picture can be read."""
     pictures = [path for name in ("figures", "previews") for path in sorted((run.folder / name).rglob("*.png"))]
     if bad := [str(path.relative_to(run.folder)) for path in pictures if read_picture(path) is None]:
-        raise ValueError(f"{join_first(bad, MAX_NAMED)} cannot be read")
+        raise ValueError(f"{join_first(bad)} cannot be read")
     return f"{counted(len(pictures), 'picture')} can be read"
 
 

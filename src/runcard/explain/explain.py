@@ -23,7 +23,8 @@ from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
 from runcard.explain.cam_sheet import Tile, by_class, sheet
 from runcard.explain.images import UNKNOWN, Pictures, read_pictures
 from runcard.explain.shortcut_probe import Finding, probe
-from runcard.fileio import atomic_write, inside, short_name, write_figure, write_json
+from runcard.fileio import atomic_write, short_name, write_figure, write_json
+from runcard.runs.folders import place_in
 from runcard.training.evaluation import Autocast, predict
 from runcard.training.memory import limited_layers
 from runcard.training.restore import open_run
@@ -50,18 +51,10 @@ class Classifier:
         return torch.cat(list(predict(self.model, self.batches(images), self.autocast))).cpu().numpy()
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """A model's predictions for images with their activation maps, and the probe's findings."""
-
-    tiles: list[Tile]
-    findings: list[Finding]  # empty if any image's class is unknown
-
-
 def explain(
     classifier: Classifier, pictures: Pictures, method: str = GRAD_CAM, layer: str | None = None
-) -> Explanation:
-    """Compute the maps of the predicted classes, and run the shortcut probe.
+) -> tuple[list[Tile], list[Finding]]:
+    """Compute the maps of the predicted classes, and run the shortcut probe, unless the class of an image is unknown.
 
     Raises UserError for an unknown method or layer.
     """
@@ -79,7 +72,7 @@ def explain(
         )
         for name, image, heat, target, prob in zip(ids, images, maps, targets.tolist(), probs, strict=True)
     ]
-    return Explanation(tiles, findings)
+    return tiles, findings
 
 
 def explain_run(
@@ -115,15 +108,12 @@ def explain_run(
         if seen[split] != run.record["data"][split]:
             console.print("warning: these are not the bytes that the run saw.", style="yellow")
     layer = layer or last_convolution(run.model)
-    explanation = explain(classifier, pictures, method, layer)
+    tiles, findings = explain(classifier, pictures, method, layer)
     name = f"{method.rpartition('.')[2]}-{layer}-{'images' if paths else split}".replace("/", "_")
-    try:
-        target = inside(folder, f"explain/{short_name(name)}")  # where older sheets are removed
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}. Remove that link.") from None
-    _write(explanation, target)
+    target = place_in(folder, f"explain/{short_name(name)}")  # where older sheets are removed
+    _write(tiles, findings, target)
     console.print(f"{counted(len(pictures.ids), 'image')}, {method} of {layer}", style="bold")
-    print_findings(console, explanation.findings)
+    print_findings(console, findings)
     if split == "train" and not paths:
         console.print("The network was trained on these images: of others it may be less sure.", style="yellow")
     console.print(f"sheets and maps   {target}")
@@ -151,17 +141,15 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _write(explanation: Explanation, folder: Path) -> None:
+def _write(tiles: Sequence[Tile], findings: Sequence[Finding], folder: Path) -> None:
     """Write a sheet per class and verdict, maps.npz and explanation.json; delete earlier sheets."""
     for old in folder.glob("*.png"):
         old.unlink()
-    for (name, verdict), tiles in by_class(explanation.tiles).items():
+    for (name, verdict), shown in by_class(tiles).items():
         write_figure(
-            folder / short_name(f"{name}_{verdict}".replace("/", "_"), ".png"), sheet(tiles, f"{name}: {verdict}")
+            folder / short_name(f"{name}_{verdict}".replace("/", "_"), ".png"), sheet(shown, f"{name}: {verdict}")
         )
-    tiles = explanation.tiles
     with atomic_write(folder / "maps.npz") as temporary:
         np.savez_compressed(temporary, ids=[t.id for t in tiles], maps=np.stack([t.heat for t in tiles]))
     rows = [{"id": t.id, "true": t.true, "predicted": t.predicted, "probability": t.probability} for t in tiles]
-    findings = [finding.to_json() for finding in explanation.findings]
-    write_json(folder / "explanation.json", {"images": rows, "shortcut": findings})
+    write_json(folder / "explanation.json", {"images": rows, "shortcut": [each.to_json() for each in findings]})

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from runcard import IGNORED
 from runcard.config.compose import compose_config, parse_overrides, replaced
-from runcard.config.instantiate import build
+from runcard.config.instantiate import build, build_all
 from runcard.config.schema import DatasetConfig, LossConfig, check_recorded, parse_config, parse_recorded, parse_section
 from runcard.console import counted, show_progress
 from runcard.data.datamodule import open_source, read_samples
@@ -34,15 +34,14 @@ from runcard.errors import UserError, join_first
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
 from runcard.fileio import digest, write_figure
-from runcard.runs.folders import BEST, LAST, file_of, read_metadata, run_folders
+from runcard.runs.folders import BEST, file_of, read_metadata, run_folders
 from runcard.runs.looks import Look
 from runcard.runs.reader import read_run
 from runcard.runs.run import Run
 from runcard.runs.writer import log_evaluation, write_evaluation
 from runcard.stats.calibration import Calibration
-from runcard.training.checkpoint import load_tensors, load_weights, read_last
-from runcard.training.evaluation import check_units, evaluate, leave_out_ignored, predict, rows_per_image
-from runcard.training.restore import SavedRun, open_run
+from runcard.training.evaluation import Autocast, check_units, evaluate, leave_out_ignored, predict, rows_per_image
+from runcard.training.restore import SavedRun, load_epoch, open_run
 from runcard.training.types import BalancedLoss, Evaluation
 
 OUTPUT = Path("outputs") / "evaluations"
@@ -72,19 +71,6 @@ class LabelledImages:
         """Whether these images, by the bytes of their files, are among those of a part of a run's split."""
         return {member["sha256"] for member in self.members} <= _digests(run, part)
 
-    def fingerprint(self) -> dict[str, str]:
-        """Hash names and bytes of the evaluated images."""
-        ids, digests = ([member[key] for member in self.members] for key in ("id", "sha256"))
-        return data_fingerprint({"test": range(len(ids))}, ids, digests)
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation left: its folder, and the runs as they are on these images."""
-
-    folder: Path
-    runs: list[Run]
-
 
 def evaluate_runs(
     trained: Sequence[Run],
@@ -94,8 +80,10 @@ def evaluate_runs(
     trust: Sequence[str],
     console: Console,
     unsealed: Look | None = None,
-) -> Evaluated:
+) -> tuple[Path, list[Run]]:
     """Evaluate trained runs on the images that overrides name (dataset=… dataset.root=…), by default their own.
+
+    Return the folder of the evaluation, and the runs as they are on these images.
 
     split keeps only the images of one part: of the data's own train, val or test folders; of the run's own images,
     where nothing is overridden, that part of split.json (by default test where there is one, else val). A run that is
@@ -114,7 +102,7 @@ def evaluate_runs(
             kinds = ("masks", "one class for each image")
             has, needs = kinds if images.samples.has_masks else kinds[::-1]
             raise UserError(f"{images.name}: has {has}, but {own.folder} predicts {needs}.")
-        data = images.fingerprint()
+        data = hash_images(images.members)
         _check_seal(own, images, data["hash"], unsealed)
         if fingerprint not in ("", data["hash"]):
             raise UserError(
@@ -132,7 +120,7 @@ def evaluate_runs(
             raise UserError(f"{folder}: {reason}. Remove it, or name another folder: -o")
         evaluated.append(done)
     assert place is not None, "there is at least one run"
-    return Evaluated(place, evaluated)
+    return place, evaluated
 
 
 def _check_seal(own: Run, images: LabelledImages, data_hash: str, unsealed: Look | None) -> None:
@@ -177,6 +165,12 @@ def _is_done(folder: Path, own: Run, data: dict[str, str]) -> bool:
     return True
 
 
+def hash_images(members: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Hash names and bytes of evaluated images, given as split.json has them."""
+    ids, digests = ([member[key] for member in members] for key in ("id", "sha256"))
+    return data_fingerprint({"test": range(len(ids))}, ids, digests)
+
+
 def hash_weights(folder: Path) -> str:
     """Hash the best weights of a run."""
     return digest([file_of(folder, BEST)])
@@ -191,7 +185,8 @@ def _images(
     class_indices = _class_indices(source.classes, dataset, run)
     if (key := dataset.model_dump_json()) not in read:
         read[key] = read_samples(source, dataset, allowed)
-    samples, name = read[key], _data_name(source, dataset)
+    samples = read[key]
+    name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
     if overrides:
         given = source.given_split and [source.given_split[i] for i in samples.positions]
         if split and split not in (given or ()):
@@ -199,7 +194,7 @@ def _images(
         chosen = [i for i in range(len(samples.ids)) if not (split and given) or given[i] == split]
     else:
         part = split or own.split
-        chosen, _ = run.members(samples, part)
+        chosen, _ = run.members(samples.ids, part)
         name = f"{name}_{part}"
     patients = source.groups and [source.groups[i] for i in samples.positions]
     groups = name_groups(samples.ids, dataset.split.group_regex, patients)
@@ -215,10 +210,6 @@ def _images(
 
 def _digests(run: Run, part: str) -> set[str]:
     return {member["sha256"] for member in run.split_members[part]}
-
-
-def _data_name(source: Source, dataset: DatasetConfig) -> str:
-    return source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
 
 
 def _dataset(run: SavedRun, overrides: Sequence[str]) -> tuple[DatasetConfig, Sequence[str], Sequence[str]]:
@@ -267,24 +258,20 @@ def _evaluate(
 ) -> None:
     """Evaluate one run with the last and the best weights, and write its folder; run.json comes last."""
     measured = _Measured(run, images)
-    if (own.folder / LAST).exists():
-        checkpoint = file_of(own.folder, LAST)
-        last = read_last(checkpoint, "so it cannot be evaluated", "Train the run again")
-        load_tensors(run.model, last["model"], checkpoint)
-    elif own.metadata["epochs"] != own.metadata["best"]["epoch"]:  # else the best weights, already loaded, are the last
-        raise UserError(
-            f"{own.folder}/checkpoints: has no last.ckpt (record=lean and runcard prune remove it), and an evaluation "
-            "measures the last epoch too. Train the run again with record=full."
-        )
-    evaluations = {"last": measured.evaluate()}
-    load_weights(file_of(own.folder, BEST), run.model)
-    evaluations["best"] = measured.evaluate()
+    evaluations: dict[str, Evaluation] = {}
+    for weights in ("last", "best"):
+        if not load_epoch(run.model, own, weights):
+            raise UserError(
+                f"{own.folder}/checkpoints: has no last.ckpt (record=lean and runcard prune remove it), and an "
+                "evaluation measures the last epoch too. Train the run again with record=full."
+            )
+        evaluations[weights] = measured.evaluate()
     calibration, at_size = measured.count(own, console)
     samples, classes = images.samples, run.config["derived"]["classes"]
     rows = [
-        {"split": "test", "checkpoint": checkpoint, **row}
-        for checkpoint, evaluation in evaluations.items()
-        for row in rows_per_image(evaluation, samples.ids, images.groups, samples.targets, classes)
+        row
+        for checkpoint, each in evaluations.items()
+        for row in rows_per_image("test", checkpoint, each, samples.ids, images.groups, samples.targets, classes)
     ]
     worst = measured.worst(evaluations["best"], own.monitored, own.mode(own.monitored))
     figure = mask_figure(worst) if samples.has_masks else class_figure(worst, classes)
@@ -334,6 +321,16 @@ def _charts(calibration: Calibration, classes: Sequence[str], has_masks: bool) -
         yield "thresholds", thresholds_figure(curves, 0.5, f"{positive}, by threshold ({counted})")
 
 
+def predicted_examples(
+    model: nn.Module, loader: BatchLoader, samples: Samples, autocast: Autocast = nullcontext
+) -> Iterator[Example]:
+    """Yield the samples of a loader with the model's probabilities for them, titled by id."""
+    batches = predict(model, (batch.images for batch in loader), autocast)
+    of_images = (probs for batch in batches for probs in batch.cpu().numpy())
+    for (_, i), probs in zip(loader.sampler, of_images, strict=True):
+        yield Example(samples.ids[i], samples.images[i], np.asarray(samples.targets[i]), probs)
+
+
 class _Measured:
     """One run's model, loss and metrics on the chosen images."""
 
@@ -346,8 +343,8 @@ class _Measured:
         self.dataset = SampleDataset(images.samples, normalizer(run.config["dataset"]["normalization"]), None, 0)
 
     def _metrics(self, names: Sequence[str]) -> MetricCollection:
-        scores = self.run.config["metric"]["scores"]
-        return MetricCollection({name: build(f"metric.scores.{name}", scores[name], self.run.trust) for name in names})
+        scores = {name: self.run.config["metric"]["scores"][name] for name in names}
+        return MetricCollection(build_all("metric.scores", scores, self.run.trust, Metric, "torchmetrics.Metric"))
 
     def _batches(self, chosen: Sequence[int]) -> BatchLoader:
         """Return a loader of these samples, in batches as large as the training's: the same sums, to the last bit."""
@@ -359,12 +356,8 @@ class _Measured:
         return evaluate(self.run.model, self.loss, self.metrics, self._batches(self.images.chosen), self.run.autocast)
 
     def examples(self, chosen: Sequence[int]) -> Iterator[Example]:
-        """Yield these samples with the model's probabilities, titled by id."""
-        samples = self.images.samples
-        batches = predict(self.run.model, (batch.images for batch in self._batches(chosen)), self.run.autocast)
-        of_images = (probs for batch in batches for probs in batch.cpu().numpy())
-        for i, probs in zip(chosen, of_images, strict=True):
-            yield Example(samples.ids[i], samples.images[i], np.asarray(samples.targets[i]), probs)
+        """Yield these samples with the model's probabilities."""
+        return predicted_examples(self.run.model, self._batches(chosen), self.images.samples, self.run.autocast)
 
     def worst(self, evaluation: Evaluation, metric: str, mode: str) -> list[Example]:
         """Return the images with the worst values of the metric, or of the loss where it has none for an image."""

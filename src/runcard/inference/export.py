@@ -25,12 +25,13 @@ from runcard.fileio import atomic_write
 from runcard.inference.onnx_file import METADATA
 from runcard.inference.predictor import Predictor
 from runcard.training.evaluation import probabilities
-from runcard.training.restore import SavedRun, open_run
+from runcard.training.restore import open_run
 
 FORMATS = ("onnx", "pt2", "safetensors")
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B, as OpenCV weighs them
 TOLERANCE = 1e-4  # of a probability, between the file and PyTorch on the same graph
 MAX_DIFFERING = 1e-3  # share of decisions, between the graph's resizing and OpenCV's, which rounds otherwise
+EXAMPLE = torch.zeros(2, 71, 83, 3, dtype=torch.uint8)  # of one image, the number would be taken as fixed
 DYNAMIC = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC, 2: Dim.DYNAMIC}  # N, H, W
 
 Compute = Callable[[np.ndarray], np.ndarray]  # images -> probabilities, by the file
@@ -105,19 +106,14 @@ class Agreement:
         )
 
 
-@dataclass(frozen=True)
-class Export:
-    """What was compared before a file was kept."""
-
-    graph: Agreement  # the graph in PyTorch against Runcard's own preprocessing and network
-    file: Agreement  # the file against the graph in PyTorch
-
-
-def export_run(folder: Path, kind: str, output: Path, root: Path | None, trust: Sequence[str]) -> Export:
+def export_run(
+    folder: Path, kind: str, output: Path, root: Path | None, trust: Sequence[str]
+) -> tuple[Agreement, Agreement]:
     """Write a run's preprocessing and network, with the best epoch's weights in float32, to one file.
 
-    The file is computed on the run's validation images and compared with PyTorch; the result is written into it. Raises
-    UserError where they disagree; nothing is then written.
+    Return how the graph in PyTorch agrees with Runcard's own preprocessing and network on the run's validation images,
+    and the file with that graph; both are written into it. Raises UserError where they disagree; nothing is then
+    written.
     """
     if output.suffix not in ("", f".{kind}"):
         raise UserError(
@@ -129,14 +125,14 @@ def export_run(folder: Path, kind: str, output: Path, root: Path | None, trust: 
     run.model.cpu().float()
     run.record["sessions"][-1]["precision"] = "32-true"  # compared in the precision of the file
     dataset = run.dataset(root)
-    images = list(_validation_images(run, root))
+    source = open_source(dataset, run.trust)
+    images = [read_sample(source, i).image for i in run.members(source.ids, "val")[0]]  # at the size of their files
     predictor = Predictor([run])
     exported = Exported(
         run.model, dataset.image_size_px, dataset.channels, dataset.normalization, dataset.resize
     ).eval()
-    with torch.inference_mode():
-        own = [predictor.members[0].probabilities(predictor.prepare(image)[0][None])[0] for image in images]
-        graph = [exported(torch.from_numpy(with_channels(image, 3)[None])).numpy()[0] for image in images]
+    own = [predictor.members[0].probabilities(predictor.prepare(image)[0][None])[0] for image in images]
+    graph = _computed(_in_torch(exported), images)
     preprocessing = Agreement.of(own, graph)
     if preprocessing.differing > MAX_DIFFERING * preprocessing.decisions:
         raise UserError(f"{folder}: its preprocessing cannot be exported: {preprocessing}.")
@@ -150,14 +146,19 @@ def export_run(folder: Path, kind: str, output: Path, root: Path | None, trust: 
         "output": "probabilities: float32 (N, K), or (N, K, S, S) at the training size S; letterbox: with the padding",
     }
     compute, to_bytes = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}[kind](exported)
-    agreement = Agreement.of(graph, [compute(with_channels(image, 3)[None])[0] for image in images])
+    agreement = Agreement.of(graph, _computed(compute, images))
     if agreement.largest_difference > TOLERANCE:
         raise UserError(f"{output}: disagrees with PyTorch, so it was not written: {agreement}.")
-    result = Export(preprocessing, agreement)
-    content = to_bytes(json.dumps(metadata | {"verified": asdict(result)}))
+    verified = {"graph": asdict(preprocessing), "file": asdict(agreement)}
+    content = to_bytes(json.dumps(metadata | {"verified": verified}))
     with atomic_write(output) as temporary:
         temporary.write_bytes(content)
-    return result
+    return preprocessing, agreement
+
+
+def _computed(compute: Compute, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Compute the probabilities of images one by one, since their sizes differ."""
+    return [compute(with_channels(image, 3)[None])[0] for image in images]
 
 
 def _onnx(exported: Exported) -> tuple[Compute, ToBytes]:
@@ -166,7 +167,7 @@ def _onnx(exported: Exported) -> tuple[Compute, ToBytes]:
     with _quiet():
         program = torch.onnx.export(
             exported,
-            (_example(),),
+            (EXAMPLE,),
             dynamo=True,
             dynamic_shapes=(DYNAMIC,),
             input_names=["images"],
@@ -185,12 +186,7 @@ def _onnx(exported: Exported) -> tuple[Compute, ToBytes]:
 
 
 def _pt2(exported: Exported) -> tuple[Compute, ToBytes]:
-    program = torch.export.export(exported, (_example(),), dynamic_shapes=(DYNAMIC,))
-    module = program.module()
-
-    def compute(images: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return np.asarray(module(torch.from_numpy(images)))
+    program = torch.export.export(exported, (EXAMPLE,), dynamic_shapes=(DYNAMIC,))
 
     def to_bytes(metadata: str) -> bytes:
         content = io.BytesIO()
@@ -199,49 +195,31 @@ def _pt2(exported: Exported) -> tuple[Compute, ToBytes]:
             torch.export.save(program, content, extra_files={METADATA: metadata})
         return content.getvalue()
 
-    return compute, to_bytes
+    return _in_torch(program.module()), to_bytes
 
 
 def _safetensors(exported: Exported) -> tuple[Compute, ToBytes]:
     """Write the weights alone; the metadata says which class of model they are of."""
     weights = {name: tensor.contiguous() for name, tensor in exported.model.state_dict().items()}
     exported.model.load_state_dict(read_safetensors(write_safetensors(weights)), strict=True)
+    return _in_torch(exported), lambda metadata: write_safetensors(weights, {METADATA: metadata})
 
+
+def _in_torch(module: nn.Module) -> Compute:
     @torch.no_grad()
     def compute(images: np.ndarray) -> np.ndarray:
-        return np.asarray(exported(torch.from_numpy(images)))
+        return np.asarray(module(torch.from_numpy(images)))
 
-    return compute, lambda metadata: write_safetensors(weights, {METADATA: metadata})
-
-
-def _example() -> Tensor:
-    """Return two images; of one, the number of images would be taken as fixed."""
-    return torch.zeros(2, 71, 83, 3, dtype=torch.uint8)
+    return compute
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence torch's exporter, which prints its progress and warns of its own internals, as that Triton is missing."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.utils.flop_counter")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _validation_images(run: SavedRun, root: Path | None) -> Iterator[np.ndarray]:
-    """Yield the validation images (H, W) or (H, W, 3) uint8, at the size of their files."""
-    dataset = run.dataset(root)
-    source = open_source(dataset, run.trust)
-    members = run.split["val"]
-    position = {name: i for i, name in enumerate(source.ids)}
-    for member in members:
-        if member["id"] not in position:
-            raise UserError(f"{run.folder}: {member['id']} is not in the data any more. Does --root name their folder?")
-        yield read_sample(source, position[member["id"]]).image
+        logging.disable(logging.NOTSET)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -98,10 +98,9 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
             images.append(argument)
     if lost := [each for each in images if not Path(each).exists() and not PATTERN & set(each)]:
         raise UserError(f"{lost[0]}: no such file or folder.")
-    if not runs:
-        raise UserError("no run is named: runcard predict outputs/<name>/<stamp> images/ -o predictions")
-    if not images:
-        raise UserError("no images are named: runcard predict outputs/<name>/<stamp> images/ -o predictions")
+    if not runs or not images:
+        lacking = "no images are" if runs else "no run is"
+        raise UserError(f"{lacking} named: runcard predict outputs/<name>/<stamp> images/ -o predictions")
     return runs, images
 
 
@@ -147,9 +146,13 @@ def _predict(
     seen = _Differences(predictor)
     try:
         with ThreadPoolExecutor() as pool:
-            reads = _ahead(pool, wanted, predictor, folder, options.batch_size)
-            bar = show_progress(reads, "predicting", len(wanted), console)
-            for batch in _batches(bar, options.batch_size, outcome):
+            batches = [wanted[i : i + options.batch_size] for i in range(0, len(wanted), options.batch_size)]
+            ahead = _ahead(pool, batches, predictor, folder)
+            for reads in show_progress(ahead, "predicting", len(batches), console):
+                batch = [read for read in reads if isinstance(read, _Read)]
+                faults = dict.fromkeys(str(read) for read in reads if isinstance(read, DataError))
+                outcome.failed += [fault for fault in faults if fault not in outcome.failed]  # of a volume, once
+                outcome.skipped += reads.count(None)
                 if all(read.is_done for read in batch):  # those that are not cannot be read
                     outcome.skipped += len(batch)
                     continue
@@ -170,14 +173,16 @@ def _predict(
     return outcome
 
 
+@dataclass
 class _Folder:
     """The folder of predictions, and its record."""
 
-    def __init__(self, path: Path, made_by: dict[str, Any], images: dict[str, dict[str, Any]]) -> None:
-        self.path, self.made_by, self.images = path, made_by, images
-        self.written = monotonic()
-        self.slices: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = {}  # of volumes that are not complete
-        self.refused: dict[str, str] = {}  # DICOM files without a DICOM segmentation, and why
+    path: Path
+    made_by: dict[str, Any]
+    images: dict[str, dict[str, Any]]
+    slices: dict[str, list[tuple[dict[str, Any], np.ndarray]]] = field(default_factory=dict)  # of incomplete volumes
+    refused: dict[str, str] = field(default_factory=dict)  # DICOM files without a DICOM segmentation, and why
+    written: float = field(default_factory=monotonic)  # when the record was
 
     @classmethod
     def open(cls, path: Path, made_by: dict[str, Any]) -> _Folder:
@@ -219,7 +224,10 @@ class _Folder:
                 spread = prediction.spread.max(axis=0)  # at most 1/2, of probabilities
                 self._write_png(f"disagreement/{name}.png", np.rint(510 * spread).astype(np.uint8))
             if options.overlay:
-                image = read.image if read.image.dtype == np.uint8 else _stretched(read.image)
+                image = read.image
+                if image.dtype != np.uint8:  # its own smallest value becomes black, its largest white
+                    low, high = float(image.min()), float(image.max())
+                    image = windowed(image, (low, max(high, low + 1e-6)))
                 self._write_png(f"overlay/{name}.png", outlined(image.reshape(*image.shape[:2], -1), mask))
             shown = np.asarray(options.values, np.uint8)[mask] if options.values else mask
         if prediction.spread is not None:
@@ -260,8 +268,8 @@ class _Folder:
         """Yield a sentence where DICOM files have masks as PNG, and where all images have the same answer."""
         if self.refused:
             names, files = sorted(self.refused), counted(len(self.refused), "DICOM file")
-            reason = self.refused[names[0]]
-            yield f"PNG masks of {files} that no DICOM segmentation can be made of ({reason}): {_listed(names)}"
+            masks = f"PNG masks of {files} that no DICOM segmentation can be made of ({self.refused[names[0]]})"
+            yield f"{masks}: {join_first(names, MAX_LISTED)}"
         answers = {
             each.get("label") or ", ".join(name for name, count in each["pixels"].items() if count)
             for each in self.images.values()
@@ -317,9 +325,7 @@ class _Differences:
 
     def __init__(self, predictor: ImagePredictor) -> None:
         self.trained, self.window = predictor.trained_on, predictor.window
-        self.looks: dict[str, list[str]] = {"inverted": [], "unusual": []}
-        self.kinds: list[str] = []
-        self.sizes: list[str] = []
+        self.found: defaultdict[str, list[str]] = defaultdict(list)  # the images, by what differs
 
     def add(self, read: _Read) -> None:
         """Note one image."""
@@ -327,32 +333,29 @@ class _Differences:
             return
         modes = {kind.rpartition(" ")[0] for kind in self.trained["kinds"]}  # "8-bit grey" of "8-bit grey PNG"
         if modes and read.kind.rpartition(" ")[0] not in modes:
-            self.kinds.append(f"{read.wanted.name} ({read.kind})")
+            self.found["kind"].append(f"{read.wanted.name} ({read.kind})")
         height, width = read.image.shape[:2]
         low, high = self.trained["smallest_px"], self.trained["largest_px"]
         if not low[0] / 2 <= width <= 2 * high[0] or not low[1] / 2 <= height <= 2 * high[1]:
-            self.sizes.append(f"{read.wanted.name} ({width}×{height})")
+            self.found["size"].append(f"{read.wanted.name} ({width}×{height})")
         shown = read.image if read.image.dtype == np.uint8 else windowed(read.image, self.window)
         for difference in differences(shown, self.trained):
-            self.looks[difference].append(read.wanted.name)
+            self.found[difference].append(read.wanted.name)
 
     def lines(self) -> Iterator[str]:
         """Yield a sentence for each kind of difference."""
-        if self.kinds:
-            images, trained = counted(len(self.kinds), "image"), ", ".join(self.trained["kinds"])
-            yield f"{images} of another kind than in training ({trained}): {_listed(self.kinds)}"
-        if self.sizes:
-            sizes = " to ".join(f"{w}×{h}" for w, h in (self.trained["smallest_px"], self.trained["largest_px"]))
-            images = counted(len(self.sizes), "image")
-            yield f"{images} far from the sizes of training ({sizes} px): {_listed(self.sizes)}"
-        if inverted := self.looks["inverted"]:
-            yield (
-                f"{counted(len(inverted), 'image')} with inverted greys relative to training (MONOCHROME1 read as "
-                f"MONOCHROME2?): {_listed(inverted)}"
-            )
-        if unusual := self.looks["unusual"]:
-            images = counted(len(unusual), "image")
-            yield f"{images} of a brightness, contrast or texture far from those of training: {_listed(unusual)}"
+        if not self.found:
+            return
+        sizes = " to ".join(f"{w}×{h}" for w, h in (self.trained["smallest_px"], self.trained["largest_px"]))
+        texts = {
+            "kind": f"of another kind than in training ({', '.join(self.trained['kinds'])})",
+            "size": f"far from the sizes of training ({sizes} px)",
+            "inverted": "with inverted greys relative to training (MONOCHROME1 read as MONOCHROME2?)",
+            "unusual": "of a brightness, contrast or texture far from those of training",
+        }
+        for difference, text in texts.items():
+            if names := self.found[difference]:
+                yield f"{counted(len(names), 'image')} {text}: {join_first(names, MAX_LISTED)}"
 
 
 def _open(runs: Sequence[Path], options: Options, trust: Sequence[str]) -> ImagePredictor:
@@ -387,28 +390,27 @@ def _made_by(runs: Sequence[Path], classes: Sequence[str], options: Options) -> 
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, wanted: Sequence[Input], predictor: ImagePredictor, folder: _Folder, batch_size: int
-) -> Iterator[_Read | DataError | None]:
-    """Read images in threads, two batches ahead of their use, which bounds memory; in their order.
+    pool: ThreadPoolExecutor, batches: Sequence[Sequence[Input]], predictor: ImagePredictor, folder: _Folder
+) -> Iterator[list[_Read | DataError | None]]:
+    """Read the images of each batch in threads, two batches ahead of their use, which bounds memory.
 
     None stands for an image of a batch that is done. Of a batch that is not, those that are done are read too: in a
     smaller batch the others would get probabilities that differ in the last bit.
     """
-    hash_once = lru_cache(8 * batch_size)(sha256)
-    is_done = lru_cache(8 * batch_size)(folder.is_done)  # not again for every slice of a volume
+    num_kept = 8 * len(batches[0])
+    hash_once = lru_cache(num_kept)(sha256)
+    is_done = lru_cache(num_kept)(folder.is_done)  # not again for every slice of a volume
 
     @lru_cache(8)
     def is_batch_done(number: int) -> bool:
-        batch = wanted[number * batch_size : (number + 1) * batch_size]
         with suppress(DataError, OSError):
-            return all(is_done(each.in_file, hash_once(file_of(each.path))) for each in batch)
+            return all(is_done(each.in_file, hash_once(file_of(each.path))) for each in batches[number])
         return False
 
-    def read(number: int) -> _Read | DataError | None:
-        each = wanted[number]
+    def read(number: int, each: Input) -> _Read | DataError | None:
         try:
             hashed = hash_once(file_of(each.path))
-            if is_batch_done(number // batch_size):
+            if is_batch_done(number):
                 return None
             image, done = read_image(each.path), is_done(each.in_file, hashed)
             return _Read(each, hashed, image, predictor.prepare(image), read_header(each.path).kind, done)
@@ -417,39 +419,10 @@ def _ahead(
         except OSError as error:
             return DataError("unreadable", each.path, error.strerror or str(error), "Replace or leave it out.")
 
-    waiting: list[Future[_Read | DataError | None]] = []
-    remaining = iter(range(len(wanted)))
-    while True:
-        waiting += [pool.submit(read, number) for number in islice(remaining, 2 * batch_size - len(waiting))]
-        if not waiting:
-            return
-        yield waiting.pop(0).result()
-
-
-def _batches(reads: Iterable[_Read | DataError | None], batch_size: int, outcome: Outcome) -> Iterator[list[_Read]]:
-    """Yield what can be read of each batch_size images, but where all is done; count in outcome what is not yielded."""
-    batch: list[_Read] = []
-    for number, read in enumerate(reads, start=1):
-        if read is None:
-            outcome.skipped += 1
-        elif isinstance(read, DataError):
-            if str(read) not in outcome.failed:  # of a volume, once
-                outcome.failed.append(str(read))
-        else:
-            batch.append(read)
-        if number % batch_size == 0:
-            if batch:
-                yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _stretched(image: np.ndarray) -> np.ndarray:
-    """Return an image deeper than 8 bits as uint8, its own smallest value black and its largest white."""
-    low, high = float(image.min()), float(image.max())
-    return np.asarray(255 * (image.astype(np.float32) - low) / max(high - low, 1e-6), np.uint8)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return join_first(names, MAX_LISTED)
+    waiting: deque[list[Future[_Read | DataError | None]]] = deque()
+    for number, batch in enumerate(batches):
+        waiting.append([pool.submit(read, number, each) for each in batch])
+        if len(waiting) > 2:
+            yield [future.result() for future in waiting.popleft()]
+    for futures in waiting:
+        yield [future.result() for future in futures]

@@ -18,13 +18,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from runcard.compare.arms import Arm
-from runcard.compare.learning_curves import Band, band
+from runcard.compare.learning_curves import band
 from runcard.config.sweep import folder_name
 from runcard.errors import UserError
 from runcard.fileio import write_json
-from runcard.loggers.tensorboard import Curve, write_curves, write_hparams
+from runcard.loggers.tensorboard import write_curves, write_hparams
 from runcard.runs.folders import read_metadata
-from runcard.runs.run import Array, Run
+from runcard.runs.run import Run
 
 RECORD = "arms.json"  # also marks a folder that may be replaced
 EVENTS = "events.out.tfevents.*"
@@ -88,14 +88,12 @@ def _write(folder: Path, arms: Sequence[Arm], run_folders: Sequence[Path]) -> in
 def _write_arm(entry: Path, arm: Arm) -> None:
     columns = dict.fromkeys(column for run in arm.runs for column in run.curves if column != "epoch")
     bands = {column: of_runs for column in columns if (of_runs := band(arm, column))}
-    write_curves(entry, {column: _curve(of_runs, of_runs.mean) for column, of_runs in bands.items()})
-    if len(arm.runs) > 1:
-        write_curves(entry / "highest", {column: _curve(of_runs, of_runs.highest) for column, of_runs in bands.items()})
-        write_curves(entry / "lowest", {column: _curve(of_runs, of_runs.lowest) for column, of_runs in bands.items()})
-
-
-def _curve(of_runs: Band, values: Array) -> Curve:
-    return dict(zip(of_runs.epochs.astype(int).tolist(), values.tolist(), strict=True))
+    for name in ("mean", "highest", "lowest") if len(arm.runs) > 1 else ("mean",):
+        curves = {
+            column: dict(zip(each.epochs.astype(int).tolist(), getattr(each, name).tolist(), strict=True))
+            for column, each in bands.items()
+        }
+        write_curves(entry if name == "mean" else entry / name, curves)
 
 
 def _member(run: Run) -> str:

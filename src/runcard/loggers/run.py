@@ -6,6 +6,7 @@ Other tools read metrics.csv; the loggers show the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -47,26 +48,22 @@ class Tracker(Protocol):
         """End the session, completed or interrupted."""
 
 
+@dataclass
 class RunLogger:
     """A logger of one row per epoch. On resume, rows after the checkpoint's epoch are dropped and computed again.
 
     A tracker that fails is left out from there on, with a warning; a disk that TensorBoard cannot write is an error.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        resumed_epoch: int,
-        progress: Progress,
-        figures_of: Callable[[int, Evaluation], Mapping[str, Figure]],
-        trackers: Mapping[str, Tracker],
-    ) -> None:
-        self.folder = folder
-        self.rows = [row for row in read_metrics(folder / "metrics.csv") if row["epoch"] <= resumed_epoch]
-        self.progress = progress
-        self.figures_of = figures_of  # epoch, validation -> the figures of this epoch, by tag
-        self.waiting = trackers  # by their key in the config's logger
-        self.trackers: dict[str, Tracker] = {}  # those of them that have started and not failed
+    folder: Path
+    resumed_epoch: int
+    progress: Progress
+    figures_of: Callable[[int, Evaluation], Mapping[str, Figure]]  # epoch, validation -> the figures of it, by tag
+    waiting: Mapping[str, Tracker]  # by their key in the config's logger
+
+    def __post_init__(self) -> None:
+        self.rows = [row for row in read_metrics(self.folder / "metrics.csv") if row["epoch"] <= self.resumed_epoch]
+        self.trackers: dict[str, Tracker] = {}  # those that have started and not failed
 
     def start(self, config: str, run: Mapping[str, Any], monitor: str) -> None:
         """Begin a session in every tracker; see Tracker.start."""

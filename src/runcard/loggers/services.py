@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,20 +31,16 @@ class WandbLogger(Tracker):
 
     def __init__(self, project: str, entity: str | None, mode: str, figures: bool) -> None:
         _check_installed(self.package)
-        self.options = {"project": project, "entity": entity, "mode": check_choice("mode", mode, ("offline", "online"))}
+        mode = check_choice("mode", mode, ("offline", "online"))
+        self.options: dict[str, Any] = {"project": project, "entity": entity, "mode": mode, "dir": "outputs"}
+        self.options |= {"settings": {"console": "off", "silent": True}, "reinit": "create_new"}
         self.has_figures = check_flag("figures", figures)
 
     def start(self, folder: Path, run: Mapping[str, Any], config: str, monitor: str, rows: Sequence[Row]) -> None:  # noqa: ARG002
         """Begin a run with the values of its config."""
-        import wandb
-
-        self.image = wandb.Image
-        settings = wandb.Settings(console="off", silent=True)
-        place = {"dir": "outputs", "settings": settings, "reinit": "create_new"}
-        self._begin(wandb.init(**self.options, **place, name=str(folder), config=hyperparameters(run)), rows)
-
-    def _begin(self, run: Any, rows: Sequence[Row]) -> None:
-        self.run = run
+        library = import_module(self.package)
+        self.image = library.Image
+        self.run = library.init(**self.options, name=str(folder), config=hyperparameters(run))
         for row in rows:
             self.row(row)
 
@@ -68,14 +65,7 @@ class TrackioLogger(WandbLogger):
 
     def __init__(self, project: str, figures: bool) -> None:
         super().__init__(project, None, "offline", figures)
-
-    def start(self, folder: Path, run: Mapping[str, Any], config: str, monitor: str, rows: Sequence[Row]) -> None:  # noqa: ARG002
-        """Begin a run with the values of its config."""
-        import trackio
-
-        self.image = trackio.Image
-        name = {"project": self.options["project"], "name": str(folder)}
-        self._begin(trackio.init(**name, config=hyperparameters(run), embed=False), rows)
+        self.options = {"project": project, "embed": False}
 
     def close(self, status: str) -> None:  # noqa: ARG002
         """End the run."""

@@ -65,12 +65,17 @@ def read_metrics(path: Path) -> list[Row]:
     return [{k: int(v) if k in whole else float(v) if v else None for k, v in row.items()} for row in read_csv(path)]
 
 
+def place_in(folder: Path, name: str) -> Path:
+    """Return a path inside a run folder. Raises UserError where a link leads elsewhere."""
+    try:
+        return inside(folder, name)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}. Remove that link.") from None
+
+
 def file_of(folder: Path, name: str) -> Path:
     """Return a file inside a run folder. Raises UserError where it is missing, or a link that leads elsewhere."""
-    try:
-        path = inside(folder, name)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}.") from None
+    path = place_in(folder, name)
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}.")
     return path

@@ -10,7 +10,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ READ_ERRORS = (
 PLAIN = (Tensor, str, int, float, bool, type(None))
 
 
+@dataclass(eq=False)
 class Checkpoint:
     """The files in folder/checkpoints with model, optimizer, scheduler and State.
 
@@ -50,26 +51,18 @@ class Checkpoint:
     kept too, for the case that the last ones are damaged.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        model: nn.Module,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        config: dict[str, Any],
-        data: Mapping[str, str] | None = None,
-    ) -> None:
-        self.last = folder / "checkpoints" / "last.ckpt"
-        self.previous = folder / "checkpoints" / "previous.ckpt"
-        self.best = folder / "checkpoints" / "best.safetensors"
-        self.previous_best = folder / "checkpoints" / "previous.safetensors"
-        self.model = model
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.config = config
-        self.data = dict(data or {})
-        self.best_sha256: str | None = None  # of best.safetensors
-        self.epoch = 0  # the last one saved, from which a killed run goes on
+    folder: Path
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    config: dict[str, Any]
+    data: Mapping[str, str] = field(default_factory=dict)
+    best_sha256: str | None = None  # of best.safetensors
+    epoch: int = 0  # the last one saved, from which a killed run goes on
+
+    def __post_init__(self) -> None:
+        names = ("last.ckpt", "previous.ckpt", "best.safetensors", "previous.safetensors")
+        self.last, self.previous, self.best, self.previous_best = (self.folder / "checkpoints" / name for name in names)
 
     def resume(self, warn: Callable[[str], None] = lambda _: None) -> State:
         """Restore last.ckpt, or previous.ckpt where it is damaged, and return its State; a new one if there is none.
@@ -122,8 +115,6 @@ class Checkpoint:
     def save(self, state: State) -> None:
         """Write last.ckpt, from which a killed run resumes; then best.safetensors if this epoch is the best."""
         best = self._best_bytes() if state.epoch == state.best_epoch else None
-        if best:
-            self.best_sha256 = hashlib.sha256(best).hexdigest()
         content = {
             "state": asdict(state),
             "model": self.model.state_dict(),
@@ -151,16 +142,16 @@ class Checkpoint:
             self.last.unlink(missing_ok=True)
 
     def _best_bytes(self) -> bytes:
-        """Return best.safetensors: contiguous copies of the weights, and the resolved config as JSON in the header."""
+        """Return best.safetensors, contiguous weights with the config as JSON in the header, and note its SHA-256."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        return to_bytes(weights, metadata={"config": json.dumps(self.config)})
+        content = to_bytes(weights, metadata={"config": json.dumps(self.config)})
+        self.best_sha256 = hashlib.sha256(content).hexdigest()
+        return content
 
     def save_best(self, content: bytes | None = None) -> None:
         """Write best.safetensors: these bytes, or the weights that the model has now."""
-        content = content or self._best_bytes()
-        self.best_sha256 = hashlib.sha256(content).hexdigest()
         with atomic_write(self.best, self.previous_best) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(content or self._best_bytes())
 
     def _restore_best(self, digest: str) -> bool:
         """Whether best.safetensors has this SHA-256, or did before it was replaced; it does then again."""
@@ -169,12 +160,6 @@ class Checkpoint:
                 path.replace(self.best)
                 return True
         return False
-
-
-def from_bytes(last: bytes) -> dict[str, Any]:
-    """Return the content of a last.ckpt that another process has read."""
-    content: dict[str, Any] = torch.load(BytesIO(last), map_location="cpu", weights_only=True)
-    return content
 
 
 def restore(content: dict[str, Any], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> State:
@@ -197,7 +182,7 @@ def refuse_code(content: Any, name: str) -> None:
         raise TypeError(f"{name} is a {type(content).__module__}.{type(content).__name__}, not plain data or a tensor")
 
 
-def read_last(path: Path, consequence: str, fix: str) -> dict[str, Any]:
+def read_last(path: Path | BytesIO, consequence: str, fix: str) -> dict[str, Any]:
     """Read a last.ckpt: model, optimizer, scheduler, state. Raise UserError, ending with fix, where it is damaged."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

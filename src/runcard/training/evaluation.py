@@ -22,7 +22,6 @@ from runcard.training.types import Evaluation, Ignoring, Loss
 
 NOT_VECTORIZED: WeakSet[Loss] = WeakSet()  # the losses that torch.func.vmap has refused
 Autocast = Callable[[], AbstractContextManager[Any]]  # makes a context with the precision of a run
-OUT_OF_MEMORY = "train.batch_size: too large for the GPU's memory. Lower it, and raise train.accumulate_steps instead."
 
 
 @torch.inference_mode()
@@ -78,21 +77,13 @@ def evaluate(
         if targets.ndim == 1:
             kept.append(probs.cpu())
     if ranks.size > 1:
-        losses, indices, kept = _joined(ranks, losses, indices, kept)
+        parts = ranks.gather(([of_batch.cpu() for of_batch in losses], indices, kept))
+        losses, indices, kept = ([each for part in column for each in part] for column in zip(*parts, strict=True))
     computed = {"loss": torch.cat(losses)} | metrics.compute()
     of_images = {"loss"} | {name for name, metric in columns(metrics).items() if getattr(metric, "per_image", False)}
     per_image = {name: computed[name].float().cpu().reshape(-1) for name in computed if name in of_images}
     values = {name: value.float().mean().item() for name, value in computed.items()}
     return Evaluation(values, per_image, indices, torch.cat(kept) if kept else None)
-
-
-def _joined(
-    ranks: Ranks, losses: list[Tensor], indices: list[int], kept: list[Tensor]
-) -> tuple[list[Tensor], list[int], list[Tensor]]:
-    """Join what the ranks have of their images."""
-    parts = ranks.gather(([of_batch.cpu() for of_batch in losses], indices, kept))
-    losses, indices, kept = ([each for part in column for each in part] for column in zip(*parts, strict=True))
-    return losses, indices, kept
 
 
 def losses_of_images(loss: Loss, logits: Tensor, targets: Tensor, vectorized: bool) -> Tensor:
@@ -113,19 +104,21 @@ def losses_of_images(loss: Loss, logits: Tensor, targets: Tensor, vectorized: bo
 
 
 def rows_per_image(
+    split: str,
+    checkpoint: str,
     evaluation: Evaluation,
     ids: Sequence[str],
     groups: Sequence[str],
     targets: np.ndarray,
     classes: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return a row of per_image.csv for each image: id, group, its values; with classes the target and probabilities.
+    """Return a row of per_image.csv for each image: what it is, its values; with classes the target and probabilities.
 
     ids, groups and targets are those of all samples.
     """
     rows = []
     for row, i in enumerate(evaluation.indices):
-        values: dict[str, Any] = {"id": ids[i], "group": groups[i]}
+        values: dict[str, Any] = {"split": split, "checkpoint": checkpoint, "id": ids[i], "group": groups[i]}
         values |= {name: of_images[row].item() for name, of_images in evaluation.per_image.items()}
         if evaluation.probs is not None:
             values["target"] = classes[int(targets[i])]

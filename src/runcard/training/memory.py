@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from runcard.config.instantiate import build
 from runcard.errors import UserError
 
 SMALLER = "Lower its width or depth (model.base, say), or dataset.image_size_px."
 NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|Storage size calculation overflowed|Overflow when unp")
 OVERFLOW = "too large to convert"  # of an integer, to one of 64 bits
 UNBUILT = (NotImplementedError, RuntimeError, TypeError, ValueError, LookupError, AttributeError)
+ADAMS = (optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam)
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -61,13 +64,22 @@ def out_of_memory(error: BaseException) -> str:
     return f"train.batch_size: too large for {whose} memory. Lower it, and raise train.accumulate_steps instead."
 
 
-def check_weights_fit(build: Callable[[], object]) -> None:
+def build_model(node: Mapping[str, Any], trust: Sequence[str], choice: str | None = None) -> Any:
+    """Build the network of a config, as build() does. Raise UserError where its weights exceed the free memory."""
+    make = partial(build, "model", node, trust, choice)
+    if str(node.get("_target_")).startswith("runcard.models."):
+        check_weights_fit(make)
+    with limited_weights():
+        return make()
+
+
+def check_weights_fit(make: Callable[[], object]) -> None:
     """Raise UserError where the weights of a network exceed the free memory, without giving them any.
 
-    build must do nothing but build the network, of modules that can do without values. Other errors are its own to say.
+    make must do nothing but build the network, of modules that can do without values. Other errors are its own to say.
     """
     with suppress(*UNBUILT), torch.device("meta"), limited_weights():
-        build()
+        make()
 
 
 @contextmanager
@@ -103,18 +115,14 @@ def check_training_fits(model: nn.Module, optimizer: Optimizer, device: torch.de
     """Raise UserError where the gradients and the optimizer's averages of a model exceed the free memory."""
     limit = free_bytes(device)
     trained = [p for p in model.parameters() if p.requires_grad and not is_lazy(p)]
-    needed = sum(p.nbytes for p in trained) * (1 + num_averages(optimizer))
+    num_averages = 2 if isinstance(optimizer, ADAMS) else 0  # of each parameter; not known of others
+    needed = sum(p.nbytes for p in trained) * (1 + num_averages)
     if limit is not None and needed > limit:
         number = sum(p.numel() for p in trained)
         raise UserError(
             f"model: the gradients of {number:,} parameters and the optimizer's averages need {decimal(needed)}, and "
             f"{decimal(limit)} of memory are free.\n{SMALLER}"
         )
-
-
-def num_averages(optimizer: Optimizer) -> int:
-    """Return how many values the optimizer keeps for each parameter, as far as that is known: else 0."""
-    return 2 if isinstance(optimizer, (optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam)) else 0
 
 
 @contextmanager

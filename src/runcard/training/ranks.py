@@ -39,15 +39,8 @@ class Ranks:
     store: Any = None  # of torch.distributed: keys and values that all ranks see; None: there is one rank
     over: Event = field(default_factory=Event)  # set when this rank needs the others no more
 
-    @property
-    def share(self) -> tuple[int, int]:
-        """This rank's share of the images: (which, of how many)."""
-        return self.rank, self.size
-
     def meet(self) -> bool:
         """Wait for all ranks to be ready for training; whether there will be any, as the first one decides."""
-        if self.store is None:
-            return True
         self.store.set(f"ready/{self.rank}", b"")
         if not self._wait([f"ready/{rank}" for rank in range(self.size)] if self.rank == 0 else [JOB], SETUP):
             raise UserError("Another rank did not begin to train.")
@@ -76,8 +69,6 @@ class Ranks:
 
     def join(self, device: torch.device) -> None:
         """Connect to all ranks, which must have met. From here on each waits for the others, NO_ANSWER at most."""
-        if self.store is None:
-            return
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=self.store, rank=self.rank, world_size=self.size, timeout=NO_ANSWER)
 
@@ -102,8 +93,6 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in order."""
-        if self.size == 1:
-            return [value]
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from runcard.config.instantiate import build
 from runcard.config.saved import first_line
 from runcard.config.schema import DatasetConfig, check_recorded, parse_recorded
 from runcard.data.datamodule import open_source, read_samples
@@ -20,10 +18,10 @@ from runcard.data.image_io import FULL_WINDOW, check_window
 from runcard.data.source import Samples
 from runcard.errors import UserError, runs_below
 from runcard.runs.folders import BEST, LAST, fault_of_weights, file_of, has_file, read_metadata
-from runcard.runs.run import Split, read_split
+from runcard.runs.run import Run, read_split
 from runcard.runs.schema import RestoredConfig, RestoredRun, faults
-from runcard.training.checkpoint import read_last, read_weights
-from runcard.training.memory import check_weights_fit, limited_weights
+from runcard.training.checkpoint import load_tensors, load_weights, read_last, read_weights
+from runcard.training.memory import build_model
 
 BUILD_ERRORS = (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError)
 
@@ -53,7 +51,7 @@ class SavedRun:
         if split == "test" and dataset.split.seal:
             raise UserError(f"--split=test: the test split of {self.folder} is sealed. Choose --split=val.")
         samples = read_samples(open_source(dataset, self.trust), dataset, self.allowed)
-        return samples, *self.members(samples, split)
+        return samples, *self.members(samples.ids, split)
 
     @property
     def allowed(self) -> Sequence[str]:
@@ -68,20 +66,15 @@ class SavedRun:
         except ValueError as error:
             raise UserError(f"{self.folder}: dataset.{error}.") from None
 
-    @property
-    def split(self) -> Split:
-        """What split.json says: the images of train, val and test."""
+    def members(self, ids: Sequence[str], split: str) -> tuple[list[int], list[str]]:
+        """Return the positions in ids, those of the run's data, and the groups of the images in split.json's split."""
         try:
-            return read_split(self.folder)
+            members = read_split(self.folder)[split]
         except (OSError, ValueError) as error:
             raise UserError(f"{self.folder}: split.json is missing or damaged ({error}).") from None
-
-    def members(self, samples: Samples, split: str) -> tuple[list[int], list[str]]:
-        """Return the positions in the run's samples, and the groups, of the images in split.json's split."""
-        members = self.split[split]
         if not members:
             raise UserError(f"--split={split}: the run has no such images.")
-        position = {name: i for i, name in enumerate(samples.ids)}
+        position = {name: i for i, name in enumerate(ids)}
         lost = [member["id"] for member in members if member["id"] not in position]
         if lost:
             raise UserError(
@@ -106,6 +99,18 @@ def _check_weights(folder: Path, record: Mapping[str, Any]) -> None:
         raise UserError(f"{folder / BEST}: {fault}: its SHA-256 is not the one in {knows}.")
 
 
+def load_epoch(model: nn.Module, run: Run, weights: str) -> bool:
+    """Load the weights of a completed run's last or best epoch; return whether its folder has them."""
+    if weights == "best" or run.metadata["epochs"] == run.metadata["best"]["epoch"]:
+        load_weights(file_of(run.folder, BEST), model)
+        return True
+    if not has_file(run.folder, LAST):
+        return False
+    path = file_of(run.folder, LAST)
+    load_tensors(model, read_last(path, "so it cannot be evaluated", "Train the run again")["model"], path)
+    return True
+
+
 def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     """Open the run of a folder; trust names packages whose objects its config may name.
 
@@ -126,19 +131,13 @@ def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
     check_recorded({key: config[key] for key in ("model", "dataset")}, trust, str(folder))  # what is rebuilt here
     _check_weights(folder, record)
     try:
-        if str(config["model"].get("_target_")).startswith("runcard.models."):
-            check_weights_fit(partial(build, "model", config["model"], trust))
-        with limited_weights():
-            model = build("model", config["model"], trust)
+        model = build_model(config["model"], trust)
     except BUILD_ERRORS as error:  # it was built once: the config or the code is another one now
         said = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{folder}: model cannot be built of its config: {said}.") from None
     if not isinstance(model, nn.Module):
         raise UserError(f"{folder}: model._target_: {config['model'].get('_target_')} builds no torch.nn.Module.")
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:  # names and shapes, a line each
-        raise UserError(f"{path}: not the weights of its own config: {str(error).splitlines()[-1].strip()}") from None
+    load_tensors(model, weights, path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).to(memory_format=torch.channels_last).eval()  # as it was trained: the same sums
     return SavedRun(folder, config, model, record, trust)

@@ -19,7 +19,7 @@ from runcard.errors import UserError, did_you_mean, join_first
 from runcard.fileio import parse_json
 from runcard.training.checkpoint import read_tensors
 
-MAX_NAMED = 3  # layers, or tensors, in a message
+MAX_LAYERS = 3  # in a message
 
 
 def load_initial_weights(
@@ -46,11 +46,11 @@ def load_initial_weights(
         for i, name in enumerate(wrong["of another shape"]):
             wrong["of another shape"][i] = f"{name} ({_shape(given[name])} there, {_shape(needed[name])} here)"
         layers = list(dict.fromkeys(name.rpartition(".")[0] or name for name in faults))
-        if len(layers) <= MAX_NAMED:
+        if len(layers) <= MAX_LAYERS:
             fix = f"To leave these layers out of it: 'train.init_without=[{','.join([*without, *layers])}]'"
         else:
             fix = f"{len(layers)} layers differ. Give the model the same keys, or leave layers out: train.init_without"
-        lines = [f"{what}: {join_first(names, MAX_NAMED)}" for what, names in wrong.items() if names]
+        lines = [f"{what}: {join_first(names)}" for what, names in wrong.items() if names]
         there = _model_of(header)
         if there and config and (keys := differing_keys({"model": there}, {"model": config})):
             lines.insert(0, f"config: {', '.join(keys)}")
