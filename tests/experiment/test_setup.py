@@ -109,7 +109,6 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "train.cache_dir": ("elsewhere", lambda p: p.train.cache_dir, "outputs/.features", "elsewhere"),
     "train.cache_gb": ("1", lambda p: p.train.cache_gb, 20, 1),
     "seed": ("1", lambda p: p.seed, 0, 1),  # what it moves and what it leaves: test_same.py
-    "overwrite": ("true", lambda p: p.overwrite, False, True),
     "dataset.image_size_px": ("40", lambda p: first_images(p).shape[2:], (32, 32), (40, 40)),
     "dataset.channels": ("3", lambda p: (first_images(p).shape[1], p.model.encoder[0][0].in_channels), (1, 1), (3, 3)),
     "dataset.normalization": ("symmetric", lambda p: bool(first_images(p).min() < 0), False, True),
@@ -122,6 +121,7 @@ EFFECTS: dict[str, tuple[str, Callable[[ExperimentSetup], Any], Any, Any]] = {
     "metric.monitor": ("val/iou", lambda p: p.monitor.name, "val/dice", "val/iou"),
 }
 ELSEWHERE = {  # key -> the test that sees it
+    "overwrite": "tests/runs/test_writer.py",
     "dataset.split.seal": "tests/inference/test_unseal.py",
     "train.devices": "tests/experiment/test_devices.py",
     "train.sync_batchnorm": "tests/experiment/test_devices.py",

@@ -35,6 +35,6 @@ def use_plugins(arguments: Sequence[str]) -> None:
         if choice in arguments and not any(metadata.distributions(name=needed)):
             raise UserError(f"{choice}: is not installed: pip install 'runcard[{extra}]'")
     asked = [choice for choice in SLURM if choice in arguments]
-    if asked and not all(map(shutil.which, SLURM_COMMANDS)):
+    if asked and "--cfg" not in arguments and not all(map(shutil.which, SLURM_COMMANDS)):
         here = f"{' or '.join(SLURM_COMMANDS)} is missing, so this is no machine of a SLURM cluster"
         raise UserError(f"{asked[0]}: {here}. Start it on the cluster, or try it here: hydra/launcher=slurm_local")

@@ -18,7 +18,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -43,7 +43,7 @@ from runcard.runs.sweep import (
     state_rows,
 )
 
-EVERY_JOB = "a sweep's keys must fit each of its jobs. Give those that do not a sweep of their own."
+EVERY_JOB = "No run was started: a sweep's keys must fit each of its jobs. Give those that do not a sweep of their own."
 MAX_TRIES = 3  # of a job that another command, or a lost worker, left unfinished
 
 
@@ -89,7 +89,8 @@ class RunSweeper(BasicSweeper):
             try:
                 config = loader.load_sweep_config(self.config, overrides)
             except HydraException as error:
-                raise UserError(f"{as_message(error, overrides)}\nNo run was started: {EVERY_JOB}") from None
+                rule = "" if isinstance(error, MissingConfigException) else f"\n{EVERY_JOB}"
+                raise UserError(f"{as_message(error, overrides)}{rule}") from None
             folder = Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir
             choices = chosen_files(config.hydra.runtime.choices)
             with open_dict(config):

@@ -101,14 +101,14 @@ def _check_weights(folder: Path, record: Mapping[str, Any]) -> None:
 
 def load_epoch(model: nn.Module, run: Run, weights: str) -> bool:
     """Load the weights of a completed run's last or best epoch; return whether its folder has them."""
-    if weights == "best" or run.metadata["epochs"] == run.metadata["best"]["epoch"]:
+    if weights == "last" and (run.folder / LAST).exists():
+        path = file_of(run.folder, LAST)
+        load_tensors(model, read_last(path, "so it cannot be evaluated", "Train the run again")["model"], path)
+        return True
+    if weights == "best" or run.metadata["epochs"] == run.metadata["best"]["epoch"]:  # then the best are the last
         load_weights(file_of(run.folder, BEST), model)
         return True
-    if not has_file(run.folder, LAST):
-        return False
-    path = file_of(run.folder, LAST)
-    load_tensors(model, read_last(path, "so it cannot be evaluated", "Train the run again")["model"], path)
-    return True
+    return False
 
 
 def open_run(folder: Path, trust: Sequence[str] = ()) -> SavedRun:
