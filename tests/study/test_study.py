@@ -92,7 +92,7 @@ def test_all_is_missing_at_first(launched):
     assert launched() == [[seeds, *PLAIN], [seeds, *WIDE, name], [seeds, *CLEVER, name]]
     assert launched.result == StudyRun(
         Path("outputs/little"),
-        tuple(f"{arm}, seeds 0, 1: did not start; its error is above" for arm in ("plain", "wide", "clever")),
+        tuple(f"{arm}, seeds 0, 1: not started" for arm in ("plain", "wide", "clever")),
     )
 
 
@@ -105,7 +105,7 @@ def test_what_is_done_is_skipped_whatever_its_folder(launched, house, capsys):
     content = json.loads((house / "outputs/little/study.json").read_text())
     assert content["runs"] == {"plain": ["copied/from elsewhere"], "wide": ["b", "c"], "clever": []}
     assert "and 2 runs of which nothing is known yet" in capsys.readouterr().out
-    assert launched.result.missing[0] == "plain, seed 1: did not start; its error is above"
+    assert launched.result.missing[0] == "plain, seed 1: not started"
 
 
 def test_a_damaged_folder_is_no_run(launched, house):
@@ -205,8 +205,8 @@ def test_arms_that_miss_the_same_seeds_are_one_sweep(launched, house):
 @pytest.mark.parametrize(
     ("special", "reason"),
     [
-        ({"config": {"optimizer.lr": 0.5}}, "did not start; its error is above"),
-        ({"epochs": 4}, "did not start; its error is above"),
+        ({"config": {"optimizer.lr": 0.5}}, "not started"),
+        ({"epochs": 4}, "not started"),
         ({"status": "interrupted"}, "interrupted"),
         ({"status": "failed", "metadata": {"error": "loss is NaN"}}, "failed: loss is NaN"),
         ({"metadata": {"schema": 2}}, "its schema is 2, this version of runcard reads 5"),

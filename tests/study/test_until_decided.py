@@ -139,7 +139,7 @@ def test_a_run_that_does_not_end_stops_the_looks(launched, house, monkeypatch):
     monkeypatch.setattr(runner, "_launch", lambda _: None)
     (house / "outputs/little/other1/run.json").unlink()
     done = run_study(Path("study.yml"), [], budget=10)
-    assert done.missing == ("other, seed 1: did not start; its error is above",)
+    assert done.missing == ("other, seed 1: not started",)
     (_, other) = of_study(house / "outputs/little").answers
     assert other.verdict.sentence.startswith("Not looked at: the first look takes 3 seeds of each arm; so far: 1.")
 

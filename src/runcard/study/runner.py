@@ -297,7 +297,7 @@ def _missing(wanted: Sequence[Key], found: Mapping[Key, ArmRun]) -> Iterator[str
     seeds: dict[tuple[str, str], list[str]] = {}
     for arm, seed in wanted:
         if not is_done(found, (arm, seed)):
-            fault = found[arm, seed].fault if (arm, seed) in found else "did not start; its error is above"
+            fault = found[arm, seed].fault if (arm, seed) in found else "not started"
             seeds.setdefault((arm, fault), []).append(str(seed))
     for (arm, fault), missing in seeds.items():
         yield f"{arm}, seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}: {fault}"
