@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 import tarfile
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -20,16 +22,37 @@ ROWS = {  # of the page's table: its first cell, and the verdict on the claim
     "4c_bce_later": ("dropout makes BCE reach 0.9 slightly later", "open"),
     "4d_bce_faster": ("with base 32, BCE reaches 0.9 much faster", "open"),
     "4d_bce_dice": ("with base 32, BCE ends higher", "open"),
+    "4d_dice_dice": ("with base 32, Dice loss ends higher", "open"),
+    "4d_dice_faster": ("with base 32, Dice loss reaches 0.9 much faster", "open"),
+    "4e_gap_bce_closes": ("4E with BCE closes the gap between training and validation loss", "confounded"),
+    "4e_dice_dice": ("4E with Dice loss ends lower", "confounded"),
+    "4e_bce_dice": ("4E with BCE ends lower", "confounded"),
+    "4e_bce_slower": ("4E with BCE learns much slower", "confounded"),
+    "4e_dice_fluctuates": ("4E with Dice loss fluctuates a lot", "confounded"),
+    "4e_dice_slower_batchnorm": ("of these three, batch norm (Dice loss) makes it slower", "contradicted"),
+    "4e_dice_slower_augmentation": ("of these three, augmentation (Dice loss) makes it slower", "open"),
+}
+BRIDGES = {  # of the table of 4E: its first cell, and the configs with Dice loss and with BCE
+    "4C: base 8": ("task4c_dice", "task4c_bce"),
+    "base 16": ("bridge.base16", "bridge.base16,loss=bce"),
+    "base 16, augmentation": ("bridge.base16_augmentation", "bridge.base16_augmentation,loss=bce"),
+    "base 16, batch norm": ("bridge.base16_batchnorm", "bridge.base16_batchnorm,loss=bce"),
+    "4E: all three": ("task4e_dice", "task4e_bce"),
 }
 STUDY = "lab4,scale=laptop,train.accelerator=cpu"
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory):
+def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab")
     with tarfile.open(LAB / "runs.tar.xz") as archive:
         archive.extractall(folder, filter="data")
-    return of_study(folder / STUDY)
+    return folder / STUDY
+
+
+@pytest.fixture(scope="module")
+def findings(study):
+    return of_study(study)
 
 
 def plain(page: str) -> str:
@@ -61,6 +84,20 @@ def test_the_page_on_the_lab_gives_the_numbers_of_its_runs(findings):
         assert difference in line, key
         if "p = " in line:
             assert f"p = {found.p:.{3 if found.p < 0.1 else 2}f}" in line.replace("p = 1,", "p = 1.00,"), key
+
+
+def test_the_page_on_the_lab_gives_what_each_step_to_4e_gave(study):
+    page = (ROOT / "docs" / "explanation" / "lab.md").read_text(encoding="utf-8")
+    for row, configs in BRIDGES.items():
+        cells = []
+        for config in configs:
+            curves = [
+                [float(epoch["val/dice"]) for epoch in csv.DictReader((run / "metrics.csv").open(encoding="utf-8"))]
+                for run in study.glob(f"experiment=lab4.{config},seed=*")
+            ]
+            reached = [next(i for i, dice in enumerate(curve, 1) if dice >= 0.9) for curve in curves]
+            cells.append(f"{np.mean([curve[-1] for curve in curves]):.3f}; {min(reached)} to {max(reached)}")
+        assert f"| {row} | {cells[0]} | {cells[1]} |" in page
 
 
 def test_no_image_is_committed(findings):
