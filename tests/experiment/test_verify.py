@@ -123,7 +123,7 @@ def other_weights(run: Path) -> None:
     ("damage", "checks"),
     [
         (lambda run: flip(run / WEIGHTS), ["files", "weights"]),
-        (lambda run: flip(run / "checkpoints" / "last.ckpt"), ["checkpoint"]),
+        (lambda run: flip(run / "checkpoints" / "last.ckpt"), ["checkpoint", "evaluation"]),
         (lambda run: (run / ".hydra" / "overrides.yaml").unlink(), ["files", "config"]),
         (lambda run: (run / "split.json").unlink(), ["record"]),
         (lambda run: flip(run / "per_image.csv"), ["record"]),
