@@ -82,7 +82,7 @@ tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
 
 LOWEST := tests/test_journey.py tests/test_conf.py tests/losses tests/metrics tests/models tests/explain tests/inference
 lowest: .lowest/.ready  ## Run some of the tests with the lowest versions that pyproject.toml allows
-	PYTHONPATH=src .lowest/bin/python -m pytest -n auto -W ignore $(LOWEST)
+	PYTHONPATH="$(abspath src)" .lowest/bin/python -m pytest -n auto -W ignore $(LOWEST)
 
 WHAT ?= epoch
 bench: $(READY)  ## Measure our epoch against bare loops, or by name: make bench WHAT=growth ARGS=images

@@ -9,6 +9,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -89,9 +90,11 @@ def _makes_maps(member: object) -> bool:
     """Whether this is a class whose required arguments are exactly model and target_layers."""
     if not inspect.isclass(member):
         return False
-    parameters = inspect.signature(member).parameters.values()
-    needed = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
-    return needed == {"model", "target_layers"}
+    with suppress(ValueError):  # a builtin class of which no signature is known
+        parameters = inspect.signature(member).parameters.values()
+        needed = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+        return needed == {"model", "target_layers"}
+    return False
 
 
 def _convolutions(model: nn.Module) -> list[str]:
