@@ -44,7 +44,7 @@ class Arm:
         num_runs = len(self.runs) + len(self.failed)
         return f"{len(self.failed)} of {num_runs} runs of {self.name} failed" if self.failed else ""
 
-    @property
+    @cached_property
     def learnt_nothing(self) -> str:
         """How many of its runs show no sign of learning, and what shows it; "" where all learnt something."""
         signs = [sign for run in self.runs if (sign := _no_learning(run))]

@@ -283,9 +283,7 @@ def _evaluate(
         for checkpoint, evaluation in evaluations.items()
     }
     was_seen = not unsealed and any(each["data_hash"] == data["hash"] for each in own.evaluations)
-    if (
-        not images.are_of(own, "val") and not was_seen
-    ):  # which training has looked at, or an evaluation: the same values
+    if not was_seen and not images.are_of(own, "val"):  # at those training has looked
         try:
             log_evaluation(own, folder, images.name, len(images.chosen), data["hash"])
         except UserError as error:  # a run folder that is read-only
