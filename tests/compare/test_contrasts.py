@@ -245,7 +245,7 @@ def test_an_error_of_the_data_that_was_allowed_is_told(tmp_path):
     copies = {"check": "duplicates_across", "what": "3 images in two splits"}
     found = [copies | {"allowed": True}, {"check": "imbalance", "what": "24 and 1", "allowed": False}]
     write_pair(tmp_path, first={"metadata": {"audit": found}})
-    remarks = [remark for remark in found_in(tmp_path).remarks if "audit" in remark]
+    remarks = [remark for remark in map(str, found_in(tmp_path).remarks) if "audit" in remark]
     what = "duplicates_across: 3 images in two splits"
     assert remarks == [f"loss=bce: the audit found an error, which was allowed: {what}"]
 
@@ -254,7 +254,7 @@ def test_a_missing_seed_is_named(tmp_path):
     write_pair(tmp_path)
     (tmp_path / "b_1" / "run.json").unlink()
     findings = found_in(tmp_path)
-    assert "loss=dice: no run of seed 1, which other arms have" in findings.remarks
+    assert "loss=dice: no run of seed 1, which other arms have" in map(str, findings.remarks)
     assert only(findings).scope.endswith("3 and 2 seeds")
 
 
@@ -314,7 +314,7 @@ def test_a_smoke_test_supports_nothing(tmp_path):
     assert only(findings).verdict.sentence.startswith("Smoke test, which supports no conclusion: Dice +0.0")
     asked = replace(ASKED, first="loss=bce", second="loss=dice", claim="…", expect="higher")
     assert answer([asked], findings.arms)[0].verdict.claim == "smoke test"
-    assert any("a smoke test" in remark for remark in findings.remarks)
+    assert any("a smoke test" in remark.text for remark in findings.remarks)
 
 
 def test_a_verdict_at_a_reduced_scale_says_so(tmp_path):
@@ -576,7 +576,7 @@ def test_an_arm_that_learnt_nothing_is_named_beside_the_verdict(tmp_path):
     why = "its training loss did not fall, dice is 0 wherever there is something to find"
     said = f"loss=bce: no sign of learning in 2 of 2 runs ({why})"
     assert only(findings).verdict.sentence.endswith(f" {said}.")
-    assert [remark for remark in findings.remarks if "learning" in remark] == [said]
+    assert [remark for remark in map(str, findings.remarks) if "learning" in remark] == [said]
 
 
 @pytest.mark.parametrize("num_left", [1, 5])
@@ -723,6 +723,14 @@ def test_a_difference_that_cannot_be_is_not_called_detectable(tmp_path):
     sentence = judge(case, Level(0.8)).sentence
     assert "no possible difference would be found four times in five" in sentence
     assert "to +1.000" in sentence
+
+
+def test_a_detectable_ratio_of_few_runs_is_not_written_out(tmp_path):
+    write_pair(tmp_path)
+    measure = Measure("epochs_to_threshold", "epochs to Dice 0.9", "min", per_image=False, is_ratio=True)
+    contrast = RunContrast(Effect(0.1, 2.0, 2), 0.8)
+    case = replace(only(found_in(tmp_path)), measure=measure, contrast=contrast)
+    assert "A true difference of over ×10 would be found four times in five" in judge(case, Level(0.8)).sentence
 
 
 # Many arms

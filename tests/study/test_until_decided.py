@@ -246,7 +246,7 @@ def test_a_question_that_is_dropped_stays_in_holms_family(launched, house):
     launched(budget=None)
     found = of_study(house / "outputs/little")
     assert found.answers[0].p == before.p
-    assert "registered, and not asked here: other_dice; Holm counts them" in found.remarks
+    assert "registered, and not asked here: other_dice; Holm counts them" in map(str, found.remarks)
 
 
 def test_seeds_of_the_first_call_are_those_that_are_registered(launched, house):

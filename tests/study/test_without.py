@@ -201,7 +201,7 @@ def test_without_the_study_as_it_is_nothing_is_said(house, started):
     LEAK.rename("elsewhere")
     found = of_study(WITHOUT)
     assert found.cost is None
-    assert any(each.startswith("what duplicates_across was worth cannot be said: ") for each in found.remarks)
+    assert any(each.text.startswith("what duplicates_across was worth cannot be said: ") for each in found.remarks)
 
 
 def test_images_of_other_bytes_are_not_compared(house, started):

@@ -227,7 +227,9 @@ def _find(
     command = shlex.join(["runcard", "report", *runs, *given])
     found = analysis.find(asked, arms, left_out=left_out, command=command, metric=metric)
     warnings = [
-        f"{folder} added seeds until it was decided: its own report alone keeps to 5 % (runcard report {folder})"
+        analysis.Remark(
+            f"{folder} added seeds until it was decided: its own report alone keeps to 5 % (runcard report {folder})"
+        )
         for folder in dict.fromkeys(folder for each in runs for folder in (Path(each), Path(each).parent))
         if analysis.has_looks(folder)
     ]

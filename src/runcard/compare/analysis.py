@@ -33,6 +33,17 @@ MAX_PAIRS = 10
 
 
 @dataclass(frozen=True)
+class Remark:
+    """What qualifies the findings: "task4a: still rising by 0.012 over the last 20 epochs"."""
+
+    text: str
+    arm: str = ""  # the one that it is about; "" where it is about none in particular
+
+    def __str__(self) -> str:
+        return f"{self.arm}: {self.text}" if self.arm else self.text
+
+
+@dataclass(frozen=True)
 class Findings:
     """The content of the tables, the JSON output and the report."""
 
@@ -45,7 +56,7 @@ class Findings:
     answers: tuple[Answer, ...]
     command: str  # the command that reproduces this
     left_out: tuple[str, ...]  # runs that are not compared, each with the reason
-    remarks: tuple[str, ...]  # "task4a: still rising by 0.012 over the last 20 epochs", missing seeds, smoke tests
+    remarks: tuple[Remark, ...]  # curves that still rise, missing seeds, smoke tests
     design: Design | None = None  # of a study that adds seeds until it is decided
     registration: Registration | None = None  # of a study: what was written down before its first run
     cost: Cost | None = None  # of a study without a finding of the audit: what the finding was worth
@@ -101,9 +112,9 @@ def find(
         command=command,
         left_out=tuple(left_out),
         remarks=(
-            *_remarks_on_questions(study, questions, arms),
-            *_remarks_on_registration(registration, study),
-            *(f"{arm.name}: {limit}" for arm, of_arm in limited for limit in of_arm),
+            *map(Remark, _remarks_on_questions(study, questions, arms)),
+            *map(Remark, _remarks_on_registration(registration, study)),
+            *(Remark(limit, arm.name) for arm, of_arm in limited for limit in of_arm),
         ),
         design=design,
         registration=registration,
@@ -267,7 +278,7 @@ def of_study(folder: Path) -> Findings:
     try:
         whole = of_study(folder.parent / found.without.of)
     except UserError as error:
-        remark = f"what {found.without.finding} was worth cannot be said: {error}"
+        remark = Remark(f"what {found.without.finding} was worth cannot be said: {error}")
         return replace(findings, remarks=(*findings.remarks, remark))
     of_both = (whole.arms, findings.arms), (whole.answers, findings.answers)
     return replace(findings, cost=cost(found.without, found.study.primary, *of_both))

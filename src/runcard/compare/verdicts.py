@@ -13,6 +13,7 @@ from runcard.console import counted
 from runcard.stats.mrmc import ALPHA, Effect, smallest_rank_p
 
 DECIDED = ("better", "worse", "higher", "lower", "equivalent")
+MAX_RATIO = 10  # a detectable ratio beyond it is not written out
 HARMLESS = ("hardware", "version of")  # reported, but not an alternative explanation of a metric's difference
 
 
@@ -164,11 +165,10 @@ def _direction(case: Comparison) -> str:
 
 
 def _detectable(measure: Measure, effect: Effect, alpha: float) -> str:
-    smallest = effect.detectable(alpha)
-    if smallest > measure.largest_difference:
+    smallest = format_detectable(measure, effect, alpha)
+    if smallest == "none":
         return " With so few runs and images, no possible difference would be found four times in five."
-    text = f"×{math.exp(smallest):.2f}" if measure.is_ratio else f"{smallest:.3f}"
-    return f" A true difference of {text} would be found four times in five at best, a smaller one more rarely."
+    return f" A true difference of {smallest} would be found four times in five at best, a smaller one more rarely."
 
 
 def _ranks_needed(case: Comparison, level: Level) -> str:
@@ -190,6 +190,16 @@ def format_effect(case: Comparison, p: float, alpha: float, correction: str = ""
         return f"{case.measure.title}: {case.contrast.note if case.contrast else ''} (by ranks, {tested})"
     difference = format_difference(case.measure, case.effect.estimate)
     return f"{case.measure.title} {difference} ({format_ci(case.measure, case.effect, alpha)}, {tested})"
+
+
+def format_detectable(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:
+    """Format the smallest difference that is found four times in five: "0.061", "×1.93", "over ×10", or "none"."""
+    smallest = effect.detectable(alpha)
+    if smallest > measure.largest_difference:
+        return "none"
+    if measure.is_ratio and smallest > math.log(MAX_RATIO):  # of few runs it is ×5991, which nobody takes for a number
+        return f"over ×{MAX_RATIO}"
+    return format_difference(measure, smallest).lstrip("+")
 
 
 def format_ci(measure: Measure, effect: Effect, alpha: float = ALPHA) -> str:

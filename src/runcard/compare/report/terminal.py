@@ -14,7 +14,7 @@ from runcard.compare.arms import Arm
 from runcard.compare.disagreement import disagreement
 from runcard.compare.measures import Measure
 from runcard.compare.report.tables import cell, rank, seeds, tabulate_arms, tabulate_cost
-from runcard.compare.verdicts import format_difference, format_p, format_range
+from runcard.compare.verdicts import format_detectable, format_difference, format_p, format_range
 from runcard.compare.without import Cost
 from runcard.console import counted, duration, print_table
 from runcard.stats.mrmc import ALPHA, Effect
@@ -124,11 +124,11 @@ def print_look(console: Console, found: Findings, num_seeds: int, which: str) ->
     print_table(console, ["question", "difference", "interval over all looks", "p", "seeds", "verdict"], rows)
 
 
-def _print_remarks(console: Console, left_out: Sequence[str], remarks: Sequence[str]) -> None:
+def _print_remarks(console: Console, left_out: Sequence[str], remarks: Sequence[object]) -> None:
     for line in left_out:
         console.print(f"left out  {line}", style="yellow")
-    for line in remarks:
-        console.print(f"note  {line}", style="yellow")
+    for remark in remarks:
+        console.print(f"note  {remark}", style="yellow")
 
 
 def _first_lines(lines: Sequence[str]) -> Sequence[str]:
@@ -140,8 +140,7 @@ def _shared(findings: Findings) -> Iterator[str]:
     """Yield each remark once, with the arms that it is true of."""
     of_arms: dict[str, list[str]] = {}
     for remark in findings.remarks:
-        arm = next((arm.name for arm in findings.arms if remark.startswith(f"{arm.name}: ")), None)
-        of_arms.setdefault(remark if arm is None else remark.removeprefix(f"{arm}: "), []).extend([arm] if arm else [])
+        of_arms.setdefault(remark.text, []).extend([remark.arm] if remark.arm else [])
     for text, arms in of_arms.items():
         which = f"all {len(arms)} arms" if len(arms) == len(findings.arms) else ", ".join(arms[:MAX_NAMED])
         if MAX_NAMED < len(arms) < len(findings.arms):
@@ -155,7 +154,7 @@ def as_json(findings: Findings) -> dict[str, Any]:
         "arms": [_arm(findings, arm) for arm in findings.arms],
         "pairs": [_answer(answer) for answer in findings.answers],
         "left_out": list(findings.left_out),
-        "remarks": list(findings.remarks),
+        "remarks": list(map(str, findings.remarks)),
     }
 
 
@@ -174,9 +173,7 @@ def _pair(place: int, answer: Answer) -> list[str]:
         difference = f"{measure.title} {format_difference(measure, effect.estimate)}"
         bounds = measure.difference_interval(effect, alpha)
         interval = f"{format_range(measure, bounds)} ({100 * (1 - alpha):.4g} %)"
-        detectable = effect.detectable(alpha)
-        possible = detectable <= measure.largest_difference
-        smallest = format_difference(measure, detectable).lstrip("+") if possible else "none"
+        smallest = format_detectable(measure, effect, alpha)
     names = f"{answer.question.first} − {answer.question.second}"
     p = "" if answer.p is None else format_p(answer.p)
     return [f"{place}.", names, difference, interval, p, smallest, answer.verdict.word]
