@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evidence import read_csv
-from folders import BONE, of_classes, write_run
+from folders import BONE, of_classes, shortcut, write_run
 from markdown_it import MarkdownIt
 from PIL import Image
 from scipy import stats
@@ -163,7 +163,7 @@ def test_with_a_test_split_nothing_was_chosen_on_the_images_measured(tmp_path):
 def test_smoke_tests_allowed_errors_and_shortcuts_are_said(tmp_path):
     metadata = {
         "audit": [{"level": "error", "check": "duplicates", "what": "2 images twice", "allowed": True}],
-        "shortcut": [{"region": "marker", "sentence": "shortcut: The model reads the marker.", "alarm": True}],
+        "shortcut": [shortcut("marker", alarm=True)],
     }
     probs = [[0.9, 0.1], [0.4, 0.6]] * 6
     own = {"images": of_classes(["AFF", "AFF"] * 6, probs), "recorded": BONE, "config": {"smoke_test": True}}

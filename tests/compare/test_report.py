@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from evidence import read_csv
-from folders import simulate, write_run
+from folders import shortcut, simulate, write_run
 from PIL import Image
 
 from runcard.compare import contrasts, verdicts
@@ -386,6 +386,37 @@ def test_folds_have_no_split_in_common(tmp_path):
     head = write_report(findings, tmp_path / "out").read_text().partition("</header>")[0]
     assert "3 folds" in head
     assert not any(run.metadata["data"]["split_hash"][:8] in head for arm in findings.arms for run in arm.runs)
+
+
+def test_what_the_shortcut_probe_found_is_tabulated_and_an_alarm_is_said_first(tmp_path):
+    for seed, alarm in enumerate([True, True, False]):
+        probed = [shortcut(alarm=alarm), shortcut("printed markers", evidence_lost=-0.004)]
+        images = {"dice": [0.9, 0.8, 0.7, 0.6 + seed / 10] * 3}
+        write_run(tmp_path / f"dice{seed}", seed=seed, images=images, metadata={"shortcut": probed})
+    findings = of(tmp_path, questions=())
+    assert [remark.text for remark in findings.remarks if "probe" in remark.text] == [
+        "reads the border in 2 of 3 runs, the shortcut probe says"
+    ]
+    write_figures(findings, tmp_path)
+    assert read_csv(tmp_path / "shortcuts.csv") == [
+        {
+            "arm": findings.arms[0].name,
+            "region": region,
+            "alarms": alarms,
+            "accuracy": "0.900",
+            "painted over": "0.600",
+            "alone": "0.800",
+            "log-odds lost": lost,
+            "activation in it": "30.0% (25.0% of the image)",
+        }
+        for region, alarms, lost in (("border", "2 of 3 runs", "50%"), ("printed markers", "0 of 3 runs", "0%"))
+    ]
+    page = Page(write_report(findings, tmp_path).read_text())
+    assert "border 2 of 3 runs 0.900 0.600 0.800 50% 30.0% (25.0% of the image)" in page.text
+
+
+def test_a_report_of_masks_has_no_table_of_shortcuts(report):
+    assert "What each network does with the image's border" not in Page(report[0].read_text()).text
 
 
 def test_the_methods_say_where_they_err_most(report):

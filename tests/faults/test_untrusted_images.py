@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
-from folders import write_run
+from folders import shortcut, write_run
 from PIL import Image
 
 from runcard.data.image_io import preview_name, read_image, read_picture
@@ -198,7 +198,7 @@ def test_names_and_values_stay_text_in_a_report(tmp_path, runcard_command):
     record = json.loads((run / "run.json").read_text())
     record["choices"]["dataset"] = record["config"]["dataset"]["_target_"] = record["error"] = script
     record["audit"] = [{"level": script, "check": script, "what": script, "allowed": False}]
-    record["shortcut"] = [{"region": script, "sentence": script}]
+    record["shortcut"] = [shortcut(script, alarm=True, sentence=script)]
     (run / "run.json").write_text(json.dumps(record))
     assert runcard_command("report", run, "--output", tmp_path)[0] == 0
     assert script not in (tmp_path / "report.html").read_text()

@@ -77,8 +77,8 @@ def find(
     metric: the first in the table of arms, which shows its dynamics too; None: the one that the first arm monitors. An
     arm that does not measure it has the one that it monitors itself.
     """
-    losses = {str([(k, v) for k, v in arm.first.config.items() if k.startswith("loss.")]) for arm in arms}
-    written = {"loss": "loss, of each its own"} if len(losses) > 1 else {}
+    own_losses = any(arm.first.loss != arms[0].first.loss for arm in arms)
+    written = {"loss": "loss, of each its own"} if own_losses else {}
     tables = {}
     measures: dict[str, Measure] = {}
     for arm in arms:
@@ -204,6 +204,7 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
         span = f"{lengths[0]} to " * (lengths[0] < lengths[-1]) + counted(lengths[-1], "epoch")
         remarks.append(f"stopped early, after {span}: where to stop was chosen on the validation images")
     remarks += [idle] if (idle := arm.learnt_nothing) else []
+    remarks += _remarks_on_shortcuts(arm)
     remarks += _remarks_on_looks(arm)
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, arm.first.monitored))]
     if lengths[0] < 3 * MIN_EPOCHS:
@@ -215,6 +216,13 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
             "training of this length"
         )
     return remarks
+
+
+def _remarks_on_shortcuts(arm: Arm) -> list[str]:
+    """List the regions beside the anatomy that its networks were found to read."""
+    alarms = Counter(each["region"] for run in arm.runs for each in run.metadata.get("shortcut", ()) if each["alarm"])
+    of = counted(len(arm.runs), "run")
+    return [f"reads the {region} in {num} of {of}, the shortcut probe says" for region, num in alarms.items()]
 
 
 def _remarks_on_looks(arm: Arm) -> list[str]:

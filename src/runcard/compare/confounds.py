@@ -111,7 +111,7 @@ def incomparable(first: Arm, second: Arm, metric: str) -> list[str]:
         reasons.append("another split: they were not measured on the same images")
     if _differ(a, b, "dataset.classes") or a.split != b.split:
         reasons.append("other classes" if a.split == b.split else "one has a test split, the other has none")
-    if metric == "loss" and _differ(a, b, "loss."):
+    if metric == "loss" and a.loss != b.loss:
         reasons.append("the loss of each is its own: compare bce and soft_dice_loss, or log_loss, which all runs have")
     if metric != "loss" and any(_differ(a, b, scores) for scores in _definitions(a, metric)):
         reasons.append(f"another definition of {metric}")

@@ -60,8 +60,8 @@ def view(arms: Sequence[Arm]) -> str:
     On top are the monitored metric, and the loss where all arms have the same. Without the filter ^arms/ (a field of
     the page), the single runs show too, in the colours of their arms.
     """
-    losses = {str([(k, v) for k, v in arm.first.config.items() if k.startswith("loss.")]) for arm in arms}
-    first = dict.fromkeys([*_monitors(arms), *(["val/loss"] if len(losses) == 1 else [])])
+    shared = ["val/loss"] if all(arm.first.loss == arms[0].first.loss for arm in arms) else []
+    first = dict.fromkeys([*_monitors(arms), *shared])
     options = {
         "runFilter": "^arms/",
         "runColorGroup": "regex:/([^/]*)",  # one colour for arms/NAME, arms/NAME/highest and runs/NAME/seed=0

@@ -65,6 +65,11 @@ class Run:
         """The leaves of the resolved config that can change results, by dotted key."""
         return functional_leaves(self.metadata["config"])
 
+    @property
+    def loss(self) -> dict[str, Any]:
+        """The leaves of the config of the loss: val/loss of two runs is one quantity where these are the same."""
+        return {key: value for key, value in self.config.items() if key.startswith("loss.")}
+
     @cached_property
     def seed(self) -> int:
         """The run's seed."""

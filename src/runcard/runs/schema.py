@@ -107,6 +107,13 @@ class _Finding(Part):
 class _Shortcut(Part):
     region: str
     sentence: str
+    alarm: bool
+    accuracy: float
+    accuracy_masked: float
+    accuracy_alone: float
+    evidence_lost: float
+    heat: dict[str, float | None]
+    area: dict[str, float | None]
 
 
 class _Images(Part):

@@ -22,7 +22,7 @@ from runcard.compare.measures import Measure, Value
 from runcard.compare.report import charts
 from runcard.compare.report.model_card import model_card, templates
 from runcard.compare.report.sections import sections
-from runcard.compare.report.tables import cell, number, rank, tabulate_arms, tabulate_cost
+from runcard.compare.report.tables import cell, number, rank, tabulate_arms, tabulate_cost, tabulate_shortcuts
 from runcard.compare.verdicts import format_ci, format_difference, format_effect, format_p
 from runcard.console import counted
 from runcard.fileio import atomic_write, csv_text, write_text
@@ -69,6 +69,7 @@ def write_report(findings: Findings, folder: Path, with_images: bool = True) -> 
         "ranking": dict(zip(("columns", "groups"), rank(findings), strict=True)) if len(findings.arms) > 2 else {},
         "rows": tabulate_arms(findings, findings.arms),
         "cost": dict(zip(("columns", "rows"), tabulate_cost(findings.cost), strict=True)) if findings.cost else {},
+        "shortcuts": dict(zip(("columns", "rows"), tabulate_shortcuts(findings.arms), strict=True)),
         "places": {run.folder: i + 1 for i, run in enumerate(runs)},
         "folds": any(run.is_fold for run in runs),
         "smoke_tests": [arm.name for arm in findings.arms if any(run.smoke_test for run in arm.runs)],
@@ -94,6 +95,8 @@ def write_figures(findings: Findings, folder: Path, with_images: bool = True) ->
             contents[f"{section.key}-{chart.key}.svg"] = charts.to_svg(chart, tables).encode()
         contents |= {f"{section.key}-curves-{metric}.csv": table.encode() for metric, table in tables.items()}
         contents |= {picture.name: picture.content for picture in section.pictures}
+    columns, probed = tabulate_shortcuts(findings.arms)
+    contents |= {"shortcuts.csv": csv_text(columns, probed).encode()} if probed else {}
     header = ["", *(arm.name for arm in findings.arms)]
     rows = [
         [words, *(summarize(measure, value) if value else "" for value in values)]

@@ -159,7 +159,6 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
     The training loss has its own scale, so it is drawn only where both arms have the same loss, and no other metric
     draws the same values: that of a classifier is often log_loss.
     """
-    a, b = ({k: v for k, v in arm.first.config.items() if k.startswith("loss.")} for arm in (first, second))
     wanted = [answer.question.of or answer.question.measure for answer in answers]
     wanted += [first.first.monitored, *SHARED_LOSSES, "loss"]
     curves = [arm.first.curves for arm in (first, second)]
@@ -168,7 +167,7 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
     def is_loss(name: str) -> bool:
         return all(np.allclose(each["val/loss"], each[f"val/{name}"], equal_nan=True) for each in curves)
 
-    own_scale = a == b and not any(is_loss(name) for name in drawn if name != "loss")
+    own_scale = first.first.loss == second.first.loss and not any(is_loss(name) for name in drawn if name != "loss")
     return tuple(name for name in drawn if name != "loss" or own_scale)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -116,6 +118,37 @@ def tabulate_cost(cost: Cost) -> tuple[list[str], list[list[str]]]:
             cells.append(f"{each.num_twins}: {' → '.join(map(number, each.of_twins))}")
         rows.append([*cells, *["–"] * (len(columns) - len(cells))])
     return columns, rows
+
+
+def tabulate_shortcuts(arms: Sequence[Arm]) -> tuple[list[str], list[list[str]]]:
+    """Tabulate what the shortcut probe found: the columns, and a row per arm and region with the means over its runs.
+
+    There are no rows where no run has the probe's findings: of segmentation.
+    """
+    columns = ["arm", "region", "alarms", "accuracy", "painted over", "alone", "log-odds lost", "activation in it"]
+    rows = []
+    for arm in arms:
+        by_region: dict[str, list[dict[str, Any]]] = {}
+        for finding in chain.from_iterable(run.metadata.get("shortcut", ()) for run in arm.runs):
+            by_region.setdefault(finding["region"], []).append(finding)
+        for region, found in by_region.items():
+            means = [
+                number(float(np.mean([each[key] for each in found])))
+                for key in ("accuracy", "accuracy_masked", "accuracy_alone")
+            ]
+            lost = round(float(np.mean([each["evidence_lost"] for each in found])), 2) + 0.0  # never −0
+            heat, area = (_of_classes(found, key) for key in ("heat", "area"))
+            alarms = f"{sum(each['alarm'] for each in found)} of {counted(len(found), 'run')}"
+            rows.append(
+                [arm.name, region, alarms, *means, f"{lost:.0%}".replace("-", "−"), f"{heat} ({area} of the image)"]
+            )
+    return columns, rows
+
+
+def _of_classes(found: Sequence[dict[str, Any]], key: str) -> str:
+    """Format the mean over findings and classes of a share; a dash where no class has one."""
+    known = [share for each in found for share in each[key].values() if share is not None]
+    return f"{np.mean(known):.1%}" if known else "–"
 
 
 def cell(measure: Measure, value: Value) -> str:
