@@ -50,10 +50,9 @@ def assert_nothing_is_cut_or_covered(figure: Figure) -> None:
         assert box.y1 <= figure.bbox.height, word
 
 
-def test_flagged_tiles_come_first_in_frames_of_their_level():
-    tiles = [tile(i) for i in range(12)]
-    tiles[4], tiles[7] = tile(4, "duplicates_across", "error"), tile(7, "near_duplicates", "warning")
-    figure = contact_sheet(tiles, "12 images")
+def test_tiles_are_framed_by_the_level_of_their_finding():
+    flagged = [tile(4, "duplicates_across", "error"), tile(7, "near_duplicates", "warning")]
+    figure = contact_sheet([*flagged, *(tile(i) for i in range(10))], "12 images")
     said = words(figure)
     assert said[0] == "12 images"
     assert [word[-3:] for word in said[1:] if word.startswith("…")][:4] == ["004", "007", "000", "001"]
@@ -77,13 +76,12 @@ def test_a_mask_is_outlined():
     assert (np.ptp(np.argwhere(drawn), axis=0) + 1).tolist() == [TILE_PX // 4, TILE_PX // 2]
 
 
-@pytest.mark.parametrize("num_tiles", [0, 1, NUM_COLUMNS, NUM_COLUMNS + 1, MAX_TILES + 40])
+@pytest.mark.parametrize("num_tiles", [0, 1, NUM_COLUMNS, NUM_COLUMNS + 1, MAX_TILES])
 def test_a_contact_sheet_of_any_size(num_tiles):
     tiles = [tile(i, "near_duplicates_across", "warning") for i in range(num_tiles)]
     figure = contact_sheet(tiles, "chest films of two hospitals")
     assert_nothing_is_cut_or_covered(figure)
-    assert words(figure).count("near_duplicates_across") == min(num_tiles, MAX_TILES)
-    assert ("(60 of them)" in words(figure)[0]) == (num_tiles > MAX_TILES)
+    assert words(figure).count("near_duplicates_across") == num_tiles
 
 
 def test_signs_that_the_font_lacks_are_boxes():

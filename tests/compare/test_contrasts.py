@@ -13,6 +13,7 @@ from folders import BONE, arms_of, of_classes, simulate, write_run
 from rich.console import Console
 from scipy import stats
 
+from runcard.compare import endpoints
 from runcard.compare.analysis import Findings, ask_pairs, find
 from runcard.compare.answers import answer
 from runcard.compare.confounds import group_arms
@@ -733,6 +734,26 @@ def test_a_detectable_ratio_of_few_runs_is_not_written_out(tmp_path):
     assert "A true difference of over ×10 would be found four times in five" in judge(case, Level(0.8)).sentence
 
 
+def test_a_metric_of_all_images_is_computed_of_some(tmp_path):
+    """Its value of these is not the recorded one, which is that of all."""
+    truth = np.array(["AFF", "NFF"] * 20)
+    for seed in range(2):
+        prob = np.random.default_rng(seed).random(40)
+        images = of_classes(truth, np.stack([prob, 1 - prob], axis=1))
+        pooled = POOLED | {"auroc": sklearn.metrics.roc_auc_score(truth == "AFF", prob)}
+        write_run(tmp_path / f"{seed}", seed=seed, images=images, recorded=BONE, pooled=pooled)
+    (arm,) = found_in(tmp_path).arms
+    some = arm.first.images().ids[:24]
+    assert endpoints.units([arm], "auroc").count == 40
+    assert endpoints.units([arm], "auroc", ids=some).count == 24
+
+
+def test_of_few_evaluated_epochs_no_curve_is_called_flat(tmp_path):
+    write_pair(tmp_path, config={"train.eval_every": 5})
+    said = "too few evaluated epochs (12) to say whether its curve is flat at the end"
+    assert [remark.text for remark in found_in(tmp_path).remarks if "evaluated epochs" in remark.text] == [said] * 2
+
+
 # Many arms
 
 
@@ -775,6 +796,20 @@ def test_many_arms_fit_on_a_screen(many):
     assert len(brief.splitlines()) < 40 < len(console.file.getvalue().splitlines()) / 2
     assert "note  6 arms make 15 pairs: each is compared with loss.smooth=0.0" in brief
     assert ": a smoke test" in brief
+
+
+def test_arms_of_other_data_are_ranked_by_the_metric_that_they_have(tmp_path):
+    for i in range(2):
+        write_arm(tmp_path, f"a{i}", simulate(np.random.default_rng(i), 3, IMAGES)[0], **(DICE, BCE)[i])
+        for seed in range(3):
+            probs = np.random.default_rng([i, seed]).dirichlet([1, 1], 40)
+            own = {"images": of_classes(["AFF", "NFF"] * 20, probs), "recorded": BONE, "pooled": POOLED}
+            write_run(tmp_path / f"b{i}{seed}", seed=seed, config={"optimizer.lr": 10.0**-i}, **own)
+    for metric in (None, "dice"):
+        columns, groups = rank(found_in(tmp_path, metric=metric))
+        assert columns[2:4] == ["last epoch", "best epoch"]
+        assert {title.rpartition(": ")[2] for title, _ in groups} == {"Dice", "accuracy"}
+        assert all(cells[1] != "–" for _, rows in groups for _, cells in rows)
 
 
 def test_with_all_pairs_the_verdict_is_that_against_the_best(tmp_path):

@@ -44,7 +44,7 @@ questions:
   1a_time:
     text: "Is it quicker?"
     compare: *pair
-    measure: seconds
+    measure: caching
     margin: 3
 """
 DICE = Question(
@@ -89,7 +89,7 @@ READ = Study(
             of="iou",
             threshold=0.5,
         ),
-        Question("1a_time", "Is it quicker?", "one", "other", "seconds", margin=3),
+        Question("1a_time", "Is it quicker?", "one", "other", "caching", margin=3),
     ),
     overrides=("train.epochs=5",),
     num_questions=3,
@@ -171,7 +171,8 @@ MISTAKES = [
     ("    expect: higher", "", "questions.1a_dice: claim and expect .* go together"),
     ('    text: "Is it sooner?"', "", "questions.1a_sooner.text: this key is needed."),
     ("    threshold: 0.5", "", "questions.1a_sooner.threshold: epochs_to_threshold of iou needs one"),
-    ("measure: seconds", "of: dice\n    measure: seconds", "questions.1a_time.of: seconds is read from no curve"),
+    ("measure: caching", "of: dice\n    measure: caching", "questions.1a_time.of: caching is read from no curve"),
+    ("measure: caching", "measure: seconds", "questions.1a_time.margin: seconds is compared as a ratio"),
     ("measure: dice", "of: iou\n    measure: dice", "questions.1a_dice.of: dice is read from no curve"),
     ("1a_sooner:", "1a_dice_base:", "questions: two of them would be called 1a_dice_base"),
     ("margin: 3", "margin:", "questions.1a_time.margin: nothing stands below this key. Fill it, or leave it out."),

@@ -118,7 +118,7 @@ def print_findings(
     """Print allowed errors and warnings, a line each, and the command that shows all details."""
     for finding in findings:
         if finding.level != "note":
-            level = f"{finding.level}, allowed" if finding.check in allowed else finding.level
+            level = f"{finding.level}, allowed" if finding.is_allowed(allowed) else finding.level
             fix = f". {finding.fix}" if finding.check in OF_RUN else ""
             console.print(f"{level}  {finding.check}: {finding.what}{fix}", style=STYLES[finding.level])
     if any(finding.check not in OF_RUN for finding in findings):

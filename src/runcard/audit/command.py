@@ -21,6 +21,7 @@ from runcard.audit.findings import (
     as_json,
     by_level,
     check_allowed,
+    errors_that_stop,
     of_faults,
     summary,
 )
@@ -81,15 +82,17 @@ def audit_config(
     _print(findings, allowed, console)
     write_json(folder / "audit.json", _content(audit, findings, allowed, dataset, augmentation))
     if data.profiles:
-        title = f"{name}: {counted(len(data.profiles), 'image')}"
-        write_figure(folder / "contact_sheet.png", contact_sheet(_tiles(source, data, findings), title))
+        tiles = _tiles(source, data, findings)
+        some = f" ({len(tiles)} of them)" if len(tiles) < len(data.profiles) else ""
+        title = f"{name}: {counted(len(data.profiles), 'image')}{some}"
+        write_figure(folder / "contact_sheet.png", contact_sheet(tiles, title))
     if tried and not getattr(augment, "is_identity", False):
         drawn, _ = draws(augment, tried[:1] * (2 * NUM_COLUMNS - 1))
         tiles = [Tile(tried[0].image, tried[0].mask, "as it is")]
         tiles += [Tile(sample.image, sample.mask, f"draw {i + 1}") for i, sample in enumerate(drawn)]
         write_figure(folder / "augmentation.png", contact_sheet(tiles, "The augmentation of one image"))
     console.print(f"{summary(findings)} See {folder}/")
-    return not any(finding.level == "error" and finding.check not in allowed for finding in findings)
+    return not errors_that_stop(findings, allowed)
 
 
 def audit_against(
@@ -164,8 +167,7 @@ def _emptied(folder: Path) -> Path:
 
 def _print(findings: Sequence[Finding], allowed: Sequence[str], console: Console) -> None:
     for finding in findings:
-        is_allowed = finding.level == "error" and finding.check in allowed
-        level = "allowed" if is_allowed else finding.level
+        level = "allowed" if finding.is_allowed(allowed) else finding.level
         console.print(f"{level:<{INDENT}}{finding.check}: {finding.what}", style=STYLES[finding.level])
         lines = list(finding.places[:MAX_PLACES_SHOWN])
         if len(finding.places) > MAX_PLACES_SHOWN:

@@ -32,10 +32,8 @@ class Tile:
 
 
 def contact_sheet(tiles: Sequence[Tile], title: str) -> Figure:
-    """Draw up to MAX_TILES samples with the contours of their masks, the flagged ones first, framed by level."""
-    shown = sorted(tiles, key=lambda tile: tile.flag is None)[:MAX_TILES]
-    title = title if len(shown) == len(tiles) else f"{title} ({len(shown)} of them)"
-    return grid.grid([_drawn(tile) for tile in shown], NUM_COLUMNS, LINE_PX, title)
+    """Draw samples with the contours of their masks, framed by the level of their finding."""
+    return grid.grid([_drawn(tile) for tile in tiles], NUM_COLUMNS, LINE_PX, title)
 
 
 def _drawn(tile: Tile) -> grid.Tile:

@@ -101,6 +101,10 @@ class Finding:
         assert self.check in CHECKS, self.check
         assert self.level in LEVELS, self.level
 
+    def is_allowed(self, allowed: Sequence[str]) -> bool:
+        """Whether it is an error that audit.allow names."""
+        return self.level == "error" and self.check in allowed
+
     def __str__(self) -> str:
         places = f" ({join_first(self.places, MAX_PLACES_IN_A_LINE)})" if self.places else ""
         return f"{self.check}: {self.what}{places}. {self.fix}"
@@ -128,17 +132,21 @@ def check_allowed(names: Sequence[str]) -> None:
         check_config_choice("audit.allow", name, [check for check in CHECKS if check not in NEVER_ALLOWED])
 
 
+def errors_that_stop(findings: Iterable[Finding], allowed: Sequence[str]) -> list[Finding]:
+    """Return the errors whose check is not allowed."""
+    return [finding for finding in findings if finding.level == "error" and not finding.is_allowed(allowed)]
+
+
 def stop_at_errors(findings: Sequence[Finding], allowed: Sequence[str]) -> None:
     """Raise UserError with every error whose check is not allowed."""
-    errors = [finding for finding in findings if finding.level == "error" and finding.check not in allowed]
-    if errors:
+    if errors := errors_that_stop(findings, allowed):
         way = allow_hint(allowed, (finding.check for finding in errors))
         raise UserError("\n".join([*map(str, errors), way]).rstrip())
 
 
 def as_json(findings: Iterable[Finding], allowed: Sequence[str]) -> list[dict[str, Any]]:
     """Convert findings to plain values, each with whether it was allowed."""
-    return [asdict(f) | {"allowed": f.level == "error" and f.check in allowed} for f in findings]
+    return [asdict(f) | {"allowed": f.is_allowed(allowed)} for f in findings]
 
 
 def summary(findings: Iterable[Finding]) -> str:

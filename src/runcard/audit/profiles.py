@@ -84,7 +84,7 @@ class Inspected:
     has_masks: bool
     sides: Sequence[str]  # split of each profile: train, val or test; "" without a split
     groups: Sequence[str]  # group of each profile: its patient, or its own id
-    is_grouped: bool  # whether dataset.split.group_regex is set
+    is_grouped: bool  # whether patients are named, by dataset.split.group_regex or by the dataset
     split_kind: str  # given | holdout | kfold
     cache: Cache | None = None  # where results of costly detectors are kept; None: nowhere
 

@@ -160,7 +160,7 @@ def _values(arm: Arm, metric: str, questions: Sequence[Question]) -> dict[Measur
     """Compute every measure of one arm: this metric first, then the others and this one's dynamics."""
     names = [metric, *(name for name in endpoints.metrics(arm.first) if name != metric)]
     table = {metric_measure(name, arm.first): metric_value(arm, name, "last") for name in names}
-    asked = [q.threshold for q in questions if q.threshold is not None and metric in (q.of, q.measure)]
+    asked = [q.threshold for q in questions if q.threshold is not None and q.metric == metric]
     threshold = asked[0] if asked else None
     keys = [key for key in learning_curves.MEASURES if asked or not key.endswith("_to_threshold")]
     table |= {
@@ -207,8 +207,8 @@ def limits(arm: Arm, arms: Sequence[Arm], margin: float = FLAT) -> list[str]:
     remarks += _remarks_on_shortcuts(arm)
     remarks += _remarks_on_looks(arm)
     remarks += [f"seed {run.seed}: {hole}" for run in arm.runs if (hole := _hole(run, arm.first.monitored))]
-    if lengths[0] < 3 * MIN_EPOCHS:
-        remarks.append(f"too few epochs ({lengths[0]}) to say whether its curve is flat at the end")
+    if (num_evaluated := min(int(run.evaluated.sum()) for run in arm.runs)) < 3 * MIN_EPOCHS:
+        remarks.append(f"too few evaluated epochs ({num_evaluated}) to say whether its curve is flat at the end")
     if abs(rise := learning_curves.still_rising(arm, arm.first.monitored)) > margin:
         how = f"{'rising' if rise > 0 else 'falling'} at the end, by about {abs(rise):.3f}"
         remarks.append(
@@ -321,6 +321,7 @@ class StudyFolder:
             self.study,
             self.left_out,
             self.command,
+            metric=self.study.primary,
             design=self.design,
             registration=self.registration,
         )
@@ -334,7 +335,8 @@ def read_study_folder(folder: Path) -> StudyFolder:
     file = folder / "study.json"
     try:
         content = read_json(folder, "study.json")
-        study, members, missing = from_json(content["study"]), content["runs"], list(content.get("missing", []))
+        study, command, members = from_json(content["study"]), str(content["command"]), content["runs"]
+        missing = list(content.get("missing", []))
         written = content.get("design")
         design = Design(tuple(written["looks"]), written["budget"], written["tried"]) if written else None
         known = content.get("preregistration")
@@ -361,4 +363,4 @@ def read_study_folder(folder: Path) -> StudyFolder:
             arms.append(Arm(name, kept, tuple(failed.get(name, ()))))
     if not arms:
         raise UserError("\n".join([f"{folder}: no completed run of the study is here.", *left_out]))
-    return StudyFolder(study, content["command"], arms, left_out, missing, design, registration, without)
+    return StudyFolder(study, command, arms, left_out, missing, design, registration, without)

@@ -133,7 +133,7 @@ def _paired(case: Comparison) -> Paired | None:
     """Pair the values of two arms image by image; None where images have none or the arms cannot be compared."""
     if not case.arms or case.incomparable:
         return None
-    metric, (one, other) = case.question.of or case.question.measure, case.arms
+    metric, (one, other) = case.question.metric, case.arms
     if endpoints.in_folds(one) or incomparable(one, other, metric):
         return None
     first, second = (endpoints.of_images(arm, metric) for arm in case.arms)
@@ -154,5 +154,5 @@ def _explored(case: Comparison) -> tuple[tuple[Measure, Effect], ...]:
         is_shared = name in endpoints.metrics(second.first)
         if is_shared and name != case.measure.key and not incomparable(first, second, name):
             with suppress(UserError):  # the metric is undefined for these runs
-                found.append((metric_measure(name, first.first), endpoints.contrast(first, second, name)))
+                found.append((metric_measure(name, first.first), endpoints.contrast(first, second, name)[0]))
     return tuple(found)

@@ -139,7 +139,7 @@ def metric_measure(metric: str, run: Run | None) -> Measure:
 
 def compare_arms(question: Question, first: Arm | None, second: Arm | None) -> Comparison:
     """Contrast two arms in what a question asks, or say why they cannot be compared."""
-    metric, dynamic = question.of or question.measure, learning_curves.MEASURES.get(question.measure)
+    metric, dynamic = question.metric, learning_curves.MEASURES.get(question.measure)
     arm = first or second
     if dynamic:
         measure = learning_curves.measure(question.measure, metric, question.threshold)
@@ -169,11 +169,10 @@ def compare_arms(question: Question, first: Arm | None, second: Arm | None) -> C
     if dynamic:
         return replace(case, contrast=learning_curves.compare(measure.key, first, second, metric, question.threshold))
     try:
-        effect = endpoints.contrast(first, second, metric)
-        counted = None if endpoints.in_folds(first) else endpoints.units([first, second], metric)
+        effect, compared = endpoints.contrast(first, second, metric)
     except UserError as error:  # the metric is undefined for these runs: this question has no answer
         return replace(case, incomparable=(str(error),))
-    return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0), units=counted)
+    return replace(case, contrast=RunContrast(effect, effect.p, effect.estimate < 0), units=compared)
 
 
 def at_look(case: Comparison, share: float) -> Comparison:

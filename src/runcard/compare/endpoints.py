@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
@@ -111,13 +111,13 @@ def _refusal(run: Run, metric: str, why: str) -> UserError:
     )
 
 
-def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
-    """Collect the values of a metric in all arms, of the same images.
+def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last", ids: Collection[str] | None = None) -> Units:
+    """Collect the values of a metric in all arms, of the same images; with ids, of these images alone.
 
     An image without a value (NaN) in any run of any arm is left out of all, and counted. A metric without a value per
     image gives jackknife pseudo-values, leaving out one patient at a time.
     """
-    read = [[run.images(checkpoint) for run in arm.runs] for arm in arms]
+    read = [[_part(run.images(checkpoint), ids) for run in arm.runs] for arm in arms]
     first = read[0][0]
     if metric in first.values:
         stacked = [np.stack([images.values[metric] for images in arm]) for arm in read]
@@ -134,9 +134,25 @@ def units(arms: Sequence[Arm], metric: str, checkpoint: str = "last") -> Units:
             raise _refusal(arms[0].first, metric, "counts all images together and has no value per image")
         num_trials = _num_trials(arms[0].first, metric, first)
         kept = np.ones(len(first.ids), bool)
-        statistics = [[_statistic(run, metric, run.images(checkpoint)) for run in arm.runs] for arm in arms]
+        statistics = [
+            [_statistic(run, metric, images) for run, images in zip(arm.runs, of_arm, strict=True)]
+            for arm, of_arm in zip(arms, read, strict=True)
+        ]
         values = [np.stack([mrmc.jackknife(*each) for each in arm]) for arm in statistics]
     return Units(tuple(values), int((~kept).sum()), metric not in first.values, num_trials)
+
+
+def _part(images: Images, ids: Collection[str] | None) -> Images:
+    """Return the values of these images alone; None: of all."""
+    if ids is None:
+        return images
+    kept = np.isin(images.ids, sorted(ids))
+    return Images(
+        ids=tuple(np.array(images.ids)[kept].tolist()),
+        groups=tuple(np.array(images.groups)[kept].tolist()),
+        values={name: values[kept] for name, values in images.values.items()},
+        targets=tuple(np.array(images.targets)[kept].tolist()) if images.targets else (),
+    )
 
 
 def _num_trials(run: Run, metric: str, images: Images) -> int | None:
@@ -162,13 +178,17 @@ def of_arm(arm: Arm, metric: str, checkpoint: str = "last") -> Effect:
     return mrmc.mean(units([arm], metric, checkpoint).values[0])
 
 
-def contrast(first: Arm, second: Arm, metric: str) -> Effect:
-    """Compute first minus second arm in the last epoch. They must be comparable: see confounds.incomparable."""
+def contrast(first: Arm, second: Arm, metric: str) -> tuple[Effect, Units | None]:
+    """Compute first minus second arm in the last epoch, and the values that it is of; None of folds.
+
+    They must be comparable: see confounds.incomparable.
+    """
     if in_folds(first):  # all folds of a seed have its initial weights: how far seeds differ, folds do not show
         effect = _resampled(_means("fold", first, metric) - _means("fold", second, metric), first)
         a, b = (_means("seed", arm, metric) for arm in (first, second))
-        return replace(effect, on_these_images=mrmc.welch(a, b)) if min(len(a), len(b)) > 1 else effect
-    return mrmc.difference(*units([first, second], metric).values)
+        return replace(effect, on_these_images=mrmc.welch(a, b)) if min(len(a), len(b)) > 1 else effect, None
+    compared = units([first, second], metric)
+    return mrmc.difference(*compared.values), compared
 
 
 def identical(first: Arm, second: Arm) -> bool:

@@ -75,7 +75,7 @@ def decide(
         raise UserError(f"{candidate.name}, {baseline.name}: {answer.verdict.sentence}")
     word = {"better": KEEP, OPEN: MORE_SEEDS}.get(answer.verdict.word, DISCARD)
     reached = answer.path[-1].num_seeds if answer.path else 0
-    more = next(seeds for seeds in design.made if seeds > reached) if word == MORE_SEEDS else 0
+    more = next(seeds for seeds in design.within_budget if seeds > reached) if word == MORE_SEEDS else 0
     looks = [*tried.get(key, {}).get("answers", []), {"time": now(), "answer": word, "seeds": reached}]
     tried[key] = {"name": candidate.name, "answers": looks}
     write_json(folder / FILE, ledger)

@@ -11,6 +11,7 @@ import numpy as np
 from runcard.compare.arms import Arm
 from runcard.compare.measures import Measure, Value, title
 from runcard.runs.run import Run
+from runcard.stats import mrmc
 from runcard.stats.mrmc import Array, Effect, ranks_differ, welch
 
 MIN_EPOCHS = 10  # in the last third of a curve; with fewer, neither fluctuation nor trend is computed
@@ -221,10 +222,8 @@ def value(key: str, arm: Arm, metric: str, threshold: float | None) -> Value:
     """
     values, note = _read(key, arm, metric, threshold)
     values[np.isinf(values)] = np.nan
-    mean = None
-    if not np.isnan(values).any() and not _only_describes(arm):
-        scaled = _scaled(key, values)
-        mean = Effect(float(scaled.mean()), float(scaled.std(ddof=1)) / math.sqrt(len(scaled)), len(scaled) - 1)
+    is_known = not np.isnan(values).any() and not _only_describes(arm)
+    mean = mrmc.mean(_scaled(key, values)[None]) if is_known else None
     return Value(tuple(values.tolist()), mean, note)
 
 

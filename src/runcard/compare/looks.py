@@ -30,7 +30,7 @@ class Design:
     tried: Mapping[str, int]  # name of an arm -> the number S of its seeds 0 to S − 1 that have ended, failed ones too
 
     @property
-    def made(self) -> tuple[int, ...]:
+    def within_budget(self) -> tuple[int, ...]:
         """The looks that the budget pays for."""
         return tuple(seeds for seeds in self.looks if seeds <= self.budget)
 
@@ -58,7 +58,7 @@ def answer_in_looks(
     newest: dict[str, float | None] = {}  # p of each, at the look that decided it or else the newest
     answers: dict[str, Answer] = {}
     still_open = {q.key: q for q in questions}
-    for num_seeds in design.made:
+    for num_seeds in design.within_budget:
         share = share_of_level(num_seeds, design.looks)
         now = [question for question in still_open.values() if design.seeds_of(question) >= num_seeds]
         for question in now:
@@ -107,7 +107,7 @@ def _status(case: Comparison, word: str, futile: Forecast | None, is_open: bool,
     if num_seeds == design.budget:
         return f"The budget of {design.budget} seeds is spent."
     if is_open:
-        following = design.made[design.made.index(num_seeds) + 1]
+        following = design.within_budget[design.within_budget.index(num_seeds) + 1]
         return f"Not decided after {of_budget}: the next look is at {following}."
     return f"{_why_not(futile, case)} Given up after {of_budget}." if futile else ""
 

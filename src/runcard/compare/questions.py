@@ -26,6 +26,11 @@ class Question:
     threshold: float | None = None  # of the measures that reach one
     controlled_by: tuple[str, ...] = ()  # keys of the questions that test the claim instead: this one is confounded
 
+    @property
+    def metric(self) -> str:
+        """The metric that is compared, or whose curve the measure is read from."""
+        return self.of or self.measure
+
 
 @dataclass(frozen=True)
 class Study:

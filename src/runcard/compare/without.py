@@ -21,7 +21,7 @@ from runcard.compare.contrasts import metric_measure
 from runcard.compare.measures import Measure
 from runcard.console import counted
 from runcard.errors import UserError
-from runcard.runs.run import Images, Run
+from runcard.runs.run import Run
 from runcard.stats import mrmc
 from runcard.stats.mrmc import Effect
 
@@ -122,25 +122,25 @@ def _of_arm(whole: Arm, without: Arm, metric: str, twins: frozenset[str]) -> Arm
         num_seeds=len(shared),
         num_twins=len(ids & twins),
     )
-    arms = [Arm(whole.name, tuple(_on(run, ids) for run in each)) for each in runs if each]
-    return _measured(found, arms, metric, twins)
+    arms = [Arm(whole.name, tuple(each)) for each in runs if each]
+    return _measured(found, arms, metric, ids, twins)
 
 
-def _measured(found: ArmCost, arms: Sequence[Arm], metric: str, twins: frozenset[str]) -> ArmCost:
+def _measured(found: ArmCost, arms: Sequence[Arm], metric: str, ids: set[str], twins: frozenset[str]) -> ArmCost:
     if len(arms) < 2 or found.num_images < 2 or arms[0].first.split != arms[1].first.split:
         return replace(found, note="no seed, or no two images, that both were measured with")
     try:
-        before, after = endpoints.units(arms, metric).values
+        before, after = endpoints.units(arms, metric, ids=ids).values
     except UserError as error:
         return replace(found, note=str(error))
     scores = (float(before.mean()), float(after.mean()))
     effect = mrmc.difference(before, after) if before.shape[1] >= mrmc.MIN_UNITS else None
-    of_twins = [_of_twins(arm, metric, twins) for arm in arms]
+    of_twins = [_of_twins(arm, metric, ids & twins) for arm in arms]
     pair = None if of_twins[0] is None or of_twins[1] is None else (of_twins[0], of_twins[1])
     return replace(found, scores=scores, effect=effect, of_twins=pair)
 
 
-def _of_twins(arm: Arm, metric: str, twins: frozenset[str]) -> float | None:
+def _of_twins(arm: Arm, metric: str, twins: set[str]) -> float | None:
     """Average a metric over the runs and the images that had a copy in training; None where there is no value."""
     values = endpoints.of_images(arm, metric)
     if values is None:
@@ -153,21 +153,6 @@ def _same_images(runs: Sequence[Run]) -> set[str]:
     """Return the ids of the compared images that all runs have, with the same bytes."""
     members = [{(m["id"], m["sha256"]) for m in run.split_members[run.split] if m.get("sha256")} for run in runs]
     return {name for name, _ in set.intersection(*members)} if members else set()
-
-
-def _on(run: Run, ids: set[str]) -> Run:
-    """Return the run with the values of these images alone."""
-    images = run.images()
-    if ids.issuperset(images.ids):
-        return run
-    kept = np.isin(images.ids, sorted(ids))
-    left = Images(
-        ids=tuple(np.array(images.ids)[kept].tolist()),
-        groups=tuple(np.array(images.groups)[kept].tolist()),
-        values={name: values[kept] for name, values in images.values.items()},
-        targets=tuple(np.array(images.targets)[kept].tolist()) if images.targets else (),
-    )
-    return run.with_tables({(run.split, "last"): left})
 
 
 def _remarks(whole: Arm, without: Arm) -> Iterator[str]:

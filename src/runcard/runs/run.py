@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -53,12 +52,6 @@ class Run:
 
     folder: Path
     metadata: dict[str, Any]  # run.json
-
-    def with_tables(self, tables: dict[tuple[str, str], Images]) -> Run:
-        """Return the run as if its per_image.csv held these rows."""
-        run = copy(self)
-        vars(run)["tables"] = tables
-        return run
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from runcard.config.compose import compose_config
 from runcard.config.diff import affects_results, differing_keys
 from runcard.config.hydra_errors import as_message
-from runcard.config.schema import parse_config
+from runcard.config.schema import Config, parse_config
 from runcard.config.sweep import folder_name
 from runcard.errors import UserError, did_you_mean
 from runcard.fileio import sha256
@@ -26,7 +27,20 @@ from runcard.runs.schema import StartedRun, faults
 
 OWN = ("seeds", "questions", "name")  # the study's arguments; all others are Hydra's
 
+Found = TypeVar("Found")
 Key = tuple[str, int]  # the name of an arm, and a seed
+
+
+def once_per_data(configs: Mapping[str, Config], look: Callable[[str, Config], Found]) -> dict[str, Found]:
+    """Return what look finds in the data of each arm; the same data are looked at once."""
+    known: dict[str, Found] = {}
+    found = {}
+    for arm, config in configs.items():
+        key = json.dumps([config.dataset.model_dump(mode="json"), config.audit.allow], sort_keys=True, default=str)
+        if key not in known:
+            known[key] = look(arm, config)
+        found[arm] = known[key]
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,7 +20,7 @@ from runcard.errors import UserError
 from runcard.fileio import read_json, sha256, write_json
 from runcard.runs.environment import code_hash, commit, now
 from runcard.stats.sequential import LOOKS
-from runcard.study.plan import ArmConfig
+from runcard.study.plan import ArmConfig, once_per_data
 
 
 def register(
@@ -58,13 +57,8 @@ def register(
             "5 % of the time; name=… starts the study in a folder of its own."
         )
     parsed = {arm: parse_config(config.config, f"{arm}: ") for arm, config in arm_configs.items()}
-    hashes: dict[str, Mapping[str, str]] = {}
-    data = {}
-    for arm, (config, _) in () if has_runs else parsed.items():  # too late for what the runs were made of
-        key = json.dumps([config.dataset.model_dump(mode="json"), config.audit.allow], sort_keys=True, default=str)
-        if key not in hashes:
-            hashes[key] = _hash_data(config)
-        data[arm] = hashes[key]
+    hashed = {} if has_runs else {arm: config for arm, (config, _) in parsed.items()}  # else too late: runs were made
+    data = once_per_data(hashed, lambda _, config: _hash_data(config))
     configs = {arm: config for arm, (_, config) in parsed.items()}
     for arm, other in others.items():
         with suppress(UserError):  # what is wrong with one that is not asked for yet is told when it is

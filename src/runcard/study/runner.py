@@ -232,7 +232,7 @@ def _with_earlier(asked: Study, whole: Study, folder: Path) -> Study:
 def _check_measures(file: Path, study: Study, arm_configs: Mapping[str, ArmConfig]) -> None:
     """Refuse a question for a metric that its arms do not measure, before they have run for nothing."""
     for question in study.questions:
-        metric = question.of or question.measure
+        metric = question.metric
         for arm in (question.first, question.second) if metric not in MEASURES else ():
             known = [*map(str, arm_configs[arm].config.metric.scores), "loss"]
             if not any(metric == name or metric.startswith(f"{name}_") for name in known):  # dice_left is one of dice's

@@ -165,6 +165,8 @@ def _faults(config: StudyConfig, questions: tuple[Question, ...]) -> Iterator[st
                     yield f"{place}.compare must be one of {known}"
         if (asked.claim is None) != (asked.expect is None):
             yield f"{where}: claim and expect (higher | lower, of the first arm) go together."
+        if asked.margin and asked.measure in MEASURES and MEASURES[asked.measure].is_ratio:
+            yield f"{where}.margin: {asked.measure} is compared as a ratio, which no difference bounds. Leave it out."
         if asked.of and not _curve(asked.measure, config.primary):
             able = ", ".join(measure for measure in MEASURES if _curve(measure, config.primary))
             yield f"{where}.of: {asked.measure} is read from no curve, as {able} are."

@@ -6,7 +6,6 @@ same. What may be labelled wrongly takes part in nothing, neither in training no
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from runcard.console import counted, plain_console
 from runcard.data.datamodule import open_source
 from runcard.errors import UserError, did_you_mean, join_first
 from runcard.fileio import read_json
-from runcard.study.plan import ArmConfig, Key, find, is_done
+from runcard.study.plan import ArmConfig, Key, find, is_done, once_per_data
 from runcard.study.runner import Plan, StudyRun, make_plan, register_plan, run_plan
 
 LEAKS = ("duplicates_across", "near_duplicates_across", "group_on_both_sides")  # leave the training images
@@ -111,15 +110,8 @@ def _made(plan: Plan) -> tuple[Study, list[Key], Mapping[str, Any] | None]:
 
 def flagged(arm_configs: Mapping[str, ArmConfig], finding: str) -> dict[str, Flagged]:
     """Audit the data of each arm, and return the images to leave out. Raises UserError where an arm has none."""
-    known: dict[str, Flagged] = {}  # arms of the same data are audited once
-    found = {}
-    for arm, arm_config in arm_configs.items():
-        config, _ = parse_config(arm_config.config, f"{arm}: ")
-        key = json.dumps([config.dataset.model_dump(mode="json"), config.audit.allow], sort_keys=True, default=str)
-        if key not in known:
-            known[key] = _flagged(arm, config, finding)
-        found[arm] = known[key]
-    return found
+    configs = {arm: parse_config(each.config, f"{arm}: ")[0] for arm, each in arm_configs.items()}
+    return once_per_data(configs, lambda arm, config: _flagged(arm, config, finding))
 
 
 def without(config: ArmConfig, ids: Sequence[str]) -> ArmConfig:

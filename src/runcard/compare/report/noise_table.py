@@ -15,7 +15,7 @@ from runcard.compare.report.power_table import rare_failures, scattered
 from runcard.compare.report.tables import number
 from runcard.console import print_table
 from runcard.errors import UserError
-from runcard.stats.mrmc import MIN_UNITS, Effect
+from runcard.stats.mrmc import MIN_UNITS, Array, Effect
 from runcard.stats.noise import CONFIDENCE, MIN_RUNS, Noise, noisier_arm
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ def measure_noise(arms: Sequence[Arm], metric: str) -> tuple[Measured, list[str]
     Raises UserError where no arm has enough, where they cannot be compared, or where their runs do not differ.
     """
     enough, left_out = scattered(arms, metric, MIN_RUNS)
-    noise = Noise.of(endpoints.units(enough, metric).values)
+    values = endpoints.units(enough, metric).values
+    noise = Noise.of(values)
     if noise.sd == 0:
         raise UserError(
             f"{', '.join(arm.name for arm in enough)}: all runs have the same {title(metric)}, so that no noise can be "
@@ -127,14 +128,13 @@ def measure_noise(arms: Sequence[Arm], metric: str) -> tuple[Measured, list[str]
         )
     low, high = endpoints.bounds(enough[0].first, metric)
     word = endpoints.Count.of(enough[0]).word
-    warnings = (*_one_noisier(enough, metric), *rare_failures(enough, metric))
+    warnings = (*_one_noisier(enough, values), *rare_failures(enough, values))
     found = Measured(metric, tuple(enough), noise, word, high - low, warnings)
     return found, left_out
 
 
-def _one_noisier(arms: Sequence[Arm], metric: str) -> Iterator[str]:
+def _one_noisier(arms: Sequence[Arm], values: tuple[Array, ...]) -> Iterator[str]:
     """Say it where one arm alone makes the scatter, which is taken to be that of all."""
-    values = endpoints.units(arms, metric).values
     if (i := noisier_arm(values)) is not None:
         own, others = (Noise.of(each).sd for each in (values[i : i + 1], values[:i] + values[i + 1 :]))
         yield (

@@ -13,6 +13,7 @@ from runcard.compare.confounds import incomparable
 from runcard.compare.measures import title
 from runcard.console import counted, print_table
 from runcard.errors import UserError
+from runcard.stats.mrmc import Array
 from runcard.stats.noise import driving_images
 from runcard.stats.power import RANGE, VarianceComponents, runs_cut
 
@@ -56,7 +57,8 @@ def print_power(
         grid = [[str(s), *(_detectable(ends, s, n) for n in numbers)] for s in seeds]
         print_table(console, ["seeds", *(f"{n} {word}" for n in numbers)], grid)
     console.print(f"\n{RANGES}")
-    for line in (*cut_variances(enough, metric), *rare_failures(enough, metric)):
+    values = endpoints.units(enough, metric).values
+    for line in (*cut_variances(enough, values), *rare_failures(enough, values)):
         console.print(line, style="yellow")
 
 
@@ -82,22 +84,22 @@ def scattered(arms: Sequence[Arm], metric: str, min_seeds: int) -> tuple[list[Ar
     return enough, left_out
 
 
-def cut_variances(arms: Sequence[Arm], metric: str) -> list[str]:
+def cut_variances(arms: Sequence[Arm], values: Sequence[Array]) -> list[str]:
     """List the arms whose seeds show no variance of their own."""
     return [
         f"{arm.name}: its seeds differ no more than chance on single {endpoints.Count.of(arm).word} explains, so their "
         "own variance is cut to 0; more seeds may show some."
-        for arm, y in zip(arms, endpoints.units(arms, metric).values, strict=True)
+        for arm, y in zip(arms, values, strict=True)
         if runs_cut(y)
     ]
 
 
-def rare_failures(arms: Sequence[Arm], metric: str) -> list[str]:
+def rare_failures(arms: Sequence[Arm], values: Sequence[Array]) -> list[str]:
     """List the arms whose scatter comes from one or two images, with these."""
     return [
         f"{arm.name}: {_named(arm, driving, y.shape[1])} more than half of the scatter of its seeds. Rare failures are "
         "estimated worse than the bounds say: look at them, and run more seeds."
-        for arm, y in zip(arms, endpoints.units(arms, metric).values, strict=True)
+        for arm, y in zip(arms, values, strict=True)
         if (driving := driving_images(y))
     ]
 

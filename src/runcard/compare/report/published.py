@@ -65,6 +65,9 @@ def _needs(claim: Claim) -> str:
         bounds = " or ".join(_bound(name, value) for name, value in alone.items())
         return f"needs {bounds}, all else at its least favourable"
     together = needed(claim, others=1)
+    if not together:  # of three assumptions, any two suffice
+        names = ", ".join(name.replace("_", " ") for name in claim.ranges)
+        return f"needs two of {names} near their most favourable, and no one of them alone"
     return f"needs {' and '.join(_bound(name, value) for name, value in together.items())}, and no one of them alone"
 
 

@@ -123,7 +123,7 @@ def _section(key: str, answers: tuple[Answer, ...], colours: Mapping[str, str], 
     is_swapped = names[0] != question.first
     metrics = _metrics(answers, *arms) if arms else ()
     of_arms = {arm.name: colours[arm.name] for arm in arms}
-    thresholds = {answer.question.of: answer.question.threshold for answer in answers if answer.question.threshold}
+    thresholds = {answer.question.metric: answer.question.threshold for answer in answers if answer.question.threshold}
     drawn = [charts.curves(metric, of_arms, thresholds.get(metric)) for metric in metrics]
     paired = {answer.paired.measure.key: answer.paired for answer in answers if answer.paired}
     by_image = next((disagreement(each) for each in answers if each.paired and each.paired.measure.better), None)
@@ -159,7 +159,7 @@ def _metrics(answers: Sequence[Answer], first: Arm, second: Arm) -> tuple[str, .
     The training loss has its own scale, so it is drawn only where both arms have the same loss, and no other metric
     draws the same values: that of a classifier is often log_loss.
     """
-    wanted = [answer.question.of or answer.question.measure for answer in answers]
+    wanted = [answer.question.metric for answer in answers]
     wanted += [first.first.monitored, *SHARED_LOSSES, "loss"]
     curves = [arm.first.curves for arm in (first, second)]
     drawn = [name for name in dict.fromkeys(wanted) if all(f"val/{name}" in each for each in curves)]

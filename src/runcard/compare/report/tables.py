@@ -26,21 +26,25 @@ TURNED = {"better": "worse", "worse": "better", "higher": "lower", "lower": "hig
 def rank(findings: Findings) -> tuple[list[str], list[tuple[str, list[Row]]]]:
     """Return the columns of the ranking, and its groups: each a title, and its arms from the best to the worst.
 
-    Arms are ordered by the primary measure at the last epoch. The verdict is the one against the arm that all are
-    compared with; with all pairs compared, that against the best arm of the group. It is of the arm of its row.
+    Arms are ordered by the first measure of their group at the last epoch. The verdict is the one against the arm that
+    all are compared with; with all pairs compared, that against the best arm of the group. It is of the arm of its row.
     """
-    measure = findings.measures[0]
     groups: dict[str, list[Arm]] = {}
     for arm in sorted(findings.arms, key=lambda arm: any(run.smoke_test for run in arm.runs)):
         groups.setdefault(_title(arm), []).append(arm)
-    ranked = {title: sorted(arms, key=lambda arm: _place(findings, measure, arm)) for title, arms in groups.items()}
+    by_title = {measure.title: measure for measure in findings.measures}
+    measures = {title: by_title[next(iter(findings.values[arms[0].name]))] for title, arms in groups.items()}
     against = {answer.question.second for answer in findings.answers}
     fixed = against.pop() if len(against) == 1 else None
-    columns = ["arm", "seeds", f"{measure.title}, last epoch", "best epoch", f"against {fixed or 'the first here'}"]
-    return columns, [
-        (title, [(arm.name, _cells(findings, measure, arm, fixed or arms[0].name)) for arm in arms])
-        for title, arms in ranked.items()
-    ]
+    first, *others = dict.fromkeys(measures.values())
+    last = "last epoch" if others else f"{first.title}, last epoch"
+    ranked = []
+    for title, members in groups.items():
+        measure = measures[title]
+        arms = sorted(members, key=lambda arm: _place(findings, measure, arm))
+        rows = [(arm.name, _cells(findings, measure, arm, fixed or arms[0].name)) for arm in arms]
+        ranked.append((f"{title}: {measure.title}" if others else title, rows))
+    return ["arm", "seeds", last, "best epoch", f"against {fixed or 'the first here'}"], ranked
 
 
 def _title(arm: Arm) -> str:

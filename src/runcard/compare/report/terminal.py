@@ -181,6 +181,8 @@ def _pair(place: int, answer: Answer) -> list[str]:
 
 def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
     pooled = findings.out_of_fold[arm.name]
+    which = "these" if arm.first.split == "val" else "the validation"
+    best = {"runs": _plain(findings.best[arm.name].runs), "note": f"chosen on {which} images"}
     measured: dict[str, dict[str, Any]] = {}
     for measure in findings.measures:
         if value := findings.values[arm.name].get(measure.title):
@@ -195,7 +197,7 @@ def _arm(findings: Findings, arm: Arm) -> dict[str, Any]:
         "num_parameters": arm.first.metadata["num_parameters"],
         "last": measured,
         "out_of_fold": dict(zip(pooled, _plain(list(pooled.values())), strict=True)),
-        "best": {arm.first.monitored: {"runs": _plain(findings.best[arm.name].runs), "note": "chosen on these images"}},
+        "best": {arm.first.monitored: best},
     }
 
 
