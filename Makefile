@@ -65,8 +65,10 @@ docs: $(READY)  ## Build the documentation's site into site/, or show it: make d
 
 screenshots: $(READY)  ## Make every picture of the documentation, with Chromium
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build/screenshots.py
+	$(BIN)/python docs/build/check_pictures.py
+	$(BIN)/python docs/build/statistics_pictures.py
 
-check: lint types docs test  ## All that CI runs
+check: lint types docs test  ## Lint, types, docs and tests; CI runs test-docs and lowest too
 
 tensorboard: $(READY)  ## Browse outputs/ at http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs

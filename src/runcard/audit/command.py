@@ -33,7 +33,7 @@ from runcard.config.schema import DatasetConfig, check_recorded, parse_config, p
 from runcard.console import counted, print_table
 from runcard.data.datamodule import open_source
 from runcard.data.preprocessing import digest_or_none, read_sample, unpaired
-from runcard.data.source import Source
+from runcard.data.source import Source, name_of
 from runcard.data.splits import data_fingerprint
 from runcard.data.summary import summary_rows
 from runcard.errors import DataError, UserError, join_first
@@ -65,7 +65,7 @@ def audit_config(
         write_json(folder / "audit.json", {"dataset": dataset.model_dump(), "findings": as_json(findings, allowed)})
         console.print(f"{summary(findings)} See {folder}/")
         return False
-    name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
+    name = name_of(source)
     folder = _emptied(output or AUDITS / name)
     cache = open_cache("audit", config.audit.cache_dir, config.audit.cache_gb)
     before = decoded_before(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +12,12 @@ from runcard import __version__, interrupts
 from runcard.errors import EXIT_USER_ERROR, UserError, how_to_install
 
 EXIT_FOUND = 1  # errors in the data, other data than the run's, or runs that are not done
-CONFIG_DIR = "a folder of further config files, as `runcard train` takes it"
 TRUST = "a package whose objects the run's config may name, besides torch's and the like; may be said again"
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+ConfigDir = Annotated[Path | None, typer.Option(help="a folder of further config files, as `runcard train` takes it")]
+Root = Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")]
+Trust = Annotated[list[str] | None, typer.Option(help=TRUST)]
 
 EXIT_OF_TYPER = 1  # where it is interrupted
 

@@ -1,4 +1,4 @@
-"""Commands that draw conclusions: compare, power, noise, report; and audit, of the data."""
+"""Commands that draw conclusions: compare, power, noise, gate, report; and audit, of the data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, TRUST, app
+from runcard.cli.app import EXIT_FOUND, AsJson, ConfigDir, Trust, app
 from runcard.console import plain_console
 from runcard.errors import UserError, check_config_choice
 
@@ -26,6 +26,9 @@ ON = "a folder that runcard evaluate wrote: compare the runs on its images"
 DIFFERENCES = [0.005, 0.01, 0.02]  # of Dice or accuracy, that people ask about
 FIGURES = (".png", ".svg")  # by suffix
 
+Metric = Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")]
+Margin = Annotated[float | None, typer.Option(help="differences smaller than this do not matter")]
+
 
 @app.command(rich_help_panel=PANEL)
 def audit(
@@ -35,13 +38,17 @@ def audit(
     ] = None,
     against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
-    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+    trust: Trust = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Look for what is wrong with data and augmentation, before anything is trained. Exits with 1 at an error."""
     from runcard.audit.command import audit_against, audit_config
 
     console = plain_console()
+    if against and output:
+        raise UserError("--output: with --against no files are written. Leave one out.")
+    if trust and not against:
+        raise UserError(f"--trust: is for the run of --against. For this config: 'trust=[{','.join(trust)}]'")
     if against:
         good = audit_against(against, overrides or [], console, trust or [], config_dir)
     else:
@@ -55,13 +62,13 @@ def compare(
     runs: Annotated[
         list[str], typer.Argument(help="run folders, sweeps or patterns: outputs/lab*", show_default=False)
     ],
-    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    metric: Metric = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
-    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    margin: Margin = None,
     baseline: Annotated[str | None, typer.Option(help=BASELINE)] = None,
     on: Annotated[Path | None, typer.Option(help=ON)] = None,
     details: Annotated[bool, typer.Option(help="print all measures and sentences of many arms")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what runs support, and what not: arms, differences, verdicts. Runs that differ only by seed form an arm."""
     from runcard.compare.report import terminal
@@ -77,7 +84,7 @@ def compare(
 def power(
     runs: Annotated[list[str], typer.Argument(help="run folders, sweeps or patterns", show_default=False)],
     difference: Annotated[list[float], typer.Option(help="that should be found; may be said again")] = DIFFERENCES,
-    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    metric: Metric = None,
 ) -> None:
     """Say how many seeds or images a difference would need, from how far these runs scatter (two seeds at least)."""
     from runcard.compare.report.power_table import print_power
@@ -91,9 +98,9 @@ def power(
 @app.command(rich_help_panel=PANEL)
 def noise(
     runs: Annotated[list[str], typer.Argument(help="run folders, sweeps or patterns", show_default=False)],
-    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    metric: Metric = None,
     figure: Annotated[Path | None, typer.Option(help="a file, .png or .svg: differences against seeds")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how large a difference must be to be more than noise (three seeds of one config at least)."""
     from runcard.compare.report import noise_table
@@ -122,12 +129,12 @@ def noise(
 def gate(
     baseline: Annotated[Path, typer.Argument(help="a folder with the baseline's runs, one for each seed")],
     candidate: Annotated[Path, typer.Argument(help="a folder with the candidate's runs")],
-    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
-    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    metric: Metric = None,
+    margin: Margin = None,
     candidates: Annotated[
         int | None, typer.Option(help="how many will be held against this baseline in all; none: 20")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say whether to keep a candidate: exit code 0 keep, 1 discard, 3 more seeds. For scripts and research loops."""
     from runcard.compare import gate as gates
@@ -157,9 +164,9 @@ def _only_arm(folder: Path, metric: str | None) -> Arm:
 @app.command(rich_help_panel=PANEL)
 def report(
     runs: Annotated[list[str], typer.Argument(help="a study's folder; or runs, sweeps, patterns", show_default=False)],
-    metric: Annotated[str | None, typer.Option(help="what is compared; none: the monitored metric")] = None,
+    metric: Metric = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
-    margin: Annotated[float | None, typer.Option(help="differences smaller than this do not matter")] = None,
+    margin: Margin = None,
     baseline: Annotated[str | None, typer.Option(help=BASELINE)] = None,
     on: Annotated[Path | None, typer.Option(help=ON)] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: the study's or sweep's")] = None,
@@ -174,8 +181,9 @@ def report(
 
     first = Path(runs[0])
     if len(runs) == 1 and (folder := study_folder(first)):
-        if on:
-            raise UserError(f"--on: a study is answered on the images of its plan. Name its runs: {folder}/*")
+        options = {"metric": metric, "threshold": threshold, "margin": margin, "baseline": baseline, "on": on}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise UserError(f"--{given[0]}: a study is answered as its plan says. Name its runs: {folder}/*")
         found = analysis.of_study(folder)
     else:
         is_sweep = len(runs) == 1 and first.is_dir() and not (first / "run.json").exists()

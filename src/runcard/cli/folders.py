@@ -1,9 +1,7 @@
-"""Commands that look after what runs leave on the disk: status, tensorboard, prune, cache."""
+"""Commands that look after what runs leave on the disk: status, verify, tensorboard, prune, cache."""
 
 from __future__ import annotations
 
-import signal
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.filesize import decimal
 
-from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, TRUST, app
+from runcard.cli.app import EXIT_FOUND, ConfigDir, Root, Trust, app
 from runcard.cli.conclusions import find_arms, study_folder
 from runcard.console import counted, plain_console, print_table
 from runcard.errors import UserError, check_config_choice
@@ -64,8 +62,8 @@ def verify(
         bool, typer.Option("--data/--no-data", help="evaluate the weights again on the run's images")
     ] = True,
     retrain: Annotated[int | None, typer.Option(min=1, help="train so many epochs again, and compare them")] = None,
-    root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    root: Root = None,
+    trust: Trust = None,
 ) -> None:
     """Check that completed runs are whole, and that their numbers follow from their weights. Exits with 2 otherwise."""
     from runcard.experiment.verify import DAMAGED, Options, verify_run
@@ -121,7 +119,6 @@ def tensorboard(
             return
         url = serve(logdir, port)
         console.print(f"arms         {url}{log_folder.view(arms)}\nall runs     {url}\nCtrl-C ends it")
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
@@ -154,7 +151,7 @@ def cache(
     overrides: Annotated[list[str] | None, typer.Argument(help="train.cache_dir=… audit.cache_gb=…")] = None,
     clear: Annotated[str | None, typer.Option(help="features, audit, images or all: remove what is kept there")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="remove; without it nothing is")] = False,
-    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Show what is kept for the next run and how much room it takes, or remove it: it is made again when needed."""
     if clear:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from runcard.cli.app import app
+from runcard.cli.app import AsJson, app
 from runcard.cli.conclusions import PANEL
 from runcard.errors import UserError, check_config_choice
 
@@ -54,7 +54,7 @@ def check_claim(
     best_epoch: Annotated[bool, typer.Option("--best-epoch", help=BEST_EPOCH)] = False,
     pooled: Annotated[bool, typer.Option("--pooled", help=POOLED)] = False,
     other_images: Annotated[bool, typer.Option("--other-images", help=OTHER_IMAGES)] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what two rows of a published table support: it holds, it cannot be concluded, or what it depends on."""
     if pooled and metric == "accuracy":

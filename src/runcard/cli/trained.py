@@ -1,4 +1,4 @@
-"""Commands that use a trained run: predict, evaluate, export, explain, card."""
+"""Commands that use a trained run: predict, evaluate, unseal, export, explain, card, figures."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
-from runcard.cli.app import TRUST, app
+from runcard.cli.app import Root, Trust, app
 from runcard.console import counted, plain_console
 from runcard.errors import UserError, check_config_choice, runs_below
 from runcard.interrupts import exit_code
 
 PANEL = "Use a trained run"
+
+RunFolder = Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)]
 
 
 @app.command(rich_help_panel=PANEL)
@@ -34,7 +36,7 @@ def predict(
     overlay: Annotated[bool, typer.Option(help="write the images with the masks' outlines too")] = False,
     tta: Annotated[str | None, typer.Option(help="flips: average over the flips of the run's augmentation")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images in one forward pass")] = 16,
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    trust: Trust = None,
 ) -> None:
     """Predict images by one run, or by the mean of several: masks at the images' size, or a table of classes."""
     from runcard.inference.predict import Options, split_arguments
@@ -76,7 +78,7 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="a folder; none: outputs/evaluations/<the data's>")
     ] = None,
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    trust: Trust = None,
 ) -> None:
     """Measure runs on other labelled images: metrics with intervals, calibration, the change against their own."""
     from runcard.compare.report.evaluation_table import print_evaluation
@@ -103,7 +105,7 @@ def evaluate(
 @app.command(rich_help_panel=PANEL)
 def unseal(
     study: Annotated[Path, typer.Argument(help="a study's folder, or the file of its questions", show_default=False)],
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    trust: Trust = None,
 ) -> None:
     """Evaluate a study's runs on their sealed test split, answer its questions there, and count the look."""
     from runcard.cli.conclusions import study_folder
@@ -135,11 +137,11 @@ def unseal(
 
 @app.command(rich_help_panel=PANEL)
 def export(
-    run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
+    run: RunFolder,
     output: Annotated[Path, typer.Option("--output", "-o", help="the file", show_default=False)],
     kind: Annotated[str, typer.Option("--format", help="onnx, pt2 or safetensors (weights alone)")] = "onnx",
-    root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    root: Root = None,
+    trust: Trust = None,
 ) -> None:
     """Write a run as one file with its preprocessing, and check it on the validation images."""
     from runcard.inference.export import FORMATS, export_run
@@ -151,15 +153,15 @@ def export(
 
 @app.command(rich_help_panel=PANEL)
 def explain(
-    run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
+    run: RunFolder,
     images: Annotated[
         list[Path] | None, typer.Argument(help="images, or folders of them; none: the run's own", show_default=False)
     ] = None,
     split: Annotated[str, typer.Option(help="which of the run's own images: train, val or test")] = "val",
     method: Annotated[str, typer.Option(help="a class of pytorch_grad_cam, or any with a dotted name")] = "GradCAM",
     layer: Annotated[str | None, typer.Option(help="a layer's name; none: the last convolution")] = None,
-    root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    root: Root = None,
+    trust: Trust = None,
 ) -> None:
     """Draw where a classifier looked, class by class, and probe whether it reads markers or borders."""
     from runcard.explain.explain import explain_run
@@ -169,7 +171,7 @@ def explain(
 
 @app.command(rich_help_panel=PANEL)
 def card(
-    run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
+    run: RunFolder,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="the file; none: print the card")] = None,
 ) -> None:
     """Write the model card of a run in Markdown, with the CLAIM 2024 checklist, as far as its record knows."""
@@ -195,9 +197,9 @@ def card(
 
 @app.command(rich_help_panel=PANEL)
 def figures(
-    run: Annotated[Path, typer.Argument(help="a run folder, outputs/<name>/<stamp>", show_default=False)],
-    root: Annotated[Path | None, typer.Option(help="where the run's data lie now; none: where they lay")] = None,
-    trust: Annotated[list[str] | None, typer.Option(help=TRUST)] = None,
+    run: RunFolder,
+    root: Root = None,
+    trust: Trust = None,
 ) -> None:
     """Draw the figures and previews that a lean record (record=lean) leaves out, from the best epoch's weights."""
     from runcard.experiment.restored import draw_figures

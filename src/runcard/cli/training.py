@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from runcard.cli.app import CONFIG_DIR, EXIT_FOUND, app
+from runcard.cli.app import EXIT_FOUND, AsJson, ConfigDir, app
 from runcard.console import plain_console
 from runcard.errors import UserError, check_config_choice
 from runcard.interrupts import exit_code
@@ -84,8 +84,8 @@ def doctor(
         list[str] | None,
         typer.Argument(help="whose data are looked for, as `runcard train` takes them: dataset=lungs dataset.root=…"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+    as_json: AsJson = False,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Check this machine: torch, GPU, determinism, weights, data, disk, versions, extras. Exits with 1 at a problem."""
     from runcard.experiment.doctor import PROBLEM, examine
@@ -116,7 +116,7 @@ def study(
         str | None,
         typer.Option(help="a finding of the audit: run the arms again without its images, and say what it was worth"),
     ] = None,
-    config_dir: Annotated[Path | None, typer.Option(help=CONFIG_DIR)] = None,
+    config_dir: ConfigDir = None,
 ) -> None:
     """Ask a study's questions: run what is missing of it, skip what is done, and write its report."""
     from runcard.compare import analysis

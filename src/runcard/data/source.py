@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,13 @@ class Source(Protocol):
 
     @abstractmethod
     def __getitem__(self, i: int, /) -> tuple[np.ndarray, np.ndarray | int, str]: ...
+
+
+def name_of(source: Source) -> str:
+    """Name a dataset for people: by the folder of its files, or by its class where it is made, not read."""
+    if source.on_disk is None:
+        return type(source).__name__
+    return Path(os.path.normpath(source.on_disk.location.absolute())).name  # resolve() would lose the names of links
 
 
 class Original(NamedTuple):

@@ -6,7 +6,6 @@ A run ends with a panel of maps and the probe's findings; `runcard explain` cove
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +38,7 @@ class Classifier:
     model: nn.Module
     normalization: Normalizer
     classes: list[str]
-    autocast: Autocast = nullcontext
+    autocast: Autocast
 
     def batches(self, images: np.ndarray) -> Iterator[Tensor]:
         """Yield images (N, H, W, C) uint8 as normalised batches (BATCH_SIZE or fewer, C, H, W) float32."""

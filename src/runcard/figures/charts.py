@@ -80,13 +80,13 @@ def reliability_figure(counts: np.ndarray, mean: np.ndarray, frequency: np.ndarr
     return figure
 
 
-def thresholds_figure(curves: Mapping[str, np.ndarray], chosen: float, title: str) -> Figure:
-    """Draw curves (T,), by name, over thresholds that divide 0 to 1 evenly, and mark the threshold that decides."""
+def thresholds_figure(curves: Mapping[str, np.ndarray], title: str) -> Figure:
+    """Draw curves (T,), by name, over thresholds that divide 0 to 1 evenly, and mark 0.5, which decides."""
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     ax = figure.subplots()
     for name, values in curves.items():
         ax.plot(np.arange(len(values)) / len(values), values, label=name)
-    ax.axvline(chosen, color="tab:gray", lw=1, ls="--")
+    ax.axvline(0.5, color="tab:gray", lw=1, ls="--")
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="threshold of the probability")
     ax.set_title(title, fontsize=9)
     ax.legend(fontsize=8)

@@ -28,12 +28,12 @@ from runcard.console import counted, show_progress
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.loaders import BatchLoader, SampleDataset
 from runcard.data.preprocessing import normalizer, read_sample, restore_size
-from runcard.data.source import Samples, Source
+from runcard.data.source import Samples, Source, name_of
 from runcard.data.splits import data_fingerprint, name_groups
 from runcard.errors import UserError, join_first
 from runcard.figures.charts import reliability_figure, thresholds_figure
 from runcard.figures.predictions import Example, class_figure, mask_figure
-from runcard.fileio import digest, write_figure
+from runcard.fileio import sha256, write_figure
 from runcard.runs.folders import BEST, file_of, read_metadata, run_folders
 from runcard.runs.looks import Look
 from runcard.runs.reader import read_run
@@ -172,8 +172,8 @@ def hash_images(members: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def hash_weights(folder: Path) -> str:
-    """Hash the best weights of a run."""
-    return digest([file_of(folder, BEST)])
+    """Compute the SHA-256 of the best weights of a run."""
+    return sha256(file_of(folder, BEST))
 
 
 def _images(
@@ -186,7 +186,7 @@ def _images(
     if (key := dataset.model_dump_json()) not in read:
         read[key] = read_samples(source, dataset, allowed)
     samples = read[key]
-    name = source.on_disk.location.name if source.on_disk else str(dataset.node["_target_"]).rpartition(".")[2]
+    name = name_of(source)
     if overrides:
         given = source.given_split and [source.given_split[i] for i in samples.positions]
         if split and split not in (given or ()):
@@ -316,7 +316,7 @@ def _charts(calibration: Calibration, classes: Sequence[str], has_masks: bool) -
         curves = {"sensitivity": sensitivity, "specificity": specificity}
         if has_masks:
             curves["Dice, mean over the images"] = calibration.dice_by_threshold().mean(axis=0)
-        yield "thresholds", thresholds_figure(curves, 0.5, f"{positive}, by threshold ({counted})")
+        yield "thresholds", thresholds_figure(curves, f"{positive}, by threshold ({counted})")
 
 
 def predicted_examples(

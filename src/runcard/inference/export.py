@@ -27,7 +27,6 @@ from runcard.inference.predictor import Predictor
 from runcard.training.evaluation import probabilities
 from runcard.training.restore import open_run
 
-FORMATS = ("onnx", "pt2", "safetensors")
 LUMINANCE = (0.299, 0.587, 0.114)  # of R, G and B, as OpenCV weighs them
 TOLERANCE = 1e-4  # of a probability, between the file and PyTorch on the same graph
 MAX_DIFFERING = 1e-3  # share of decisions, between the graph's resizing and OpenCV's, which rounds otherwise
@@ -145,7 +144,7 @@ def export_run(
         "input": "images: uint8 (N, H, W, 3), RGB, a grey image as three equal channels; any size",
         "output": "probabilities: float32 (N, K), or (N, K, S, S) at the training size S; letterbox: with the padding",
     }
-    compute, to_bytes = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}[kind](exported)
+    compute, to_bytes = FORMATS[kind](exported)
     agreement = Agreement.of(graph, _computed(compute, images))
     if agreement.largest_difference > TOLERANCE:
         raise UserError(f"{output}: disagrees with PyTorch, so it was not written: {agreement}.")
@@ -223,3 +222,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+FORMATS = {"onnx": _onnx, "pt2": _pt2, "safetensors": _safetensors}

@@ -35,16 +35,24 @@ from runcard.data.image_io import (
 from runcard.data.medical_io import nifti_mask
 from runcard.errors import DataError, UserError, how_to_install, join_first
 from runcard.figures.overlays import outlined
-from runcard.fileio import NOT_USABLE, atomic_write, cannot_write, csv_text, sha256, write_json, write_text
+from runcard.fileio import (
+    NOT_USABLE,
+    atomic_write,
+    cannot_write,
+    csv_text,
+    is_temporary,
+    sha256,
+    write_json,
+    write_text,
+)
 from runcard.inference.dicom_seg import encode_segmentation
 from runcard.inference.inputs import PATTERN, Input, find_inputs
 from runcard.inference.prediction import ImagePredictor, Prediction
 from runcard.runs.environment import versions
-from runcard.runs.folders import run_folders
+from runcard.runs.folders import BEST, run_folders
 from runcard.runs.hold import OWN_FILES, Hold
 
 RECORD = "predictions.json"
-UNFINISHED = f".{RECORD}.tmp.json"  # what a kill may leave of the first record
 WRITE_EVERY_SECONDS = 10.0  # how often the record is written, so that an interrupted prediction goes on
 MAX_LISTED = 10
 MIN_ALIKE = 5  # images, before it is said that they all have the same answer
@@ -92,8 +100,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
         path = Path(argument)
         if path.suffix == ONNX:
             runs.append(path)
-        elif path.is_dir() and ((path / "run.json").is_file() or any(next(path.glob(each), None) for each in SWEEP)):
-            runs += [folder for folder in run_folders(path) if (folder / "checkpoints" / "best.safetensors").is_file()]
+        elif (path / "run.json").is_file():
+            runs.append(path)  # where its weights are gone, opening it says so
+        elif path.is_dir() and any(next(path.glob(each), None) for each in SWEEP):
+            runs += [folder for folder in run_folders(path) if (folder / BEST).is_file()]
         else:
             images.append(argument)
     if lost := [each for each in images if not Path(each).exists() and not PATTERN & set(each)]:
@@ -188,7 +198,7 @@ class _Folder:
     def open(cls, path: Path, made_by: dict[str, Any]) -> _Folder:
         """Open a folder: a new one, or one with predictions that were made in the same way."""
         record: dict[str, Any] = {}
-        if any(each.name not in (*OWN_FILES, UNFINISHED) for each in path.iterdir()):
+        if any(each.name not in OWN_FILES and not is_temporary(each.name) for each in path.iterdir()):
             with suppress(OSError, ValueError):
                 record = json.loads((path / RECORD).read_text(encoding="utf-8"))
             if not isinstance(record, dict) or record.get("made_by") != made_by:
@@ -360,12 +370,12 @@ class _Differences:
 
 def _open(runs: Sequence[Path], options: Options, trust: Sequence[str]) -> ImagePredictor:
     """Open an exported file without torch, or runs with it."""
-    if runs[0].suffix == ONNX:
+    if exported := [run for run in runs if run.suffix == ONNX]:
         from runcard.inference.onnx_file import OnnxPredictor
 
         if len(runs) > 1 or options.flips:
-            raise UserError(f"{runs[0]}: an exported file predicts alone and without --tta.")
-        return OnnxPredictor(runs[0])
+            raise UserError(f"{exported[0]}: an exported file predicts alone and without --tta.")
+        return OnnxPredictor(exported[0])
     from runcard.inference.predictor import load
 
     return load(*runs, trust=trust, flips=options.flips)
@@ -373,7 +383,7 @@ def _open(runs: Sequence[Path], options: Options, trust: Sequence[str]) -> Image
 
 def _made_by(runs: Sequence[Path], classes: Sequence[str], options: Options) -> dict[str, Any]:
     """Describe what decides a prediction, for the record."""
-    weights = [path if path.suffix == ONNX else path / "checkpoints" / "best.safetensors" for path in runs]
+    weights = [path if path.suffix == ONNX else path / BEST for path in runs]
     return {
         "runs": [
             {"run": run.as_posix(), "weights_sha256": sha256(path)} for run, path in zip(runs, weights, strict=True)
