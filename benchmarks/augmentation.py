@@ -79,13 +79,11 @@ def measure(epochs: Epochs) -> float:
 
 def setup(config: str) -> Any:
     """Build what a run with this augmentation trains with."""
-    from epoch import CONF, built
-    from hydra import compose, initialize_config_dir
+    from epoch import built
 
     num_images = NUM_IMAGES * 5 // 4  # a fifth validates
     data = [f"dataset.num_images={num_images}", f"dataset.image_size_px={SIZE_PX}", f"train.batch_size={BATCH}"]
-    with initialize_config_dir(str(CONF)):
-        return built(compose("config", [*data, f"augmentation={config}", "model.base=1", "train.accelerator=cpu"]))
+    return built([*data, f"augmentation={config}", "model.base=1", "train.accelerator=cpu"])
 
 
 def pairs(config: str) -> list[tuple[Any, Any]]:

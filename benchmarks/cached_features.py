@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from runcard.config.compose import compose_config
 from runcard.console import print_table
 from runcard.experiment.run import run
 from runcard.runs.environment import hardware
 
-CONF = Path(__file__).parents[1] / "conf"
 CONFIG = ["dataset=phantom_bone", "loss=bce", "dataset.image_size_px=128", "dataset.channels=3", "train.epochs=30"]
 CONFIG += ["optimizer.lr=1e-5", "train.pictures=0"]
 FROZEN = ["model=vgg16_pretrained"]
@@ -50,9 +49,7 @@ def main() -> None:
 
 def record(folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Run a config and return its run.json."""
-    with initialize_config_dir(str(CONF)):
-        cfg = compose("config", overrides)
-    run(cfg, folder, overrides, {})
+    run(compose_config(overrides), folder, overrides, {})
     content: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return content
 

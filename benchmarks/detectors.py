@@ -19,11 +19,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 from corruptions import through_aperture
+from near_duplicates import thumb
 from rich.console import Console
 
 from runcard.audit.detectors.mask_alignment import Fit, mask_fit
 from runcard.audit.detectors.outliers import inverted, inverted_among_grey, outliers
-from runcard.audit.profiles import is_grey
+from runcard.audit.profiles import THUMB_PX, is_grey
 from runcard.console import print_table
 from runcard.data.image_io import list_images, read_image, read_mask
 from runcard.datasets.synthetic.bone import PhantomBone
@@ -31,7 +32,6 @@ from runcard.datasets.synthetic.chest import PhantomChest
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 NUM_PHANTOMS = 200
-THUMB_PX = 64
 FEW = 25  # images, of small data sets
 APERTURE_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 DRAW_SIZE = 120  # images, of which so many are in an aperture
@@ -64,9 +64,9 @@ def main() -> None:
     print_table(
         console, ["data", "images", "masks", "said"], [r for n, of in paired.items() for r in whole(n, of, seeds)]
     )
-    console.print("\nNegatives")
+    console.print("\nInverted images")
     print_table(console, head, [row for name, of in data.items() for row in inverted_images(name, of, seeds)])
-    console.print("\nStrangers")
+    console.print("\nOutliers")
     print_table(console, head, [row for name in data for row in unlike_the_rest(name, data, seeds)])
     console.print("\nInverted images among dermoscopy images, none of which is")
     head = ["in an aperture", "images", "false alarms", "of the same images in grey"]
@@ -103,12 +103,6 @@ def phantom(dataset: PhantomChest | PhantomBone) -> Data:
     samples = [dataset[i] for i in range(len(dataset))]
     masks = [target for _, target, _ in samples if isinstance(target, np.ndarray)]
     return Data(np.stack([thumb(image) for image, _, _ in samples]), masks)
-
-
-def thumb(image: np.ndarray) -> np.ndarray:
-    """Return an image (H, W) or (H, W, 3) as (64, 64) uint8."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
-    return np.asarray(cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA))
 
 
 def small_masks(masks: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,19 +13,18 @@ import io
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from runcard.config.compose import compose_config
 from runcard.config.schema import parse_config
 from runcard.console import print_table
 from runcard.data.datamodule import open_source
@@ -40,25 +39,24 @@ from runcard.runs.environment import hardware
 from runcard.training.checkpoint import Checkpoint
 from runcard.training.types import State
 
-CONF = Path(__file__).parents[1] / "conf"
 CONFIG = ["dataset.image_size_px=128", "model.base=16", "loss=dice", "train.batch_size=8"]
 ROUNDS = 9
 EPOCHS_OF_A_RUN = 150  # the lab's: how often pictures are drawn follows from it
 
 
-def built(cfg: DictConfig) -> ExperimentSetup:
-    """Build what a run of this config trains with."""
+def built(overrides: Sequence[str]) -> ExperimentSetup:
+    """Build what a run with these overrides trains with."""
+    cfg = compose_config(overrides)
     config, _ = parse_config(cfg)
     return make_setup(cfg, config, open_source(config.dataset), {})
 
 
 def main() -> None:
     """Print the table of benchmarks/README.md; arguments are further overrides of the config."""
-    with initialize_config_dir(str(CONF)):
-        ours, bare, plain = (
-            built(compose("config", [*CONFIG, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more]))
-            for more in ([], [], ["train.precision=32"])
-        )
+    ours, bare, plain = (
+        built([*CONFIG, f"train.epochs={EPOCHS_OF_A_RUN}", *sys.argv[1:], *more])
+        for more in ([], [], ["train.precision=32"])
+    )
     plain.model.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory() as folder:
         rounds = {

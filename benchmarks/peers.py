@@ -77,12 +77,9 @@ def runcard(name: str, base: int, size_px: int, tick: Tick) -> None:
     """Train one epoch as train.py does."""
     import tempfile
 
-    from hydra import compose, initialize_config_dir
+    from epoch import built
 
-    from runcard.config.schema import parse_config
-    from runcard.data.datamodule import open_source
     from runcard.experiment.session import fit_setup
-    from runcard.experiment.setup import make_setup
     from runcard.training.checkpoint import Checkpoint
     from runcard.training.types import State
 
@@ -97,10 +94,7 @@ def runcard(name: str, base: int, size_px: int, tick: Tick) -> None:
     config = [f"dataset={data}", "dataset.num_images=120", f"dataset.image_size_px={size_px}", f"model={name}"]
     config += [f"model.base={base}", "model.batchnorm=true", "loss=bce", f"train.batch_size={BATCH}", "train.epochs=1"]
     config += ["augmentation=none", f"train.limit_batches={WARM_UP + STEPS}"]
-    with initialize_config_dir(str(ROOT / "conf")):
-        cfg = compose("config", config)
-    parsed, _ = parse_config(cfg)
-    setup = make_setup(cfg, parsed, open_source(parsed.dataset), {})
+    setup = built(config)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder), setup.model, setup.optimizer, setup.schedule.rule, setup.config)
         fit_setup(setup, State(), checkpoint, Clock())

@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 
 from audit import measured, write_pair
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from runcard.config.compose import compose_config
 from runcard.console import print_table
 from runcard.experiment.run import run
 
-CONF = Path(__file__).parents[1] / "conf"
 COUNTS = (250, 1000)
 CONFIG = ["dataset=phantom_chest", "dataset.num_images=40", "dataset.image_size_px=256", "model=unet", "model.base=16"]
 CONFIG += ["loss=dice", "train.epochs=1", "train.precision=32", "train.pictures=0"]
@@ -70,8 +69,7 @@ def main() -> None:
             root = Path(folder) / "data"
             with ThreadPoolExecutor() as pool:
                 list(pool.map(partial(write_pair, root), range(count)))
-            with initialize_config_dir(str(CONF)):
-                run(compose("config", CONFIG), Path(folder) / "run", CONFIG, {"dataset": "phantom_chest"})
+            run(compose_config(CONFIG), Path(folder) / "run", CONFIG, {"dataset": "phantom_chest"})
             os.sync()  # else the first flush of predict would wait for what was written here
             bare, bare_gib = measured(BARE, root)
             os.sync()

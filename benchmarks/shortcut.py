@@ -16,13 +16,12 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from runcard.config.compose import compose_config
 from runcard.console import print_table
 from runcard.experiment.run import run
 
-CONF = Path(__file__).parents[1] / "conf"
 CONFIG = ["dataset=phantom_bone", "dataset.image_size_px=64", "model=vgg16", "model.base=8", "model.batchnorm=true"]
 CONFIG += ["loss=bce", "train.epochs=8", "train.pictures=0"]
 SEEDS = range(8)
@@ -46,9 +45,9 @@ def main() -> None:
 def probed(printed: bool, seed: int) -> list[dict[str, Any]]:
     """Train a network, with the letter printed on one class alone or on half of both, and returns its findings."""
     overrides = [*CONFIG, f"dataset.shortcut={printed}", f"dataset.seed={seed}", f"seed={seed}", *sys.argv[1:]]
-    with tempfile.TemporaryDirectory() as folder, initialize_config_dir(str(CONF)):
+    with tempfile.TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()):
-            run(compose("config", overrides), Path(folder) / "run", overrides, {})
+            run(compose_config(overrides), Path(folder) / "run", overrides, {})
         content = json.loads((Path(folder) / "run" / "run.json").read_text(encoding="utf-8"))
     findings: list[dict[str, Any]] = content["shortcut"]
     return findings
