@@ -90,7 +90,7 @@ def our_epochs(setup: ExperimentSetup, folder: Path) -> Callable[[], None]:
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     progress = Progress(Console(file=io.StringIO()), setup.train, len(setup.loaders.train), setup.monitor.name)
     trackers = {"tensorboard": TensorBoardLogger()}
-    tracker = RunLogger(folder, 0, progress, PredictionFigures(setup).epoch, trackers)
+    tracker = RunLogger(folder, [], progress, PredictionFigures(setup).epoch, trackers)
     run = {"config": setup.config, "num_parameters": 0, "choices": {}}
     tracker.start(setup.config_yaml, run, setup.monitor.name)
     state = State()

@@ -24,8 +24,16 @@ MAX_RUNS_NAMED = 3  # in a message
 NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 
 
+MAX_SAID = 300  # characters of a library's own message
+
+
 class UserError(Exception):
     """A mistake of the person at the keyboard: the key or file, the rule, the value found and the fix."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_SAID]
 
 
 class DataError(UserError):

@@ -1,4 +1,4 @@
-"""Atomic writes: files are written under a temporary name, flushed to disk, then renamed."""
+"""Files: atomic writes, JSON and CSV, hashes, and paths that stay inside a folder."""
 
 from __future__ import annotations
 

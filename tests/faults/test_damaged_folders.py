@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from runcard.errors import UserError
 from runcard.experiment.recorded import report_recorded
-from runcard.models.pretrained import read_tensors
+from runcard.models.pretrained import read_state_dict
 from runcard.runs.sweep import state_of
 
 DEEP = '{"a":' * 20_000 + "1" + "}" * 20_000
@@ -183,7 +183,7 @@ def test_lost_weights_are_said(tmp_path, capsys, how):
 def test_pth_that_is_no_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(UserError, match="must be a state dict"):
-        read_tensors(tmp_path / "x.pth")
+        read_state_dict(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("kind", ["empty", "garbage", "text", "NUL", "deep", "list"])
@@ -191,5 +191,5 @@ def test_pth_that_is_no_state_dict(tmp_path, content):
 def test_weights_that_are_none(tmp_path, suffix, kind):
     (tmp_path / f"x{suffix}").write_bytes(CONTENTS[kind](b"\0" * 100))
     with pytest.raises(UserError, match="weights cannot be read") as caught:
-        read_tensors(tmp_path / f"x{suffix}")
+        read_state_dict(tmp_path / f"x{suffix}")
     assert len(str(caught.value).splitlines()) == 1

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from runcard.config.instantiate import build
 from runcard.config.schema import parse_config
-from runcard.data.loaders import BatchLoader, EpochSampler
+from runcard.data.loaders import BatchLoader
 from runcard.errors import UserError
 from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.session import fit_setup
@@ -67,7 +67,7 @@ def train(
     checkpoint = Checkpoint(folder, setup.model, setup.optimizer, setup.schedule.rule, setup.config)
     state = checkpoint.resume()
     progress = Progress(Console(file=StringIO()), setup.train, len(setup.loaders.train), setup.monitor.name)
-    tracker = RunLogger(folder, state.epoch, progress, PredictionFigures(setup).epoch, {})
+    tracker = RunLogger(folder, list(state.rows), progress, PredictionFigures(setup).epoch, {})
     try:
         state = fit_setup(setup, state, checkpoint, tracker)
     finally:
@@ -147,7 +147,7 @@ def test_train_loss_is_the_mean_over_images_of_what_was_trained_on(tmp_path):
     """With nothing moving, the running loss of all training images is the loss that evaluation finds."""
     trained = train(tmp_path, *PLAIN, "optimizer.lr=0", "train.epochs=1", "dataset.num_images=18")
     setup = trained.setup
-    sampler = EpochSampler(setup.data.split["train"], 0, False, None)
+    sampler = [(0, i) for i in setup.data.split["train"]]
     loader = BatchLoader(setup.loaders.train.dataset, 1, sampler, setup.fabric.device)
     everything = evaluate(setup.network, setup.loss, setup.metrics, loader)
     assert trained.column("train/loss") == pytest.approx([everything.values["loss"]], rel=1e-5)
@@ -371,7 +371,7 @@ def uneven() -> ExperimentSetup:
 
 
 def evaluated(setup: ExperimentSetup, batch_size: int) -> Any:
-    sampler = EpochSampler(setup.data.split["val"], seed=0, shuffle=False, limit=None)
+    sampler = [(0, i) for i in setup.data.split["val"]]
     loader = BatchLoader(setup.loaders.val.dataset, batch_size, sampler, setup.fabric.device)
     return evaluate(setup.network, setup.loss, setup.metrics, loader)
 

@@ -22,7 +22,7 @@ from runcard.audit.findings import STYLES, Finding, by_level, of_faults, stop_at
 from runcard.audit.profiles import Inspected, Profile
 from runcard.caching import Cache, open_cache
 from runcard.config.schema import Config, DatasetConfig
-from runcard.data.datamodule import Data, positive_class
+from runcard.data.datamodule import Data, own_split, positive_class
 from runcard.data.source import Source
 from runcard.data.splits import Split, make_split, split_kind
 from runcard.errors import DataError, UserError
@@ -56,8 +56,7 @@ def audit_data(
     profiles_by_position are of the samples that could be read, faults those of the others and of the folder.
     """
     profiles = [profile for _, profile in sorted(profiles_by_position.items())]
-    given = source.given_split and [source.given_split[profile.position] for profile in profiles]
-    patients = source.groups and [source.groups[profile.position] for profile in profiles]
+    given, patients = own_split(source, [profile.position for profile in profiles])
     findings = list(of_faults(faults, source.on_disk.location if source.on_disk else None))
     has_masks = any(profile.mask for profile in profiles)
     ids, labels = [p.id for p in profiles], None if has_masks else [p.target or 0 for p in profiles]

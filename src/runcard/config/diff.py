@@ -11,6 +11,7 @@ from typing import Any
 
 Config = dict[str, Any]  # nested, plain
 UNKNOWN = "<derived."  # stands for a derived value until the data are read
+LONGER = ("train.epochs", "train.extend")  # in which a run that is trained longer differs from its parent
 
 
 NON_FUNCTIONAL_KEYS = {  # what cannot change the numbers

@@ -24,6 +24,7 @@ from runcard.config.sweep import relative
 from runcard.errors import did_you_mean, join_first
 
 MAX_LISTED = 18  # keys: all at the top of the config
+NO_CHOICE = "Config group override"  # begins Hydra's plain ValueError for a group whose choice is no text
 RENAMED = {  # former name -> its name now
     "dataset=labelled": "dataset=image_folder",
     "augmentation=lab": "augmentation=light",
@@ -46,7 +47,7 @@ YAML_HINTS = {  # part of the parser's words -> what it usually is
 def is_hydras(error: Exception) -> bool:
     """Whether Hydra, OmegaConf or YAML raised an error of theirs: some of Hydra's are plain ValueErrors."""
     own = (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError)
-    return isinstance(error, own) or str(error).startswith("Config group override")
+    return isinstance(error, own) or str(error).startswith(NO_CHOICE)
 
 
 def as_message(
@@ -64,7 +65,7 @@ def as_message(
         return f"{_file(found[1])}, defaults: {_no_such_choice(*found[2].rpartition('/')[::2])}"
     if found := re.match(r"Invalid defaults list in '(.+)', (.+)", message):
         return f"{_file(found[1])}: {found[2]}: each line begins with '- '."
-    if isinstance(error, ValueError):
+    if message.startswith(NO_CHOICE):
         given = [a.partition("=") for a in arguments]
         wrong = [f"{group}={value}" for group, _, value in given if "." not in group and not value[:1].isalpha()]
         wrong += [f"{group}={value}" for group, _, value in given if value in ("null", "true", "false")]

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runcard.config.diff import flatten
 from runcard.config.project import use_own_modules
-from runcard.errors import UserError, did_you_mean
+from runcard.errors import UserError, did_you_mean, first_line
 
 # What a config may name, by dotted prefix. Not torch as a whole: torch.hub.load, say, runs code of a folder.
 TRUSTED = (
@@ -238,7 +238,7 @@ def _as_user_error(key: str, cause: Exception) -> UserError:
     if isinstance(cause, UserError):
         return cause
     if isinstance(cause, InstantiationException):  # of Hydra itself: the target
-        said = str(cause.__cause__ or cause).splitlines()[0]
+        said = first_line(cause.__cause__ or cause)
         return UserError(f"{key}._target_: {said.rstrip('.')}. See conf/{key.partition('.')[0]}/.")
     if errors := getattr(cause.__cause__, "errors", None):  # pydantic's, of albumentations: many lines each
         first = errors()[0]

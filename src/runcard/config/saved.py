@@ -12,6 +12,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from runcard.errors import first_line
 from runcard.fileio import check_no_aliases, inside
 
 FOLDER = ".hydra"  # of a run folder
@@ -58,9 +59,3 @@ def check_inert(content: object, allowed: re.Pattern[str] | None = None, key: st
             check_inert(value, allowed, f"{key}[{i}]")
     elif isinstance(content, str) and "${" in (allowed.sub("", content) if allowed else content):
         raise ValueError(f"{key} is {reprlib.repr(content)}, which would be computed on this machine")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, at most 120 characters, or its class where it says nothing."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:120]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runcard import IGNORED
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig
-from runcard.data.preprocessing import Look, Normalizer, normalizer, prepare
-from runcard.data.source import Samples, Source
+from runcard.data.preprocessing import Normalizer, normalizer, prepare
+from runcard.data.source import Sample, Samples, Source
 from runcard.data.splits import Split, make_split
 from runcard.errors import UserError, check_config_choice
 
@@ -55,11 +55,17 @@ def read_samples(
     source: Source,
     dataset: DatasetConfig,
     allowed: Sequence[str] = (),
-    look: Look | None = None,
+    look: Callable[[int, Sample], None] | None = None,
     scratch: Path | None = None,
 ) -> Samples:
     """Decode a source's images at the size and with the channels that a config says; see preprocessing.prepare."""
     return prepare(source, dataset.image_size_px, dataset.channels, allowed, look, dataset.resize, scratch)
+
+
+def own_split(source: Source, positions: Sequence[int]) -> tuple[list[str] | None, list[str] | None]:
+    """Return the data's own split, and the patients, of the samples at these positions; None where it has none."""
+    given = source.given_split and [source.given_split[i] for i in positions]
+    return given, source.groups and [source.groups[i] for i in positions]
 
 
 def make_data(source: Source, dataset: DatasetConfig, samples: Samples) -> Data:
@@ -67,8 +73,7 @@ def make_data(source: Source, dataset: DatasetConfig, samples: Samples) -> Data:
     classes, positive = list(source.classes), positive_class(dataset, source)
     if samples.has_masks and len(classes) > IGNORED:
         raise UserError(f"dataset.classes: masks can have {IGNORED} classes at most, got {len(classes)}.")
-    given = source.given_split and [source.given_split[i] for i in samples.positions]
-    patients = source.groups and [source.groups[i] for i in samples.positions]
+    given, patients = own_split(source, samples.positions)
     split, groups = make_split(samples.ids, samples.labels, given, dataset.split, patients)
     position = None if positive is None else classes.index(positive)
     normalization = normalizer(dataset.normalization)

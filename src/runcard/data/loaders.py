@@ -111,12 +111,11 @@ class SampleDataset(BatchDataset):
 
 
 class EpochSampler(Sampler[Key]):
-    """Yields (epoch, index), shuffled anew for every epoch from the seed alone, or in order."""
+    """Yields (epoch, index), shuffled anew for every epoch from the seed alone."""
 
-    def __init__(self, indices: Sequence[int], seed: int, shuffle: bool, limit: int | None) -> None:
+    def __init__(self, indices: Sequence[int], seed: int, limit: int | None) -> None:
         self.indices = np.asarray(indices)
         self.seed = seed
-        self.shuffle = shuffle
         self.num_images = min(len(indices), limit or len(indices))
         self.epoch = 0
 
@@ -125,9 +124,7 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Key]:
-        order = self.indices
-        if self.shuffle:
-            order = np.random.default_rng(derive(self.seed, "order", self.epoch)).permutation(order)
+        order = np.random.default_rng(derive(self.seed, "order", self.epoch)).permutation(self.indices)
         return ((self.epoch, int(i)) for i in order[: self.num_images])
 
     def __len__(self) -> int:
@@ -236,11 +233,11 @@ def make_loaders(
     limit = train.limit_batches and train.limit_batches * train.batch_size
 
     def evaluation(indices: Sequence[int]) -> BatchLoader:
-        shared = part(indices[:limit], share)
-        return BatchLoader(plain, train.batch_size, EpochSampler(shared, seed, False, None), device, seed)
+        keys = [(0, i) for i in part(indices[:limit], share)]
+        return BatchLoader(plain, train.batch_size, keys, device, seed)
 
     shuffled = np.random.default_rng(derive(seed, "train_eval")).permutation(split["train"])
-    sampler = EpochSampler(split["train"], seed, shuffle=True, limit=limit)
+    sampler = EpochSampler(split["train"], seed, limit)
     workers = 0 if augmented.on_device else num_workers(train.num_workers, device, augmented is not plain)
     return Loaders(
         train=BatchLoader(augmented, train.batch_size, sampler, device, seed, workers, train.persistent_workers, share),

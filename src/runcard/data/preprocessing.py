@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +16,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import track
 
 from runcard import IGNORED
+from runcard.console import show_progress
 from runcard.data.image_io import (
     MAX_SUGGESTED_CLASSES,
     ignore_reader_warnings,
@@ -41,7 +41,6 @@ NORMALIZATIONS = {  # name -> mean and standard deviation per channel, of x / 25
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 STRETCH, LETTERBOX = "stretch", "letterbox"  # dataset.resize
-Look = Callable[[int, Sample], None]  # is given each sample of a source, with its position
 MEMORY_LIMIT_BYTES = 2 * 2**30  # images, or masks, that take more together lie in a memory-mapped file
 MAX_FAULTS_SHOWN = 20
 
@@ -51,7 +50,7 @@ def prepare(
     image_size_px: int,
     channels: int,
     allowed: Sequence[str] = (),
-    look: Look | None = None,
+    look: Callable[[int, Sample], None] | None = None,
     resize: str = STRETCH,
     scratch: Path | None = None,
 ) -> Samples:
@@ -85,19 +84,10 @@ def prepare(
 
     with ThreadPoolExecutor() as pool:  # decoding and resizing release the GIL
         reading = pool.map(load, range(len(source)))
-        bar = track(reading, "reading images", len(source), transient=True, disable=not sys.stdout.isatty())
-        loaded = list(bar)
+        loaded = list(show_progress(reading, "reading images", len(source), Console()))
     positions = [i for i, item in enumerate(loaded) if not isinstance(item, DataError)]
     faults = suggest_mask_values([*source.faults, *(item for item in loaded if isinstance(item, DataError))], source)
-    if forbidden := [fault for fault in faults if fault.check not in allowed]:
-        more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
-        way = (
-            allow_hint(allowed, (fault.check for fault in forbidden)) if positions else ""
-        )  # else nothing would remain
-        audit = f"runcard audit lists all faults, also those of the checks that follow. {way}".rstrip()
-        raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, audit]))
-    if not positions:
-        raise UserError("There is no image left that could be read: see audit.allow.")
+    _stop_at_faults(faults, allowed, is_any_left=bool(positions))
     targets, digests, originals = zip(*(item for item in loaded if not isinstance(item, DataError)), strict=True)
     ids = [source.ids[i] for i in positions]
     return Samples(
@@ -110,6 +100,17 @@ def prepare(
         faults,
         _pixel_mm(originals, image_size_px, resize),
     )
+
+
+def _stop_at_faults(faults: Sequence[DataError], allowed: Sequence[str], is_any_left: bool) -> None:
+    """Raise UserError with the first faults that are not allowed, and where no image is left."""
+    if forbidden := [fault for fault in faults if fault.check not in allowed]:
+        more = [f"… and {len(forbidden) - MAX_FAULTS_SHOWN} more."] if len(forbidden) > MAX_FAULTS_SHOWN else []
+        way = allow_hint(allowed, (fault.check for fault in forbidden)) if is_any_left else ""
+        audit = f"runcard audit lists all faults, also those of the checks that follow. {way}".rstrip()
+        raise UserError("\n".join([*map(str, forbidden[:MAX_FAULTS_SHOWN]), *more, audit]))
+    if not is_any_left:
+        raise UserError("There is no image left that could be read: see audit.allow.")
 
 
 def prepare_process() -> None:

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from runcard.config.schema import TrainConfig
 from runcard.data.loaders import Loaders
 from runcard.data.splits import Split
-from runcard.errors import UserError, check_config_choice
+from runcard.errors import UserError, check_config_choice, first_line
 from runcard.training.evaluation import columns, infer
 from runcard.training.memory import is_out_of_memory, limited_layers
 from runcard.training.types import Loss, Monitor, Schedule
@@ -38,8 +38,9 @@ def check_output(
         if is_out_of_memory(error):
             raise
         shape = tuple(batch.images.shape[1:])
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line}.") from error
+        raise UserError(
+            f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line(error)}."
+        ) from error
     if not isinstance(logits, torch.Tensor):
         keys = list(logits) if isinstance(logits, Mapping) else []
         kind = f"a dict with the keys {', '.join(map(str, keys))}" if keys else f"the type {type(logits).__name__}"
@@ -72,7 +73,7 @@ def _loss_refuses(
     error: Exception, logits: torch.Tensor, classes: Sequence[str], has_masks: bool, choices: dict[str, str]
 ) -> str:
     """Return what to do where a loss cannot take the first batch."""
-    loss, said = f"loss={choices.get('loss')}", str(error).splitlines()[0]
+    loss, said = f"loss={choices.get('loss')}", first_line(error)
     if isinstance(error, ValueError) and " must " in said and not said.startswith("logits"):
         return f"loss.{said}."  # an argument of the loss, by its name
     if len(classes) > 2:

@@ -23,7 +23,7 @@ from runcard.config.project import CONF
 from runcard.config.schema import parse_config
 from runcard.console import counted
 from runcard.data.datamodule import open_source
-from runcard.errors import UserError, join_first
+from runcard.errors import UserError, first_line, join_first
 from runcard.experiment.setup import PRECISIONS, has_bf16
 from runcard.fileio import sha256
 
@@ -88,7 +88,7 @@ def _determinism(device: str) -> Check:
     try:
         one, other = _steps(device), _steps(device)
     except RuntimeError as error:
-        return Check(PROBLEM, "determinism", f"{device}: {str(error).splitlines()[0]}")
+        return Check(PROBLEM, "determinism", f"{device}: {first_line(error)}")
     finally:
         torch.use_deterministic_algorithms(before)
     if not all(map(torch.equal, one, other)):

@@ -23,7 +23,7 @@ from runcard.experiment.setup import ExperimentSetup, with_cached_features
 from runcard.fileio import read_csv
 from runcard.runs.environment import code_hash, hardware, versions
 from runcard.runs.folders import BEST, file_of, read_metrics
-from runcard.runs.run import Run
+from runcard.runs.run import TEXTS, Run
 from runcard.training.checkpoint import read_weights
 from runcard.training.restore import load_epoch
 from runcard.training.types import Evaluation, State
@@ -89,12 +89,11 @@ def evaluate_again(run: Run, cfg: DictConfig, config: Config, source: Source, ch
 
 def _difference(old: Sequence[Mapping[str, str]], new: Sequence[Mapping[str, Any]], tolerance: float) -> str:
     """Say in what rows of per_image.csv differ from those computed again; of the means where there is a tolerance."""
-    texts = ("split", "checkpoint", "id", "group", "target")
-    if [[row.get(key) for key in texts] for row in old] != [[row.get(key) for key in texts] for row in new]:
+    if [[row.get(key) for key in TEXTS] for row in old] != [[row.get(key) for key in TEXTS] for row in new]:
         return "other images, groups or targets than the data have"
     if [row.keys() for row in old] != [row.keys() for row in new]:
         return "other columns than the config gives"
-    numbers = [key for key in new[0] if key not in texts] if new else []
+    numbers = [key for key in new[0] if key not in TEXTS] if new else []
     if tolerance:
         for key in numbers:
             was, now = (float(np.mean([float(str(row[key]) or "nan") for row in rows])) for rows in (old, new))

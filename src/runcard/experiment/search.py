@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 
 from runcard.config.project import use_own_modules
 from runcard.console import counted
-from runcard.errors import UserError
+from runcard.errors import UserError, first_line
 from runcard.experiment.sweep import MAX_TRIES, Job, RunSweeper, SweepReporter
 from runcard.experiment.trial import JOURNAL, RUN, Direction, open_journal, open_study, writable
 from runcard.runs.folders import read_metadata
@@ -253,7 +253,7 @@ def _distribution(key: str, override: Override) -> BaseDistribution:
     try:
         return kind(low=bounds[0], high=bounds[1], log="log" in interval.tags)
     except ValueError as error:
-        raise UserError(f"{key}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{key}: {first_line(error)}") from None
 
 
 def _example(distribution: BaseDistribution) -> str:

@@ -41,6 +41,7 @@ from runcard.fileio import NOT_USABLE, cannot_write, write_csv, write_figure
 from runcard.interrupts import StopAfterEpoch, unmasked
 from runcard.loggers.progress import Progress
 from runcard.loggers.run import RunLogger, Tracker
+from runcard.runs.folders import LAST
 from runcard.runs.hold import Hold
 from runcard.runs.search import chosen_by
 from runcard.runs.writer import Record, check_parent, copy_training
@@ -93,7 +94,7 @@ def train_experiment(
     if record.content.get("status") == "completed":
         return report_recorded(record.folder, record.content, console)
     parent = None
-    if setup.train.extend and not (record.folder / "checkpoints" / "last.ckpt").exists():
+    if setup.train.extend and not (record.folder / LAST).exists():
         parent = Path(setup.train.extend)
         check_parent(parent, setup.config, fingerprint)
     _announce(setup, built, record.folder, choices, console, ranks.size)
@@ -258,7 +259,7 @@ def _train(
         record.update(features=record.content.get("features", metadata))  # what the first session paid
     figures = PredictionFigures(trained)
     progress = Progress(console, setup.train, len(setup.loaders.train), setup.monitor.name)
-    tracker = RunLogger(folder, state.epoch, progress, figures.epoch, trackers)
+    tracker = RunLogger(folder, list(state.rows), progress, figures.epoch, trackers)
     try:
         tracker.start(setup.config_yaml, record.content, setup.monitor.name)
         if not setup.is_lean and not (folder / "figures" / "first_batch.png").exists():

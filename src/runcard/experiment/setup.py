@@ -79,7 +79,7 @@ class ExperimentSetup:
 
 
 def with_cached_features(setup: ExperimentSetup, console: Console) -> tuple[ExperimentSetup, dict[str, Any]]:
-    """Return setup that train on the features of the model's frozen front, and what run.json says of these."""
+    """Return the setup that trains on the features of the model's frozen front, and what run.json says of these."""
     assert isinstance(setup.model, PartlyFrozen)
     divided = setup.model.frozen_and_trained()
     assert divided is not None

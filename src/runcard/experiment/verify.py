@@ -5,19 +5,20 @@ Each check compares what a folder says in one place with what it says in another
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from runcard.config.compose import SavedConfig, read_saved_config
-from runcard.config.diff import UNKNOWN, config_hash, flatten
+from runcard.config.diff import LONGER, UNKNOWN, config_hash, differing_keys, functional_leaves
 from runcard.config.schema import parse_config
 from runcard.console import counted
 from runcard.data.image_io import read_picture
 from runcard.data.splits import data_fingerprint
-from runcard.errors import UserError, join_first
+from runcard.errors import MAX_SAID, UserError, first_line, join_first
 from runcard.experiment.finalize import LOSS_TOLERANCE, same
 from runcard.experiment.repeat import evaluate_again, train_again
 from runcard.experiment.restored import open_data, trusted_config
@@ -31,8 +32,6 @@ from runcard.training.restore import open_run
 OK, DAMAGED, NOT_CHECKED = "ok", "damaged", "not checked"
 SAVED = (".hydra/config.yaml", ".hydra/overrides.yaml")
 MEAN_TOLERANCE = 1e-5  # relative, of a mean over images that was computed in float32
-PLACES = ("run_dir", "trust")  # keys of the config that say where a run was made, and by whom
-MAX_SAID = 300  # characters of a message
 # What a damaged file makes readers raise, beside UserError.
 FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 
@@ -99,8 +98,7 @@ def _check(name: str, look: Callable[[], str]) -> Check:
     except _NotCheckedError as reason:
         return Check(name, NOT_CHECKED, str(reason))
     except (UserError, *FAULTS) as fault:
-        said = str(fault).splitlines() or [type(fault).__name__]
-        return Check(name, DAMAGED, said[0][:MAX_SAID])
+        return Check(name, DAMAGED, first_line(fault))
 
 
 def _check_unfinished(folder: Path, reason: str) -> Iterator[Check]:
@@ -155,19 +153,20 @@ def _check_record(run: Run) -> str:
 
 
 def _check_config(run: Run, saved: SavedConfig) -> str:
-    """Check that the saved config, and the one beside the weights, are the config that run.json has."""
+    """Check that the saved config, and the one beside the weights, give the numbers of the config in run.json."""
     _, plain = parse_config(saved.config, "saved config: ")
-    recorded = flatten(run.metadata["config"])
-    differing = [
-        key
-        for key, value in flatten(plain).items()
-        if key not in PLACES and UNKNOWN not in str(value) and recorded.get(key, value) != value
-    ]
-    if differing:
+    known = {key: value for key, value in functional_leaves(plain).items() if UNKNOWN not in str(value)}
+    if differing := [key for key, value in known.items() if run.config.get(key, value) != value]:
         raise ValueError(f"{SAVED[0]}: {join_first(differing)} is not as in run.json")
-    if has_file(run.folder, BEST) and read_weights(file_of(run.folder, BEST))[1] != run.metadata["config"]:
-        raise ValueError(f"{BEST}: the config in its header is not the one in run.json")
+    if has_file(run.folder, BEST):
+        _check_same_config(BEST, read_weights(file_of(run.folder, BEST))[1], run)
     return "the saved config, and that in the header of the weights, are that of run.json"
+
+
+def _check_same_config(name: str, config: Mapping[str, Any], run: Run) -> None:
+    """Check that a file's config gives the run's numbers; best weights may be those of the run that it extends."""
+    if differing := differing_keys(config, run.metadata["config"], but=LONGER):
+        raise ValueError(f"{name}: its config is not the one in run.json: {join_first(differing)}")
 
 
 def _check_split(run: Run) -> str:
@@ -241,8 +240,7 @@ def _check_checkpoint(run: Run) -> str:
     for of_file, kept in zip(rows, content["state"]["rows"], strict=True):
         if of_file.keys() != kept.keys() or not all(same(of_file[key], kept[key], 0.0) for key in kept):
             raise ValueError(f"metrics.csv: epoch {kept['epoch']} is not as {LAST} has it")
-    if content.get("config", run.metadata["config"]) != run.metadata["config"]:
-        raise ValueError(f"{LAST}: its config is not the one in run.json")
+    _check_same_config(LAST, content.get("config", run.metadata["config"]), run)
     if content.get("data", run.metadata["data"]) != run.metadata["data"]:
         raise ValueError(f"{LAST}: of other data than run.json says")
     best = run.metadata.get("best_sha256")
@@ -269,8 +267,7 @@ def _check_again(run: Run, saved: SavedConfig, options: Options) -> Iterator[Che
     try:
         config, source = open_data(run.folder, cfg, options.root)
     except (UserError, OSError) as error:
-        reason = str(error).splitlines()[0][:MAX_SAID]
-        yield Check("evaluation", NOT_CHECKED, f"the data are not there: {reason}")
+        yield Check("evaluation", NOT_CHECKED, f"the data are not there: {first_line(error)}")
         return
     if options.data:
         yield _check("evaluation", lambda: evaluate_again(run, cfg, config, source, saved.choices))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runcard import __version__
+from runcard.errors import first_line
 
 REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")  # what the object refers to
 MAY_BE_EMPTY = (  # elements that the object must have, if need be without a value
@@ -31,7 +32,7 @@ def encode_segmentation(file: Path, masks: Sequence[np.ndarray], made_by: dict[s
     try:
         return _encode(file, masks, made_by, sha256)
     except Exception as error:  # highdicom finds what is missing where it fails: errors of many kinds
-        raise ValueError((str(error) or type(error).__name__).splitlines()[0]) from None
+        raise ValueError(first_line(error)) from None
 
 
 def _encode(file: Path, masks: Sequence[np.ndarray], made_by: dict[str, Any], sha256: str) -> bytes:

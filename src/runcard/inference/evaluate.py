@@ -25,7 +25,7 @@ from runcard.config.compose import compose_config, parse_overrides, replaced
 from runcard.config.instantiate import build, build_all
 from runcard.config.schema import DatasetConfig, LossConfig, check_recorded, parse_config, parse_recorded, parse_section
 from runcard.console import counted, show_progress
-from runcard.data.datamodule import open_source, read_samples
+from runcard.data.datamodule import open_source, own_split, read_samples
 from runcard.data.loaders import BatchLoader, SampleDataset
 from runcard.data.preprocessing import normalizer, read_sample, restore_size
 from runcard.data.source import Samples, Source, name_of
@@ -187,8 +187,8 @@ def _images(
         read[key] = read_samples(source, dataset, allowed)
     samples = read[key]
     name = name_of(source)
+    given, patients = own_split(source, samples.positions)
     if overrides:
-        given = source.given_split and [source.given_split[i] for i in samples.positions]
         if split and split not in (given or ()):
             raise UserError(f"--split={split}: the data have no folder of that part.")
         chosen = [i for i in range(len(samples.ids)) if not (split and given) or given[i] == split]
@@ -196,7 +196,6 @@ def _images(
         part = split or own.split
         chosen, _ = run.members(samples.ids, part)
         name = f"{name}_{part}"
-    patients = source.groups and [source.groups[i] for i in samples.positions]
     groups = name_groups(samples.ids, dataset.split.group_regex, patients)
     trained_on = _digests(own, "train")
     if seen := [samples.ids[i] for i in chosen if samples.digests[i] in trained_on]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from runcard.data.image_io import check_window, windowed
 from runcard.data.preprocessing import STRETCH, restore_size, with_channels
-from runcard.errors import UserError
+from runcard.errors import UserError, first_line
 from runcard.fileio import parse_json
 from runcard.inference.prediction import Prediction, combine
 from runcard.runs.schema import ExportedFile, faults
@@ -28,7 +28,7 @@ class OnnxPredictor:
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=onnxruntime.get_available_providers())
         except Exception as error:  # onnxruntime has an exception class of its own for every kind of damage
-            raise UserError(f"{path}: cannot be read as ONNX: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path}: cannot be read as ONNX: {first_line(error)}") from None
         written = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
         if written is None:
             raise UserError(f"{path}: not exported by Runcard, so it does not say what it predicts: runcard export RUN")

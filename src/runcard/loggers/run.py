@@ -6,7 +6,7 @@ Other tools read metrics.csv; the loggers show the same rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ import numpy as np
 from runcard.config.diff import NON_FUNCTIONAL_KEYS, flatten
 from runcard.fileio import write_csv
 from runcard.loggers.progress import Progress
-from runcard.runs.folders import Row, read_metrics
+from runcard.runs.folders import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,20 +50,18 @@ class Tracker(Protocol):
 
 @dataclass
 class RunLogger:
-    """A logger of one row per epoch. On resume, rows after the checkpoint's epoch are dropped and computed again.
+    """A logger of one row per epoch.
 
     A tracker that fails is left out from there on, with a warning; a disk that TensorBoard cannot write is an error.
     """
 
     folder: Path
-    resumed_epoch: int
+    rows: list[Row]  # of metrics.csv: at first, those of the epochs before this session
     progress: Progress
     figures_of: Callable[[int, Evaluation], Mapping[str, Figure]]  # epoch, validation -> the figures of it, by tag
     waiting: Mapping[str, Tracker]  # by their key in the config's logger
 
-    def __post_init__(self) -> None:
-        self.rows = [row for row in read_metrics(self.folder / "metrics.csv") if row["epoch"] <= self.resumed_epoch]
-        self.trackers: dict[str, Tracker] = {}  # those that have started and not failed
+    trackers: dict[str, Tracker] = field(init=False, default_factory=dict)  # those that have started and not failed
 
     def start(self, config: str, run: Mapping[str, Any], monitor: str) -> None:
         """Begin a session in every tracker; see Tracker.start."""

@@ -27,7 +27,7 @@ def initialize(model: nn.Module, scheme: str) -> None:
 
     Raises ValueError for any other scheme.
     """
-    check_choice("scheme", scheme, SCHEMES)
+    check_choice("init", scheme, SCHEMES)
     if scheme == "default":
         return
     for module in model.modules():

@@ -48,7 +48,7 @@ def published(url: str, function: str) -> Path:
     return path
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the tensors of a .safetensors file, or of a .pth or .pt file that holds nothing but a state dict."""
     if not path.is_file():
         raise UserError(f"model.weights: {path}: no such file.")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runcard.errors import check_choice, check_flag, check_integer, check_number
-from runcard.models.initialization import SCHEMES, initialize
+from runcard.models.initialization import initialize
 
 PLACES = ("pool", "concat", "bottleneck")
 MAX_DEPTH = 14  # halvings of the largest image, of 16384 pixels
@@ -86,7 +86,6 @@ class UNet(nn.Module):
             raise ValueError(f"dropout_at must name a place ({', '.join(PLACES)}) where dropout is above 0, got []")
         check_flag("batchnorm", batchnorm)
         check_choice("upsample", upsample, UPSAMPLINGS)
-        check_choice("init", init, SCHEMES)
 
         widths = [base * 2**level for level in range(depth + 1)]  # the last is the bottleneck's
         down = list(pairwise([in_channels, *widths]))  # (in, out) of each level, the bottleneck's last

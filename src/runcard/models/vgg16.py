@@ -13,8 +13,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from runcard.errors import check_choice, check_flag, check_integer, check_number
-from runcard.models.initialization import SCHEMES, initialize
+from runcard.errors import check_flag, check_integer, check_number
+from runcard.models.initialization import initialize
 
 # (number of convolutions, width as a multiple of base); a 2x2 max pooling ends each of the five
 STAGES = ((2, 1), (2, 2), (3, 4), (3, 8), (3, 8))
@@ -60,7 +60,6 @@ class VGG16(nn.Module):
         if dropout > 0 and not widths:
             raise ValueError(f"dropout must be 0 where head is []: no hidden layer to drop from, got {dropout}")
         check_flag("batchnorm", batchnorm)
-        check_choice("init", init, SCHEMES)
 
         layers: list[nn.Module] = []
         channels = in_channels

@@ -10,12 +10,11 @@ from torchvision.models import VGG16_Weights
 
 from runcard.errors import UserError, check_choice
 from runcard.fileio import sha256
-from runcard.models.pretrained import published, read_tensors
+from runcard.models.pretrained import published, read_state_dict
 from runcard.models.vgg16 import STAGES, VGG16
 
 IMAGENET = VGG16_Weights.IMAGENET1K_V1
-BLOCKS = range(1, len(STAGES))  # of convolutions that may be frozen, besides none and all
-FREEZE = ("features", "none", *(f"first_{k}_blocks" for k in BLOCKS))
+FREEZE = {"features": len(STAGES), "none": 0} | {f"first_{k}_blocks": k for k in range(1, len(STAGES))}  # blocks
 
 
 class PretrainedVGG16(VGG16):
@@ -46,7 +45,7 @@ class PretrainedVGG16(VGG16):
         check_choice("freeze", freeze, FREEZE)
         super().__init__(in_channels, out_channels, image_size_px, head=head, dropout=dropout, init=init)
         self.weights = weights
-        num_blocks = {"features": len(STAGES), "none": 0, **{f"first_{k}_blocks": k for k in BLOCKS}}[freeze]
+        num_blocks = FREEZE[freeze]
         pools = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)]
         self.num_frozen = pools[num_blocks - 1] + 1 if num_blocks else 0  # leading layers of features
         for parameter in self.features[: self.num_frozen].parameters():
@@ -62,7 +61,7 @@ class PretrainedVGG16(VGG16):
             path = Path(self.weights).expanduser()
         found = {
             name.removeprefix("features."): tensor
-            for name, tensor in read_tensors(path).items()
+            for name, tensor in read_state_dict(path).items()
             if name.startswith("features.")
         }
         if self.features[0].in_channels == 1 and "0.weight" in found:

@@ -21,8 +21,9 @@ from runcard.fileio import inside, parse_json, read_csv
 from runcard.runs.search import read_result
 
 Array = NDArray[np.float64]
-Split = dict[str, list[dict[str, str]]]  # train, val and test -> the id, group and sha256 of each image
+SplitMembers = dict[str, list[dict[str, str]]]  # train, val and test -> the id, group and sha256 of each image
 EVALUATIONS = "evaluations.csv"  # a row each time that a run is evaluated on other images than those it was made with
+TEXTS = ("split", "checkpoint", "id", "group", "target")  # columns of per_image.csv; all others are numbers
 PROBABILITY = "prob_"  # prefix of the columns of per_image.csv with the classes' probabilities
 
 
@@ -132,7 +133,7 @@ class Run:
         return "test" if any(name.startswith("test/") for name in self.metadata["last"]["values"]) else "val"
 
     @cached_property
-    def split_members(self) -> Split:
+    def split_members(self) -> SplitMembers:
         """The id, group and sha256 of each image in train, val and test."""
         return read_split(self.folder)
 
@@ -194,7 +195,7 @@ class Run:
         return str(self.metadata["better"][name])
 
 
-def read_split(folder: Path) -> Split:
+def read_split(folder: Path) -> SplitMembers:
     """Read split.json: the id, group and sha256 of each image in train, val and test. Raises OSError or ValueError."""
     try:
         return _split_members(inside(folder, "split.json").read_text(encoding="utf-8"))
@@ -203,9 +204,9 @@ def read_split(folder: Path) -> Split:
 
 
 @lru_cache(maxsize=16)  # the runs of a sweep have few splits, and thousands of them one object each
-def _split_members(text: str) -> Split:
+def _split_members(text: str) -> SplitMembers:
     split = parse_json(text)
-    members: Split = {part: split[part] for part in ("train", "val", "test")}
+    members: SplitMembers = {part: split[part] for part in ("train", "val", "test")}
     for member in chain(*members.values()):
         texts = member["id"], member["group"], member.get("sha256", "")  # older runs have no hashes
         if not all(isinstance(text, str) for text in texts):
@@ -220,8 +221,7 @@ def _one_object(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _columns(rows: Sequence[dict[str, str]]) -> Images:
-    texts = ("split", "checkpoint", "id", "group", "target")
-    values = {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name not in texts}
+    values = {name: np.array([_number(row[name]) for row in rows]) for name in rows[0] if name not in TEXTS}
     return Images(
         ids=_one_object(tuple(row["id"] for row in rows)),
         groups=_one_object(tuple(row["group"] for row in rows)),

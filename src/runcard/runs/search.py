@@ -26,8 +26,10 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result if isinstance(result, dict) else {}
 
 
-def search_behind(run: Path) -> str | None:
-    """Return the folder of the search that a run belongs to, or whose choice its config is; None without one."""
+def search_behind(origin: Path) -> str | None:
+    """Return the folder of the search behind a run, or behind the run of a file of weights; None without one."""
+    run = origin.expanduser()
+    run = run if run.is_dir() else run.parent.parent  # of checkpoints/best.safetensors
     try:
         search = read_json(run, "run.json").get("search")
     except (OSError, ValueError, AttributeError):

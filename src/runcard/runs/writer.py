@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 
-from runcard.config.diff import Config, differing_keys
+from runcard.config.diff import LONGER, Config, differing_keys
 from runcard.errors import UserError, join_first, runs_below
 from runcard.fileio import atomic_write, is_temporary, write_csv, write_json, write_text
 from runcard.runs.environment import code_hash, commit, hardware, now, versions
-from runcard.runs.folders import file_of, read_metadata
+from runcard.runs.folders import BEST, LAST, file_of, read_metadata
 from runcard.runs.hold import OWN_FILES, Hold
 from runcard.runs.looks import LOOKS, Look, read_looks
 from runcard.runs.run import EVALUATIONS, Run
@@ -169,7 +169,7 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
     """
     if not (parent / "run.json").exists():
         raise UserError(f"train.extend: {parent} is not a run folder.{runs_below(parent)}")
-    if not (parent / "checkpoints" / "last.ckpt").exists():
+    if not (parent / LAST).exists():
         raise UserError(
             f"train.extend: {parent}/checkpoints has no last.ckpt: record=lean and runcard prune remove it."
         )
@@ -180,7 +180,7 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
         wrong = str(error)
     if wrong:
         raise UserError(f"train.extend: {parent} cannot be trained longer: {wrong}.")
-    differing = differing_keys(content["config"], config, but=("train.epochs", "train.extend"))
+    differing = differing_keys(content["config"], config, but=LONGER)
     differing += ["the data"] * (content["data"] != data)
     if differing:
         of_length = all(key.startswith("scheduler.rule.") for key in differing)
@@ -198,7 +198,7 @@ def check_parent(parent: Path, config: Config, data: Mapping[str, str]) -> None:
 
 def copy_training(parent: Path, folder: Path) -> None:
     """Copy parent's training so far into folder; last.ckpt comes last, it marks the copy as whole."""
-    for name in ("checkpoints/best.safetensors", "metrics.csv", "checkpoints/last.ckpt"):
+    for name in (BEST, "metrics.csv", LAST):
         with atomic_write(folder / name) as temporary:
             shutil.copyfile(file_of(parent, name), temporary)
 
@@ -232,7 +232,8 @@ def log_look(folders: Sequence[Path], look: Look) -> None:
 def log_evaluation(run: Run, folder: Path, data: str, num_images: int, data_hash: str) -> None:
     """Append to evaluations.csv of a run that it was measured on images that it was not made with."""
     look = {"time": now(), "data": data, "images": str(num_images), "data_hash": data_hash, "folder": str(folder)}
-    write_csv(run.folder / EVALUATIONS, [*run.evaluations, look])
+    known = Run(run.folder, run.metadata).evaluations  # as the file is now: another command may have logged a look
+    write_csv(run.folder / EVALUATIONS, [*known, look])
 
 
 def _free_name(folder: Path) -> Path:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from runcard.config.diff import differing_keys
-from runcard.errors import UserError
+from runcard.config.diff import LONGER, differing_keys
+from runcard.errors import UserError, first_line
 from runcard.fileio import atomic_write, parse_json, sha256
 from runcard.interrupts import uninterrupted
 from runcard.training.types import State
@@ -106,7 +106,7 @@ class Checkpoint:
         """Check that a checkpoint is of this run, or of the one that it extends; those of old versions do not say."""
         if "config" not in content:
             return
-        differing = differing_keys(content["config"], self.config, but=("train.epochs", "train.extend"))
+        differing = differing_keys(content["config"], self.config, but=LONGER)
         if content["data"] != self.data and self.data:
             differing.append("the data")
         if differing:
@@ -193,8 +193,7 @@ def read_last(path: Path | BytesIO, consequence: str, fix: str) -> dict[str, Any
         ]:
             raise ValueError(f"{missing[0]} is no group of values")
     except READ_ERRORS as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise UserError(f"{path}: damaged, {consequence} ({reason}).\n{fix}.") from None
+        raise UserError(f"{path}: damaged, {consequence} ({first_line(error)}).\n{fix}.") from None
     return content
 
 

@@ -17,6 +17,7 @@ from runcard import IGNORED
 from runcard.data.loaders import Batch, to_device
 from runcard.data.source import Samples
 from runcard.errors import UserError
+from runcard.runs.run import PROBABILITY
 from runcard.training.ranks import ALONE, Ranks
 from runcard.training.types import Evaluation, Ignoring, Loss
 
@@ -122,7 +123,9 @@ def rows_per_image(
         values |= {name: of_images[row].item() for name, of_images in evaluation.per_image.items()}
         if evaluation.probs is not None:
             values["target"] = classes[int(targets[i])]
-            values |= {f"prob_{name}": p for name, p in zip(classes, evaluation.probs[row].tolist(), strict=True)}
+            values |= {
+                f"{PROBABILITY}{name}": p for name, p in zip(classes, evaluation.probs[row].tolist(), strict=True)
+            }
         rows.append(values)
     return rows
 

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.progress import track
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from runcard.caching import open_cache
 from runcard.config.schema import TrainConfig
-from runcard.data.loaders import Batch, BatchDataset, BatchLoader, EpochSampler, Key, SampleDataset
+from runcard.console import show_progress
+from runcard.data.loaders import Batch, BatchDataset, BatchLoader, Key, SampleDataset
 from runcard.data.preprocessing import MEMORY_LIMIT_BYTES
 from runcard.data.source import Samples
 from runcard.errors import UserError
@@ -95,9 +95,9 @@ def _make(
 ) -> tuple[Tensor, float]:
     """Compute the features (N, C, H, W) of all samples in the run's precision, and measure the seconds."""
     started = perf_counter()
-    everything = EpochSampler(range(len(images.samples.ids)), seed=0, shuffle=False, limit=None)
+    everything = [(0, i) for i in range(len(images.samples.ids))]
     loader = BatchLoader(images, batch_size, everything, fabric.device)
-    batches = track(loader, "frozen layers", len(loader), console=console)
+    batches = show_progress(loader, "frozen layers", len(loader), console)
     features = [infer(front, batch.images, fabric.autocast).cpu().contiguous() for batch in batches]
     return torch.cat(features), perf_counter() - started
 

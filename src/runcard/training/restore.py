@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from runcard.config.saved import first_line
 from runcard.config.schema import DatasetConfig, check_recorded, parse_recorded
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.image_io import FULL_WINDOW, check_window
 from runcard.data.source import Samples
-from runcard.errors import UserError, runs_below
+from runcard.errors import UserError, first_line, runs_below
 from runcard.runs.folders import BEST, LAST, fault_of_weights, file_of, has_file, read_metadata
 from runcard.runs.run import Run, read_split
 from runcard.runs.schema import RestoredConfig, RestoredRun, faults
