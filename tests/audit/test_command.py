@@ -129,6 +129,9 @@ def test_what_is_allowed_is_said_to_be(films, audit):
         (("loss=1",), "loss=1: a group needs one of its choices"),
         (("--output", "films/Image/film_01.png"), "--output: films/Image/film_01.png cannot be written"),
         (("--against", "nowhere"), "--against: nowhere is not a run folder"),
+        (("--against", "nowhere", "--output", "out"), "--output: with --against no files are written"),
+        (("--trust", "timm"), "--trust: is for the run of --against. For this config: 'trust=[timm]'"),
+        (("name=${nam}",), "name: Interpolation key 'nam' not found"),
     ],
 )
 def test_a_mistake_exits_with_2(arguments, words, films, audit):

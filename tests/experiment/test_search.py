@@ -219,6 +219,7 @@ def test_which_search_is_behind_a_run(tmp_path):
     for search, folder in ((None, None), ({"trial": 3}, str(run.parent)), ({"folder": "outputs/a"}, "outputs/a")):
         write_json(run / "run.json", {"search": search})
         assert search_behind(run) == folder
+        assert search_behind(run / "checkpoints" / "best.safetensors") == folder
 
 
 def test_of_two_runs_of_a_config_the_one_of_a_search_counts(tmp_path):

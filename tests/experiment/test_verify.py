@@ -63,6 +63,13 @@ def test_undamaged_run_passes(runcard_command, trained):
     assert sum(line.startswith("  ok") for line in out.splitlines()) == 10
 
 
+def test_settings_that_change_no_number_may_be_those_of_another_session(runcard_command, masks):
+    """As where a run goes on with other loader processes, or is longer than the one whose best weights it has."""
+    edit_record(masks, lambda record: record["config"]["train"].update(num_workers=3))
+    code, out, err = runcard_command("verify", masks, "--no-data")
+    assert (code, err, damaged(out)) == (0, "", []), out
+
+
 def test_a_time_in_the_saved_config_is_read_in_a_new_process(runcard_command, masks):
     assert "${now:" in (masks / ".hydra" / "config.yaml").read_text()
     OmegaConf.clear_resolver("now")  # as where Hydra has composed nothing yet

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -284,6 +285,16 @@ def test_mistakes(trained_runs, images, predict, tmp_path, arguments, message):
     assert code == 2
     assert message in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_a_named_run_without_weights_is_not_left_out(trained_runs, images, predict, tmp_path):
+    run = shutil.copytree(trained_runs / "masks" / "seed0", tmp_path / "run")
+    (run / "checkpoints" / "best.safetensors").unlink()
+    for runs in ([run], [trained_runs / "masks" / "seed0", run]):
+        code, _, errors = predict(*runs, images, "-o", "out")
+        assert code == 2
+        assert str(run) in errors
+        assert "no run is named" not in errors
 
 
 def test_a_folder_with_something_else_is_left_alone(trained_runs, images, predict, tmp_path):

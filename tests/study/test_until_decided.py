@@ -263,5 +263,7 @@ def test_an_arm_that_is_asked_later_is_registered_with_its_config(launched, hous
 
 def test_a_comparison_of_all_arms_points_to_the_report(launched, house):
     launched()
+    refused = CliRunner().invoke(app, ["report", "outputs/little", "--margin", "0.2"])
+    assert "--margin: a study is answered as its plan says. Name its runs: outputs/little/*" in str(refused.exception)
     result = CliRunner().invoke(app, ["compare", "outputs/little"])
     assert "outputs/little added seeds until it was decided: its own report alone keeps to 5 %" in result.stdout
