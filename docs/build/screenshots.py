@@ -7,22 +7,26 @@ photographed by Chromium. Pictures are scaled down to at most 200 KB each.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
 from runcard.datasets.synthetic.chest import PhantomChest
+from runcard.explain.regions import BORDER
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
@@ -75,6 +79,9 @@ def main() -> None:
         save(Image.open(WORK / "lab" / figure), name)
     save(photograph(browser, (WORK / "lab" / "report.html").as_uri(), 1000, 590), "verdict.png")
 
+    with np.load(ROOT / "experiments" / "lab4" / "mean_maps.npz") as maps:
+        save(draw_mean_maps(maps), "lab_3_maps.png")
+
     runcard("train", "-m", "loss=bce,dice", "seed=0,1,2", "name=losses", *SMALL, "train.epochs=12")
     with tensorboard("outputs/losses") as address:
         pictures = (photograph(browser, address, 1300, 640) for _ in range(5))  # the curves come late on a busy machine
@@ -88,6 +95,26 @@ def main() -> None:
 
     sizes = {path.name: path.stat().st_size for path in sorted(IMAGES.iterdir())}
     print("\n".join(f"{size:9,d} bytes  {name}" for name, size in sizes.items()), f"\n{sum(sizes.values()):9,d} in all")
+
+
+def draw_mean_maps(maps: Mapping[str, NDArray[np.float16]]) -> Image.Image:
+    """Draw where the networks of task 3 look on average: a row for each width, a column for each seed."""
+    num_seeds = len(maps["base8"])
+    figure = Figure(figsize=(1.9 * num_seeds + 1, 4), layout="constrained")
+    rows = figure.subplots(2, num_seeds)
+    for axes, (name, means) in zip(rows, maps.items(), strict=True):
+        for seed, (ax, mean) in enumerate(zip(axes, means, strict=True)):
+            drawn = ax.imshow(mean, cmap="viridis", vmin=0, vmax=3)
+            side = len(mean)
+            edge, inner = side * BORDER - 0.5, side * (1 - 2 * BORDER)
+            ax.add_patch(Rectangle((edge, edge), inner, inner, fill=False, edgecolor="white", ls="--"))
+            ax.set(xticks=[], yticks=[])
+            ax.set_title(f"{name.replace('base', 'base ')}, seed {seed}", fontsize=9)
+    bar = figure.colorbar(drawn, ax=rows, shrink=0.8)
+    bar.set_label("activation, times the mean", fontsize=9)
+    file = io.BytesIO()
+    figure.savefig(file, dpi=120)
+    return Image.open(file)
 
 
 def find_browser() -> str:
