@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 from runcard.compare.analysis import of_study
+from runcard.compare.report.tables import tabulate_shortcuts
 
 LAB = ROOT / "experiments" / "lab4"
 ROWS = {  # of the page's table: its first cell, and the verdict on the claim
@@ -24,6 +25,13 @@ ROWS = {  # of the page's table: its first cell, and the verdict on the claim
     "4d_bce_dice": ("with base 32, BCE ends higher", "open"),
     "4d_dice_dice": ("with base 32, Dice loss ends higher", "open"),
     "4d_dice_faster": ("with base 32, Dice loss reaches 0.9 much faster", "open"),
+    "3_base64_accuracy": ("base 64 is more often right than base 8", "open"),
+    "3_base64_loss": ("base 64 ends at a lower loss", "open"),
+    "2_bone_accuracy_weights": ("pretrained models are slightly more often right", "open"),
+    "2_skin_accuracy_weights": ("the same of moles", "open"),
+    "2_bone_overfits_weights": ("pretrained models are stronger against overtraining: by their weights", "open"),
+    "2_bone_overfits_freezing": ("by freezing them", "open"),
+    "2_bone_time_freezing": ("pretrained models train in a minute, others in 26", "open"),
     "4e_gap_bce_closes": ("4E with BCE closes the gap between training and validation loss", "confounded"),
     "4e_dice_dice": ("4E with Dice loss ends lower", "confounded"),
     "4e_bce_dice": ("4E with BCE ends lower", "confounded"),
@@ -98,6 +106,29 @@ def test_the_page_on_the_lab_gives_what_each_step_to_4e_gave(study):
             reached = [next(i for i, dice in enumerate(curve, 1) if dice >= 0.9) for curve in curves]
             cells.append(f"{np.mean([curve[-1] for curve in curves]):.3f}; {min(reached)} to {max(reached)}")
         assert f"| {row} | {cells[0]} | {cells[1]} |" in page
+
+
+def test_the_page_on_the_lab_gives_what_the_shortcut_probe_found(findings):
+    page = (ROOT / "docs" / "explanation" / "lab.md").read_text(encoding="utf-8")
+    rows = [row for row in tabulate_shortcuts(findings.arms)[1] if row[1] == "border" and not row[0].startswith("skin")]
+    assert len(rows) == 6
+    for arm, _, *cells, activation in rows:
+        assert f"| {' | '.join([arm, *cells, activation.partition(' ')[0]])} |" in page, arm
+    assert all(activation.endswith("(23.4% of the image)") for *_, activation in rows)
+
+
+def test_the_page_on_the_lab_gives_the_means_of_task_2(findings):
+    page = (ROOT / "docs" / "explanation" / "lab.md").read_text(encoding="utf-8")
+    for kind in ("pretrained", "scratch", "ImageNet", "random"):
+        cells = []
+        for data in ("bone", "skin"):
+            runs = next(arm.runs for arm in findings.arms if arm.name == f"{data} {kind}")
+            values = [
+                [run.metadata["last"]["values"][f"val/{key}"] for run in runs] for key in ("accuracy", "log_loss")
+            ]
+            gaps = [run.curves["val/loss"][-1] - run.curves["train_eval/loss"][-1] for run in runs]
+            cells.append("; ".join(f"{np.mean(each):.3f}" for each in (*values, gaps)))
+        assert f" | {cells[0]} | {cells[1]} | " in page, kind
 
 
 def test_no_image_is_committed(findings):

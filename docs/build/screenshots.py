@@ -36,10 +36,10 @@ LARGEST = 200_000  # bytes of a picture
 SMALL = ("model.base=8", "dataset.num_images=60", "dataset.image_size_px=64")  # those of the tutorial
 LETTERS = ("dataset=phantom_bone", "dataset.shortcut=true", "dataset.image_size_px=64", "model=vgg16", "model.base=8")
 LAB_FIGURES = {
-    "pair1-curves-dice.png": "lab_4b_curves.png",
-    "pair1-path-4b_dice.png": "lab_4b_looks.png",
-    "pair3-curves-dice.png": "lab_4c_curves.png",
-    "pair13-curves-dice.png": "lab_4e_curves.png",
+    "pair8-curves-dice.png": "lab_4b_curves.png",
+    "pair8-path-4b_dice.png": "lab_4b_looks.png",
+    "pair10-curves-dice.png": "lab_4c_curves.png",
+    "pair20-curves-dice.png": "lab_4e_curves.png",
 }
 Pixels = NDArray[np.uint8]
 
@@ -104,7 +104,7 @@ def draw_mean_maps(maps: Mapping[str, NDArray[np.float16]]) -> Image.Image:
     rows = figure.subplots(2, num_seeds)
     for axes, (name, means) in zip(rows, maps.items(), strict=True):
         for seed, (ax, mean) in enumerate(zip(axes, means, strict=True)):
-            drawn = ax.imshow(mean, cmap="viridis", vmin=0, vmax=3)
+            drawn = ax.imshow(mean, cmap="viridis", vmin=0, vmax=4)
             side = len(mean)
             edge, inner = side * BORDER - 0.5, side * (1 - 2 * BORDER)
             ax.add_patch(Rectangle((edge, edge), inner, inner, fill=False, edgecolor="white", ls="--"))
