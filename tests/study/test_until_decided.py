@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -205,6 +206,19 @@ def test_what_is_added_or_changed_later_is_exploratory(launched, house):
     assert claims(house)["slow_dice"] == ("exploratory", "after a change: margin 0.01 → 0.05")
     assert claims(house)["late_bce"][0] == "exploratory"
     assert "when the study was registered without it" in claims(house)["late_bce"][1]
+
+
+@pytest.mark.parametrize(("other", "said"), [("hash", "other images"), ("split_hash", "another split")])
+def test_runs_of_other_data_than_were_registered_are_exploratory(launched, house, monkeypatch, other, said):
+    write(house / "known", "plain", (), 0, False, START)
+    made_of = json.loads((house / "known" / "run.json").read_text())["data"]
+    monkeypatch.setattr(register, "_hash_data", lambda _: made_of)
+    launched(budget=None)
+    assert claims(house)["slow_dice"] == ("supported", "before its runs")
+    shutil.rmtree(house / "outputs")
+    monkeypatch.setattr(register, "_hash_data", lambda _: made_of | {other: "of something else"})
+    launched(budget=None)
+    assert claims(house)["slow_dice"] == ("exploratory", f"after a change: slow: {said}; plain: {said}")
 
 
 def test_added_seeds_are_a_change_of_a_study_with_fixed_seeds(launched, house):

@@ -210,6 +210,9 @@ def test_images_of_other_bytes_are_not_compared(house, started):
     sign(WITHOUT / "plain1", **{"7": "other bytes"})  # of a validation image in each class
     plain, slow = of_study(WITHOUT).cost.arms
     assert (plain.num_images, slow.num_images) == (38, 40)
+    sign(WITHOUT / "plain1", **{Path(name).stem: "other bytes" for name in held_out()})
+    plain, _ = of_study(WITHOUT).cost.arms
+    assert (plain.note, plain.scores) == ("no seed, or no two images, that both were measured with", None)
 
 
 def test_what_may_be_labelled_wrongly_is_not_compared_either(house, started):
