@@ -126,7 +126,7 @@ def test_the_page_on_the_lab_gives_the_means_of_task_2(findings):
             values = [
                 [run.metadata["last"]["values"][f"val/{key}"] for run in runs] for key in ("accuracy", "log_loss")
             ]
-            gaps = [run.curves["val/loss"][-1] - run.curves["train_eval/loss"][-1] for run in runs]
+            gaps = [run.curves["val/log_loss"][-1] - run.curves["train_eval/log_loss"][-1] for run in runs]
             cells.append("; ".join(f"{np.mean(each):.3f}" for each in (*values, gaps)))
         assert f" | {cells[0]} | {cells[1]} | " in page, kind
 
