@@ -77,7 +77,10 @@ def main() -> None:
     runcard("report", f"outputs/{study.name}", "--no-images", "--figures", "lab", "--output", "lab")
     for figure, name in LAB_FIGURES.items():
         save(Image.open(WORK / "lab" / figure), name)
-    save(photograph(browser, (WORK / "lab" / "report.html").as_uri(), 1000, 590), "verdict.png")
+    page = styled(
+        WORK / "lab" / "report.html", 'header .data, .verdicts li:not(:has(a[href^="#q-4b_"])) {display: none}'
+    )
+    save(photograph(browser, page.as_uri(), 1000, 590), "verdict.png")
 
     with np.load(ROOT / "experiments" / "lab4" / "mean_maps.npz") as maps:
         save(draw_mean_maps(maps), "lab_3_maps.png")
@@ -157,8 +160,13 @@ def section(page: Path, name: str) -> Path:
     text = page.read_text(encoding="utf-8")
     before = text[: text.index(f'id="{name}"')]
     key = re.findall(r'<section id="([^"]+)"', before)[-1]
-    path = WORK / "section.html"
-    path.write_text(f"{text}<style>header, nav, section:not(#{key}) {{display: none}}</style>", encoding="utf-8")
+    return styled(page, f"header, nav, section:not(#{key}) {{display: none}}")
+
+
+def styled(page: Path, style: str) -> Path:
+    """Write a page with a further rule of style."""
+    path = WORK / "styled.html"
+    path.write_text(f"{page.read_text(encoding='utf-8')}<style>{style}</style>", encoding="utf-8")
     return path
 
 
