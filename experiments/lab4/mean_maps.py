@@ -3,7 +3,7 @@
     python experiments/lab4/mean_maps.py outputs/lab4,scale=laptop,train.accelerator=cpu
 
 Explains each run of the two networks first. Writes mean_maps.npz beside this file: base8 and base64, (S, 96, 96)
-float16, the share of each pixel in a map, times the number of pixels, for S seeds.
+float16 for S seeds: how many times the mean of its map a pixel has.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def runs(study: Path, base: int) -> list[Path]:
 
 
 def mean_map(run: Path) -> NDArray[np.float16]:
-    """Average the maps of a run's validation images, each as shares of its sum; maps without any are left out."""
+    """Average the maps of a run's validation images, each divided by its own mean; empty maps are left out."""
     explain_run(run, [], "val", GRAD_CAM, None, None)
     (file,) = (run / "explain").glob("*/maps.npz")
     maps = np.load(file)["maps"]
-    sums = maps.sum(axis=(1, 2), keepdims=True)
-    return np.asarray((maps[sums[:, 0, 0] > 0] / sums[sums > 0][:, None, None]).mean(axis=0) * maps[0].size, np.float16)
+    active = maps[maps.any(axis=(1, 2))]
+    return np.asarray((active / active.mean(axis=(1, 2), keepdims=True)).mean(axis=0), np.float16)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ import cv2
 import pytest
 from conftest import ROOT, TINY
 from corpus import constant, copy, leave_out_costly, on, pixels, remove, several, shuffle_masks, truncate, write_clean
+from matplotlib.figure import Figure
 
+from runcard.audit import command
 from runcard.audit.checks import duplicates as of_copies
 from runcard.audit.checks import masks as of_masks
+from runcard.audit.contact_sheet import Tile, contact_sheet
 from runcard.cli import main
 from runcard.data import image_io
 from runcard.fileio import digest
@@ -48,7 +51,7 @@ def films(clean, tmp_path, monkeypatch) -> Path:
 def audit(films, monkeypatch, capsys):
     """Returns a function that runs `runcard audit` on the films, and returns its exit code and what it printed."""
 
-    def command(*arguments: str) -> tuple[int, str]:
+    def run_audit(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["runcard", "audit", *arguments])
         capsys.readouterr()  # what was printed before
         with pytest.raises(SystemExit) as exit_:
@@ -56,7 +59,7 @@ def audit(films, monkeypatch, capsys):
         shown = capsys.readouterr()
         return exit_.value.code or 0, shown.out + shown.err
 
-    return command
+    return run_audit
 
 
 def data(films: Path) -> tuple[str, str]:
@@ -109,6 +112,21 @@ def test_what_is_allowed_is_said_to_be(films, audit):
     assert "allowed  truncated: " in shown
     code, shown = audit(*data(films), "audit.allow=[truncated]")
     assert code == 1
+
+
+def test_a_contact_sheet_of_some_of_the_images_says_how_many(films, audit, monkeypatch):
+    sheets = []
+
+    def draw(tiles: list[Tile], title: str) -> Figure:
+        sheets.append((len(tiles), title))
+        return contact_sheet(tiles, title)
+
+    monkeypatch.setattr(command, "MAX_TILES", 4)
+    monkeypatch.setattr(command, "MIN_OTHERS", 3)
+    monkeypatch.setattr(command, "contact_sheet", draw)
+    audit(*data(films))
+    num_images = len(list((films / "Image").iterdir()))
+    assert sheets[0] == (4, f"films: {num_images} images (4 of them)")
 
 
 @pytest.mark.parametrize(

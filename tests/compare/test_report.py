@@ -412,6 +412,7 @@ def test_what_the_shortcut_probe_found_is_tabulated_and_an_alarm_is_said_first(t
         for region, alarms, lost in (("border", "2 of 3 runs", "50%"), ("printed markers", "0 of 3 runs", "0%"))
     ]
     page = Page(write_report(findings, tmp_path).read_text())
+    assert "What each network does with the image's border" in page.text
     assert "border 2 of 3 runs 0.900 0.600 0.800 50% 30.0% (25.0% of the image)" in page.text
 
 
