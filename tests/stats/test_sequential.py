@@ -10,7 +10,7 @@ from folders import simulate
 from scipy import stats
 
 from runcard.stats.mrmc import difference, smallest_rank_p, welch
-from runcard.stats.sequential import LOOKS, forecast, forecast_runs, share_of_level
+from runcard.stats.sequential import LOOKS, detectable_sds, forecast, forecast_runs, share_of_level
 
 
 @pytest.mark.parametrize("budget", LOOKS)
@@ -34,6 +34,14 @@ def test_a_look_multiplies_p_and_widens_the_interval():
 def test_the_smallest_p_of_ranks(first, second):
     exact = stats.mannwhitneyu(np.arange(first), 10 + np.arange(second), method="exact").pvalue
     assert smallest_rank_p(first, second) == pytest.approx(exact)
+
+
+@pytest.mark.parametrize(("num_seeds", "num_tests"), [(3, 1), (10, 6)])
+def test_the_detectable_difference_is_found_four_times_in_five(num_seeds, num_tests):
+    d = detectable_sds(num_seeds, LOOKS[10], num_tests)
+    first, second = np.random.default_rng(0).standard_normal((2, 20_000, num_seeds))
+    level = 0.05 / num_tests * share_of_level(num_seeds, LOOKS[10])
+    assert np.mean(stats.ttest_ind(first + d, second, axis=1).pvalue < level) == pytest.approx(0.8, abs=0.01)
 
 
 def test_what_is_certain_is_forecast_so():

@@ -121,6 +121,7 @@ def test_seeds_are_added_to_what_is_open(launched, house, capsys):
     assert launched.result.missing == ()
     printed = capsys.readouterr().out
     assert "registered on 2" in printed
+    assert "in SDs from run to run: 6.6 after 3, 3.1 after 5, 2.2 after 7, 1.7 after 10 seeds, with 2 " in printed
     assert "After 3 seeds of each arm that is asked for, look 1 of at most 4: 9 runs, " in printed
     assert launched() == [], "the same command has nothing left to do"
 

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
+from scipy import optimize, stats
 
 from runcard.stats.mrmc import ALPHA, POWER, Array, Effect, difference
 from runcard.stats.power import MAX_N, RANGE, VarianceComponents
@@ -33,6 +33,16 @@ class Forecast:
 def share_of_level(num_seeds: int, looks: tuple[int, ...]) -> float:
     """Return w(S): the share of the level that the look after num_seeds has."""
     return num_seeds / sum(looks)
+
+
+def detectable_sds(num_seeds: int, looks: tuple[int, ...], num_tests: int = 1) -> float:
+    """Compute the difference that the look after num_seeds finds with 80 % probability, in SDs from run to run.
+
+    Both arms have this SD; the images add nothing. num_tests: those of Holm's family, of which this is the hardest.
+    """
+    se, df = math.sqrt(2 / num_seeds), 2 * (num_seeds - 1)
+    critical = float(stats.t.isf(ALPHA / num_tests * share_of_level(num_seeds, looks) / 2, df))
+    return float(optimize.brentq(lambda d: stats.nct.sf(critical, df, d / se) - POWER, 0, 10 * critical * se))
 
 
 def forecast(

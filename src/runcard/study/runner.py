@@ -36,7 +36,7 @@ from runcard.runs.environment import code_hash
 from runcard.runs.folders import run_folders
 from runcard.runs.reader import has_failed
 from runcard.runs.search import chosen_by
-from runcard.stats.sequential import LOOKS
+from runcard.stats.sequential import LOOKS, detectable_sds
 from runcard.study.plan import OWN, ArmConfig, ArmRun, Key, arm_config, by_key, find, is_done, sweeps
 from runcard.study.register import register
 from runcard.study.spec import read_study
@@ -153,7 +153,23 @@ def register_plan(plan: Plan) -> Plan:
     if changed := [question.key for question in plan.asked.questions if [*changes_of_question(made, question)]]:
         plain_console().print(f"{', '.join(changed)}: not as registered; such claims are exploratory", style="yellow")
     looks = tuple(made.design["looks"]) if made.design and plan.budget else ()
+    if plan.budget and looks:
+        _print_detectable(looks, plan.budget, max(1, plan.whole.num_questions))
     return replace(plan, looks=looks, preregistration=made.sha256)
+
+
+def _print_detectable(looks: tuple[int, ...], budget: int, num_questions: int) -> None:
+    """Print how far arms must differ to be told apart at each look, and what the file's other questions cost."""
+
+    def sds(num_tests: int) -> list[str]:
+        return [f"{detectable_sds(num_seeds, looks, num_tests):.1f}" for num_seeds in looks if num_seeds <= budget]
+
+    found = ", ".join(f"{each} after {num}" for each, num in zip(sds(num_questions), looks, strict=False))
+    alone = f" (with one alone {', '.join(sds(1))})" if num_questions > 1 else ""
+    plain_console().print(
+        "smallest difference found four times in five, in SDs from run to run: "
+        f"{found} seeds, with {counted(num_questions, 'question')}{alone}"
+    )
 
 
 def run_plan(plan: Plan, asked: Study, keys: Sequence[Key] | None = None) -> tuple[str, ...]:
