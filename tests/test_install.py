@@ -79,7 +79,10 @@ def runcard(installed, tmp_path):
 def test_the_package_is_the_installed_one(installed):
     code = "import runcard.config.project as p; print(p.CONF)"
     done = subprocess.run([str(installed / "python"), "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    assert Path(done.stdout.strip()).is_relative_to(installed.parent)
+    conf = Path(done.stdout.strip())
+    assert conf.is_relative_to(installed.parent)
+    of_experiments = [path for path in (conf / "experiment").rglob("*") if path.is_file()]
+    assert {path.suffix for path in of_experiments} == {".yaml"}, "no runs, reports or maps of the repository"
 
 
 def test_the_script_makes_a_project(installed, tmp_path):
