@@ -23,10 +23,10 @@ def check_claim(runcard_command):
     ("line", "verdict"),
     [
         (f"--metric dice --mean 0.95 0.90 --images 47 {SDS}", "holds under the least favourable of these assumptions."),
-        (f"{DICE} {SDS}", "depends: needs rho > 0.84 and run sd < 0.0028, and no one of them alone."),
+        (f"{DICE} {SDS}", "depends: needs rho > 0.84 and run sd < 0.0028; none of them is enough alone."),
         (
             "--metric dice --mean 0.915 0.88 --images 47",
-            "depends: needs two of rho, image sd, run sd near their most favourable, and no one of them alone.",
+            "depends: needs two of rho, image sd, run sd near their most favourable; none of them is enough alone.",
         ),
         (f"{DICE} {SDS} --run-sd 0", "depends: needs rho > 0.82, all else at its least favourable."),
         (
