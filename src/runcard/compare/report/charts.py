@@ -101,11 +101,11 @@ def curves(metric: str, arms: Mapping[str, str], threshold: float | None = None)
     # More ticks than epochs would fall between them; Vega's tickMinStep allows one too many.
     ticks = {"expr": "max(1, min(6, domain('x')[1] - domain('x')[0]))"}
     epoch = _number("epoch", axis={"title": "epoch", "grid": False, "tickCount": ticks})
-    mean = _number("mean", axis={"title": None}, scale={"zero": False})
+    value = {"axis": {"title": title(metric)}, "scale": {"zero": False}}
     dashes = _nominal("images", domain=["validation", "training"], range=[[1, 0], [4, 3]])
     shown = {"condition": {"param": "near", "empty": False, "value": 1}, "value": 0}
     pointed = {"type": "point", "on": "pointerover", "clear": "pointerout", "nearest": True}
-    bounds = {"y": _number("lowest"), "y2": {"field": "highest"}}
+    mean, bounds = _number("mean", **value), {"y": _number("lowest", **value), "y2": {"field": "highest"}}
     layers: list[Spec] = [
         {
             "transform": [of_arms, {"filter": "datum.images == 'validation'"}],
