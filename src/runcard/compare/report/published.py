@@ -68,9 +68,8 @@ def _needs(claim: Claim) -> str:
     if not together:  # of three assumptions, any two suffice
         names = ", ".join(name.replace("_", " ") for name in claim.ranges)
         return f"needs two of {names} near their most favourable; none of them is enough alone"
-    return (
-        f"needs {' and '.join(_bound(name, value) for name, value in together.items())}; none of them is enough alone"
-    )
+    bounds = " and ".join(_bound(name, value) for name, value in together.items())
+    return f"needs {bounds}; none of them is enough alone"
 
 
 def _bound(name: str, value: float) -> str:
