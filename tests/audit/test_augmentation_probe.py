@@ -217,9 +217,10 @@ def test_parameters_that_switch_something_off_are_named():
             "turn": {"_target_": "albumentations.Affine", "rotate": [0, 0], "shear": [-5, 5], "fill": 0, "p": 1.0},
             "move": {"_target_": "albumentations.Affine", "translate_percent": {"x": [0, 0], "y": [-0.1, 0.1]}},
             "flip": {"_target_": "albumentations.HorizontalFlip", "p": 0},
+            "one": {"_target_": "albumentations.OneOf", "transforms": [{"p": 1}, {"p": 0, "limit": [0, 1]}]},
         },
     }
-    keys = ["turn.rotate", "move.translate_percent.x", "flip.p"]
+    keys = ["turn.rotate", "move.translate_percent.x", "flip.p", "one.transforms[1].p"]
     assert list(no_op_parameters(node, "augmentation")) == [f"augmentation.transforms.{key}" for key in keys]
 
 

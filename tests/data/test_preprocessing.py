@@ -13,6 +13,7 @@ from conftest import compose_config
 from PIL import Image
 
 import runcard.data.preprocessing
+from runcard import IGNORED
 from runcard.config.instantiate import build
 from runcard.config.schema import DatasetConfig, TrainConfig, parse_section
 from runcard.data.loaders import Loaders, SampleDataset, make_loaders, num_workers
@@ -302,6 +303,42 @@ def test_faults_of_all_images_come_in_one_error():
         "runcard audit lists all faults, also those of the checks that follow. "
         "To train nevertheless, on record: 'audit.allow=[unreadable]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("image", "target", "said"),
+    [
+        (GREY.astype(np.uint16), 0, r"the image is uint16 of shape \(8, 8\); it must be uint8"),
+        (GREY / 255, 0, "the image is float64"),
+        (GREY[..., None], 0, r"the image is uint8 of shape \(8, 8, 1\); .* H×W or H×W×3"),
+        (np.dstack([COLOUR, GREY]), 0, r"the image is uint8 of shape \(8, 8, 4\)"),
+        (GREY, np.array(0), "the mask is int64 of shape"),
+        (GREY, "a", "the target is a str"),
+        (GREY, 2, r"the class index 2 is not one of 0 to 1 \(a, b\)"),
+        (GREY, -1, "the class index -1 is not"),
+        (GREY, 255, "the class index 255 is not"),
+        (GREY, np.full((8, 8), 2, np.uint8), "the class index 2 is not"),
+        (GREY, np.zeros((4, 4), np.uint8), r"the mask is uint8 of shape \(4, 4\); it must be uint8 of shape \(8, 8\)"),
+        (GREY, np.zeros((8, 8), bool), "the mask is bool"),
+    ],
+)
+def test_an_item_that_is_no_image_with_its_target_is_named(image, target, said):
+    with pytest.raises(UserError, match=rf"^Pictures\[1\] \(1\): {said}.* See docs/how-to/own-dataset.md\.$"):
+        prepare(Pictures((GREY, 0), (image, target)), 8, 1)
+
+
+def test_pixels_that_nobody_labelled_are_no_class():
+    mask = np.where(GREY > 100, 1, IGNORED).astype(np.uint8)
+    assert np.array_equal(prepare(Pictures((GREY, mask)), 8, 1).targets[0], mask)
+
+
+def test_files_that_are_no_images_are_named(tmp_path):
+    path = tmp_path / "0.npy"
+    np.save(path, GREY)
+    pictures = Pictures((GREY, 0))
+    pictures.files = [(path,)]
+    with pytest.raises(UserError, match=r"0\.npy: not an image\. .* Leave files out"):
+        prepare(pictures, 8, 1)
 
 
 def test_no_way_past_is_offered_where_no_image_would_be_left():

@@ -213,8 +213,9 @@ def test_tasks_of_slurm_train_one_run(tmp_path):
 
 def test_synchronized_batch_norm_computes_what_batch_norm_does():
     x = torch.randn(4, 3, 5, 5)
-    plain = nn.Sequential(nn.BatchNorm2d(3))
-    synchronized = synchronize_batchnorm(deepcopy(plain), torch.device("cpu"))
+    plain = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(2), nn.BatchNorm1d(3))
+    synchronized = deepcopy(plain)
+    synchronize_batchnorm(synchronized, torch.device("cpu"))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         outputs = []
@@ -226,10 +227,21 @@ def test_synchronized_batch_norm_computes_what_batch_norm_does():
             outputs.append([output, ours.grad, *(p.grad for p in model.parameters()), *model.buffers()])
     finally:
         dist.destroy_process_group()
-    assert isinstance(synchronized[0], SynchronizedBatchNorm)
+    assert [isinstance(layer, SynchronizedBatchNorm) for layer in synchronized] == [True, False, True]
     for one, other in zip(*outputs, strict=True):
         assert torch.allclose(one, other, atol=1e-4)
     assert not any(buffer.requires_grad for buffer in synchronized.buffers()), "it would keep every step's graph"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batch_norm_that_also_activates_is_not_replaced(device):
+    class BatchNormAct2d(nn.BatchNorm2d):  # as timm's
+        def forward(self, x):
+            return super().forward(x).relu()
+
+    model = nn.Sequential(nn.BatchNorm2d(3), BatchNormAct2d(3))
+    with pytest.raises(UserError, match=r"^train\.sync_batchnorm=true: 1 is a BatchNormAct2d, .*sync_batchnorm=false"):
+        synchronize_batchnorm(model, torch.device(device))
 
 
 def test_a_first_rank_that_waits_for_a_lost_one_is_ended(monkeypatch, capsys):

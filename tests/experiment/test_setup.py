@@ -342,6 +342,10 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("+metric.mode=max", ["metric.mode: nothing reads this key"]),
     ("scheduler=plateau scheduler.monitor=val/dice", ["scheduler.rule.mode=min", "val/dice", "mode=max"]),
     ("scheduler=plateau scheduler.rule.mode=max", ["scheduler.rule.mode=max", "val/loss", "mode=min"]),
+    (
+        "+metric.scores.area={_target_:torchmetrics.SumMetric}",
+        ["metric.scores: area: SumMetric must say which way is better", "higher_is_better: True or False"],
+    ),
     ("+metric.foo=1", ["metric.foo: nothing reads this key"]),
     ("metric.scores.dice.num_classes=1", ["metric.scores.dice.num_classes must be an integer >= 2"]),
     ("dataset.channels=2", ["dataset.channels must be 1 or 3", "2"]),

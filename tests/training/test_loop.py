@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
@@ -18,6 +18,7 @@ from evidence import run_json, scalars
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MetricCollection, SumMetric
 
 from runcard.config.instantiate import build
 from runcard.config.schema import parse_config
@@ -593,6 +594,34 @@ def test_of_one_image_every_value_per_image_is_kept(tmp_path):
     assert {name: tuple(values.shape) for name, values in evaluation.per_image.items()} == {
         name: (1,) for name in columns(setup.metrics) if name != "dice_pooled"
     } | {"loss": (1,)}
+
+
+class TwoValues(SumMetric):
+    """A metric of two values, under one name or two."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def update(self, probs, targets):
+        super().update(targets)
+
+    def compute(self):
+        return dict.fromkeys(self.names, super().compute()) or torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "metric.scores: two: TwoValues computes 2 values, a column holds one"),
+        (("a", "b"), "metric.scores: a metric computes a, b, which it does not announce"),
+    ],
+)
+def test_values_that_are_not_one_for_each_column_are_refused(tmp_path, names, said):
+    setup = build_setup(compose_config(*TINY), choices={})
+    metrics = MetricCollection({"two": TwoValues(names)})
+    with pytest.raises(UserError, match=said):
+        evaluate(setup.network, setup.loss, metrics, setup.loaders.val)
 
 
 def test_a_kill_between_the_two_files_loses_no_best_weights(tmp_path):

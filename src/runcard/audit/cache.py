@@ -13,10 +13,10 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from runcard.caching import Cache
-from runcard.runs.environment import code_hash
+from runcard.runs.environment import code_hash, versions
 
 T = TypeVar("T")
-CODE = ("audit/detectors", "transforms.py")  # what a detector's result depends on, beside its input
+CODE = ("audit/detectors", "transforms.py")  # what a result depends on, beside its input and the libraries
 
 
 def remember(cache: Cache | None, name: str, kind: Any, compute: Callable[[], T], *inputs: Any) -> T:
@@ -28,7 +28,7 @@ def remember(cache: Cache | None, name: str, kind: Any, compute: Callable[[], T]
     if cache is None:
         return compute()
     key = hashlib.sha256(code_hash(CODE).encode())
-    for value in inputs:
+    for value in (versions(), *inputs):
         if isinstance(value, np.ndarray):
             key.update(f"{value.dtype} {value.shape} ".encode())
             key.update(np.ascontiguousarray(value).data)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from PIL import UnidentifiedImageError
 from rich.console import Console
 from rich.filesize import decimal
 
@@ -156,6 +157,7 @@ def read_sample(source: Source, i: int) -> Sample:
     """Return item i of source, windowed where it is deeper than 8 bits. Raises DataError for what is wrong with it."""
     image, target, _ = source[i]
     paths = source.files[i]
+    _check_arrays(source, i, image, target)
     original = _original(image, target, paths, _given_spacing(source, i))
     if original.ignored == 1:
         what, fix = "no pixel is labelled, all have dataset.ignore_value", "Leave image and mask out."
@@ -172,6 +174,26 @@ def read_sample(source: Source, i: int) -> Sample:
             raise DataError("window", paths[0], what, fix, f", its values are {low:g} to {high:g}")
     target = read_only(target) if isinstance(target, np.ndarray) else target
     return Sample(read_only(image), target, _digest(source, i, made), original)
+
+
+def _check_arrays(source: Source, i: int, image: np.ndarray, target: Any) -> None:
+    """Raise UserError where an item of a dataset, of a user's own perhaps, is not what Source says it is."""
+    wrong, num_classes = "", len(source.classes)
+    is_deep = source.on_disk is not None and image.dtype != np.uint8  # and gets windowed
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not (is_deep or image.dtype == np.uint8):
+        wrong = f"the image is {image.dtype} of shape {image.shape}; it must be uint8, 0 to 255, H×W or H×W×3"
+    elif not isinstance(target, (np.ndarray, int, np.integer)):
+        wrong = f"the target is a {type(target).__name__}; it must be a class, an int, or a mask, an H×W uint8 array"
+    elif isinstance(target, np.ndarray) and (target.dtype != np.uint8 or target.shape != image.shape[:2]):
+        wrong = f"the mask is {target.dtype} of shape {target.shape}; it must be uint8 of shape {image.shape[:2]}"
+    elif not 0 <= (index := _largest_class(target)) < num_classes:
+        wrong = f"the class index {index} is not one of 0 to {num_classes - 1} ({', '.join(source.classes)})"
+    if wrong:
+        raise UserError(f"{type(source).__name__}[{i}] ({source.ids[i]}): {wrong}. See docs/how-to/own-dataset.md.")
+
+
+def _largest_class(target: np.ndarray | int | np.integer) -> int:
+    return int(target.max(initial=0, where=target != IGNORED) if isinstance(target, np.ndarray) else target)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -230,7 +252,13 @@ def _original(
 ) -> Original:
     height_px, width_px = image.shape[:2]
     deep_range = None if image.dtype == np.uint8 else (float(image.min()), float(image.max()))
-    headers = [read_header(path) for path in paths]
+    try:
+        headers = [read_header(path) for path in paths]
+    except UnidentifiedImageError:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: not an image. What a dataset lists in files must be images and masks that "
+            "Runcard reads. Leave files out otherwise: then the pixels identify the data."
+        ) from None
     kinds, burned_in = [header.kind for header in headers], any(header.burned_in_text for header in headers)
     spacing_mm = spacing_mm or (headers[0].spacing_mm if headers else None)
     ignored = float(np.count_nonzero(target == IGNORED) / target.size) if isinstance(target, np.ndarray) else 0.0

@@ -28,7 +28,7 @@ def check_output(
     out_channels: int,
     choices: dict[str, str],
 ) -> None:
-    """Run one batch through model and loss, and compares the output's real shape with what dataset and loss need."""
+    """Run one batch through model and loss, and compare the output's real shape with what dataset and loss need."""
     model, dataset = (f"{group}={choices.get(group)}" for group in ("model", "dataset"))
     batch = next(iter(loaders.val))
     try:
@@ -96,6 +96,8 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
         *(f"{part}/{name}" for part in ("val", "train_eval") for name in ("loss", *columns(metrics))),
     ]
     check_config_choice("metric.monitor", monitor, known)
+    for name in columns(metrics):
+        metric_mode(name, metrics)  # raises for one that does not say
     watched, rule = schedule.monitor, type(schedule.rule).__name__
     watches = "metrics" in inspect.signature(schedule.rule.step).parameters
     if watches != (watched is not None):
@@ -112,8 +114,16 @@ def check_monitors(schedule: Schedule, monitor: str, metrics: MetricCollection) 
 
 
 def metric_mode(name: str, metrics: MetricCollection) -> str:
-    """Return max where larger values of the loss or of a metric's column are better, else min."""
-    return "max" if name != "loss" and columns(metrics)[name].higher_is_better else "min"
+    """Return max where larger values of the loss or of a metric's column are better, else min. Raises UserError."""
+    if name == "loss":
+        return "min"
+    metric = columns(metrics)[name]
+    if not isinstance(metric.higher_is_better, bool):
+        raise UserError(
+            f"metric.scores: {name}: {type(metric).__name__} must say which way is better, by its attribute "
+            "higher_is_better: True or False."
+        )
+    return "max" if metric.higher_is_better else "min"
 
 
 def check_shares(train: TrainConfig, split: Split, size: int) -> None:

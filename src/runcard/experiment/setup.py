@@ -115,7 +115,7 @@ def make_setup(
     origin = _load_weights(model, train, to_plain(cfg.model)) if begins else {}
     freeze(model, train.freeze or [])
     if ranks.size > 1 and train.sync_batchnorm:
-        model = synchronize_batchnorm(model, fabric.device)
+        synchronize_batchnorm(model, fabric.device)
     read = read or partial(read_samples, source, config.dataset, config.audit.allow)
     data = make_data(source, config.dataset, read())
     check_shares(train, data.split, ranks.size)

@@ -116,7 +116,7 @@ def _check_unfinished(folder: Path, reason: str) -> Iterator[Check]:
         if content.get("data", metadata["data"]) != metadata["data"]:
             raise ValueError(f"{LAST} is of other data than run.json says")
         digest, epoch = content.get("best_sha256"), content["state"]["epoch"]
-        if digest and digest not in {sha256(file_of(folder, BEST))}:
+        if digest and digest != sha256(file_of(folder, BEST)):
             raise ValueError(f"{BEST}: its SHA-256 is not the one that last.ckpt knows")
         return f"of epoch {epoch}: the same command goes on from there"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakSet
@@ -80,11 +80,29 @@ def evaluate(
     if ranks.size > 1:
         parts = ranks.gather(([of_batch.cpu() for of_batch in losses], indices, kept))
         losses, indices, kept = ([each for part in column for each in part] for column in zip(*parts, strict=True))
-    computed = {"loss": torch.cat(losses)} | metrics.compute()
     of_images = {"loss"} | {name for name, metric in columns(metrics).items() if getattr(metric, "per_image", False)}
+    computed = {"loss": torch.cat(losses)} | _computed(metrics, of_images)
     per_image = {name: computed[name].float().cpu().reshape(-1) for name in computed if name in of_images}
     values = {name: value.float().mean().item() for name, value in computed.items()}
     return Evaluation(values, per_image, indices, torch.cat(kept) if kept else None)
+
+
+def _computed(metrics: MetricCollection, of_images: Collection[str]) -> dict[str, Tensor]:
+    """Compute the metrics. Raises UserError for other columns than they announce, or more than one value in one."""
+    computed: dict[str, Tensor] = metrics.compute()
+    announced = columns(metrics)
+    if unknown := computed.keys() - announced.keys():
+        raise UserError(
+            f"metric.scores: a metric computes {', '.join(sorted(unknown))}, which it does not announce. Its attribute "
+            "columns must list their names: docs/how-to/own-metric.md."
+        )
+    for name, value in computed.items():
+        if name not in of_images and value.numel() != 1:
+            raise UserError(
+                f"metric.scores: {name}: {type(announced[name]).__name__} computes {value.numel()} values, a column "
+                "holds one. Let it average them, or give each a column of its own: docs/how-to/own-metric.md."
+            )
+    return computed
 
 
 def losses_of_images(loss: Loss, logits: Tensor, targets: Tensor, vectorized: bool) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from runcard.errors import UserError
 
@@ -131,16 +132,24 @@ def is_of_ranks(error: RuntimeError) -> bool:
     return any(str(name).startswith("torch.distributed.") for name in frames)
 
 
-def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return the model with batch norm layers that normalise by the whole batch, of all ranks."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
+def synchronize_batchnorm(model: nn.Module, device: torch.device) -> None:
+    """Replace the model's batch norm layers by such that normalise by the whole batch, of all ranks.
+
+    Raises UserError for a layer that is derived from batch norm, which may do more: timm's also activates.
+    """
     for name, module in list(model.named_modules()):
-        if isinstance(module, nn.BatchNorm2d):
-            synchronized = SynchronizedBatchNorm.__new__(SynchronizedBatchNorm)
-            synchronized.__dict__ = module.__dict__  # the same parameters and buffers
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            if device.type == "cuda":
+                synchronized = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+            else:
+                synchronized = SynchronizedBatchNorm.__new__(SynchronizedBatchNorm)
+                synchronized.__dict__ = module.__dict__  # the same parameters and buffers
             model.set_submodule(name, synchronized)
-    return model
+        elif isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm):
+            raise UserError(
+                f"train.sync_batchnorm=true: {name} is a {type(module).__name__}, which may do more than batch norm, "
+                "and cannot be synchronised. Use train.sync_batchnorm=false, or another model."
+            )
 
 
 def is_synchronized(model: nn.Module) -> bool:
@@ -148,27 +157,31 @@ def is_synchronized(model: nn.Module) -> bool:
     return any(isinstance(module, (nn.SyncBatchNorm, SynchronizedBatchNorm)) for module in model.modules())
 
 
-class SynchronizedBatchNorm(nn.BatchNorm2d):
+class SynchronizedBatchNorm(_BatchNorm):
     """Batch norm by the mean and the variance of the batches of all ranks, as torch.nn.SyncBatchNorm, on a CPU too."""
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take inputs of any number of dimensions."""
+
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N, C, H, W); N may be 0 on some ranks, but not on all."""
+        """Normalise (N, C, …); N may be 0 on some ranks, but not on all."""
         if not self.training or not dist.is_initialized():
             return super().forward(input)
-        x, axes = input.float(), (0, 2, 3)
+        x, axes = input.float(), (0, *range(2, input.ndim))
+        of_channel = (1, -1, *[1] * (input.ndim - 2))
         count = x.new_tensor([x.numel() / x.shape[1]])
         count, total = _Sum.apply(torch.cat([count, x.sum(axes)])).tensor_split([1])
         count = count.detach()
-        mean = (total / count).view(1, -1, 1, 1)
+        mean = (total / count).view(of_channel)
         variance = _Sum.apply((x - mean).square().sum(axes)) / count
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
             weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.detach().flatten(), weight)
             self.running_var.lerp_(variance.detach() * count / (count - 1), weight)
-        normalized = (x - mean) * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
+        normalized = (x - mean) * (variance + self.eps).rsqrt().view(of_channel)
         if self.affine:
-            normalized = normalized * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+            normalized = normalized * self.weight.view(of_channel) + self.bias.view(of_channel)
         output: Tensor = normalized.to(input.dtype)
         return output
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from runcard.config.instantiate import untrusted_targets
 from runcard.config.schema import DatasetConfig
 from runcard.data.preprocessing import read_sample, resize_image, resize_mask, with_channels
 from runcard.data.source import Samples, Source
-from runcard.runs.environment import versions
 
 if TYPE_CHECKING:
     from runcard.data.loaders import Augment
@@ -37,9 +36,7 @@ def find(
     masks = np.stack(drawn) if drawn else None
     if untrusted_targets(node, trust=()):
         cache = None  # the key of the cache does not contain the code of the user's own transforms
-    found = remember(
-        cache, "augmentation", Probe, lambda: probe(augment, images, masks), node, images, masks, versions()
-    )
+    found = remember(cache, "augmentation", Probe, lambda: probe(augment, images, masks), node, images, masks)
     if found.apart_px is not None and not found.moves_together:
         level = "error" if found.apart_px > SURELY_APART_PX else "warning"
         apart = f"in draw {found.worst_seed} they are {found.apart_px:.1f} px apart"
@@ -60,13 +57,16 @@ def find(
         yield Finding("no_op_parameter", "warning", what, "Raise them, or leave them out.", no_op)
 
 
-def no_op_parameters(node: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Yield the dotted keys below a node of transforms that have no effect: p: 0, and ranges of [0, 0]."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from no_op_parameters(value, f"{prefix}.{key}")
-        elif (key == "p" and value == 0) or (isinstance(value, Sequence) and list(value) == [0, 0]):
-            yield f"{prefix}.{key}"
+def no_op_parameters(node: object, key: str) -> Iterator[str]:
+    """Yield the dotted keys at or below a node of transforms that have no effect: p: 0, and ranges of [0, 0]."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from no_op_parameters(value, f"{key}.{name}")
+    elif (key.endswith(".p") and node == 0) or node in ([0, 0], (0, 0)):
+        yield key
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from no_op_parameters(value, f"{key}[{i}]")
 
 
 def read_chosen(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Sample]:
