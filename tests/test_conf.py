@@ -148,7 +148,7 @@ BUILDABLE = [c for c in CHOICES if c[0] != "scale" and c[1] not in NEED_FILES]
 
 @pytest.mark.parametrize(("group", "choice"), BUILDABLE)
 def test_every_option_changes_what_is_built(group, choice):
-    logits = 2 if choice == "cross_entropy" else 1
+    logits = compose_config(f"loss={choice}").loss.get("two_class_logits", 2) if group == "loss" else 1
     base = [f"{group}={choice}", *DERIVED, f"derived.out_channels={logits}"]
     base += ["dataset.num_images=20"] if choice.startswith("phantom") else []
     base += ["optimizer.nesterov=false", "optimizer.momentum=0.9"] if choice == "sgd" else []

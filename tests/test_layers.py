@@ -1,4 +1,4 @@
-"""Imports run one way. Every rule of DESIGN 1 and 2 about who may know whom, read from the sources themselves."""
+"""Imports run one way: every rule about who may know whom, read from the sources themselves."""
 
 from __future__ import annotations
 

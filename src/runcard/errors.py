@@ -20,6 +20,7 @@ EXTRAS = {"pytorch_grad_cam": "explain", "vl_convert": "report", "jinja2": "repo
 EXTRAS |= {"onnx": "export", "onnxscript": "export", "onnxruntime": "export"}
 EXTRAS |= {"pydicom": "dicom", "nibabel": "dicom", "highdicom": "dicom"}
 EXTRAS |= {"optuna": "sweep", "ray": "ray"}
+EXTRAS |= {"timm": "zoo", "segmentation_models_pytorch": "zoo", "monai": "zoo"}
 MAX_RUNS_NAMED = 3  # in a message
 NEVER_ALLOWED = ("layout", "split")  # checks of the data: without these there is nothing to train on
 

@@ -13,7 +13,7 @@ from conftest import compose_config
 from omegaconf import OmegaConf
 
 from runcard.audit.checks.augmentation import find, no_op_parameters
-from runcard.audit.detectors.augmentation_probe import Sample, probe
+from runcard.audit.detectors.augmentation_probe import Pair, probe
 from runcard.caching import open_cache
 from runcard.config.instantiate import build
 from runcard.data.loaders import BatchLoader, SampleDataset, unaugmented
@@ -102,7 +102,7 @@ def test_an_image_and_a_mask_that_part_are_found(broken, chests):
 @pytest.mark.parametrize("name", ["mine", "node"])
 def test_a_cached_result_is_only_used_while_the_code_is_the_same(name, chests, tmp_path):
     """The code of the package and versions of libraries are in the key; that of a user's own transform is not."""
-    samples = [Sample(*each) for each in zip(*chests, strict=True)]
+    samples = [Pair(*each) for each in zip(*chests, strict=True)]
     of = {"_target_": "mine.Crop"} if name == "mine" else node(flip={"library": "HorizontalFlip"})
     cache = open_cache("audit", str(tmp_path), None)
     first = [f.check for f in find(FLIP, of, samples, cache)]

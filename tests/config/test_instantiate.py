@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_number_of_classes_of_pretrained_weights_names_other_ways():
     assert "timm.create_model" in said
     assert "torch.nn.Sequential" in said
     assert len(said.splitlines()) == 2
+
+
+def test_a_target_that_is_not_there_is_answered_with_why(monkeypatch):
+    said = message({"_target_": "runcard.models.unet.Unt"})
+    assert said == (
+        "model._target_: Error loading 'runcard.models.unet.Unt'. Are you sure that 'Unt' is importable from module "
+        "'runcard.models.unet'? See conf/model/."
+    )
+    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
+    said = message({"_target_": "timm.create_model"}, trust=["timm"])
+    assert said == "model._target_: the package timm is not installed: pip install 'runcard[zoo]'"
 
 
 def test_name_that_a_library_does_not_know_is_answered_with_its_key_and_the_nearest():

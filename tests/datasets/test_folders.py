@@ -237,7 +237,7 @@ def test_the_printed_overrides_read_the_masks(masks, config, printed, tmp_path):
 def test_a_photograph_among_masks_is_not_taken_for_classes(pairs):
     photo(pairs / "Mask" / "b.png", "L")
     assert complaint(lambda: ImageMaskFolder(str(pairs), None, TWO)).endswith(
-        "Replace it, or say the grey value of each class in dataset.mask_values."
+        "Replace it; or is it an image, with the folders of images and masks exchanged?"
     )
 
 

@@ -193,7 +193,7 @@ def test_tensorboard_is_served_until_it_is_interrupted(sweep, runcard_command, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "nothing: no run folder here or below"),
+        (["nothing"], "nothing: no such folder."),
         (["sweep", "-o", "mine"], "mine: exists, and was not written by runcard tensorboard. Name a new folder."),
         (["sweep", "-o", "sweep/model.base=16,seed=0/log"], "lies in the folder of a run, sweep/model.base=16,seed=0."),
         (["failed"], "There is no completed run to compare:\nfailed/a: failed"),

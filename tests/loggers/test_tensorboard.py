@@ -84,7 +84,7 @@ def test_csv_is_the_record(folder):
     shared = ["loss", "bce", "soft_dice_loss"]
     expected = {f"{part}/{name}" for part in ("train_eval", "val") for name in names + shared}
     expected |= {"epoch", "step", "lr", "train/loss", "grad_norm", "seconds", "images_per_second"}
-    assert set(rows[0]) == expected
+    assert set(rows[0]) == expected, "the scores of conf/metric/masks.yaml, and what every run has"
     assert (folder / "metrics.csv").read_text() == csv_text(list(rows[0]), [row.values() for row in rows]), (
         "what is read is what was written"
     )

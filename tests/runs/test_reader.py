@@ -40,10 +40,19 @@ def test_a_folder_a_sweep_a_pattern(sweep, monkeypatch):
     assert find_runs(["sweep/a0"]).runs[0].folder.as_posix() == "sweep/a0"
 
 
-@pytest.mark.parametrize("pattern", ["nowhere", "sweep/c*", "."])
-def test_no_run_folder(sweep, tmp_path, monkeypatch, pattern):
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("nowhere", r"^nowhere: no such folder\. Name a run or a sweep\.$"),
+        ("sweeep", r"^sweeep: no such folder\. Did you mean 'sweep'\?$"),
+        ("sweep/a00", r"Did you mean 'sweep/a0'\?$"),
+        ("sweep/c*", r"^sweep/c\*: no such folder"),
+        (".", "no run folder here or below"),
+    ],
+)
+def test_no_run_folder(sweep, tmp_path, monkeypatch, pattern, said):
     monkeypatch.chdir(tmp_path if pattern == "." else sweep.parent)
-    with pytest.raises(UserError, match=r"no run folder here or below"):
+    with pytest.raises(UserError, match=said):
         find_runs([pattern])
 
 
@@ -237,7 +246,7 @@ def test_power_leaves_out_the_arms_of_one_seed(sweep):
         (["compare", "{sweep}", "--metric", "dicee"], "metric: dicee was not measured in "),
         (["compare", "{sweep}", "--metric", "auroc"], "There are loss, bce, soft_dice_loss, dice."),
         (["compare", "{sweep}", "--margin", "0"], "--margin must be a number greater than 0, got 0"),
-        (["compare", "nowhere"], "nowhere: no run folder here or below"),
+        (["compare", "nowhere"], "nowhere: no such folder."),
         (["report", "{study}"], "study.yml: this study has not been run."),
         (["power", "{sweep}", "--difference", "-1"], "--difference must be a number greater than 0, got -1"),
         (["power", "{sweep}/a0"], "one seed; how far seeds differ takes at least two. Run seed=0,1."),

@@ -286,6 +286,14 @@ def test_an_arm_that_names_no_config_first(launched, house):
             launched()
 
 
+def test_a_margin_of_a_metric_that_no_question_is_about_is_refused(house):
+    for name in ("margin", "threshold"):
+        text = STUDY.replace("primary: dice", f"primary: dise\n{name}: 0.05")
+        (house / "study.yml").write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=rf"{name}: it is one of dise \(primary\), .* 'dice'\?$"):
+            read_study(house / "study.yml")
+
+
 def test_a_metric_that_no_arm_measures(launched, house):
     (house / "study.yml").write_text(STUDY.replace("measure: dice", "measure: dise", 1))
     with pytest.raises(UserError, match=r"questions\.width_dice: dise is no metric of phantoms/chest .* 'dice'\?"):

@@ -137,7 +137,7 @@ def profile_of(source: Source, i: int, sample: Sample) -> Profile:
     return Profile(
         id=source.ids[i],
         position=i,
-        name=name_of(source, i, 0),
+        name=file_name(source, i, 0),
         files=files,
         digest=digest,
         inode=inode_of(files),
@@ -198,7 +198,7 @@ def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:
     drawn = mask * (mask != IGNORED)
     of_classes = np.sort(frequencies)[-np.count_nonzero(counts) :]  # a class's own value is its most frequent one
     return Mask(
-        name=name_of(source, i, -1),
+        name=file_name(source, i, -1),
         thumb=resize_mask(drawn, THUMB_PX),
         pixel_hash=_hash(str(mask.shape).encode() + mask.tobytes()),
         counts=tuple(counts.tolist()),
@@ -208,7 +208,7 @@ def _mask(source: Source, i: int, grey: np.ndarray, mask: np.ndarray) -> Mask:
     )
 
 
-def name_of(source: Source, i: int, which: int) -> str:
+def file_name(source: Source, i: int, which: int) -> str:
     """Return the name of a file of sample i, relative to the data's folder; the sample's id if it has no files."""
     if not source.files[i] or source.on_disk is None:
         return source.ids[i]

@@ -21,9 +21,10 @@ from yaml import MarkedYAMLError, YAMLError
 from runcard.config.diff import flatten
 from runcard.config.project import CONF, choices_of, config_folders
 from runcard.config.sweep import relative
-from runcard.errors import did_you_mean, join_first
+from runcard.errors import did_you_mean, first_line, join_first
 
 MAX_LISTED = 18  # keys: all at the top of the config
+MAX_ALIKE = 3  # keys of the same last part that are suggested
 NO_CHOICE = "Config group override"  # begins Hydra's plain ValueError for a group whose choice is no text
 RENAMED = {  # former name -> its name now
     "dataset=labelled": "dataset=image_folder",
@@ -82,8 +83,18 @@ def as_message(
         return f"{getattr(error, 'full_key', None) or 'config'}: {message.splitlines()[0]}"
     said = (message.strip() or str(error.__cause__)).partition("\nSee https")[0]
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {said}.\nA value with = , [ ( or a space in it is quoted twice: key='\"value\"'."
-    return said
+        return f"{error.override}: {said}.\n{_how_to_write(error.override)}"
+    return f"{said}: {first_line(error.__cause__)}." if said.startswith("Error merging") and error.__cause__ else said
+
+
+def _how_to_write(override: str) -> str:
+    """Return how an override is written that cannot be parsed."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"An override is key=value: {key}=…"
+    if value.startswith("["):
+        return f"A list is one argument, without spaces or in quotes: '{key}=[a,b]'"
+    return "A value with = , [ ( or a space in it is quoted twice: key='\"value\"'."
 
 
 def _invalid_yaml(error: YAMLError) -> str:
@@ -126,11 +137,19 @@ def _no_such_key(key: str, arguments: Sequence[str]) -> str:
         return f"{key} is now called {renamed}."
     config, choices = _composed_without(key, arguments)
     group, _, rest = key.partition(".")
+    if group == "hydra":
+        group = key.rpartition(".")[0]
+    else:
+        config = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
     leaves = flatten(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
     keys = list(dict.fromkeys(above for leaf in leaves for above in accumulate(leaf.split("."), "{}.{}".format)))
     where = f" of {group}={choices[group]}" if rest and group in choices else ""
-    siblings = [k for k in keys if k.startswith(f"{group}.")] if group in config else [*map(str, config), *keys]
-    hint = did_you_mean(key, siblings) or f" There are {join_first(siblings, MAX_LISTED)}."
+    siblings = [k for k in keys if k.startswith(f"{group}.")] or [*map(str, config), *keys]
+    alike = [k for k in keys if k.rpartition(".")[2] == key]
+    hint = f" Did you mean {' or '.join(map(repr, alike))}?" if 0 < len(alike) <= MAX_ALIKE else ""
+    if others := _choices_with(group, rest):
+        hint = f" It is one of {', '.join(f'{group}={choice}' for choice in others)}."
+    hint = hint or did_you_mean(key, siblings) or f" There are {join_first(siblings, MAX_LISTED)}."
     return f"{key}: no such option{where}.{hint}"
 
 
@@ -144,5 +163,11 @@ def _composed_without(key: str, arguments: Sequence[str]) -> tuple[DictConfig, d
             config = compose("config", [g for g in groups if g and not g.startswith(key)], return_hydra_config=True)
         except HydraException:
             config = compose("config", return_hydra_config=True)
-    choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]), choices
+    return config, {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
+
+
+def _choices_with(group: str, key: str) -> list[str]:
+    """Return the choices of a group whose own files set a key at their top: root, of dataset=lungs' relatives."""
+    choices = choices_of(group) if key else []
+    paths = [(choice, folder / group / f"{choice}.yaml") for folder in config_folders() for choice in choices]
+    return [c for c, path in paths if path.is_file() and re.search(rf"^{re.escape(key)}:", path.read_text(), re.M)]

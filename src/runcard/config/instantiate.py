@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from runcard.config.diff import flatten
 from runcard.config.project import use_own_modules
-from runcard.errors import UserError, did_you_mean, first_line
+from runcard.errors import EXTRAS, UserError, did_you_mean, how_to_install
 
 # What a config may name, by dotted prefix. Not torch as a whole: torch.hub.load, say, runs code of a folder.
 TRUSTED = (
@@ -238,8 +238,12 @@ def _as_user_error(key: str, cause: Exception) -> UserError:
     if isinstance(cause, UserError):
         return cause
     if isinstance(cause, InstantiationException):  # of Hydra itself: the target
-        said = first_line(cause.__cause__ or cause)
-        return UserError(f"{key}._target_: {said.rstrip('.')}. See conf/{key.partition('.')[0]}/.")
+        missing = cause.__cause__ and cause.__cause__.__cause__
+        if isinstance(missing, ModuleNotFoundError) and missing.name in EXTRAS:
+            return UserError(f"{key}._target_: {how_to_install(missing)}")
+        said, *more = str(cause.__cause__ or cause).splitlines()
+        hint = f"{more[-1]} " if more else ""  # Are you sure that 'creat_model' is importable from module 'timm'?
+        return UserError(f"{key}._target_: {said.rstrip('.:')}. {hint}See conf/{key.partition('.')[0]}/.")
     if errors := getattr(cause.__cause__, "errors", None):  # pydantic's, of albumentations: many lines each
         first = errors()[0]
         return UserError(f"{key}.{first['loc'][0]}: {first['msg']}, got {first['input']!r}.")

@@ -353,7 +353,7 @@ def check_targets(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     """Raise UserError where a config names objects outside of TRUSTED and of the trusted packages."""
     if foreign := untrusted_targets(config, trust):
         packages = ",".join(dict.fromkeys(target.partition(".")[0] for _, target in foreign))
-        fix = f"if you trust {packages}, add trust=[{packages}]"
+        fix = f"if you trust {packages}, add 'trust=[{packages}]'"
         raise UserError(f"{_untrusted(foreign)}\n{BUILDING} {fix}")
 
 

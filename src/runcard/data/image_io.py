@@ -239,6 +239,8 @@ def read_mask(
     exact = not lossy and len(of_classes) == num_classes
     fitting = (of_classes if exact else np.linspace(0, white, num_classes)).astype(int).tolist()
     fix = "Replace it, or say the grey value of each class in dataset.mask_values."
+    if len(of_classes) > MAX_SUGGESTED_CLASSES:
+        fix = "Replace it; or is it an image, with the folders of images and masks exchanged?"
     if num_classes > 1 and not {*fitting} & {*ignored} and _is_clear(values, counts, [*fitting, *ignored]):
         fix = mask_fix(fitting, num_classes)
     raise DataError("mask_values", path, f"not a mask: it must hold {rule}", fix, f", but has {found}")

@@ -35,7 +35,7 @@ class Source(Protocol):
 
     @cached_property
     def files(self) -> Sequence[tuple[Path, ...]]:
-        """The files of each item: the image, then the mask; empty where it is made, not read."""
+        """The files of each item, images that Runcard reads: the image, then the mask; empty where there are none."""
         return [()] * len(self)
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class Original(NamedTuple):
     width_px: int
     height_px: int
     deep_range: tuple[float, float] | None  # smallest and largest value of an image deeper than 8 bits
-    files: list[str]  # as text: "8-bit grey JPEG"
+    kinds: list[str]  # of its files: "8-bit grey JPEG"
     spacing_mm: Spacing | None = None  # None where neither the dataset nor the file knows it
     burned_in_text: bool = False  # its file says that there is text in the image
     ignored: float = 0.0  # share of the mask's pixels that are IGNORED

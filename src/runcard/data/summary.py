@@ -38,11 +38,11 @@ def summary_rows(
         for part, members in split.items()
         if members
     ]
-    rows += [("sizes", _sizes(originals)), ("images", _commonest(original.files[0] for original in originals))]
+    rows += [("sizes", _sizes(originals)), ("images", _commonest(original.kinds[0] for original in originals))]
     if any(original.spacing_mm for original in originals):
         rows.append(("spacing", f"{_commonest(map(_spacing, originals))} (mm between rows × columns)"))
     if disk.masks is not None:
-        rows.append(("masks", f"{_commonest(original.files[1] for original in originals)}; {disk.masks}"))
+        rows.append(("masks", f"{_commonest(original.kinds[1] for original in originals)}; {disk.masks}"))
     if disk.ignore_value is not None:
         share = sum(original.ignored for original in originals) / len(originals)
         rows.append(("ignored", f"{share:.1%} of the masks' pixels (dataset.ignore_value={disk.ignore_value})"))
@@ -57,7 +57,7 @@ def describe_images(originals: Sequence[Original]) -> dict[str, Any]:
     """Describe images for run.json: the kinds of their files, their smallest and largest width and height."""
     widths, heights = [o.width_px for o in originals], [o.height_px for o in originals]
     return {
-        "kinds": sorted({original.files[0] for original in originals if original.files}),
+        "kinds": sorted({original.kinds[0] for original in originals if original.kinds}),
         "smallest_px": [min(widths), min(heights)],
         "largest_px": [max(widths), max(heights)],
     }

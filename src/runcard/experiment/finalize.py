@@ -35,7 +35,7 @@ LOSS_TOLERANCE = 0.01  # relative, where arithmetic is not bit-exact: bfloat16 r
 def write_results(
     setup: ExperimentSetup,
     state: State,
-    tracker: RunLogger,
+    logger: RunLogger,
     figures: PredictionFigures,
     checkpoint: Checkpoint,
     record: Record,
@@ -47,7 +47,7 @@ def write_results(
     when it ends. bit_exact says whether evaluating the last weights again must reproduce the last row of metrics.csv to
     the last bit, or to rounding only.
     """
-    folder, rows, name = record.folder, tracker.rows, setup.monitor.name
+    folder, rows, name = record.folder, logger.rows, setup.monitor.name
     data = setup.data
     if state.best is None:
         raise UserError(f"metric.monitor: {name} was never a number, so there is no best epoch. Choose another one.")
@@ -61,18 +61,18 @@ def write_results(
             write_figure(folder / "figures" / "curves.png", curves_figure(rows, name, positive_title(data)))
         outcomes, confusion = figures.write(folder, last["val"], "last epoch")
         if confusion:
-            tracker.figure("val/confusion", confusion, state.epoch)
+            logger.figure("val/confusion", confusion, state.epoch)
         if data.positive is not None:
-            tracker.pr_curve(f"val/{data.classes[data.positive]}", outcomes.is_positive, outcomes.scores, state.epoch)
+            logger.pr_curve(f"val/{data.classes[data.positive]}", outcomes.is_positive, outcomes.scores, state.epoch)
     load_weights(checkpoint.best, setup.model)
     best = evaluate_splits(setup)
     record.write_per_image([*per_image_rows(setup, "last", last), *per_image_rows(setup, "best", best)])
     findings: list[Finding] = []
     with only_warned_of("activation maps"):
-        findings, maps = explain_validation(setup, tracker.progress.console)
+        findings, maps = explain_validation(setup, logger.progress.console)
         if maps and not setup.is_lean:
             write_figure(folder / "figures" / "activation_maps.png", maps)
-            tracker.figure("val/activation_maps", maps, state.epoch)
+            logger.figure("val/activation_maps", maps, state.epoch)
     seconds = [row["seconds"] for row in rows]
     caching = record.content["features"]["seconds"] if setup.cache_features else 0.0
     return {

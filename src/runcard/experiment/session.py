@@ -259,16 +259,16 @@ def _train(
         record.update(features=record.content.get("features", metadata))  # what the first session paid
     figures = PredictionFigures(trained)
     progress = Progress(console, setup.train, len(setup.loaders.train), setup.monitor.name)
-    tracker = RunLogger(folder, list(state.rows), progress, figures.epoch, trackers)
+    logger = RunLogger(folder, list(state.rows), progress, figures.epoch, trackers)
     try:
-        tracker.start(setup.config_yaml, record.content, setup.monitor.name)
+        logger.start(setup.config_yaml, record.content, setup.monitor.name)
         if not setup.is_lean and not (folder / "figures" / "first_batch.png").exists():
             with only_warned_of("figures/first_batch.png"):
                 figure = first_batch(setup)
                 write_figure(folder / "figures" / "first_batch.png", figure)
-                tracker.figure("train/first_batch", figure, 0)
+                logger.figure("train/first_batch", figure, 0)
         resumed_epoch = state.epoch
-        outputs = InFolder(record, tracker, checkpoint, trial)
+        outputs = InFolder(record, logger, checkpoint, trial)
         try:
             if ranks.size > 1 and ranks.meet():
                 last = checkpoint.last.read_bytes() if state.epoch else None
@@ -288,12 +288,12 @@ def _train(
             console.print(f"stopped early after epoch {state.epoch}: {since} ({patience})")
         # Where no epoch was left to train, another session, perhaps on another machine, evaluated the last one.
         bit_exact = trained.bit_exact and state.epoch > resumed_epoch and ranks.size == 1
-        results = write_results(trained, state, tracker, figures, checkpoint, record, bit_exact)
+        results = write_results(trained, state, logger, figures, checkpoint, record, bit_exact)
         status = "completed"
         return results
     finally:
         with suppress(OSError):
-            tracker.close(status)
+            logger.close(status)
 
 
 def train_along(ranks: Ranks, cfg: DictConfig, config: Config, source: Source, choices: dict[str, str]) -> None:

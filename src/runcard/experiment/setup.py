@@ -51,7 +51,7 @@ class ExperimentSetup:
     precision: str  # resolved: 32-true | bf16-mixed
     data: Data
     augment: Augment
-    images: SampleDataset  # unaugmented, as the model takes them
+    images: SampleDataset  # unaugmented
     loaders: Loaders
     model: nn.Module  # its parameters are network's
     network: nn.Module  # the model as Fabric runs it, in the chosen precision; with cached features, its trained part

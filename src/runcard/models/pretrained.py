@@ -15,7 +15,7 @@ from torch import Tensor
 from runcard.errors import UserError
 from runcard.fileio import sha256
 
-# LookupError and the like: torch's unpickler meets bytes that torch did not write.
+# What reading weights raises for a damaged file. LookupError and the like: torch's unpickler meets foreign bytes.
 READ_ERRORS = (
     *(SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError),
     *(LookupError, TypeError, ValueError, AttributeError),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from natsort import natsorted
 
-from runcard.errors import UserError, runs_below
+from runcard.errors import UserError, did_you_mean, runs_below
 from runcard.fileio import inside, sha256
 from runcard.runs.folders import ASIDE, BEST, read_metadata, run_folders
 from runcard.runs.run import PROBABILITY, Run
@@ -41,6 +41,9 @@ def find_folders(patterns: Sequence[str]) -> list[Path]:
         here = Path(pattern)
         matches = [here] if here.exists() else [path for path in _glob(here) if not ASIDE.search(path.name)]
         found = {folder for match in matches for folder in run_folders(match)}
+        if not matches:
+            others = here.parent.iterdir() if here.parent.is_dir() else ()
+            raise UserError(f"{pattern}: no such folder.{did_you_mean(here, others) or ' Name a run or a sweep.'}")
         if not found:
             raise UserError(f"{pattern}: no run folder here or below (one has a run.json). Name a run or a sweep.")
         folders += natsorted(found, key=str)

@@ -170,6 +170,13 @@ def _faults(config: StudyConfig, questions: tuple[Question, ...]) -> Iterator[st
         if asked.of and not _curve(asked.measure, config.primary):
             able = ", ".join(measure for measure in MEASURES if _curve(measure, config.primary))
             yield f"{where}.of: {asked.measure} is read from no curve, as {able} are."
+    metrics = dict.fromkeys(question.metric for question in questions)
+    for name in ("margin", "threshold"):
+        if getattr(config, name) and config.primary not in metrics:
+            yield (
+                f"{name}: it is one of {config.primary} (primary), which no question is about; they are about "
+                f"{', '.join(metrics)}.{did_you_mean(config.primary, metrics)}"
+            )
     keys = [question.key for question in questions]
     if twice := [key for key in keys if keys.count(key) > 1]:
         yield f"questions: two of them would be called {twice[0]}. Rename one."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from runcard.audit.cache import remember
-from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Probe, Sample, probe
+from runcard.audit.detectors.augmentation_probe import MAX_APART_PX, Pair, Probe, probe
 from runcard.audit.findings import Finding
 from runcard.audit.profiles import Inspected
 from runcard.caching import Cache
@@ -26,7 +26,7 @@ OFTEN = 0.05  # share of draws that may lose the foreground
 
 
 def find(
-    augment: Augment, node: Mapping[str, Any], samples: list[Sample], cache: Cache | None = None
+    augment: Augment, node: Mapping[str, Any], samples: list[Pair], cache: Cache | None = None
 ) -> Iterator[Finding]:
     """Find faults of an augmentation on samples of the data; node is its part of the config."""
     if not samples:
@@ -69,22 +69,22 @@ def no_op_parameters(node: object, key: str) -> Iterator[str]:
             yield from no_op_parameters(value, f"{key}[{i}]")
 
 
-def read_chosen(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Sample]:
+def read_chosen(source: Source, data: Inspected, dataset: DatasetConfig) -> list[Pair]:
     """Decode a few samples as the model would get them."""
     size_px, resize = dataset.image_size_px, dataset.resize
     samples = []
     for i in _chosen(data):
         image, target, *_ = read_sample(source, data.profiles[i].position)
         mask = resize_mask(target, size_px, resize) if isinstance(target, np.ndarray) else None
-        samples.append(Sample(resize_image(with_channels(image, dataset.channels), size_px, resize), mask))
+        samples.append(Pair(resize_image(with_channels(image, dataset.channels), size_px, resize), mask))
     return samples
 
 
-def take_chosen(samples: Samples, data: Inspected) -> list[Sample]:
+def take_chosen(samples: Samples, data: Inspected) -> list[Pair]:
     """Copy a few samples from those in memory, which are those of data, and those that take part in nothing."""
     row = {position: i for i, position in enumerate(samples.positions)}
     chosen = [row[data.profiles[i].position] for i in _chosen(data)]
-    return [Sample(samples.images[i].copy(), samples.targets[i].copy() if samples.has_masks else None) for i in chosen]
+    return [Pair(samples.images[i].copy(), samples.targets[i].copy() if samples.has_masks else None) for i in chosen]
 
 
 def _chosen(data: Inspected) -> list[int]:

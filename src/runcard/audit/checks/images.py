@@ -32,7 +32,7 @@ def _formats(data: Inspected) -> Iterator[Finding]:
     wrong = []
     for i, profile in enumerate(data.profiles):
         names = [profile.name, *([profile.mask.name] if profile.mask else [])]
-        for name, path, kind in zip(names, profile.files, profile.original.files, strict=False):
+        for name, path, kind in zip(names, profile.files, profile.original.kinds, strict=False):
             found, named = kind.rpartition(" ")[2], suffixes.get(file_of(path).suffix.lower())
             if named != found and not {named, found} <= LOSSY_FORMATS:
                 wrong.append((i, f"{name} is {found}"))
@@ -88,7 +88,7 @@ def _shortcuts(data: Inspected) -> Iterator[Finding]:
         "width": np.array([original.width_px for original in originals]),
         "height": np.array([original.height_px for original in originals]),
         "aspect ratio": np.array([original.width_px / original.height_px for original in originals]),
-        "mode and format": np.array([original.files[0] for original in originals]),
+        "mode and format": np.array([original.kinds[0] for original in originals]),
         "bytes per pixel": np.array([_lossy_bytes(profile) for profile in profiles]),
     }
     targets = np.array([profile.target for profile in profiles])
@@ -107,7 +107,7 @@ def _shortcuts(data: Inspected) -> Iterator[Finding]:
 def _lossy_bytes(profile: Profile) -> float:
     """Compute a JPEG's bytes per pixel, which depend on its quality; 0 for other formats, where content decides."""
     original = profile.original
-    lossy = original.files[0].rpartition(" ")[2] in LOSSY_FORMATS
+    lossy = original.kinds[0].rpartition(" ")[2] in LOSSY_FORMATS
     return profile.num_bytes / (original.width_px * original.height_px) if lossy else 0.0
 
 

@@ -151,7 +151,7 @@ def _differing(data: Inspected) -> Iterator[Finding]:
         "contrast": [np.mean([p.sd for p in members]) for members in groups.values()],
         "width": [np.mean([p.original.width_px for p in members]) for members in groups.values()],
         "height": [np.mean([p.original.height_px for p in members]) for members in groups.values()],
-        "mode and format": [" ".join(members[0].original.files[:1]) for members in groups.values()],
+        "mode and format": [" ".join(members[0].original.kinds[:1]) for members in groups.values()],
     }
     reported = {name: association(np.array(values), sides) for name, values in metadata.items()}
     if places := [f"{name}: {how}" for name, how in reported.items() if how and how.is_predictive]:

@@ -31,7 +31,7 @@ MIN_CONTRAST = 0.2  # as a share of the largest in a draw: pixels below it are i
 MAX_APART_PX = 2.3
 
 
-class Sample(NamedTuple):
+class Pair(NamedTuple):
     """The input and output of an augmentation."""
 
     image: np.ndarray  # (H, W, C) uint8
@@ -59,7 +59,7 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
 
     Raises UserError if a draw fails.
     """
-    samples = [Sample(image, None if masks is None else masks[i]) for i, image in enumerate(images)]
+    samples = [Pair(image, None if masks is None else masks[i]) for i, image in enumerate(images)]
     befores = [samples[seed % len(samples)] for seed in range(NUM_DRAWS)]
     afters, faults = draws(augment, befores)
     again, _ = draws(augment, befores[:NUM_REPEATED])
@@ -70,8 +70,8 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
         pattern = _pattern(*masks.shape[1:])
         shown, exchanged = (_pictured(p, images.shape[3]) for p in (pattern, 1 - pattern))
         mask = pattern * max(1, masks.max())  # lowest and highest class: interpolation would give a third
-        ones, faults = draws(augment, [Sample(shown, mask)] * NUM_DRAWS)
-        others, more = draws(augment, [Sample(exchanged, mask)] * NUM_DRAWS)
+        ones, faults = draws(augment, [Pair(shown, mask)] * NUM_DRAWS)
+        others, more = draws(augment, [Pair(exchanged, mask)] * NUM_DRAWS)
         faults += more
         pairs = list(zip(ones, others, strict=True)) if not faults else []
         apart_px = [_apart_px(one, other.image, pattern) for one, other in pairs]
@@ -84,20 +84,20 @@ def probe(augment: Augment, images: np.ndarray, masks: np.ndarray | None) -> Pro
     )
 
 
-def draws(augment: Augment, samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
+def draws(augment: Augment, samples: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     """Augment each sample, with the seeds 0, 1, …; return the outputs and their faults as text."""
-    afters: list[Sample] = []
+    afters: list[Pair] = []
     faults: list[str] = []
     for seed, before in enumerate(samples):
-        given = Sample(before.image.copy(), None if before.mask is None else before.mask.copy())  # may be in place
+        given = Pair(before.image.copy(), None if before.mask is None else before.mask.copy())  # may be in place
         afters.append(_draw(augment, given, seed))
         faults += _faults(before, afters[-1])
     return afters, faults
 
 
-def _draw(augment: Augment, sample: Sample, seed: int) -> Sample:
+def _draw(augment: Augment, sample: Pair, seed: int) -> Pair:
     try:
-        return Sample(*augment(*sample, seed))
+        return Pair(*augment(*sample, seed))
     except Exception as error:
         raise UserError(
             f"augmentation: fails on an image of {kind(sample.image)}: {type(error).__name__}: {error}. "
@@ -105,7 +105,7 @@ def _draw(augment: Augment, sample: Sample, seed: int) -> Sample:
         ) from error
 
 
-def _faults(before: Sample, after: Sample) -> Iterator[str]:
+def _faults(before: Pair, after: Pair) -> Iterator[str]:
     for name, one, other in zip(("an image", "a mask"), before, after, strict=True):
         if kind(one) != kind(other):
             yield f"{name} of {kind(one)} comes out as {kind(other)}"
@@ -128,11 +128,11 @@ def _listed(classes: set[int]) -> str:
     return ", ".join(map(str, sorted(classes)))
 
 
-def _equal(one: Sample, other: Sample) -> bool:
+def _equal(one: Pair, other: Pair) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))  # type: ignore[arg-type]
 
 
-def _has_foreground(sample: Sample) -> bool:
+def _has_foreground(sample: Pair) -> bool:
     return sample.mask is not None and bool(((sample.mask > 0) & (sample.mask != IGNORED)).any())
 
 
@@ -149,7 +149,7 @@ def _pictured(pattern: np.ndarray, channels: int) -> np.ndarray:
     return np.repeat(grey[:, :, None], channels, axis=2)
 
 
-def _apart_px(one: Sample, exchanged: np.ndarray, pattern: np.ndarray) -> float:
+def _apart_px(one: Pair, exchanged: np.ndarray, pattern: np.ndarray) -> float:
     """Estimate the distance between the pattern in a draw's image and in its mask, as an equivalent shift.
 
     exchanged is the image of the same draw with the greys exchanged. A shift by d moves an edge of length L by 2d/π,
