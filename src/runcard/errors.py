@@ -81,7 +81,7 @@ def runs_below(folder: Path) -> str:
 
 
 def check_integer(name: str, value: object, minimum: int, maximum: int | None = None) -> int:
-    """Return value, or raises ValueError where it is not an integer >= minimum. True and 1.0 are not integers."""
+    """Return value, or raise ValueError where it is not an integer >= minimum. True and 1.0 are not integers."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
     if maximum is not None and value > maximum:
@@ -90,7 +90,7 @@ def check_integer(name: str, value: object, minimum: int, maximum: int | None = 
 
 
 def check_number(name: str, value: object, minimum: float, maximum: float = math.inf) -> float:
-    """Return value as a float, or raises ValueError where it is not a finite number in [minimum, maximum]."""
+    """Return value as a float, or raise ValueError where it is not a finite number in [minimum, maximum]."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not number or not minimum <= value <= maximum:  # type: ignore[operator]
         rule = f"in [{minimum:g}, {maximum:g}]" if math.isfinite(maximum) else f">= {minimum:g}"
@@ -99,21 +99,21 @@ def check_number(name: str, value: object, minimum: float, maximum: float = math
 
 
 def check_flag(name: str, value: object) -> bool:
-    """Return value, or raises ValueError where it is not true or false."""
+    """Return value, or raise ValueError where it is not true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be true or false, got {value!r}")
     return value
 
 
 def check_names(name: str, value: object) -> list[str]:
-    """Return value as a list of strings (a folder may be called 0), or raises ValueError where it is not a list."""
+    """Return value as a list of strings (a folder may be called 0), or raise ValueError where it is not a list."""
     if isinstance(value, (str, int)) or not isinstance(value, Iterable) or not value:
         raise ValueError(f"{name} must be a list of names, [a,b], got {value!r}")
     return [str(item) for item in value]
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str]) -> str:
-    """Return value, or raises ValueError, with the nearest choice, where it is not one of the allowed words."""
+    """Return value, or raise ValueError, with the nearest choice, where it is not one of the allowed words."""
     choices = list(allowed)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.{did_you_mean(value, choices)}")

@@ -52,7 +52,9 @@ def test_a_project_adds_choices_replaces_some_and_keeps_the_rest(project):
 def test_choices_are_those_of_both(project):
     assert {"tiny", "lungs"} <= set(choices_of("dataset"))
     assert {"mine/small", "lab4/task4b"} <= set(choices_of("experiment"))
-    with pytest.raises(UserError, match=r"no such file experiments/mine/smal\.yaml\..*Did you mean 'small'\?"):
+    with pytest.raises(
+        UserError, match=r"^experiment=mine/smal: no such file experiments/mine/smal\.yaml\..*Did you mean 'small'\?"
+    ):
         compose_config(["experiment=mine/smal"])
 
 

@@ -215,6 +215,12 @@ def test_compare(sweep):
         assert f"\n{row} " in result.output, row
 
 
+def test_compare_of_one_config_says_that_there_is_nothing_to_compare(sweep):
+    one, two = (CliRunner().invoke(app, ["compare", str(sweep / name)]).output for name in ("a*", "*"))
+    assert "One config: nothing to compare it with." in one
+    assert "One config" not in two
+
+
 def test_compare_json(sweep):
     content = json.loads(CliRunner().invoke(app, ["compare", str(sweep), "--json"]).output)
     assert [arm["name"] for arm in content["arms"]] == ["model.dropout=0.0", "model.dropout=0.2"]

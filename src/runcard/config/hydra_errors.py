@@ -125,7 +125,10 @@ def _no_such_choice(group: str, choice: str) -> str:
         return f"{group}={choice} is now called {renamed}."
     choices = choices_of(group)
     known = f"The choices are {', '.join(choices)}." if choices else "There are none yet."
-    return f"{group}={choice}: no such file {_file(f'{group}/{choice}')}. {known}{did_you_mean(choice, choices)}"
+    given = f"{group}={choice}"
+    if group.startswith("experiment/"):  # Hydra takes its folders for groups
+        given = f"experiment={group.removeprefix('experiment/')}/{choice}"
+    return f"{given}: no such file {_file(f'{group}/{choice}')}. {known}{did_you_mean(choice, choices)}"
 
 
 def _file(config: str) -> str:

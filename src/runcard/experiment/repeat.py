@@ -64,7 +64,7 @@ def repeat_epochs(
     trained = with_cached_features(setup, console)[0] if setup.cache_features else setup
     kept = _FirstEpochs(setup, num_epochs)
     with suppress(_Enough):
-        fit_setup(trained, State(), kept, kept)
+        fit_setup(trained, State(), checkpoint=kept, logger=kept)
     return kept.rows, kept.best
 
 

@@ -273,7 +273,7 @@ def _train(
             if ranks.size > 1 and ranks.meet():
                 last = checkpoint.last.read_bytes() if state.epoch else None
                 _join(ranks, setup, {"data": record.content["data"], "last": last})
-            state = fit_setup(trained, state, outputs, outputs, ranks)
+            state = fit_setup(trained, state, checkpoint=outputs, logger=outputs, ranks=ranks)
             ranks.leave()
         except RuntimeError as error:
             if not is_of_ranks(error):
@@ -311,7 +311,7 @@ def train_along(ranks: Ranks, cfg: DictConfig, config: Config, source: Source, c
         last = read_last(BytesIO(begun["last"]), "as the first rank has sent it", "Start it again")
         state = restore(last, setup.model, setup.optimizer, setup.schedule.rule)
     nowhere = Nowhere()
-    fit_setup(trained, state, nowhere, nowhere, ranks)
+    fit_setup(trained, state, checkpoint=nowhere, logger=nowhere, ranks=ranks)
 
 
 @dataclass

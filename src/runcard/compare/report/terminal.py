@@ -48,6 +48,8 @@ def print_findings(console: Console, findings: Findings, details: bool = False) 
     console.print(
         "\nOf the last epoch, but where it says. In brackets the 95 % interval; without, the runs' own values."
     )
+    if len(findings.arms) == 1:
+        console.print("One config: nothing to compare it with. Name the runs of another one too.")
     if any(findings.out_of_fold.values()) and not brief:
         console.print("Out of fold: all folds' images as one set, each measured by the run that was not trained on it.")
     if findings.answers:
