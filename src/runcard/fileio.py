@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -21,6 +22,18 @@ from PIL import Image
 from runcard.errors import UserError
 from runcard.figures import FIGURE_DPI
 from runcard.interrupts import uninterrupted
+
+# What torch.load raises for a file that it did not write. LookupError and the like: its unpickler meets foreign bytes.
+LOAD_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    UnpicklingError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

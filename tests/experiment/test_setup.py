@@ -15,9 +15,11 @@ from PIL import Image
 from rich.console import Console
 
 from runcard.errors import UserError
+from runcard.experiment.checks import metric_mode
 from runcard.experiment.predictions import PredictionFigures
 from runcard.experiment.setup import ExperimentSetup, _fits
 from runcard.loggers.progress import Progress
+from runcard.training.evaluation import columns
 
 CHOICES = {
     "dataset": "phantom_chest",
@@ -240,6 +242,19 @@ def test_derived_values(overrides, derived):
     assert {key: setup.config["derived"][key] for key in derived} == derived
     outputs = setup.model.head if hasattr(setup.model, "head") else setup.model.classifier[-1]
     assert len(outputs.weight) == setup.config["derived"]["out_channels"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lower"),
+    [
+        (("dataset=phantom_bone", "model=vgg16", "model.base=2", "loss=bce"), {"log_loss"}),
+        ((), {"bce", "soft_dice_loss"}),
+    ],
+)
+def test_each_score_says_which_way_is_better(overrides, lower):
+    """torchmetrics does not say it of specificity, so that its lowest value would be the best."""
+    metrics = composed(*overrides).metrics
+    assert {name for name in columns(metrics) if metric_mode(name, metrics) == "min"} == lower
 
 
 @pytest.mark.parametrize(("loss", "num_logits"), [("dice", 3), ("cross_entropy", 3)])

@@ -107,8 +107,7 @@ def audit_against(
         check_recorded({"dataset": metadata["config"]["dataset"]}, trust, str(run))
         dataset = parse_recorded(DatasetConfig, metadata["config"]["dataset"], f"{run}: dataset.")
     source = open_source(dataset, trust)
-    left_out = metadata.get("left_out", {})  # absent in runs of older versions
-    recorded = _recorded(run) | left_out
+    recorded = _recorded(run) | metadata.get("left_out", {})
     excluded = set(dataset.split.exclude)
     position = {name: i for i, name in enumerate(source.ids)}
     shared = [name for name in source.ids if name in recorded]
@@ -126,8 +125,6 @@ def audit_against(
         for kind, ids in differing.items()
         if ids
     ]
-    if any(recorded[name] is None for name in recorded if name not in left_out):
-        lines.append("The run is of an older version, which kept no hash of each file: changed ones cannot be named.")
     for line in lines or ["The same images, byte for byte."]:
         console.print(line)
     return not any(differing.values())

@@ -33,8 +33,7 @@ Margin = Annotated[float | None, typer.Option(help="differences smaller than thi
 @app.command(rich_help_panel=PANEL)
 def audit(
     overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="as `runcard train` takes them: dataset=lungs dataset.root=…"),
+        list[str] | None, typer.Argument(help="as `runcard train` takes them: dataset=lungs dataset.root=…")
     ] = None,
     against: Annotated[Path | None, typer.Option(help="a run folder: are these its data?")] = None,
     output: Annotated[Path | None, typer.Option(help="a folder; none: outputs/audit/<the data's>")] = None,
@@ -59,9 +58,7 @@ def audit(
 
 @app.command(rich_help_panel=PANEL)
 def compare(
-    runs: Annotated[
-        list[str], typer.Argument(help="run folders, sweeps or patterns: outputs/lab*", show_default=False)
-    ],
+    runs: Annotated[list[str], typer.Argument(help="run folders, sweeps, patterns: outputs/lab*", show_default=False)],
     metric: Metric = None,
     threshold: Annotated[float | None, typer.Option(help="of the metric: who reaches it first?")] = None,
     margin: Margin = None,

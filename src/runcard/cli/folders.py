@@ -58,9 +58,7 @@ def status(
 @app.command(rich_help_panel=PANEL)
 def verify(
     runs: Annotated[list[str], typer.Argument(help="run folders, sweeps or patterns: outputs/run", show_default=False)],
-    data: Annotated[
-        bool, typer.Option("--data/--no-data", help="evaluate the weights again on the run's images")
-    ] = True,
+    data: Annotated[bool, typer.Option("--data/--no-data", help="evaluate the weights on the run's images")] = True,
     retrain: Annotated[int | None, typer.Option(min=1, help="train so many epochs again, and compare them")] = None,
     root: Root = None,
     trust: Trust = None,

@@ -196,11 +196,7 @@ def card(
 
 
 @app.command(rich_help_panel=PANEL)
-def figures(
-    run: RunFolder,
-    root: Root = None,
-    trust: Trust = None,
-) -> None:
+def figures(run: RunFolder, root: Root = None, trust: Trust = None) -> None:
     """Draw the figures and previews that a lean record (record=lean) leaves out, from the best epoch's weights."""
     from runcard.experiment.restored import draw_figures
 

@@ -346,9 +346,7 @@ def read_study_folder(folder: Path) -> StudyFolder:
         for each in chain(*members.values()):
             inside(folder, each)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{file}: cannot be read as a study ({error}). Make it with runcard study <file>.yml."
-        ) from None
+        raise UserError(f"{file}: not a study ({error}). Make it with runcard study <file>.yml.") from None
     arms, left_out = [], list(missing)
     for name, folders in members.items():
         found = {folder / each: read_run(folder / each) for each in folders}

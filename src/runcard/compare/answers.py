@@ -54,9 +54,7 @@ def answer(
 ) -> list[Answer]:
     """Answer all questions, with p adjusted by Holm; see levels. num_questions is that of the whole study."""
     by_name = {arm.name: arm for arm in arms}
-    cases = [
-        compare_arms(question, by_name.get(question.first), by_name.get(question.second)) for question in questions
-    ]
+    cases = [compare_arms(each, by_name.get(each.first), by_name.get(each.second)) for each in questions]
     ps = {case.question.key: case.claimable_p for case in cases}
     held = levels(cases, ps, num_questions, exploratory)
     return [answered(case, held.get(case.question.key, Level())) for case in cases]

@@ -168,9 +168,7 @@ def distinct(runs: Sequence[Run]) -> tuple[tuple[Run, ...], list[str]]:
             kept.append(run)
             candidates.append(run)
         else:
-            left_out.append(
-                f"{run.folder}: every value is that of {twin.folder}: a copy, or a seed that changes nothing"
-            )
+            left_out.append(f"{run.folder}: all values are those of {twin.folder}: a copy, or a seed without effect")
     return tuple(kept), left_out
 
 

@@ -26,11 +26,6 @@ from runcard.errors import did_you_mean, first_line, join_first
 MAX_LISTED = 18  # keys: all at the top of the config
 MAX_ALIKE = 3  # keys of the same last part that are suggested
 NO_CHOICE = "Config group override"  # begins Hydra's plain ValueError for a group whose choice is no text
-RENAMED = {  # former name -> its name now
-    "dataset=labelled": "dataset=image_folder",
-    "augmentation=lab": "augmentation=light",
-    "rehearsal": "smoke_test",
-}
 YAML_HINTS = {  # part of the parser's words -> what it usually is
     "mapping values are not allowed": "is it indented as the lines above? A value with ': ' in it needs quotes.",
     "expected <block end>": "is it indented as the lines above?",
@@ -121,8 +116,6 @@ def _undecodable_file() -> str:
 
 
 def _no_such_choice(group: str, choice: str) -> str:
-    if renamed := RENAMED.get(f"{group}={choice}"):
-        return f"{group}={choice} is now called {renamed}."
     choices = choices_of(group)
     known = f"The choices are {', '.join(choices)}." if choices else "There are none yet."
     given = f"{group}={choice}"
@@ -136,8 +129,6 @@ def _file(config: str) -> str:
 
 
 def _no_such_key(key: str, arguments: Sequence[str]) -> str:
-    if renamed := RENAMED.get(key):
-        return f"{key} is now called {renamed}."
     config, choices = _composed_without(key, arguments)
     group, _, rest = key.partition(".")
     if group == "hydra":

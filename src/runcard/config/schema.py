@@ -14,13 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from runcard.config.diff import UNKNOWN, flatten
@@ -94,10 +88,7 @@ Workers = Annotated[
 Countable = rule(f"be at most {LARGEST}", lambda value: type(value) is not int or value <= LARGEST)
 PositiveInt = Annotated[int, Countable, rule("be an integer >= 1", lambda value: type(value) is int and value >= 1)]
 ImageSize = Annotated[PositiveInt, rule("be at most 16384", lambda value: type(value) is not int or value <= 16384)]
-Interval = Annotated[
-    int | str,
-    rule("be a number of epochs >= 1, or of minutes such as 20min", _is_interval),
-]
+Interval = Annotated[int | str, rule("be a number of epochs >= 1, or of minutes such as 20min", _is_interval)]
 PositiveFloat = Annotated[float, rule("be a number > 0", lambda value: _is_number(value) and value > 0)]
 Fraction = Annotated[float, rule("be a number in [0, 1]", lambda value: _is_number(value) and 0 <= value <= 1)]
 Folder = Annotated[str, rule("name a folder", lambda value: value != "" and "\0" not in str(value))]

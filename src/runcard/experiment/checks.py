@@ -38,9 +38,7 @@ def check_output(
         if is_out_of_memory(error):
             raise
         shape = tuple(batch.images.shape[1:])
-        raise UserError(
-            f"{model} cannot take the images {shape} (C, H, W) of {dataset}: {first_line(error)}."
-        ) from error
+        raise UserError(f"{model} cannot take images {shape} (C, H, W) of {dataset}: {first_line(error)}.") from error
     if not isinstance(logits, torch.Tensor):
         keys = list(logits) if isinstance(logits, Mapping) else []
         kind = f"a dict with the keys {', '.join(map(str, keys))}" if keys else f"the type {type(logits).__name__}"

@@ -70,9 +70,7 @@ def _torch() -> Iterator[Check]:
     elif torch.backends.mps.is_available():
         yield Check(OK, "GPU", "Apple's")
     elif has_card and not cuda:
-        yield Check(
-            PROBLEM, "GPU", "an NVIDIA one is here, but torch has no CUDA: make setup GPU=1, or see pytorch.org"
-        )
+        yield Check(PROBLEM, "GPU", "an NVIDIA one is here, but torch has no CUDA: make setup GPU=1, or pytorch.org")
     elif has_card:
         yield Check(PROBLEM, "GPU", f"an NVIDIA one is here that torch cannot use: update its driver for CUDA {cuda}")
     else:

@@ -50,7 +50,7 @@ class ModelSummary:
     def rows(self) -> list[list[str]]:
         """Return rows of two cells: the model as the config has it, and as it was built."""
         parameters = (
-            f"{key} {_format_value(value)}" for key, value in self.config.items() if not key.endswith("_target_")
+            f"{key} {_format_value(each)}" for key, each in self.config.items() if not key.endswith("_target_")
         )
         name = str(self.config.get("_target_", "")).rpartition(".")[2]
         layers = (f"{kind} ×{number}" if number else f"no {kind}" for kind, number in self.layers.items())

@@ -67,9 +67,7 @@ def _run_arguments() -> None:
         raise UserError("torchrun trains one run. For a sweep: runcard train -m train.devices=…, without torchrun.")
     launcher = next((each for each in sys.argv if each.startswith("hydra/launcher=")), "")
     if launcher and not {"-m", "--multirun", "-c", "--cfg"} & set(sys.argv):
-        raise UserError(
-            f"{launcher}: a launcher starts the runs of a sweep, and this is none. Add -m, or leave it out."
-        )
+        raise UserError(f"{launcher}: a launcher starts the runs of a sweep; this is none. Add -m, or leave it out.")
     use_project()
     use_plugins(sys.argv[1:])
     with execution_whitelist([*TRUSTED_BY_HYDRA]):

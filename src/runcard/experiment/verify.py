@@ -129,13 +129,9 @@ def _check_files(run: Run) -> str:
     lost += [name for name in (*SAVED, BEST) if not has_file(run.folder, name)]
     if lost:
         raise ValueError(f"{', '.join(lost)} missing or empty")
-    recorded: dict[str, str] = dict(run.metadata.get("sha256", {}))  # absent in runs of older versions
-    if "best_sha256" in run.metadata:
-        recorded[BEST] = run.metadata["best_sha256"]
+    recorded: dict[str, str] = {**run.metadata["sha256"], BEST: run.metadata["best_sha256"]}
     if changed := [name for name, digest in recorded.items() if sha256(file_of(run.folder, name)) != digest]:
         raise ValueError(f"{', '.join(changed)}: not the SHA-256 that run.json has")
-    if not recorded:
-        raise _NotCheckedError("all are there; a run of this version's predecessors has no checksums")
     return f"all are there, {len(recorded)} with the SHA-256 that run.json has"
 
 
@@ -175,8 +171,6 @@ def _check_split(run: Run) -> str:
     ends = np.cumsum([len(part) for part in run.split_members.values()]).tolist()
     starts = [0, *ends[:-1]]
     split = {part: range(a, b) for part, a, b in zip(run.split_members, starts, ends, strict=True)}
-    if any("sha256" not in member for member in members):
-        raise _NotCheckedError("a run of an older version: split.json has no SHA-256 of the images")
     digests = [member["sha256"] for member in members]
     found = data_fingerprint(split, [member["id"] for member in members], digests)
     if differing := [key for key, value in run.metadata["data"].items() if found.get(key) != value]:

@@ -41,11 +41,7 @@ class Tile:
 
 
 def grid(
-    tiles: Sequence[Tile],
-    num_columns: int,
-    line_px: int,
-    title: str = "",
-    key: Sequence[tuple[np.ndarray, str]] = (),
+    tiles: Sequence[Tile], num_columns: int, line_px: int, title: str = "", key: Sequence[tuple[np.ndarray, str]] = ()
 ) -> Figure:
     """Draw the tiles in rows, each in the centre of its cell, pixel for pixel.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.classification import BinaryNegativePredictiveValue, BinarySpecificity
 from torchmetrics.utilities import dim_zero_cat
 
 from runcard.errors import check_integer
@@ -35,6 +36,9 @@ class PerImageAccuracy(Metric):
     def compute(self) -> Tensor:
         """Compute one value per image, (N,), 0 or 1."""
         return dim_zero_cat(self.correct)
+
+
+RATES = (BinarySpecificity, BinaryNegativePredictiveValue)  # of which torchmetrics does not say which way is better
 
 
 class OneVsRest(Metric):
@@ -70,8 +74,8 @@ class OneVsRest(Metric):
 
     @property
     def higher_is_better(self) -> bool | None:  # type: ignore[override]
-        """The value of the wrapped metric."""
-        return self.metric.higher_is_better
+        """The value of the wrapped metric, or True of one of RATES."""
+        return True if isinstance(self.metric, RATES) else self.metric.higher_is_better
 
     def update(self, probs: Tensor, targets: Tensor) -> None:
         """Add a batch: probabilities (N, K), targets (N,) int64."""

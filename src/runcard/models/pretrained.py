@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from urllib.parse import urlparse
@@ -13,13 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from runcard.errors import UserError
-from runcard.fileio import sha256
-
-# What reading weights raises for a damaged file. LookupError and the like: torch's unpickler meets foreign bytes.
-READ_ERRORS = (
-    *(SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError),
-    *(LookupError, TypeError, ValueError, AttributeError),
-)
+from runcard.fileio import LOAD_ERRORS, sha256
 
 
 def published(url: str, function: str) -> Path:
@@ -53,12 +46,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"model.weights: {path}: no such file.")
     try:
-        content = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except READ_ERRORS as error:
+        is_safe = path.suffix == ".safetensors"
+        content = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, *LOAD_ERRORS) as error:
         said = str(error).partition("\n")[0] or "the file ends too early"
         raise UserError(f"{path}: weights cannot be read: {said}") from None
     items = content.items() if isinstance(content, dict) else [(None, None)]

@@ -121,9 +121,7 @@ def make_plan(file: Path, arguments: Sequence[str], config_dir: Path | None, bud
     folder = Path("outputs") / name
     study = _with_earlier(asked, whole, folder)
     study = replace(study, overrides=(*study.overrides, *that_matter))
-    arm_configs = {
-        arm: arm_config(f"{file}: arms.{arm}", config, common, config_dir) for arm, config in study.arms.items()
-    }
+    arm_configs = {arm: arm_config(f"{file}: arms.{arm}", text, common, config_dir) for arm, text in study.arms.items()}
     _check_measures(file, study, arm_configs)
     others = {}
     for arm, config in whole.arms.items() if not (folder / FILE).exists() else ():
@@ -153,22 +151,19 @@ def register_plan(plan: Plan) -> Plan:
     if changed := [question.key for question in plan.asked.questions if [*changes_of_question(made, question)]]:
         plain_console().print(f"{', '.join(changed)}: not as registered; such claims are exploratory", style="yellow")
     looks = tuple(made.design["looks"]) if made.design and plan.budget else ()
-    if plan.budget and looks:
-        _print_detectable(looks, plan.budget, max(1, plan.whole.num_questions))
+    if looks:
+        _print_detectable(looks, plan.budget, plan.whole.num_questions)
     return replace(plan, looks=looks, preregistration=made.sha256)
 
 
-def _print_detectable(looks: tuple[int, ...], budget: int, num_questions: int) -> None:
+def _print_detectable(looks: tuple[int, ...], budget: int | None, num_questions: int) -> None:
     """Print how far arms must differ to be told apart at each look, and what the file's other questions cost."""
-
-    def sds(num_tests: int) -> list[str]:
-        return [f"{detectable_sds(num_seeds, looks, num_tests):.1f}" for num_seeds in looks if num_seeds <= budget]
-
-    found = ", ".join(f"{each} after {num}" for each, num in zip(sds(num_questions), looks, strict=False))
-    alone = f" (with one alone {', '.join(sds(1))})" if num_questions > 1 else ""
+    seeds = [each for each in looks if each <= (budget or 0)]
+    sds, alone = ([f"{detectable_sds(each, looks, num):.1f}" for each in seeds] for num in (num_questions, 1))
+    found = ", ".join(f"{sd} after {num_seeds}" for sd, num_seeds in zip(sds, seeds, strict=True))
     plain_console().print(
-        "smallest difference found four times in five, in SDs from run to run: "
-        f"{found} seeds, with {counted(num_questions, 'question')}{alone}"
+        f"smallest difference found four times in five, in SDs from run to run: {found} seeds, with "
+        f"{counted(num_questions, 'question')}" + (f" (with one alone {', '.join(alone)})" if num_questions > 1 else "")
     )
 
 

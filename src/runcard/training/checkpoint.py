@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
@@ -24,22 +23,11 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from runcard.config.diff import LONGER, differing_keys
 from runcard.errors import UserError, first_line
-from runcard.fileio import atomic_write, parse_json, sha256
+from runcard.fileio import LOAD_ERRORS, atomic_write, parse_json, sha256
 from runcard.interrupts import uninterrupted
 from runcard.training.types import State
 
 ANEW = "overwrite=true moves the run aside and starts anew"
-# What torch.load raises for a file that it did not write. LookupError and the like: its unpickler meets foreign bytes.
-READ_ERRORS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    pickle.UnpicklingError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-)
 PLAIN = (Tensor, str, int, float, bool, type(None))
 
 
@@ -103,9 +91,7 @@ class Checkpoint:
         raise faults[0]
 
     def _check_owner(self, path: Path, content: Mapping[str, Any]) -> None:
-        """Check that a checkpoint is of this run, or of the one that it extends; those of old versions do not say."""
-        if "config" not in content:
-            return
+        """Check that a checkpoint is of this run, or of the one that it extends."""
         differing = differing_keys(content["config"], self.config, but=LONGER)
         if content["data"] != self.data and self.data:
             differing.append("the data")
@@ -188,11 +174,9 @@ def read_last(path: Path | BytesIO, consequence: str, fix: str) -> dict[str, Any
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if "sha256" in content and content.pop("sha256") != _hashed(content):  # absent in files of old versions
             raise ValueError("its content is not what was written")
-        if missing := [
-            key for key in ("model", "optimizer", "scheduler", "state") if not isinstance(content[key], dict)
-        ]:
+        if missing := [k for k in ("model", "optimizer", "scheduler", "state") if not isinstance(content[k], dict)]:
             raise ValueError(f"{missing[0]} is no group of values")
-    except READ_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise UserError(f"{path}: damaged, {consequence} ({first_line(error)}).\n{fix}.") from None
     return content
 

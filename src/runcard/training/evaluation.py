@@ -141,9 +141,7 @@ def rows_per_image(
         values |= {name: of_images[row].item() for name, of_images in evaluation.per_image.items()}
         if evaluation.probs is not None:
             values["target"] = classes[int(targets[i])]
-            values |= {
-                f"{PROBABILITY}{name}": p for name, p in zip(classes, evaluation.probs[row].tolist(), strict=True)
-            }
+            values |= {f"{PROBABILITY}{of}": p for of, p in zip(classes, evaluation.probs[row].tolist(), strict=True)}
         rows.append(values)
     return rows
 

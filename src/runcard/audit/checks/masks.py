@@ -113,9 +113,7 @@ def _misfits(data: Inspected, masks: Sequence[Mask]) -> Iterator[Finding]:
         fix = "Were two folders listed without sorting, or masks saved with axes swapped? Pair or rotate them."
         yield Finding("mask_misfit", "error", what, fix)
     elif not fit.fits and fit.num_images >= MIN_FOR_ERROR:
-        what = (
-            f"masks fit their own images no better than others' ({fit.mean_rank:.0%} of these fit worse; chance: 50%)"
-        )
+        what = f"masks fit their own images no better than others' ({fit.mean_rank:.0%} fit worse; chance: 50%)"
         yield Finding("mask_misfit", "warning", what, "Look at the contact sheet: do the outlines fit?")
     if fit.suspects:
         what = f"{counted(len(fit.suspects), 'mask')} that would fit better otherwise"

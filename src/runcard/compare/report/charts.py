@@ -148,9 +148,7 @@ def pairs(paired: Paired, arms: Mapping[str, str]) -> Chart:
     low, high = (float(end(np.concatenate([paired.first, paired.second]))) for end in (np.min, np.max))
     axes = {
         axis: _number(
-            axis,
-            scale={"domain": [low, high], "nice": True, "zero": False},
-            axis={"title": f"{measure.title}, {name}"},
+            axis, scale={"domain": [low, high], "nice": True, "zero": False}, axis={"title": f"{measure.title}, {name}"}
         )
         for axis, name in (("x", first), ("y", second))
     }

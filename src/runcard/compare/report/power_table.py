@@ -48,9 +48,7 @@ def print_power(
         columns = ["difference", f"seeds, at {num_images} {word}", f"{word}, at {num_runs} seeds"]
         print_table(console, columns, rows)
         if first is second:
-            console.print(
-                "the least that it takes: two methods also differ from image to image, which one arm cannot show"
-            )
+            console.print("the least it takes: two methods also differ from image to image, which one arm cannot show")
         console.print(f"\nSmallest difference that is found four times in five, by seeds and {word}:")
         numbers = [num_images * times for times in TIMES_IMAGES]
         seeds = sorted({num_runs, *SEEDS})
@@ -77,9 +75,7 @@ def scattered(arms: Sequence[Arm], metric: str, min_seeds: int) -> tuple[list[Ar
     pairs = combinations(enough, 2)
     if reasons := [f"{a.name}, {b.name}: {'; '.join(why)}" for a, b in pairs if (why := incomparable(a, b, metric))]:
         more = [f"and {counted(len(reasons) - MAX_REASONS, 'more pair')}"] if len(reasons) > MAX_REASONS else []
-        first = (
-            "These arms cannot be compared, so nothing can be planned of them; name those of one data set and split:"
-        )
+        first = "These arms cannot be compared, so nothing can be planned; name those of one data set and split:"
         raise UserError("\n".join([first, *reasons[:MAX_REASONS], *more]))
     return enough, left_out
 
@@ -115,10 +111,7 @@ def _named(arm: Arm, numbers: Sequence[int], num_units: int) -> str:
 def _needs(ends: Sequence[VarianceComponents], d: float, num_runs: int, num_images: int, word: str) -> tuple[str, str]:
     seeds = _range([end.runs_needed(d, num_images) for end in ends])
     images = _range([end.images_needed(d, num_runs) for end in ends])
-    return (
-        seeds or f"no number: the {word} alone leave more",
-        images or "no number: the seeds alone leave more",
-    )
+    return (seeds or f"no number: the {word} alone leave more", images or "no number: the seeds alone leave more")
 
 
 def _range(ends: Sequence[int | None]) -> str:

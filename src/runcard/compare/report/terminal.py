@@ -45,9 +45,7 @@ def print_findings(console: Console, findings: Findings, details: bool = False) 
         console.print()
         arms = findings.arms[start : start + ARMS_ABREAST]
         print_table(console, ["", *(arm.name for arm in arms)], _rows(findings, arms))
-    console.print(
-        "\nOf the last epoch, but where it says. In brackets the 95 % interval; without, the runs' own values."
-    )
+    console.print("\nOf the last epoch, but where it says. In brackets the 95 % interval; without, each run's value.")
     if len(findings.arms) == 1:
         console.print("One config: nothing to compare it with. Name the runs of another one too.")
     if any(findings.out_of_fold.values()) and not brief:
