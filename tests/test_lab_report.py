@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 import tarfile
+from collections import Counter
+from html import unescape
 
+import lab
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from runcard.compare.analysis import of_study
 from runcard.compare.report.tables import tabulate_shortcuts
+from runcard.compare.verdicts import format_difference, format_p, format_range
 
 LAB = ROOT / "experiments" / "lab4"
-ROWS = {  # of the page's table: its first cell, and the verdict on the claim
-    "4b_dice": ("Dice loss ends at a higher Dice", "contradicted"),
-    "4b_faster": ("Dice loss gets there much faster", "contradicted"),
-    "4c_dice_later": ("dropout slows Dice loss down", "cannot tell"),
-    "4c_dice_loss": ("with dropout, Dice loss ends at a higher loss", "cannot tell"),
-    "4c_bce_later": ("dropout makes BCE reach 0.9 slightly later", "open"),
-    "4d_bce_faster": ("with base 32, BCE reaches 0.9 much faster", "open"),
-    "4d_bce_dice": ("with base 32, BCE ends higher", "open"),
-    "4d_dice_dice": ("with base 32, Dice loss ends higher", "open"),
-    "4d_dice_faster": ("with base 32, Dice loss reaches 0.9 much faster", "open"),
-    "3_base64_accuracy": ("base 64 is more often right than base 8", "open"),
-    "3_base64_loss": ("base 64 ends at a lower loss", "open"),
-    "2_bone_accuracy_weights": ("pretrained models are slightly more often right", "open"),
-    "2_skin_accuracy_weights": ("the same of moles", "open"),
-    "2_bone_overfits_weights": ("pretrained models are stronger against overtraining: by their weights", "open"),
-    "2_bone_overfits_freezing": ("by freezing them", "open"),
-    "2_bone_time_freezing": ("pretrained models train in a minute, others in 26", "open"),
-    "4e_gap_bce_closes": ("4E with BCE closes the gap between training and validation loss", "confounded"),
-    "4e_dice_dice": ("4E with Dice loss ends lower", "confounded"),
-    "4e_bce_dice": ("4E with BCE ends lower", "confounded"),
-    "4e_bce_slower": ("4E with BCE learns much slower", "confounded"),
-    "4e_dice_fluctuates": ("4E with Dice loss fluctuates a lot", "confounded"),
-    "4e_dice_slower_batchnorm": ("of these three, batch norm (Dice loss) makes it slower", "contradicted"),
-    "4e_dice_slower_augmentation": ("of these three, augmentation (Dice loss) makes it slower", "open"),
+SEVEN = {  # the page's first table: of each row the questions whose numbers it gives, and the word of its last cell
+    "1": (("4b_dice",), "contradicted"),
+    "2": (("4b_faster",), "contradicted"),
+    "3": (("4d_dice_faster", "4d_dice_dice"), "supported"),
+    "4": (("4c_dice_later",), "cannot tell"),
+    "5": (("4e_dice_slower_batchnorm",), "contradicted"),
+    "6": (("2_bone_overfits",), "confounded"),
+    "7": (("3_base64_accuracy",), "cannot tell"),
 }
+SAID = (  # further questions whose difference and interval stand in the text
+    *("4b_low_dice_loss", "4d_bce_faster", "4d_dice_loss", "4d_bce_dice", "4d_bce_gap", "4d_gap"),
+    *("2_bone_accuracy_weights", "2_skin_accuracy_weights", "2_bone_overfits_weights", "2_bone_time_freezing"),
+)
+CLAIMS = ("supported", "contradicted", "cannot tell", "open", "confounded")
 BRIDGES = {  # of the table of 4E: its first cell, and the configs with Dice loss and with BCE
     "4C: base 8": ("task4c_dice", "task4c_bce"),
     "base 16": ("bridge.base16", "bridge.base16,loss=bce"),
@@ -64,7 +56,7 @@ def findings(study):
 
 
 def plain(page: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)))
 
 
 def test_the_report_says_what_the_runs_say(findings):
@@ -72,7 +64,7 @@ def test_the_report_says_what_the_runs_say(findings):
     asked = [answer for answer in findings.answers if answer.contrast]
     assert len(asked) >= 7
     for answer in asked:
-        assert plain(answer.verdict.sentence) in text, answer.question.key
+        assert " ".join(answer.verdict.sentence.split()) in text, answer.question.key
 
 
 def test_every_sentence_says_at_what_scale(findings):
@@ -80,18 +72,49 @@ def test_every_sentence_says_at_what_scale(findings):
     assert all("at scale=laptop only" in scope for scope in scopes)
 
 
+def measured(answer) -> str:
+    """Return the difference and its interval as the page writes them: "×1.97 [×1.11, ×3.48]"."""
+    bounds = format_range(answer.measure, answer.measure.difference_interval(answer.effect, answer.alpha))
+    return f"{format_difference(answer.measure, answer.effect.estimate)} [{bounds.replace(' to ', ', ')}]"
+
+
 def test_the_page_on_the_lab_gives_the_numbers_of_its_runs(findings):
     page = (ROOT / "docs" / "explanation" / "lab.md").read_text(encoding="utf-8")
     by_key = {answer.question.key: answer for answer in findings.answers}
-    for key, (row, word) in ROWS.items():
-        found, line = by_key[key], next(line for line in page.splitlines() if line.startswith(f"| {row} |"))
-        estimate = found.effect.estimate
-        difference = f"×{math.exp(estimate):.2f}" if found.measure.is_ratio else f"{estimate:+.3f}".replace("-", "−")
-        assert found.verdict.claim == word
-        assert word in line
-        assert difference in line, key
-        if "p = " in line:
-            assert f"p = {found.p:.{3 if found.p < 0.1 else 2}f}" in line.replace("p = 1,", "p = 1.00,"), key
+    for number, (keys, word) in SEVEN.items():
+        line = next(line for line in page.splitlines() if line.startswith(f"| [{number}]("))
+        for key in keys:
+            answer = by_key[key]
+            assert answer.verdict.claim == word
+            assert word in line.split(" | ")[-1]
+            assert measured(answer) in line, (key, measured(answer))
+            assert f"{' + '.join(str(len(arm.runs)) for arm in answer.arms)} runs" in line
+            if "p = " in line:
+                assert f"p = {answer.p:.3f}" in line or f"p {format_p(answer.p)}" in line, key
+    text = " ".join(page.split())
+    for key in SAID:
+        assert measured(by_key[key]) in text, (key, measured(by_key[key]))
+
+
+def test_the_page_on_the_lab_counts_its_claims(findings):
+    of_one_factor = {key for answer in findings.answers for key in answer.question.controlled_by}
+    claims = Counter(a.verdict.claim for a in findings.answers if a.question.key not in of_one_factor)
+    assert claims == {"supported": 4, "contradicted": 2, "cannot tell": 7, "open": 5, "confounded": 20}
+    assert (sum(claims.values()), len(of_one_factor)) == (38, 42)
+    page = " ".join((ROOT / "docs" / "explanation" / "lab.md").read_text(encoding="utf-8").split())
+    assert "Four claims are supported" in page
+    assert "Two are contradicted, seven cannot be told, five are still open, and twenty compare networks" in page
+
+
+def test_the_table_of_all_claims_has_a_row_for_each_question(findings):
+    columns, rows = lab.claims()
+    assert len(columns) == len(rows[0]) == 6
+    assert len(rows) == len(findings.answers) == 80
+    by_pair = {(row[1], row[2].partition(" [")[0]): row for row in rows}
+    row = by_pair["4B Dice loss − 4A BCE", "Dice −0.021"]
+    assert row[0].startswith('"we are directly aiming to have a higher dice coefficient')
+    assert row[2:] == ["Dice −0.021 [−0.035 to −0.007]", "= 0.0021", "7 + 7", "contradicted"]
+    assert {row[5] for row in rows} <= {*CLAIMS, "exploratory"}
 
 
 def test_the_page_on_the_lab_gives_what_each_step_to_4e_gave(study):
@@ -104,7 +127,7 @@ def test_the_page_on_the_lab_gives_what_each_step_to_4e_gave(study):
                 for run in study.glob(f"experiment=lab4.{config},seed=*")
             ]
             reached = [next(i for i, dice in enumerate(curve, 1) if dice >= 0.9) for curve in curves]
-            cells.append(f"{np.mean([curve[-1] for curve in curves]):.3f}; {min(reached)} to {max(reached)}")
+            cells.append(f"{np.mean([curve[-1] for curve in curves]):.3f} | {min(reached)} to {max(reached)}")
         assert f"| {row} | {cells[0]} | {cells[1]} |" in page
 
 
@@ -128,7 +151,7 @@ def test_the_page_on_the_lab_gives_the_means_of_task_2(findings):
             ]
             gaps = [run.curves["val/log_loss"][-1] - run.curves["train_eval/log_loss"][-1] for run in runs]
             cells.append("; ".join(f"{np.mean(each):.3f}" for each in (*values, gaps)))
-        assert f" | {cells[0]} | {cells[1]} | " in page, kind
+        assert re.search(rf"\| `{kind}`.* \| {len(runs)} \| {cells[0]} \| {cells[1]} \| ", page), kind
 
 
 def test_no_image_is_committed(findings):

@@ -1,4 +1,4 @@
-"""Tables of the reference, made of what the code itself says: comments in conf/, the schema, the commands, the checks.
+"""Tables of pages, made of what the code itself says: comments in conf/, the schema, the commands, the checks, runs.
 
 A page asks for one by a comment such as <!-- generated: keys config.yaml train -->; hooks.py puts it there.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any, NamedTuple, get_args
 
+import lab
 import typer
 import yaml
 from pydantic import ValidationError
@@ -222,7 +223,14 @@ def checks() -> str:
     return "\n\n".join(parts)
 
 
+def claims() -> str:
+    """Return the table of all claims of the lab report."""
+    columns, rows = lab.claims()
+    return table(columns, [[*map(escaped, row)] for row in rows])
+
+
 GENERATORS: dict[str, Callable[..., str]] = {"keys": keys, "choices": choices, "commands": commands, "checks": checks}
+GENERATORS |= {"claims": claims}
 
 
 def fill_in(markdown: str) -> str:

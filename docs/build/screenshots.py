@@ -36,9 +36,11 @@ LARGEST = 200_000  # bytes of a picture
 SMALL = ("model.base=8", "dataset.num_images=60", "dataset.image_size_px=64")  # those of the tutorial
 LETTERS = ("dataset=phantom_bone", "dataset.shortcut=true", "dataset.image_size_px=64", "model=vgg16", "model.base=8")
 LAB_FIGURES = {
+    "pair1-curves-log_loss.png": "lab_2_curves.png",
     "pair8-curves-dice.png": "lab_4b_curves.png",
     "pair8-path-4b_dice.png": "lab_4b_looks.png",
     "pair10-curves-dice.png": "lab_4c_curves.png",
+    "pair12-curves-dice.png": "lab_4d_curves.png",
     "pair20-curves-dice.png": "lab_4e_curves.png",
 }
 Pixels = NDArray[np.uint8]
@@ -80,7 +82,7 @@ def main() -> None:
     page = styled(
         WORK / "lab" / "report.html", 'header .data, .verdicts li:not(:has(a[href^="#q-4b_"])) {display: none}'
     )
-    save(photograph(browser, page.as_uri(), 1000, 590), "verdict.png")
+    save(photograph(browser, page.as_uri(), 1000, 392), "verdict.png")
 
     with np.load(ROOT / "experiments" / "lab4" / "mean_maps.npz") as maps:
         save(draw_mean_maps(maps), "lab_3_maps.png")
