@@ -24,16 +24,7 @@ from runcard.figures import FIGURE_DPI
 from runcard.interrupts import uninterrupted
 
 # What torch.load raises for a file that it did not write. LookupError and the like: its unpickler meets foreign bytes.
-LOAD_ERRORS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    UnpicklingError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-)
+LOAD_ERRORS = (OSError, RuntimeError, EOFError, UnpicklingError, LookupError, TypeError, ValueError, AttributeError)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
