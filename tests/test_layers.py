@@ -142,10 +142,14 @@ def test_only_tracking_opens_a_summary_writer():
 
 
 def test_only_checkpoint_writes_checkpoints():
-    """Decoded images and features of a frozen part are stored too, a run is exported, weights are read in one more."""
+    """Decoded images and features of a frozen part are stored too, a run is exported, weights are read in one more.
+
+    fileio names the errors of reading alone.
+    """
     formats = [m for m in MODULES if within(imports(m), "safetensors", "pickle")]
     assert formats == [
         "runcard.audit.decoded",
+        "runcard.fileio",
         "runcard.inference.export",
         "runcard.models.pretrained",
         "runcard.training.checkpoint",

@@ -130,7 +130,7 @@ def test_3_numbers_of_another_run(tmp_path):
     (tmp_path / "b" / "run.json").write_text(json.dumps(content))
     arms, left_out = group_arms(find_runs([str(tmp_path)]).runs)
     assert [len(arm.runs) for arm in arms] == [1]
-    assert "every value is that of" in left_out[0]
+    assert "all values are those of" in left_out[0]
 
 
 def test_4_a_key_that_the_config_does_not_have():

@@ -153,7 +153,7 @@ def test_the_figure(two_arms, runcard_command, suffix):
         (["one", "--figure", "noise.jpg"], "--figure must end in .png or .svg, got noise.jpg"),
         (["one", "--metric", "dicee"], "metric: dicee was not measured in "),
         (["equal"], "all runs have the same Dice, so that no noise can be measured. Run more seeds,"),
-        (["one", "other"], "so nothing can be planned of them; name those of one data set and split:\n"),
+        (["one", "other"], "so nothing can be planned; name those of one data set and split:\n"),
     ],
 )
 def test_mistakes(tmp_path, one_arm, runcard_command, arguments, message):

@@ -125,8 +125,10 @@ def test_a_question_that_merges_another_keeps_its_own_keys(read):
 
 def test_margin_and_threshold_are_of_the_primary_metric(read):
     """0.01 of Dice means nothing for a loss, 0.9 nothing for an accuracy."""
-    other = read(STUDY.replace("primary: dice", "primary: accuracy"))
+    other = read(STUDY.replace("primary: dice", "primary: iou"))
     assert [(q.margin, q.threshold) for q in other.questions] == [(None, None), (None, None), (None, 0.5), (3, None)]
+    with pytest.raises(UserError, match=r"margin: it is one of accuracy \(primary\), which no question is about"):
+        read(STUDY.replace("primary: dice", "primary: accuracy"))
 
 
 def test_selected_questions_bring_what_controls_them_and_what_they_need():

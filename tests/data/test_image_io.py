@@ -399,7 +399,12 @@ GRADIENT = np.tile(np.arange(256, dtype=np.uint8), (HEIGHT, 1))
 THIRD = disc(256) * 255
 THIRD[:40, :40] = 127  # 2.4 % of the pixels
 REFUSED = [  # pixels, number of classes, mask_values, words
-    (GRADIENT, 2, None, "class indices 0…1, or 0 and 255, but has 256 values: 0, 1, 2, 3, 4, 5, …. Replace it, or say"),
+    (
+        GRADIENT,
+        2,
+        None,
+        "class indices 0…1, or 0 and 255, has 256 values: 0, 1, 2, 3, 4, 5, …. Replace it; or is it an",
+    ),
     (stripes((0, 1, 2)), 2, None, "class indices 0…1, or 0 and 255, but has 3 values: 0, 1, 2. Replace it"),
     (stripes((3, 9, 20)), 2, None, "has 3 values: 3, 9, 20. Replace it"),  # a dark photograph is no empty mask
     (THIRD, 2, None, "0 and 255, but has 3 values: 0, 127, 255"),  # a class of its own, not noise

@@ -113,7 +113,9 @@ def test_areas_are_averaged_only_where_no_side_grows():
 @pytest.mark.parametrize("size_px", [4, 5, 8, 13])
 def test_masks_keep_their_values_at_any_size(size_px):
     mask = np.repeat(np.array([0, 2, 1, 2], np.uint8), 2)[None].repeat(8, axis=0)
-    samples = prepare(Pictures((GREY, mask)), image_size_px=size_px, channels=1)
+    pictures = Pictures((GREY, mask))
+    pictures.classes = ("a", "b", "c")
+    samples = prepare(pictures, image_size_px=size_px, channels=1)
     assert samples.has_masks
     assert samples.targets.shape == (1, size_px, size_px)
     assert samples.targets.dtype == np.uint8
@@ -173,9 +175,9 @@ def test_masks_go_there_and_back_but_for_a_pixel_at_their_edge(height, width, re
 
 
 def test_prepare_letterboxes_images_and_masks():
-    samples = prepare(Pictures((GREY[:, :4] + 1, np.full((8, 4), 2, np.uint8))), 8, 1, resize="letterbox")
+    samples = prepare(Pictures((GREY[:, :4] + 1, np.full((8, 4), 1, np.uint8))), 8, 1, resize="letterbox")
     assert np.array_equal(samples.images[0, :, 2:6, 0], GREY[:, :4] + 1)
-    assert np.array_equal(samples.targets[0] == 2, samples.images[0, ..., 0] > 0)
+    assert np.array_equal(samples.targets[0] == 1, samples.images[0, ..., 0] > 0)
 
 
 def test_grey_becomes_rgb_by_repetition_and_rgb_grey_by_luminance():

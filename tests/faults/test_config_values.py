@@ -31,7 +31,7 @@ class Accepted(BaseException):
 def outcome(cfg: DictConfig, folder: Path) -> str:
     """Run a config up to its first epoch; return the message where it is refused, "" where it is not."""
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise Accepted
 
     with pytest.MonkeyPatch.context() as patch, blank_figures(), warnings.catch_warnings():

@@ -200,7 +200,7 @@ def _profile(source: Source, plain: dict[str, Any], thumb: np.ndarray, mask: np.
     files, original, of_mask = source.files[plain["position"]], _with_tuples(plain["original"]), None
     if plain["mask"]:
         of_mask = Mask(**_with_tuples(plain["mask"]), thumb=np.asarray(mask))
-    original["files"] = list(original["files"])
+    original["kinds"] = list(original["kinds"])
     arrays = {"files": files, "inode": inode_of(files), "thumb": np.asarray(thumb)}
     return Profile(**plain | {"original": Original(**original), "mask": of_mask} | arrays)
 

@@ -32,7 +32,7 @@ from runcard.data.image_io import (
     windowed,
 )
 from runcard.data.medical_io import Spacing
-from runcard.data.source import Original, Sample, Samples, Source
+from runcard.data.source import UNKNOWN, Original, Sample, Samples, Source
 from runcard.errors import DataError, UserError, allow_hint
 from runcard.fileio import digest, hash_lines
 
@@ -180,16 +180,21 @@ def _check_arrays(source: Source, i: int, image: np.ndarray, target: Any) -> Non
     """Raise UserError where an item of a dataset, of a user's own perhaps, is not what Source says it is."""
     wrong, num_classes, is_mask = "", len(source.classes), isinstance(target, np.ndarray)
     is_deep = source.on_disk is not None and image.dtype != np.uint8  # and gets windowed
+    lowest = UNKNOWN if type(source).__module__.startswith("runcard.") else 0  # explain's images may have no label
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or not (is_deep or image.dtype == np.uint8):
         wrong = f"the image is {image.dtype} of shape {image.shape}; it must be uint8, 0 to 255, H×W or H×W×3"
     elif not is_mask and not isinstance(target, (int, np.integer)):
         wrong = f"the target is a {type(target).__name__}; it must be a class, an int, or a mask, an H×W uint8 array"
     elif is_mask and (target.dtype != np.uint8 or target.shape != image.shape[:2]):
         wrong = f"the mask is {target.dtype} of shape {target.shape}; it must be uint8 of shape {image.shape[:2]}"
-    elif not 0 <= (index := int(target.max(initial=0, where=target != IGNORED) if is_mask else target)) < num_classes:
+    elif not lowest <= (index := _largest(target) if is_mask else int(target)) < num_classes:
         wrong = f"the class index {index} is not one of 0 to {num_classes - 1} ({', '.join(source.classes)})"
     if wrong:
         raise UserError(f"{type(source).__name__}[{i}] ({source.ids[i]}): {wrong}. See docs/how-to/own-dataset.md.")
+
+
+def _largest(mask: np.ndarray) -> int:
+    return int(mask.max(initial=0, where=mask != IGNORED))
 
 
 def read_only(array: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ from runcard.data.image_io import OnDisk
 from runcard.data.medical_io import Spacing
 from runcard.errors import DataError
 
+UNKNOWN = -1  # the class of an image without a label: none that a dataset for training may give
+
 
 class Source(Protocol):
     """What a dataset is: anything with these attributes and items (image, target, id). See datasets/.

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from runcard.console import counted, plain_console, print_table
 from runcard.data.preprocessing import Normalizer, normalizer
+from runcard.data.source import UNKNOWN
 from runcard.data.splits import data_fingerprint
 from runcard.errors import UserError, check_config_choice
 from runcard.explain.cam import GRAD_CAM, activation_maps, last_convolution
 from runcard.explain.cam_sheet import Tile, by_class, sheet
-from runcard.explain.images import UNKNOWN, Pictures, read_pictures
+from runcard.explain.images import Pictures, read_pictures
 from runcard.explain.shortcut_probe import Finding, probe
 from runcard.fileio import atomic_write, short_name, write_figure, write_json
 from runcard.runs.folders import place_in

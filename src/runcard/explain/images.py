@@ -13,10 +13,8 @@ from rich.console import Console
 from runcard.config.schema import DatasetConfig
 from runcard.data.datamodule import open_source, read_samples
 from runcard.data.image_io import FULL_WINDOW, NO_IMAGES, OnDisk, is_image, read_image, slices
-from runcard.data.source import Source
+from runcard.data.source import UNKNOWN, Source
 from runcard.errors import UserError
-
-UNKNOWN = -1  # the target of an unlabelled image
 
 
 class Pictures(NamedTuple):
