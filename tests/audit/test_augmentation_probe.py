@@ -111,6 +111,29 @@ def test_a_cached_result_is_only_used_while_the_code_is_the_same(name, chests, t
     assert again == (["augmentation_mask"] if name == "mine" else [])
 
 
+def as_floats(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+    return image / np.float32(255), mask
+
+
+def undrawn(image: Image, mask: Image, seed: int) -> tuple[Image, Image]:
+    return np.roll(image, np.random.default_rng().integers(SIZE_PX), axis=1), mask
+
+
+@pytest.mark.parametrize(
+    ("broken", "check", "level"),
+    [
+        (as_floats, "augmentation_values", "error"),
+        (undrawn, "augmentation_random", "error"),
+        (blank, "augmentation_loses_mask", "warning"),
+        (shifted, "augmentation_mask", "error"),
+    ],
+)
+def test_each_fault_is_a_finding(broken, check, level, chests):
+    found = find(broken, {}, [Pair(*each) for each in zip(*chests, strict=True)])
+    assert (check, level) in [(each.check, each.level) for each in found]
+    assert not [*find(FLIP, {}, [])], "without samples there is nothing to try"
+
+
 def test_what_is_measured_is_the_shift(chests):
     assert probe(shifted, *chests).apart_px == pytest.approx(3, abs=0.5)
     assert probe(pipeline(), *chests).apart_px == 0

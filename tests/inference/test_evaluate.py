@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY
 from PIL import Image
 
 import runcard.datasets.image_mask
@@ -70,6 +71,20 @@ def test_on_its_own_validation_images_a_run_has_its_own_values(evaluate, runs, n
     assert [{**row, "split": "val"} for row in rows(folder)] == rows(runs / name)
     assert "change" not in out
     assert not (runs / name / "evaluations.csv").exists(), "the training looked at these"
+
+
+@pytest.mark.parametrize(
+    ("loss", "key"), [("loss=bce", "loss.pos_weight"), ("loss=bce_dice", "loss.losses.bce.pos_weight")]
+)
+def test_a_loss_that_weighs_by_the_training_images_is_the_same_elsewhere(evaluate, train, loss, key):
+    assert train(*TINY, "train.epochs=1", loss, f"{key}=balanced", "run_dir=balanced").returncode == 0
+    run = Path("balanced")
+    code, _, errors = evaluate(run, "-o", "own")
+    assert (code, errors) == (0, "")
+    recorded = json.loads((run / "run.json").read_text())
+    measured = json.loads((next(Path("own").iterdir()) / "run.json").read_text())
+    assert recorded["balanced_weights"]
+    assert measured["last"]["values"]["test/loss"] == recorded["last"]["values"]["val/loss"]
 
 
 def test_elsewhere_the_change_is_shown_and_the_look_is_logged(evaluate, runcard_command, runs, hospital):
