@@ -403,7 +403,7 @@ REFUSED = [  # pixels, number of classes, mask_values, words
         GRADIENT,
         2,
         None,
-        "class indices 0…1, or 0 and 255, has 256 values: 0, 1, 2, 3, 4, 5, …. Replace it; or is it an",
+        "class indices 0…1, or 0 and 255, but has 256 values: 0, 1, 2, 3, 4, 5, …. Replace it; or",
     ),
     (stripes((0, 1, 2)), 2, None, "class indices 0…1, or 0 and 255, but has 3 values: 0, 1, 2. Replace it"),
     (stripes((3, 9, 20)), 2, None, "has 3 values: 3, 9, 20. Replace it"),  # a dark photograph is no empty mask
