@@ -227,7 +227,7 @@ MISTAKES = [
     ("zzzzzz=1", ["zzzzzz: no such option", "There are ", "model", "train"]),
     ("lr=1", ["lr: no such option. Did you mean 'optimizer.lr'?"]),
     ("batch_size=1", ["Did you mean 'train.batch_size'?"]),
-    ("dataset.root=x", ["of dataset=phantom_chest. It is one of dataset=image_folder, dataset=image_mask."]),
+    ("dataset.root=x", ["of dataset=phantom_chest. These have it: dataset=image_folder, dataset=image_mask."]),
     ("hydra/launcher=slurm hydra.launcher.partiton=a", ["Did you mean 'hydra.launcher.partition'?"]),
     ("hydra/launcher=slurm hydra.launcher.timeout_min=2h", ["hydra.launcher.timeout_min=2h: Value '2h'", "Integer."]),
     ("dataset.split.vall_fraction=1", ["'dataset.split.val_fraction'"]),

@@ -142,7 +142,7 @@ def _no_such_key(key: str, arguments: Sequence[str]) -> str:
     alike = [k for k in keys if k.rpartition(".")[2] == key]
     hint = f" Did you mean {' or '.join(map(repr, alike))}?" if 0 < len(alike) <= MAX_ALIKE else ""
     if others := _choices_with(group, rest):
-        hint = f" It is one of {', '.join(f'{group}={choice}' for choice in others)}."
+        hint = f" These have it: {', '.join(f'{group}={choice}' for choice in others)}."
     hint = hint or did_you_mean(key, siblings) or f" There are {join_first(siblings, MAX_LISTED)}."
     return f"{key}: no such option{where}.{hint}"
 
@@ -164,4 +164,5 @@ def _choices_with(group: str, key: str) -> list[str]:
     """Return the choices of a group whose own files set a key at their top: root, of dataset=lungs' relatives."""
     choices = choices_of(group) if key else []
     paths = [(choice, folder / group / f"{choice}.yaml") for folder in config_folders() for choice in choices]
-    return [c for c, path in paths if path.is_file() and re.search(rf"^{re.escape(key)}:", path.read_text(), re.M)]
+    texts = [(choice, path.read_text(encoding="utf-8", errors="replace")) for choice, path in paths if path.is_file()]
+    return [choice for choice, text in texts if re.search(rf"^{re.escape(key)}:", text, re.MULTILINE)]
